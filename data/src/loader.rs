@@ -1,0 +1,456 @@
+//! The order in which training sees the rows, and the loader that serves it in chunks.
+//!
+//! Burn checkpoints once a Learner epoch. One Learner epoch is therefore a *chunk* of optimizer steps, served from here; the
+//! order of the rows derives from (seed, real epoch) alone, so a resumed run sees exactly what the straight one would.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::data::dataset::DatasetError;
+use burn::tensor::Device;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use crate::batch::{Batch, QuestionBatcher};
+use crate::tokenizer::EncodedQuestion;
+
+/// Optimizer batches whose rows are sorted by length together, before their order is shuffled again.
+const BUCKET: usize = 16;
+
+/// How training walks through its rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Schedule {
+    /// Questions of one optimizer step.
+    pub batch_size: usize,
+    /// Questions of one forward pass.
+    pub micro_batch: usize,
+    /// Passes over the rows; may be a fraction.
+    pub epochs: f64,
+    /// Stop after this many optimizer steps, if that comes first.
+    pub max_steps: Option<usize>,
+    /// Optimizer steps of one chunk: a checkpoint follows each.
+    pub checkpoint_every: usize,
+    /// Seeds order and dropout.
+    pub seed: u64,
+    /// Put rows of like length together.
+    pub bucket: bool,
+}
+
+impl Schedule {
+    /// Optimizer steps of one pass over `rows` rows.
+    pub fn steps_per_epoch(&self, rows: usize) -> usize {
+        rows.div_ceil(self.batch_size).max(1)
+    }
+
+    /// Optimizer steps of the whole training.
+    pub fn total_steps(&self, rows: usize) -> usize {
+        let steps = (self.steps_per_epoch(rows) as f64 * self.epochs).ceil() as usize;
+        steps.min(self.max_steps.unwrap_or(usize::MAX)).max(1)
+    }
+
+    /// Forward passes of one full optimizer step.
+    pub fn accumulation(&self) -> usize {
+        self.batch_size.div_ceil(self.micro_batch)
+    }
+}
+
+/// The rows of each optimizer step of an epoch.
+fn epoch_order(questions: &[EncodedQuestion], schedule: &Schedule, epoch: usize) -> Vec<Vec<usize>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(mix(schedule.seed, epoch as u64));
+    let mut rows: Vec<usize> = (0..questions.len()).collect();
+    rows.shuffle(&mut rng);
+    if schedule.bucket {
+        for bucket in rows.chunks_mut(schedule.batch_size * BUCKET) {
+            bucket.sort_by_key(|row| questions[*row].prompt.len());
+        }
+    }
+    let mut batches: Vec<Vec<usize>> = rows
+        .chunks(schedule.batch_size)
+        .map(<[usize]>::to_vec)
+        .collect();
+    batches.shuffle(&mut rng);
+    batches
+}
+
+/// A hash of two numbers (SplitMix64).
+pub fn mix(a: u64, b: u64) -> u64 {
+    let mut z = a ^ b.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// What the loader shares with whoever watches it.
+#[derive(Debug, Default)]
+pub struct LoaderState {
+    /// Optimizer steps served so far, counted from the start of training.
+    pub steps_done: AtomicUsize,
+    /// Ask for an end: the chunk stops after the current optimizer step.
+    pub stop: AtomicBool,
+}
+
+/// Serves training in chunks of optimizer steps.
+#[derive(Clone)]
+pub struct TrainLoader {
+    questions: Arc<Vec<EncodedQuestion>>,
+    batcher: QuestionBatcher,
+    schedule: Schedule,
+    device: Device,
+    state: Arc<LoaderState>,
+}
+
+impl TrainLoader {
+    /// A loader that begins after `steps_done` optimizer steps.
+    pub fn new(
+        questions: Arc<Vec<EncodedQuestion>>,
+        batcher: QuestionBatcher,
+        schedule: Schedule,
+        state: Arc<LoaderState>,
+        device: &Device,
+    ) -> Self {
+        Self {
+            questions,
+            batcher,
+            schedule,
+            device: device.clone(),
+            state,
+        }
+    }
+
+    /// Optimizer steps of the whole training.
+    pub fn total_steps(&self) -> usize {
+        self.schedule.total_steps(self.questions.len())
+    }
+
+    /// The micro-batches of one optimizer step.
+    fn step(&self, step: usize, orders: &mut OrderCache) -> Vec<Batch> {
+        let per_epoch = self.schedule.steps_per_epoch(self.questions.len());
+        let (epoch, inside) = (step / per_epoch, step % per_epoch);
+        let rows = orders.get(epoch, || {
+            epoch_order(&self.questions, &self.schedule, epoch)
+        })[inside]
+            .clone();
+        rows.chunks(self.schedule.micro_batch)
+            .enumerate()
+            .map(|(micro, part)| {
+                let items = part.iter().map(|row| self.questions[*row].clone()).collect();
+                let mut batch = self.batcher.batch(items, &self.device);
+                batch.seed = mix(mix(self.schedule.seed, step as u64), micro as u64);
+                batch.step = step + 1;
+                batch.share = part.len() as f64 / rows.len() as f64;
+                batch
+            })
+            .collect()
+    }
+}
+
+/// The order of the current epoch.
+#[derive(Default)]
+struct OrderCache(Option<(usize, Vec<Vec<usize>>)>);
+
+impl OrderCache {
+    fn get(&mut self, epoch: usize, make: impl FnOnce() -> Vec<Vec<usize>>) -> &[Vec<usize>] {
+        if self.0.as_ref().is_none_or(|(known, _)| *known != epoch) {
+            self.0 = Some((epoch, make()));
+        }
+        &self.0.as_ref().expect("just filled").1
+    }
+}
+
+struct ChunkIterator<'a> {
+    loader: &'a TrainLoader,
+    orders: OrderCache,
+    first: usize,
+    last: usize,
+    next: usize,
+    pending: std::vec::IntoIter<Batch>,
+}
+
+impl Iterator for ChunkIterator<'_> {
+    type Item = Result<Batch, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(batch) = self.pending.next() {
+                if self.pending.len() == 0 {
+                    self.loader.state.steps_done.store(self.next, Ordering::SeqCst);
+                }
+                return Some(Ok(batch));
+            }
+            // A stop takes effect between optimizer steps, and never before the first: a chunk of nothing has no metrics.
+            let stopped = self.next > self.first && self.loader.state.stop.load(Ordering::SeqCst);
+            if self.next >= self.last || stopped {
+                return None;
+            }
+            self.pending = self.loader.step(self.next, &mut self.orders).into_iter();
+            self.next += 1;
+        }
+    }
+}
+
+impl DataLoaderIterator<Batch> for ChunkIterator<'_> {
+    fn progress(&self) -> Progress {
+        // Complete exactly when the last micro-batch of an optimizer step was served: the Learner then flushes the accumulated
+        // gradients, so a ragged last group is never mixed into the next one.
+        let whole_step = self.pending.len() == 0;
+        Progress::new(
+            usize::from(whole_step),
+            1,
+            Some("optimizer steps".into()),
+        )
+    }
+}
+
+impl DataLoader<Batch> for TrainLoader {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
+        let first = self.state.steps_done.load(Ordering::SeqCst);
+        let per_epoch = self.schedule.steps_per_epoch(self.questions.len());
+        let epoch_end = (first / per_epoch + 1) * per_epoch;
+        let last = (first + self.schedule.checkpoint_every)
+            .min(epoch_end)
+            .min(self.total_steps());
+        Box::new(ChunkIterator {
+            loader: self,
+            orders: OrderCache::default(),
+            first,
+            last,
+            next: first,
+            pending: Vec::new().into_iter(),
+        })
+    }
+
+    fn num_items(&self) -> usize {
+        self.questions.len()
+    }
+
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Batch>> {
+        Arc::new(Self {
+            device: device.clone(),
+            ..self.clone()
+        })
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch>> {
+        Arc::new(Self {
+            questions: Arc::new(self.questions[start..end].to_vec()),
+            ..self.clone()
+        })
+    }
+}
+
+/// Optimizer-step counts at which chunks end, from `first` to the end of training.
+pub fn chunk_ends(schedule: &Schedule, rows: usize, first: usize) -> Vec<usize> {
+    let (per_epoch, total) = (schedule.steps_per_epoch(rows), schedule.total_steps(rows));
+    let (mut ends, mut at) = (Vec::new(), first);
+    while at < total {
+        let epoch_end = (at / per_epoch + 1) * per_epoch;
+        at = (at + schedule.checkpoint_every).min(epoch_end).min(total);
+        ends.push(at);
+    }
+    ends
+}
+
+/// Serves rows once each, longest first (the first batch shows whether memory suffices), in batches of at most `max_tokens`
+/// computed tokens.
+#[derive(Clone)]
+pub struct EvaluationLoader {
+    batches: Arc<Vec<Vec<EncodedQuestion>>>,
+    batcher: QuestionBatcher,
+    device: Device,
+    state: Arc<LoaderState>,
+}
+
+impl EvaluationLoader {
+    /// A loader over `questions`; a stop of `state` ends it after its first batch.
+    pub fn new(
+        questions: &[EncodedQuestion],
+        max_tokens: usize,
+        state: Arc<LoaderState>,
+        device: &Device,
+    ) -> Self {
+        let mut sorted = questions.to_vec();
+        sorted.sort_by(|a, b| b.prompt.len().cmp(&a.prompt.len()).then(a.id.cmp(&b.id)));
+        let mut batches: Vec<Vec<EncodedQuestion>> = Vec::new();
+        for question in sorted {
+            match batches.last_mut() {
+                Some(batch) if (batch.len() + 1) * batch[0].prompt.len() <= max_tokens => {
+                    batch.push(question);
+                }
+                _ => batches.push(vec![question]),
+            }
+        }
+        Self {
+            batches: Arc::new(batches),
+            batcher: QuestionBatcher::default(),
+            device: device.clone(),
+            state,
+        }
+    }
+}
+
+struct BatchIterator<'a> {
+    loader: &'a EvaluationLoader,
+    next: usize,
+}
+
+impl Iterator for BatchIterator<'_> {
+    type Item = Result<Batch, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next > 0 && self.loader.state.stop.load(Ordering::SeqCst) {
+            return None;
+        }
+        let items = self.loader.batches.get(self.next)?.clone();
+        self.next += 1;
+        Some(Ok(self.loader.batcher.batch(items, &self.loader.device)))
+    }
+}
+
+impl DataLoaderIterator<Batch> for BatchIterator<'_> {
+    fn progress(&self) -> Progress {
+        let served = self.loader.batches[..self.next].iter().map(Vec::len).sum();
+        Progress::new(served, self.loader.num_items(), Some("questions".into()))
+    }
+}
+
+impl DataLoader<Batch> for EvaluationLoader {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
+        Box::new(BatchIterator {
+            loader: self,
+            next: 0,
+        })
+    }
+
+    fn num_items(&self) -> usize {
+        self.batches.iter().map(Vec::len).sum()
+    }
+
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Batch>> {
+        Arc::new(Self {
+            device: device.clone(),
+            ..self.clone()
+        })
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch>> {
+        let questions: Vec<EncodedQuestion> =
+            self.batches.iter().flatten().cloned().collect();
+        let batches = questions[start..end].iter().map(|q| vec![q.clone()]).collect();
+        Arc::new(Self {
+            batches: Arc::new(batches),
+            ..self.clone()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn questions(n: usize) -> Arc<Vec<EncodedQuestion>> {
+        Arc::new(
+            (0..n)
+                .map(|i| EncodedQuestion {
+                    id: i.to_string(),
+                    prompt: vec![1; 1 + i * 7 % 13],
+                    labels: vec![1, 2],
+                    answer: 0,
+                    shortened: false,
+                })
+                .collect(),
+        )
+    }
+
+    fn schedule() -> Schedule {
+        Schedule {
+            batch_size: 4,
+            micro_batch: 3,
+            epochs: 2.0,
+            max_steps: None,
+            checkpoint_every: 2,
+            seed: 1,
+            bucket: true,
+        }
+    }
+
+    fn loader(state: &Arc<LoaderState>) -> TrainLoader {
+        TrainLoader::new(
+            questions(10),
+            QuestionBatcher::default(),
+            schedule(),
+            state.clone(),
+            &Device::flex(),
+        )
+    }
+
+    fn chunk(loader: &TrainLoader) -> Vec<Vec<String>> {
+        loader.iter().map(|batch| batch.unwrap().ids).collect()
+    }
+
+    #[test]
+    fn every_epoch_serves_each_row_once_in_chunks_and_another_order() {
+        let state = Arc::new(LoaderState::default());
+        let loader = loader(&state);
+        let chunks: Vec<_> = (0..4).map(|_| chunk(&loader)).collect();
+        // 10 rows in batches of 4 are 3 steps an epoch: chunks end at 2, 3, 5, 6.
+        assert_eq!(chunk_ends(&schedule(), 10, 0), [2, 3, 5, 6]);
+        assert_eq!(state.steps_done.load(Ordering::SeqCst), 6);
+        let flat = |part: &[Vec<Vec<String>>]| part.concat().concat();
+        let (first, second) = (flat(&chunks[..2]), flat(&chunks[2..]));
+        assert_ne!(first, second);
+        for epoch in [first, second] {
+            let mut rows: Vec<usize> = epoch.iter().map(|id| id.parse().unwrap()).collect();
+            rows.sort_unstable();
+            assert_eq!(rows, (0..10).collect::<Vec<_>>());
+        }
+        assert_eq!(chunk(&loader).len(), 0);
+    }
+
+    #[test]
+    fn a_resumed_loader_serves_what_the_straight_one_would() {
+        let state = Arc::new(LoaderState::default());
+        let straight = loader(&state);
+        let all: Vec<_> = (0..4).flat_map(|_| chunk(&straight)).collect();
+        let state = Arc::new(LoaderState {
+            steps_done: 3.into(),
+            ..Default::default()
+        });
+        let resumed = loader(&state);
+        let rest: Vec<_> = (0..2).flat_map(|_| chunk(&resumed)).collect();
+        assert_eq!(rest, all[all.len() - rest.len()..]);
+    }
+
+    #[test]
+    fn shares_of_an_optimizer_step_sum_to_one_and_a_stop_ends_the_chunk() {
+        let state = Arc::new(LoaderState::default());
+        let loader = loader(&state);
+        let mut iterator = loader.iter();
+        let first = iterator.next().unwrap().unwrap();
+        assert_eq!(iterator.progress().is_completed(), first.len() == 4 || first.share == 1.0);
+        let mut share = first.share;
+        while !iterator.progress().is_completed() {
+            share += iterator.next().unwrap().unwrap().share;
+        }
+        assert!((share - 1.0).abs() < 1e-12);
+        state.stop.store(true, Ordering::SeqCst);
+        assert!(iterator.next().is_none());
+        assert_eq!(state.steps_done.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn evaluation_serves_every_row_once_within_the_token_limit() {
+        let rows = questions(20);
+        let loader = EvaluationLoader::new(&rows, 30, Arc::default(), &Device::flex());
+        let mut served = Vec::new();
+        for batch in loader.iter() {
+            let batch = batch.unwrap();
+            assert!(batch.computed_tokens() <= 30);
+            served.extend(batch.ids);
+        }
+        served.sort_by_key(|id| id.parse::<usize>().unwrap());
+        assert_eq!(served, (0..20).map(|i| i.to_string()).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,273 @@
+//! Files of the Hugging Face Hub, in the Hub's own cache layout (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` are respected).
+
+#[cfg(not(feature = "hub"))]
+use super::Located;
+#[cfg(not(feature = "hub"))]
+use crate::error::DataError;
+
+/// What kind of repository a Hub file lies in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepositoryKind {
+    /// `huggingface.co/owner/name`
+    Model,
+    /// `huggingface.co/datasets/owner/name`
+    Dataset,
+}
+
+/// One file of a repository on the Hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubFile {
+    /// Model or dataset.
+    pub kind: RepositoryKind,
+    /// `owner/name`
+    pub repository: String,
+    /// Branch, tag or commit.
+    pub revision: String,
+    /// Path inside the repository.
+    pub file: String,
+    /// The search goes on without it, as with an index that single-file models do not have.
+    pub optional: bool,
+}
+
+impl HubFile {
+    /// A file of a dataset's main branch.
+    pub fn dataset(repository: &str, file: String) -> Self {
+        Self {
+            kind: RepositoryKind::Dataset,
+            repository: repository.into(),
+            revision: "main".into(),
+            file,
+            optional: false,
+        }
+    }
+
+    /// A file of a model.
+    pub fn model(repository: &str, revision: &str, file: &str) -> Self {
+        Self {
+            kind: RepositoryKind::Model,
+            repository: repository.into(),
+            revision: revision.into(),
+            file: file.into(),
+            optional: false,
+        }
+    }
+}
+
+/// Why a place did not serve; the search goes on.
+type Reason = String;
+
+#[cfg(not(feature = "hub"))]
+pub(super) fn cached(_: &[HubFile]) -> Result<Option<Vec<Located>>, DataError> {
+    Ok(None)
+}
+
+#[cfg(not(feature = "hub"))]
+pub(super) fn download(_: &[HubFile]) -> Result<Result<Vec<Located>, Reason>, DataError> {
+    Ok(Err("not compiled in: build with feature `hub`".into()))
+}
+
+#[cfg(feature = "hub")]
+pub(super) use online::{cached, download};
+
+#[cfg(feature = "hub")]
+mod online {
+    use std::net::{TcpStream, ToSocketAddrs};
+    use std::path::PathBuf;
+    use std::sync::{OnceLock, mpsc};
+    use std::time::Duration;
+
+    use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
+    use hf_hub::{HFClientSync, HFError};
+    use indicatif::{ProgressBar, ProgressStyle};
+
+    use super::{HubFile, Reason, RepositoryKind};
+    use crate::error::DataError;
+    use crate::source::{Located, SourceKind};
+
+    /// An unreachable Hub is noticed within this time, once a run.
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn client() -> Result<HFClientSync, Reason> {
+        HFClientSync::new().map_err(|e| e.to_string())
+    }
+
+    /// All files, if they lie in the Hub's cache.
+    pub(in crate::source) fn cached(
+        files: &[HubFile],
+    ) -> Result<Option<Vec<Located>>, DataError> {
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let Ok(client) = client() else {
+            return Ok(None);
+        };
+        let mut found = Vec::new();
+        for file in files {
+            match fetch(&client, file, true) {
+                Ok(path) => found.push(located(file, path)?),
+                Err(_) if file.optional => {}
+                Err(_) => return Ok(None),
+            }
+        }
+        Ok((!found.is_empty()).then_some(found))
+    }
+
+    /// Downloads all files.
+    pub(in crate::source) fn download(
+        files: &[HubFile],
+    ) -> Result<Result<Vec<Located>, Reason>, DataError> {
+        if let Err(reason) = reachable() {
+            return Ok(Err(reason));
+        }
+        let client = match client() {
+            Ok(client) => client,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let mut found = Vec::new();
+        for file in files {
+            match fetch(&client, file, false) {
+                Ok(path) => found.push(located(file, path)?),
+                Err(HFError::EntryNotFound { .. } | HFError::LocalEntryNotFound { .. })
+                    if file.optional => {}
+                Err(error) => return Ok(Err(explain(file, &error))),
+            }
+        }
+        Ok(Ok(found))
+    }
+
+    fn located(file: &HubFile, path: PathBuf) -> Result<Located, DataError> {
+        let HubFile {
+            repository,
+            revision,
+            file,
+            ..
+        } = file;
+        Located::new(
+            path,
+            SourceKind::Hub,
+            format!("{repository}@{revision}:{file}"),
+        )
+    }
+
+    fn fetch(client: &HFClientSync, file: &HubFile, local: bool) -> Result<PathBuf, HFError> {
+        let (owner, name) = file.repository.split_once('/').unwrap_or(("", &file.repository));
+        let bar = Bar::new(&file.file, local);
+        match file.kind {
+            RepositoryKind::Model => client
+                .model(owner, name)
+                .download_file()
+                .filename(file.file.clone())
+                .revision(file.revision.clone())
+                .local_files_only(local)
+                .progress(bar)
+                .send(),
+            RepositoryKind::Dataset => client
+                .dataset(owner, name)
+                .download_file()
+                .filename(file.file.clone())
+                .revision(file.revision.clone())
+                .local_files_only(local)
+                .progress(bar)
+                .send(),
+        }
+    }
+
+    /// What went wrong, and what a user can do about it.
+    fn explain(file: &HubFile, error: &HFError) -> Reason {
+        let remedy = match error {
+            HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
+                " (accept the repository's terms on its page and set HF_TOKEN)"
+            }
+            HFError::RateLimited { .. } => " (the Hub limits your rate: wait, or set HF_TOKEN)",
+            _ => "",
+        };
+        format!("{}: {}: {error}{remedy}", file.repository, file.file)
+    }
+
+    /// Whether the Hub's host answers, found out once a run.
+    fn reachable() -> Result<(), Reason> {
+        static ANSWER: OnceLock<Result<(), Reason>> = OnceLock::new();
+        ANSWER.get_or_init(probe).clone()
+    }
+
+    fn probe() -> Result<(), Reason> {
+        // Behind a proxy only the proxy can tell.
+        if ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
+            .iter()
+            .any(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty()))
+        {
+            return Ok(());
+        }
+        let endpoint =
+            std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".into());
+        let port = if endpoint.starts_with("http://") { 80 } else { 443 };
+        let host = endpoint
+            .split("://")
+            .last()
+            .and_then(|rest| rest.split('/').next())
+            .unwrap_or_default()
+            .to_owned();
+        let address = match host.contains(':') {
+            true => host.clone(),
+            false => format!("{host}:{port}"),
+        };
+        // Looking up a name can hang for longer than any time-out of a connection, so both run under one.
+        let (send, receive) = mpsc::channel();
+        std::thread::spawn(move || {
+            let answer = address
+                .to_socket_addrs()
+                .map_err(|e| e.to_string())
+                .and_then(|mut found| found.next().ok_or_else(|| "no address".into()))
+                .and_then(|found| {
+                    TcpStream::connect_timeout(&found, PATIENCE).map_err(|e| e.to_string())
+                })
+                .map(drop);
+            let _ = send.send(answer);
+        });
+        match receive.recv_timeout(PATIENCE) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("{host} is not reachable ({error})")),
+            Err(_) => Err(format!(
+                "{host} did not answer within {} seconds",
+                PATIENCE.as_secs()
+            )),
+        }
+    }
+
+    /// A progress bar on standard error; hidden off a terminal.
+    struct Bar(ProgressBar);
+
+    impl Bar {
+        fn new(name: &str, hidden: bool) -> Self {
+            if hidden {
+                return Self(ProgressBar::hidden());
+            }
+            let bar = ProgressBar::no_length();
+            let style = ProgressStyle::with_template(
+                "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+            );
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_message(name.to_owned());
+            Self(bar)
+        }
+    }
+
+    impl ProgressHandler for Bar {
+        fn on_progress(&self, event: &ProgressEvent) {
+            let ProgressEvent::Download(event) = event else {
+                return;
+            };
+            match event {
+                DownloadEvent::Start { total_bytes, .. } => self.0.set_length(*total_bytes),
+                DownloadEvent::Progress { files } => {
+                    let done = files.iter().map(|f| f.bytes_completed).sum();
+                    self.0.set_position(done);
+                }
+                DownloadEvent::AggregateProgress {
+                    bytes_completed, ..
+                } => self.0.set_position(*bytes_completed),
+                DownloadEvent::Complete => self.0.finish_and_clear(),
+            }
+        }
+    }
+}

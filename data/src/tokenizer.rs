@@ -1,0 +1,291 @@
+//! Text to ids, and the check that an answer label is one token where it is read.
+
+use std::collections::HashMap;
+
+use tokenizers::models::bpe::BPE;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+use crate::error::DataError;
+use crate::example::MultipleChoice;
+use crate::prompt::{LabelStyle, Prompt, Template};
+
+/// A tokenizer with what the data needs to know about it.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+}
+
+/// A question as the model sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedQuestion {
+    /// Stable name of the row.
+    pub id: String,
+    /// The prompt's ids; the answer is read after the last.
+    pub prompt: Vec<u32>,
+    /// One label id a choice.
+    pub labels: Vec<u32>,
+    /// Index of the right answer.
+    pub answer: usize,
+    /// The prompt was too long and lost a part of its question or passage.
+    pub shortened: bool,
+}
+
+/// The ids of labels by the end of the prompt they follow: the text before the tail cannot change them.
+type LabelCache = HashMap<(String, Vec<String>), Vec<u32>>;
+
+impl Tokenizer {
+    /// Wraps a tokenizer.
+    pub fn new(inner: tokenizers::Tokenizer) -> Self {
+        Self { inner }
+    }
+
+    /// The byte-level tokenizer of the tiny model: single bytes, and the answer labels as whole tokens.
+    pub fn tiny() -> Self {
+        let mut words: Vec<String> = ('A'..='E').map(|letter| letter.to_string()).collect();
+        words.extend(["true", "false"].map(String::from));
+        let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
+        // The alphabet is a hash set; ids must not depend on its order.
+        alphabet.sort_unstable();
+        let mut vocab: Vec<String> = alphabet.iter().map(char::to_string).collect();
+        let mut merges = Vec::new();
+        for word in words {
+            // `Ġ` is how byte-level BPE writes a space; each word grows from it one letter at a time.
+            let mut prefix = "Ġ".to_string();
+            for letter in word.chars() {
+                let longer = format!("{prefix}{letter}");
+                if !vocab.contains(&longer) {
+                    merges.push((prefix, letter.to_string()));
+                    vocab.push(longer.clone());
+                }
+                prefix = longer;
+            }
+        }
+        let vocab = vocab.into_iter().zip(0u32..).collect();
+        let bpe = BPE::new(vocab, merges);
+        let mut inner = tokenizers::Tokenizer::new(bpe);
+        inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+        inner.with_decoder(Some(ByteLevel::default()));
+        Self { inner }
+    }
+
+    /// Entries of the vocabulary, added tokens included.
+    pub fn vocabulary(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Ids of a text, with the special tokens that the tokenizer puts around it (BOS for LLaMA).
+    ///
+    /// # Errors
+    /// A text that the tokenizer refuses.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        self.inner
+            .encode(text, true)
+            .map(|encoding| encoding.get_ids().to_vec())
+            .map_err(|e| DataError::setting("tokenizer", e.to_string()))
+    }
+
+    /// Text of ids.
+    ///
+    /// # Errors
+    /// Ids outside the vocabulary.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
+        self.inner
+            .decode(ids, false)
+            .map_err(|e| DataError::setting("tokenizer", e.to_string()))
+    }
+
+    /// Renders and encodes questions; prompts over `max_tokens` lose the end of their question or passage, never the tail.
+    ///
+    /// # Errors
+    /// A label that is not one token after the prompt, two labels with one id, or a prompt whose fixed part alone is too long.
+    pub fn encode_questions(
+        &self,
+        questions: &[MultipleChoice],
+        template: Template,
+        style: LabelStyle,
+        max_tokens: usize,
+    ) -> Result<Vec<EncodedQuestion>, DataError> {
+        let mut cache = LabelCache::new();
+        questions
+            .iter()
+            .map(|question| {
+                let prompt = template.render(question, style);
+                let (ids, shortened) = self.fit(&prompt, max_tokens, &question.id)?;
+                Ok(EncodedQuestion {
+                    id: question.id.clone(),
+                    labels: self.labels(&prompt, &ids, &mut cache)?,
+                    prompt: ids,
+                    answer: question.answer,
+                    shortened,
+                })
+            })
+            .collect()
+    }
+
+    /// The prompt's ids, at most `max_tokens` of them.
+    fn fit(
+        &self,
+        prompt: &Prompt,
+        max_tokens: usize,
+        id: &str,
+    ) -> Result<(Vec<u32>, bool), DataError> {
+        let ids = self.encode(&prompt.text())?;
+        if ids.len() <= max_tokens {
+            return Ok((ids, false));
+        }
+        let words: Vec<&str> = prompt.shortenable.split_inclusive(' ').collect();
+        let with = |kept: usize| {
+            let shortenable = words[..kept].concat().trim_end().to_owned();
+            self.encode(&[&*prompt.head, &shortenable, &prompt.tail].concat())
+        };
+        // The most words that fit; the length grows with them.
+        let (mut fits, mut too_many) = (0, words.len());
+        let mut best = with(0)?;
+        if best.len() > max_tokens {
+            return Err(DataError::setting(
+                "max_tokens",
+                format!(
+                    "row {id}: its choices alone need {} tokens, the limit is {max_tokens}: raise data.max_tokens",
+                    best.len()
+                ),
+            ));
+        }
+        while too_many - fits > 1 {
+            let middle = fits.midpoint(too_many);
+            let ids = with(middle)?;
+            if ids.len() <= max_tokens {
+                (fits, best) = (middle, ids);
+            } else {
+                too_many = middle;
+            }
+        }
+        Ok((best, true))
+    }
+
+    /// The id of each label in context: what the prompt's encoding grows by when the label is appended.
+    fn labels(
+        &self,
+        prompt: &Prompt,
+        ids: &[u32],
+        cache: &mut LabelCache,
+    ) -> Result<Vec<u32>, DataError> {
+        let end: String = {
+            let mut last: Vec<char> = prompt.tail.chars().rev().take(12).collect();
+            last.reverse();
+            last.into_iter().collect()
+        };
+        let key = (end, prompt.labels.clone());
+        if let Some(known) = cache.get(&key) {
+            return Ok(known.clone());
+        }
+        let text = self.decode_free_text(prompt);
+        let mut found: Vec<u32> = Vec::new();
+        for label in &prompt.labels {
+            let longer = self.encode(&format!("{text}{label}"))?;
+            let base = self.encode(&text)?;
+            let grown = longer.strip_prefix(base.as_slice());
+            let &[id] = grown.unwrap_or_default() else {
+                return Err(DataError::setting(
+                    "answer label",
+                    format!(
+                        "{label:?} after {:?} must be one token, but it is {:?} (prompt of {} tokens): use another template or model",
+                        prompt.tail,
+                        grown.map(|g| g.len()),
+                        ids.len()
+                    ),
+                ));
+            };
+            if let Some(twin) = found.iter().position(|known| *known == id) {
+                return Err(DataError::setting(
+                    "answer label",
+                    format!(
+                        "{label:?} and {:?} are the same token {id}: use another template or model",
+                        prompt.labels[twin]
+                    ),
+                ));
+            }
+            found.push(id);
+        }
+        cache.insert(key, found.clone());
+        Ok(found)
+    }
+
+    /// A short stand-in for the prompt with the same end.
+    fn decode_free_text(&self, prompt: &Prompt) -> String {
+        format!("{}{}", prompt.head, prompt.tail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(text: &str) -> MultipleChoice {
+        MultipleChoice {
+            id: "q".into(),
+            question: text.into(),
+            passage: None,
+            choices: vec!["true".into(), "false".into()],
+            answer: 1,
+        }
+    }
+
+    #[test]
+    fn the_tiny_tokenizer_keeps_labels_whole_and_text_intact() {
+        let tokenizer = Tokenizer::tiny();
+        let text = "Is it so?\nAnswer: true or false, A to E: naïve 日本";
+        let ids = tokenizer.encode(text).unwrap();
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        let encoded = tokenizer
+            .encode_questions(
+                &[question("x")],
+                Template::MoePeft,
+                LabelStyle::Choice,
+                200,
+            )
+            .unwrap();
+        assert_eq!(encoded[0].labels.len(), 2);
+        assert_ne!(encoded[0].labels[0], encoded[0].labels[1]);
+    }
+
+    #[test]
+    fn a_long_question_is_shortened_and_the_tail_survives() {
+        let tokenizer = Tokenizer::tiny();
+        let long = question(&"word ".repeat(100));
+        let encoded = tokenizer
+            .encode_questions(
+                std::slice::from_ref(&long),
+                Template::MoePeft,
+                LabelStyle::Choice,
+                120,
+            )
+            .unwrap();
+        let ids = &encoded[0].prompt;
+        assert!(ids.len() <= 120 && ids.len() > 110 && encoded[0].shortened);
+        let text = tokenizer.decode(ids).unwrap();
+        assert!(text.ends_with("word?\nAnswer:"), "{text}");
+        let error = tokenizer
+            .encode_questions(&[long], Template::MoePeft, LabelStyle::Choice, 20)
+            .unwrap_err();
+        assert!(error.to_string().contains("row q"), "{error}");
+    }
+
+    #[test]
+    fn labels_that_are_not_one_token_are_refused() {
+        let tokenizer = Tokenizer::tiny();
+        let mut bad = question("x");
+        bad.choices[1] = "maybe".into();
+        let error = tokenizer
+            .encode_questions(&[bad], Template::MoePeft, LabelStyle::Choice, 200)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("\" maybe\"") && error.contains("one token"), "{error}");
+        let mut twins = question("x");
+        twins.choices[1] = "true".into();
+        let error = tokenizer
+            .encode_questions(&[twins], Template::MoePeft, LabelStyle::Choice, 200)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("same token"), "{error}");
+    }
+}

@@ -1,0 +1,85 @@
+//! The top-k router and what it decided.
+
+use burn::module::Param;
+use burn::prelude::*;
+use burn::tensor::activation::softmax;
+use burn::tensor::DType;
+
+use super::{Initializer, MixLoraConfig, MixtureWeights};
+
+/// `softmax(x W)` over the experts, in f32.
+#[derive(Module, Debug)]
+pub struct Router {
+    /// `[d, experts]`
+    pub weight: Param<Tensor<2>>,
+    #[module(skip)]
+    top_k: usize,
+    #[module(skip)]
+    renormalize: bool,
+}
+
+/// One router's decision for every token of a batch. Three things are kept apart on purpose: FLU reads the raw kept
+/// probabilities, the load-balancing loss reads all of them, the mixture uses the weights.
+#[derive(Debug, Clone)]
+pub struct Routing {
+    /// Softmax over all experts, `[tokens, experts]`.
+    pub probabilities: Tensor<2>,
+    /// The raw probabilities of the kept experts, `[tokens, k]`, highest first; their sum is the token's FLU.
+    pub kept_probabilities: Tensor<2>,
+    /// The kept experts, `[tokens, k]`; ties go to the lower index.
+    pub experts: Tensor<2, Int>,
+    /// The weights of the mixture, `[tokens, k]`.
+    pub weights: Tensor<2>,
+}
+
+impl Router {
+    /// A router for inputs of width `d`.
+    pub fn new(config: &MixLoraConfig, d: usize, init: &mut Initializer) -> Self {
+        Self {
+            weight: init.normal([d, config.num_experts], config.router_init_std),
+            top_k: config.top_k,
+            renormalize: config.mixture_weights == MixtureWeights::Renormalized,
+        }
+    }
+
+    /// Chooses experts for each row.
+    ///
+    /// # Shapes
+    /// - x: `[tokens, d]`
+    pub fn forward(&self, x: Tensor<2>) -> Routing {
+        let logits = x.cast(DType::F32).matmul(self.weight.val());
+        let probabilities = softmax(logits, 1);
+        let experts = top_k(probabilities.clone().without_autodiff(), self.top_k);
+        let kept = probabilities.clone().gather(1, experts.clone());
+        let weights = if self.renormalize {
+            kept.clone() / kept.clone().sum_dim(1)
+        } else {
+            kept.clone()
+        };
+        Routing {
+            probabilities,
+            kept_probabilities: kept,
+            experts,
+            weights,
+        }
+    }
+}
+
+impl Routing {
+    /// Summed raw probability of the kept experts, `[tokens, 1]`: Eq. 11.
+    pub fn mass(&self) -> Tensor<2> {
+        self.kept_probabilities.clone().sum_dim(1)
+    }
+}
+
+/// The indices of the k largest values of each row, ties to the lower index. The indices carry no gradient.
+fn top_k(values: Tensor<2>, k: usize) -> Tensor<2, Int> {
+    let [rows, columns] = values.dims();
+    // `argtopk` asks for k < columns; at k = columns there is nothing to choose.
+    if k == columns {
+        return Tensor::<1, Int>::arange(0..columns as i64, &values.device())
+            .unsqueeze::<2>()
+            .expand([rows, columns]);
+    }
+    values.argtopk(k, 1)
+}

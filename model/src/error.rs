@@ -1,0 +1,61 @@
+//! What can go wrong while a model is read or built.
+
+use std::path::PathBuf;
+
+/// An error with the file, key or setting that caused it and, where there is one, the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file could not be opened or read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A model file is not what its name says, or is damaged.
+    #[error("{path}: {reason}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where in the file.
+        reason: String,
+    },
+    /// A setting of `config.json` or of the adapter cannot be used.
+    #[error("{key}: {reason}")]
+    Setting {
+        /// The setting's name.
+        key: String,
+        /// Expected, got, and what to do.
+        reason: String,
+    },
+    /// A weight is absent.
+    #[error("weight `{name}` is missing; the file holds {present} tensors ({example}, ..)")]
+    MissingWeight {
+        /// Hugging Face's name of the weight.
+        name: String,
+        /// How many tensors are there.
+        present: usize,
+        /// One of them.
+        example: String,
+    },
+    /// A weight has another shape than the configuration asks for.
+    #[error("weight `{name}` has shape {found:?}, the configuration asks for {expected:?}")]
+    Shape {
+        /// Hugging Face's name of the weight.
+        name: String,
+        /// The shape in the file.
+        found: Vec<usize>,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+    },
+}
+
+impl ModelError {
+    pub(crate) fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Setting {
+            key: key.into(),
+            reason: reason.into(),
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The low-rank part of a mixture, computed for the chosen experts only.
+
+use burn::backend::{Dispatch, flex::FlexTensor};
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor};
+use rayon::prelude::*;
+
+use super::{FusedOps, LowRank, add, dims, dot, has_kernels, tensor, values};
+
+/// Rows handled by one task of the forward pass, and of the final sum.
+const TOKENS: usize = 64;
+
+/// Row n of the result is `sum_j weight[n, j] * x_n A_e B_e` with `e = index[n, j]` (Eq. 4 without the frozen part).
+///
+/// # Shapes
+/// - x: `[n, d]`; a: `[experts, d, r]`; b: `[experts, r, o]`
+/// - index, weight: `[n, k]`, the experts of a row all different
+/// - output: `[n, o]`
+pub fn grouped_low_rank(
+    x: Tensor<2>,
+    a: Tensor<3>,
+    b: Tensor<3>,
+    index: Tensor<2, Int>,
+    weight: Tensor<2>,
+) -> Tensor<2> {
+    if !has_kernels(&x) {
+        return composed(x, a, b, index, weight);
+    }
+    Tensor::from_dispatch(Dispatch::grouped_low_rank(LowRank {
+        x: x.into_dispatch(),
+        a: a.into_dispatch(),
+        b: b.into_dispatch(),
+        weight: weight.into_dispatch(),
+        index: index.into_dispatch(),
+    }))
+}
+
+/// The same with all experts stacked side by side, three products; the weights of those not chosen are zero.
+pub fn composed(
+    x: Tensor<2>,
+    a: Tensor<3>,
+    b: Tensor<3>,
+    index: Tensor<2, Int>,
+    weight: Tensor<2>,
+) -> Tensor<2> {
+    let ([n, _], [experts, d, r], [_, _, o]) = (x.dims(), a.dims(), b.dims());
+    let mixture = Tensor::<2>::zeros([n, experts], (&x.device(), x.dtype()))
+        .scatter(1, index, weight, IndexingUpdateOp::Add)
+        .unsqueeze_dim::<3>(2)
+        .expand([n, experts, r])
+        .reshape([n, experts * r]);
+    let hidden = x.matmul(a.swap_dims(0, 1).reshape([d, experts * r]));
+    (hidden * mixture).matmul(b.reshape([experts * r, o]))
+}
+
+pub(super) fn forward(inputs: &LowRank<burn::backend::Flex>) -> [FlexTensor; 2] {
+    let [x, a, b, weight] =
+        [&inputs.x, &inputs.a, &inputs.b, &inputs.weight].map(FlexTensor::to_contiguous);
+    let ([n, d], [experts, _, r], [_, _, o]) = (dims(&x), dims(&a), dims(&b));
+    let (chosen, [_, k]) = (integers(&inputs.index), dims(&inputs.index));
+    let (mut y, mut hidden) = (vec![0f32; n * o], vec![0f32; n * k * r]);
+    (
+        y.par_chunks_mut(TOKENS * o),
+        hidden.par_chunks_mut(TOKENS * k * r),
+    )
+        .into_par_iter()
+        .zip((
+            values(&x).par_chunks(TOKENS * d),
+            values(&weight).par_chunks(TOKENS * k),
+        ))
+        .zip(chosen.par_chunks(TOKENS * k))
+        .for_each(|(((y, hidden), (x, weight)), chosen)| {
+            let (plan, mut h, mut out) = (Plan::new(chosen, k, experts), vec![], vec![]);
+            for e in 0..experts {
+                let m = plan.of(e).len();
+                if m == 0 {
+                    continue;
+                }
+                let rows = plan.gather(e, x, d, k);
+                h.resize(m * r, 0.0);
+                matmul(&mut h, Mat::new(&rows, m, d), Mat::part(&a, e, d, r));
+                for (&pair, h) in plan.of(e).iter().zip(h.chunks(r)) {
+                    hidden[pair * r..][..r].copy_from_slice(h);
+                }
+                let scaled = plan.weighted(e, &h, weight, r);
+                out.resize(m * o, 0.0);
+                matmul(&mut out, Mat::new(&scaled, m, r), Mat::part(&b, e, r, o));
+                for (&pair, out) in plan.of(e).iter().zip(out.chunks(o)) {
+                    add(&mut y[pair / k * o..][..o], out);
+                }
+            }
+        });
+    [tensor(y, [n, o]), tensor(hidden, [n * k, r])]
+}
+
+/// For one pair with `h = x A`: `dh = dy B^T`, `dweight = dh . h`, `dB += (w h)^T dy`, `dA += x^T (w dh)`, `dx += (w dh) A^T`.
+pub(super) fn backward(
+    inputs: LowRank<burn::backend::Flex>,
+    hidden: FlexTensor,
+    grad: FlexTensor,
+    needs: [bool; 4],
+) -> [Option<FlexTensor>; 4] {
+    let (index, inputs) = (
+        inputs.index,
+        [inputs.x, inputs.a, inputs.b, inputs.weight, grad],
+    );
+    let [x, a, b, weight, grad] = inputs.map(|t| t.to_contiguous());
+    let ([n, d], [experts, _, r], [_, _, o]) = (dims(&x), dims(&a), dims(&b));
+    let (chosen, [_, k]) = (integers(&index), dims(&index));
+    let (plan, w) = (Plan::new(&chosen, k, experts), values(&weight));
+    let pairs = n * k;
+    let (mut dx, mut dw) = (vec![0f32; pairs * d], vec![0f32; pairs]);
+    let (mut da, mut db) = (vec![0f32; experts * d * r], vec![0f32; experts * r * o]);
+    (plan.split(&mut dx, d), plan.split(&mut dw, 1))
+        .into_par_iter()
+        .zip((da.par_chunks_mut(d * r), db.par_chunks_mut(r * o)))
+        .enumerate()
+        .for_each(|(e, ((dx, dw), (da, db)))| {
+            let m = plan.of(e).len();
+            if m == 0 {
+                return;
+            }
+            let dy = plan.gather(e, values(&grad), o, k);
+            let h = plan.gather(e, values(&hidden), r, 1);
+            let mut dh = vec![0f32; m * r];
+            matmul(
+                &mut dh,
+                Mat::new(&dy, m, o),
+                Mat::part(&b, e, r, o).transposed(),
+            );
+            for ((dw, dh), h) in dw.iter_mut().zip(dh.chunks(r)).zip(h.chunks(r)) {
+                *dw = dot(dh, h);
+            }
+            if needs[2] {
+                let scaled = plan.weighted(e, &h, w, r);
+                matmul(
+                    db,
+                    Mat::new(&scaled, m, r).transposed(),
+                    Mat::new(&dy, m, o),
+                );
+            }
+            let dh = plan.weighted(e, &dh, w, r);
+            if needs[1] {
+                let rows = plan.gather(e, values(&x), d, k);
+                matmul(da, Mat::new(&rows, m, d).transposed(), Mat::new(&dh, m, r));
+            }
+            if needs[0] {
+                matmul(
+                    dx,
+                    Mat::new(&dh, m, r),
+                    Mat::part(&a, e, d, r).transposed(),
+                );
+            }
+        });
+    [
+        needs[0].then(|| tensor(plan.combine(&dx, d), [n, d])),
+        needs[1].then(|| tensor(da, [experts, d, r])),
+        needs[2].then(|| tensor(db, [experts, r, o])),
+        needs[3].then(|| tensor(plan.place.iter().map(|&p| dw[p]).collect(), [n, k])),
+    ]
+}
+
+/// The pairs `row * k + choice`, sorted by expert.
+struct Plan {
+    k: usize,
+    /// Expert e owns the positions `start[e]..start[e + 1]`.
+    start: Vec<usize>,
+    /// The pair at each position.
+    order: Vec<usize>,
+    /// The position of each pair.
+    place: Vec<usize>,
+}
+
+impl Plan {
+    fn new(chosen: &[usize], k: usize, experts: usize) -> Self {
+        let mut start = vec![0; experts + 1];
+        for &e in chosen {
+            assert!(e < experts, "expert {e} chosen, but there are {experts}");
+            start[e + 1] += 1;
+        }
+        for e in 0..experts {
+            start[e + 1] += start[e];
+        }
+        let (mut next, mut order, mut place) = (start.clone(), chosen.to_vec(), chosen.to_vec());
+        for (pair, &e) in chosen.iter().enumerate() {
+            (order[next[e]], place[pair]) = (pair, next[e]);
+            next[e] += 1;
+        }
+        Self {
+            k,
+            start,
+            order,
+            place,
+        }
+    }
+
+    /// The pairs of one expert.
+    fn of(&self, e: usize) -> &[usize] {
+        &self.order[self.start[e]..self.start[e + 1]]
+    }
+
+    /// Each expert's part of a buffer with `width` values for each pair.
+    fn split<'a>(&self, mut buffer: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
+        let sizes = self.start.windows(2).map(|w| (w[1] - w[0]) * width);
+        sizes
+            .map(|size| {
+                let (part, rest) = std::mem::take(&mut buffer).split_at_mut(size);
+                buffer = rest;
+                part
+            })
+            .collect()
+    }
+
+    /// The rows of `source` that belong to one expert; a row of `source` covers `per` pairs.
+    fn gather(&self, e: usize, source: &[f32], width: usize, per: usize) -> Vec<f32> {
+        let mut rows = Vec::with_capacity(self.of(e).len() * width);
+        for pair in self.of(e) {
+            rows.extend_from_slice(&source[pair / per * width..][..width]);
+        }
+        rows
+    }
+
+    /// One expert's rows, each times the weight of its pair.
+    fn weighted(&self, e: usize, rows: &[f32], weight: &[f32], width: usize) -> Vec<f32> {
+        let pairs = rows.chunks(width).zip(self.of(e));
+        pairs
+            .flat_map(|(row, &pair)| row.iter().map(move |v| v * weight[pair]))
+            .collect()
+    }
+
+    /// Sums the k rows of each token.
+    fn combine(&self, rows: &[f32], width: usize) -> Vec<f32> {
+        let mut sum = vec![0f32; self.place.len() / self.k * width];
+        let tokens = sum.par_chunks_mut(width).zip(self.place.par_chunks(self.k));
+        tokens.with_min_len(TOKENS).for_each(|(sum, places)| {
+            places
+                .iter()
+                .for_each(|p| add(sum, &rows[p * width..][..width]));
+        });
+        sum
+    }
+}
+
+/// A matrix over a slice.
+#[derive(Clone, Copy)]
+struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: isize,
+    column_stride: isize,
+}
+
+impl<'a> Mat<'a> {
+    fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        assert_eq!(data.len(), rows * columns, "matrix size");
+        Self {
+            data,
+            rows,
+            columns,
+            row_stride: columns as isize,
+            column_stride: 1,
+        }
+    }
+
+    /// Matrix `e` of a contiguous stack.
+    fn part(stack: &'a FlexTensor, e: usize, rows: usize, columns: usize) -> Self {
+        let size = rows * columns;
+        Self::new(&values(stack)[e * size..][..size], rows, columns)
+    }
+
+    fn transposed(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// `out = a b` on the calling thread; `out` is row-major.
+fn matmul(out: &mut [f32], a: Mat, b: Mat) {
+    let (m, k, n) = (a.rows, a.columns, b.columns);
+    assert!(k == b.rows && out.len() == m * n, "matmul shapes");
+    // SAFETY: `Mat` is only built from a slice of rows * columns values with matching strides, and the length of `out` is
+    // asserted above, so every access of the m x n x k product stays inside the three slices.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            n as isize,
+            false,
+            a.data.as_ptr(),
+            a.column_stride,
+            a.row_stride,
+            b.data.as_ptr(),
+            b.column_stride,
+            b.row_stride,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// The chosen experts; flex stores integers as i32 unless told otherwise.
+fn integers(t: &FlexTensor) -> Vec<usize> {
+    let t = t.to_contiguous();
+    match t.dtype() {
+        DType::I64 => t
+            .as_slice::<i64>()
+            .expect("contiguous i64")
+            .iter()
+            .map(|&i| i as usize)
+            .collect(),
+        _ => t
+            .as_slice::<i32>()
+            .expect("flex indices are i32 or i64")
+            .iter()
+            .map(|&i| i as usize)
+            .collect(),
+    }
+}

@@ -1,0 +1,574 @@
+//! A whole decoder in reading order: input, output, attention, feed-forward block, layer, model.
+//!
+//! Reference: `transformers`' `modeling_llama.py`; Mistral adds a sliding window, Qwen2 a bias on q, k and v.
+
+use burn::module::{ModuleVisitor, Param};
+use burn::prelude::*;
+use burn::tensor::activation::silu;
+use burn::tensor::module::attention;
+use burn::tensor::{DType, FloatDType};
+
+use crate::adapter::{
+    AdapterConfig, Initializer, LoraConfig, MixLoraConfig, MixtureWeights, Placement, Router,
+    Routing, TargetModule,
+};
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::load::Weights;
+use crate::norm::RmsNorm;
+use crate::projection::{Dense, Projection};
+use crate::rope::{Angles, Rope};
+
+/// Rows of token ids with what attention has to know about each token.
+///
+/// Segments and branches are general on purpose: padding on either side, several examples packed into one row, and answer
+/// branches that share a prompt are all the same mask.
+#[derive(Debug, Clone)]
+pub struct LlamaInput {
+    /// Token ids, `[batch, sequence]`.
+    pub tokens: Tensor<2, Int>,
+    /// Rotary positions, `[batch, sequence]`.
+    pub positions: Tensor<2, Int>,
+    /// 0 for padding; tokens see each other only within one segment. `[batch, sequence]`
+    pub segments: Tensor<2, Int>,
+    /// 0 for the trunk, which every branch sees; a token of branch b > 0 sees the trunk and b. `[batch, sequence]`
+    pub branches: Tensor<2, Int>,
+    /// Flat indices `row * sequence + column` of the tokens whose logits are wanted, `[scored]`.
+    pub scored: Tensor<1, Int>,
+    /// Dropout acts on the LoRA branches.
+    pub dropout: bool,
+}
+
+/// What the model says.
+#[derive(Debug, Clone)]
+pub struct LlamaOutput {
+    /// `[scored, vocabulary]`, f32.
+    pub logits: Tensor<2>,
+    /// One entry a router, attention before feed-forward, layer by layer; empty without a mixture. Rows are the flat tokens.
+    pub routing: Vec<Routing>,
+}
+
+/// What all layers of one forward pass share.
+struct Context {
+    angles: Angles,
+    /// True where attention must not look, by window: `[batch, 1, sequence, sequence]`.
+    masks: Vec<(Option<usize>, Tensor<4, Bool>)>,
+    shape: [usize; 2],
+    dropout: bool,
+}
+
+/// Grouped-query attention with rotary positions.
+#[derive(Module, Debug)]
+pub struct SelfAttention {
+    q_proj: Projection,
+    k_proj: Projection,
+    v_proj: Projection,
+    o_proj: Projection,
+    #[module(skip)]
+    heads: usize,
+    #[module(skip)]
+    key_value_heads: usize,
+    #[module(skip)]
+    head_dim: usize,
+    #[module(skip)]
+    window: Option<usize>,
+}
+
+/// SwiGLU: `down(silu(gate(x)) * up(x))`.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    gate_proj: Projection,
+    up_proj: Projection,
+    down_proj: Projection,
+    /// Set where the experts are whole feed-forward blocks (placement `ffn`).
+    #[module(skip)]
+    whole_experts: Option<MixtureWeights>,
+}
+
+/// One decoder layer with its routers, if the adapter is a mixture.
+#[derive(Module, Debug)]
+pub struct DecoderLayer {
+    input_layernorm: RmsNorm,
+    self_attn: SelfAttention,
+    post_attention_layernorm: RmsNorm,
+    mlp: Mlp,
+    attention_router: Option<Router>,
+    mlp_router: Option<Router>,
+}
+
+/// A LLaMA-family decoder. The frozen weights are bare tensors; the parameters are the adapter's.
+#[derive(Module, Debug)]
+pub struct Llama {
+    /// `[vocabulary, d]`
+    embed_tokens: Tensor<2>,
+    layers: Vec<DecoderLayer>,
+    norm: RmsNorm,
+    /// `[vocabulary, d]`; `None` shares the embedding.
+    lm_head: Option<Tensor<2>>,
+    rope: Rope,
+}
+
+impl LlamaInput {
+    /// The mask for one window: true where token i must not look at token j.
+    fn mask(&self, window: Option<usize>) -> Tensor<4, Bool> {
+        let [batch, sequence] = self.tokens.dims();
+        let at = |t: &Tensor<2, Int>| {
+            (
+                t.clone().reshape([batch, sequence, 1]),
+                t.clone().reshape([batch, 1, sequence]),
+            )
+        };
+        let order = Tensor::<1, Int>::arange(0..sequence as i64, &self.tokens.device());
+        let (later_i, later_j) = (
+            order.clone().reshape([1, sequence, 1]),
+            order.reshape([1, 1, sequence]),
+        );
+        let (segment_i, segment_j) = at(&self.segments);
+        let (branch_i, branch_j) = at(&self.branches);
+        let (position_i, position_j) = at(&self.positions);
+        let mut hidden = later_j
+            .greater(later_i)
+            .expand([batch, sequence, sequence])
+            .bool_or(segment_i.clone().not_equal(segment_j))
+            .bool_or(
+                segment_i
+                    .equal_scalar(0)
+                    .expand([batch, sequence, sequence]),
+            );
+        hidden = hidden.bool_or(
+            branch_i
+                .not_equal(branch_j.clone())
+                .bool_and(branch_j.not_equal_scalar(0).expand([batch, sequence, sequence])),
+        );
+        if let Some(window) = window {
+            hidden = hidden.bool_or((position_i - position_j).greater_equal_scalar(window as i64));
+        }
+        hidden.unsqueeze_dim(1)
+    }
+}
+
+impl SelfAttention {
+    /// # Shapes
+    /// - x, output: `[batch * sequence, d]`
+    fn forward(&self, x: Tensor<2>, routing: Option<&Routing>, context: &Context) -> Tensor<2> {
+        let drop = context.dropout;
+        let q = self.heads(self.q_proj.forward(x.clone(), routing, drop), self.heads, context);
+        let k = self.heads(
+            self.k_proj.forward(x.clone(), routing, drop),
+            self.key_value_heads,
+            context,
+        );
+        let v = self.heads(
+            self.v_proj.forward(x, routing, drop),
+            self.key_value_heads,
+            context,
+        );
+        let (q, k) = (context.angles.rotate(q), context.angles.rotate(k));
+        let mixed = self.attend(q, k, v, context);
+        self.o_proj.forward(mixed, routing, drop)
+    }
+
+    /// `[tokens, heads * head_dim]` to `[batch, heads, sequence, head_dim]`
+    fn heads(&self, x: Tensor<2>, heads: usize, context: &Context) -> Tensor<4> {
+        let [batch, sequence] = context.shape;
+        x.reshape([batch, sequence, heads, self.head_dim])
+            .swap_dims(1, 2)
+    }
+
+    /// The queries that share a key-value head are laid one after another along the sequence, so keys are never repeated.
+    fn attend(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, context: &Context) -> Tensor<2> {
+        let [batch, sequence] = context.shape;
+        let (groups, kv) = (self.heads / self.key_value_heads, self.key_value_heads);
+        let mask = context
+            .masks
+            .iter()
+            .find(|(window, _)| *window == self.window)
+            .map(|(_, mask)| mask.clone())
+            .expect("a mask for every layer's window");
+        let mask = mask
+            .unsqueeze_dim::<5>(2)
+            .expand([batch, kv, groups, sequence, sequence])
+            .reshape([batch, kv, groups * sequence, sequence]);
+        let q = q.reshape([batch, kv, groups * sequence, self.head_dim]);
+        attention(q, k, v, Some(mask), None, Default::default())
+            .reshape([batch, self.heads, sequence, self.head_dim])
+            .swap_dims(1, 2)
+            .reshape([batch * sequence, self.heads * self.head_dim])
+    }
+}
+
+impl Mlp {
+    /// # Shapes
+    /// - x, output: `[batch * sequence, d]`
+    fn forward(&self, x: Tensor<2>, routing: Option<&Routing>, drop: bool) -> Tensor<2> {
+        if let (Some(mixture_weights), Some(routing)) = (self.whole_experts, routing) {
+            return self.forward_experts(x, routing, mixture_weights, drop);
+        }
+        let gate = self.gate_proj.forward(x.clone(), routing, drop);
+        let up = self.up_proj.forward(x, routing, drop);
+        self.down_proj.forward(silu(gate) * up, routing, drop)
+    }
+
+    /// `sum_k w_k F_k(x)` where `F_k` is the whole block with expert k's updates (the MixLoRA code).
+    ///
+    /// The frozen gate and up are computed once. Down is linear, so the frozen down runs once on the weighted sum.
+    fn forward_experts(
+        &self,
+        x: Tensor<2>,
+        routing: &Routing,
+        mixture_weights: MixtureWeights,
+        drop: bool,
+    ) -> Tensor<2> {
+        let gate = self.gate_proj.base().forward(x.clone());
+        let up = self.up_proj.base().forward(x.clone());
+        let k = routing.weights.dims()[1];
+        let (mut inside, mut updates): (Option<Tensor<2>>, Option<Tensor<2>>) = (None, None);
+        for slot in 0..k {
+            let expert = routing.experts.clone().narrow(1, slot, 1);
+            let weight = routing.weights.clone().narrow(1, slot, 1);
+            let hidden = silu(with_expert(&self.gate_proj, gate.clone(), &x, &expert, drop))
+                * with_expert(&self.up_proj, up.clone(), &x, &expert, drop);
+            if let Some(down) = self.down_proj.mixture() {
+                let update = down.update(hidden.clone(), expert, weight.clone(), drop);
+                updates = Some(sum(updates, update));
+            }
+            inside = Some(sum(inside, hidden * weight));
+        }
+        let mut inside = inside.expect("top_k is at least 1");
+        if mixture_weights == MixtureWeights::RawDelta {
+            // base(x) + sum p_k (F_k(x) - base(x)): the frozen block keeps the mass that the experts leave.
+            inside = inside + silu(gate) * up * (routing.mass().neg() + 1.0);
+        }
+        let frozen = self.down_proj.base().forward(inside);
+        match updates {
+            Some(updates) => frozen + updates,
+            None => frozen,
+        }
+    }
+}
+
+/// The frozen output plus one expert's update for each token.
+fn with_expert(
+    projection: &Projection,
+    frozen: Tensor<2>,
+    x: &Tensor<2>,
+    expert: &Tensor<2, Int>,
+    drop: bool,
+) -> Tensor<2> {
+    match projection.mixture() {
+        Some(mix) => {
+            let one = Tensor::ones(expert.dims(), (&x.device(), DType::F32));
+            frozen + mix.update(x.clone(), expert.clone(), one, drop)
+        }
+        None => frozen,
+    }
+}
+
+fn sum(total: Option<Tensor<2>>, term: Tensor<2>) -> Tensor<2> {
+    match total {
+        Some(total) => total + term,
+        None => term,
+    }
+}
+
+impl DecoderLayer {
+    fn forward(&self, x: Tensor<2>, context: &Context, routing: &mut Vec<Routing>) -> Tensor<2> {
+        let normed = self.input_layernorm.forward(x.clone());
+        let decision = self
+            .attention_router
+            .as_ref()
+            .map(|router| router.forward(normed.clone()));
+        let x = x + self.self_attn.forward(normed, decision.as_ref(), context);
+        routing.extend(decision);
+        let normed = self.post_attention_layernorm.forward(x.clone());
+        let decision = self
+            .mlp_router
+            .as_ref()
+            .map(|router| router.forward(normed.clone()));
+        let x = x + self
+            .mlp
+            .forward(normed, decision.as_ref(), context.dropout);
+        routing.extend(decision);
+        x
+    }
+}
+
+impl Llama {
+    /// Runs the decoder and the head on the scored tokens.
+    pub fn forward(&self, input: &LlamaInput) -> LlamaOutput {
+        let (hidden, routing) = self.hidden_states(input);
+        let scored = hidden.select(0, input.scored.clone());
+        LlamaOutput {
+            logits: self.head(scored),
+            routing,
+        }
+    }
+
+    /// The residual stream after the last layer, before the final norm.
+    ///
+    /// # Shapes
+    /// - output: `[batch * sequence, d]`, f32
+    pub fn hidden_states(&self, input: &LlamaInput) -> (Tensor<2>, Vec<Routing>) {
+        let [batch, sequence] = input.tokens.dims();
+        let flat = input.tokens.clone().reshape([batch * sequence]);
+        let mut x = self.embed_tokens.clone().select(0, flat).cast(DType::F32);
+        let context = self.context(input);
+        let mut routing = Vec::new();
+        for layer in &self.layers {
+            x = layer.forward(x, &context, &mut routing);
+        }
+        (x, routing)
+    }
+
+    /// Final norm and vocabulary head.
+    ///
+    /// # Shapes
+    /// - hidden: `[rows, d]`, output: `[rows, vocabulary]`, f32
+    pub fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
+        let weight = self.lm_head.as_ref().unwrap_or(&self.embed_tokens).clone();
+        Dense::new(weight, None).forward(self.norm.forward(hidden))
+    }
+
+    fn context(&self, input: &LlamaInput) -> Context {
+        let mut masks: Vec<(Option<usize>, Tensor<4, Bool>)> = Vec::new();
+        for layer in &self.layers {
+            let window = layer.self_attn.window;
+            if masks.iter().all(|(known, _)| *known != window) {
+                masks.push((window, input.mask(window)));
+            }
+        }
+        Context {
+            angles: self.rope.angles(input.positions.clone()),
+            masks,
+            shape: input.tokens.dims(),
+            dropout: input.dropout,
+        }
+    }
+
+    /// Builds the base model from a source of weights.
+    ///
+    /// `dtype` is the type in which the frozen projections are held; `positions` bounds the longest sequence.
+    ///
+    /// # Errors
+    /// A missing weight, or one of another shape than the configuration asks for.
+    pub fn load(
+        config: &ModelConfig,
+        weights: &mut dyn Weights,
+        positions: usize,
+        dtype: FloatDType,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        Builder {
+            config,
+            weights,
+            dtype,
+            device,
+        }
+        .build(positions)
+    }
+
+    /// The same base weights (shared, not copied) with a fresh adapter drawn from `seed`.
+    ///
+    /// # Errors
+    /// Settings of the adapter out of range.
+    pub fn attach(&self, adapter: &AdapterConfig, seed: u64) -> Result<Self, ModelError> {
+        adapter.validate()?;
+        let mut init = Initializer::new(seed, &self.embed_tokens.device());
+        let mut model = self.clone();
+        for layer in &mut model.layers {
+            layer.attach(adapter, &mut init);
+        }
+        Ok(model)
+    }
+
+    /// Elements of all parameters.
+    pub fn trainable_parameters(&self) -> usize {
+        struct Count(usize);
+        impl ModuleVisitor for Count {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                self.0 += param.shape().num_elements();
+            }
+        }
+        let mut count = Count(0);
+        self.visit(&mut count);
+        count.0
+    }
+
+    /// Longest position that the rotary tables hold.
+    pub fn positions(&self) -> usize {
+        self.rope.positions()
+    }
+
+    /// Width of the vocabulary.
+    pub fn vocabulary(&self) -> usize {
+        self.embed_tokens.dims()[0]
+    }
+}
+
+impl DecoderLayer {
+    fn attach(&mut self, adapter: &AdapterConfig, init: &mut Initializer) {
+        self.attention_router = None;
+        self.mlp_router = None;
+        self.mlp.whole_experts = None;
+        for target in TargetModule::ALL {
+            let projection = self.projection(target);
+            *projection = match adapter {
+                AdapterConfig::Lora(lora) if lora.target_modules.contains(&target) => {
+                    projection.with_lora(lora, init)
+                }
+                AdapterConfig::MixLora(mix) if mix.lora.target_modules.contains(&target) => {
+                    attach_mixture(projection, mix, target, init)
+                }
+                _ => Projection::Dense(projection.base().clone()),
+            };
+        }
+        if let AdapterConfig::MixLora(mix) = adapter {
+            self.attach_routers(mix, init);
+        }
+    }
+
+    fn attach_routers(&mut self, mix: &MixLoraConfig, init: &mut Initializer) {
+        let width = |projection: &Projection| projection.base().sizes()[0];
+        let serves =
+            |mlp: bool| mix.lora.target_modules.iter().any(|target| target.is_mlp() == mlp);
+        if mix.placement == Placement::All && serves(false) {
+            let d = width(&self.self_attn.q_proj);
+            self.attention_router = Some(Router::new(mix, d, init));
+        }
+        if serves(true) {
+            let d = width(&self.mlp.gate_proj);
+            self.mlp_router = Some(Router::new(mix, d, init));
+        }
+        if mix.placement == Placement::Ffn {
+            self.mlp.whole_experts = Some(mix.mixture_weights);
+        }
+    }
+
+    fn projection(&mut self, target: TargetModule) -> &mut Projection {
+        match target {
+            TargetModule::QProj => &mut self.self_attn.q_proj,
+            TargetModule::KProj => &mut self.self_attn.k_proj,
+            TargetModule::VProj => &mut self.self_attn.v_proj,
+            TargetModule::OProj => &mut self.self_attn.o_proj,
+            TargetModule::GateProj => &mut self.mlp.gate_proj,
+            TargetModule::UpProj => &mut self.mlp.up_proj,
+            TargetModule::DownProj => &mut self.mlp.down_proj,
+        }
+    }
+}
+
+fn attach_mixture(
+    projection: &Projection,
+    mix: &MixLoraConfig,
+    target: TargetModule,
+    init: &mut Initializer,
+) -> Projection {
+    let lora: &LoraConfig = &mix.lora;
+    if mix.placement == Placement::Ffn && !target.is_mlp() {
+        return projection.with_lora(lora, init);
+    }
+    projection.with_mixture(lora, mix.num_experts, mix.mixture_weights, init)
+}
+
+/// Reads the weights by Hugging Face's names.
+struct Builder<'a> {
+    config: &'a ModelConfig,
+    weights: &'a mut dyn Weights,
+    dtype: FloatDType,
+    device: &'a Device,
+}
+
+impl Builder<'_> {
+    fn build(&mut self, positions: usize) -> Result<Llama, ModelError> {
+        let config = self.config;
+        let (d, vocabulary) = (config.hidden_size, config.vocab_size);
+        let embed_tokens = self.tensor("model.embed_tokens.weight", [vocabulary, d])?;
+        let layers = (0..config.num_hidden_layers)
+            .map(|layer| self.layer(layer))
+            .collect::<Result<_, _>>()?;
+        let lm_head = match config.tie_word_embeddings {
+            true => None,
+            false => Some(self.tensor("lm_head.weight", [vocabulary, d])?),
+        };
+        Ok(Llama {
+            embed_tokens,
+            layers,
+            norm: self.norm("model.norm.weight")?,
+            lm_head,
+            rope: Rope::new(
+                config,
+                positions.min(config.max_position_embeddings),
+                self.device,
+            ),
+        })
+    }
+
+    fn layer(&mut self, layer: usize) -> Result<DecoderLayer, ModelError> {
+        let config = self.config;
+        let (d, f) = (config.hidden_size, config.intermediate_size);
+        let q = config.num_attention_heads * config.head_dim;
+        let kv = config.num_key_value_heads * config.head_dim;
+        let (qkv_bias, output_bias, mlp_bias) =
+            (config.qkv_bias, config.output_bias, config.mlp_bias);
+        let at = |part: &str| format!("model.layers.{layer}.{part}");
+        Ok(DecoderLayer {
+            input_layernorm: self.norm(&at("input_layernorm.weight"))?,
+            self_attn: SelfAttention {
+                q_proj: self.projection(&at("self_attn.q_proj"), [q, d], qkv_bias)?,
+                k_proj: self.projection(&at("self_attn.k_proj"), [kv, d], qkv_bias)?,
+                v_proj: self.projection(&at("self_attn.v_proj"), [kv, d], qkv_bias)?,
+                o_proj: self.projection(&at("self_attn.o_proj"), [d, q], output_bias)?,
+                heads: config.num_attention_heads,
+                key_value_heads: config.num_key_value_heads,
+                head_dim: config.head_dim,
+                window: config.sliding_window[layer],
+            },
+            post_attention_layernorm: self.norm(&at("post_attention_layernorm.weight"))?,
+            mlp: Mlp {
+                gate_proj: self.projection(&at("mlp.gate_proj"), [f, d], mlp_bias)?,
+                up_proj: self.projection(&at("mlp.up_proj"), [f, d], mlp_bias)?,
+                down_proj: self.projection(&at("mlp.down_proj"), [d, f], mlp_bias)?,
+                whole_experts: None,
+            },
+            attention_router: None,
+            mlp_router: None,
+        })
+    }
+
+    fn projection(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        bias: bool,
+    ) -> Result<Projection, ModelError> {
+        let weight = self.tensor(&format!("{name}.weight"), shape)?;
+        let bias = match bias {
+            true => Some(self.tensor(&format!("{name}.bias"), [shape[0]])?),
+            false => None,
+        };
+        Ok(Projection::Dense(Dense::new(weight, bias)))
+    }
+
+    fn norm(&mut self, name: &str) -> Result<RmsNorm, ModelError> {
+        let gain = self.tensor(name, [self.config.hidden_size])?;
+        Ok(RmsNorm::new(gain, self.config.rms_norm_eps))
+    }
+
+    fn tensor<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Tensor<D>, ModelError> {
+        let data = self.weights.tensor(name)?;
+        let found: Vec<usize> = data.shape().as_slice().to_vec();
+        if found != shape {
+            return Err(ModelError::Shape {
+                name: name.into(),
+                found,
+                expected: shape.to_vec(),
+            });
+        }
+        // The type is stated at creation: a later cast would hold both copies of the largest tensors.
+        Ok(Tensor::from_data(data, (self.device, DType::from(self.dtype))))
+    }
+}

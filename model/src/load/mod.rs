@@ -1,0 +1,84 @@
+//! Local files to configuration and weights. No network here: `data::source` finds the files.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::TensorData;
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+
+pub mod gguf;
+pub mod safetensors;
+pub mod tiny;
+
+/// A source of frozen weights by Hugging Face's names (`model.layers.0.self_attn.q_proj.weight`, ..).
+pub trait Weights {
+    /// One tensor, of any float type, laid out `[d_out, d_in]`.
+    ///
+    /// # Errors
+    /// A name that is not there, or a file that is damaged.
+    fn tensor(&mut self, name: &str) -> Result<TensorData, ModelError>;
+}
+
+/// A model opened on disk: everything but the weights themselves is read.
+pub struct ModelFiles {
+    /// The decoder's shape.
+    pub config: ModelConfig,
+    /// Where the weights come from.
+    pub weights: Box<dyn Weights>,
+    /// The tokenizer that came with them.
+    pub tokenizer: tokenizers::Tokenizer,
+}
+
+impl std::fmt::Debug for ModelFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelFiles")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens a `.gguf` file, or a directory in Hugging Face's layout.
+///
+/// # Errors
+/// Files that are absent, damaged, or of an architecture that is not implemented.
+pub fn open(path: &Path) -> Result<ModelFiles, ModelError> {
+    if path.is_dir() {
+        return open_directory(path);
+    }
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+        return gguf::open(path);
+    }
+    Err(ModelError::Malformed {
+        path: path.into(),
+        reason: "expected a directory with config.json, tokenizer.json and model.safetensors, or a .gguf file".into(),
+    })
+}
+
+fn open_directory(path: &Path) -> Result<ModelFiles, ModelError> {
+    let config_path = path.join("config.json");
+    let text = read_text(&config_path)?;
+    let config = ModelConfig::from_json(&text).map_err(|e| at(&config_path, e.to_string()))?;
+    let tokenizer_path = path.join("tokenizer.json");
+    let tokenizer = tokenizers::Tokenizer::from_bytes(read_text(&tokenizer_path)?.as_bytes())
+        .map_err(|e| at(&tokenizer_path, e.to_string()))?;
+    Ok(ModelFiles {
+        config,
+        weights: Box::new(safetensors::Safetensors::open(path)?),
+        tokenizer,
+    })
+}
+
+fn read_text(path: &Path) -> Result<String, ModelError> {
+    std::fs::read_to_string(path).map_err(|source| ModelError::Io {
+        path: path.into(),
+        source,
+    })
+}
+
+fn at(path: &Path, reason: impl Into<String>) -> ModelError {
+    ModelError::Malformed {
+        path: PathBuf::from(path),
+        reason: reason.into(),
+    }
+}

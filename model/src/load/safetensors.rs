@@ -1,0 +1,94 @@
+//! Safetensors through burn-store, one file or several with an index.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use burn::store::{ModuleStore, SafetensorsStore};
+use burn::tensor::TensorData;
+
+use super::{Weights, at, read_text};
+use crate::error::ModelError;
+
+/// `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+pub struct Safetensors {
+    shards: Vec<(PathBuf, SafetensorsStore)>,
+    /// Tensor name to shard.
+    names: BTreeMap<String, usize>,
+}
+
+impl Safetensors {
+    /// Opens the files of a directory and reads their headers.
+    ///
+    /// # Errors
+    /// No weights there, a shard of the index that is absent, or a damaged header.
+    pub fn open(directory: &Path) -> Result<Self, ModelError> {
+        let index = directory.join("model.safetensors.index.json");
+        let files = if index.is_file() {
+            shards(&index)?
+        } else {
+            vec![directory.join("model.safetensors")]
+        };
+        let (mut shards, mut names) = (Vec::new(), BTreeMap::new());
+        for (number, file) in files.into_iter().enumerate() {
+            // Opened here for its error: the store's own does not name the file.
+            std::fs::File::open(&file).map_err(|source| ModelError::Io {
+                path: file.clone(),
+                source,
+            })?;
+            let mut store = SafetensorsStore::from_file(&file);
+            let keys = store.keys().map_err(|e| at(&file, e.to_string()))?;
+            names.extend(keys.into_iter().map(|key| (key, number)));
+            shards.push((file, store));
+        }
+        Ok(Self { shards, names })
+    }
+}
+
+/// The distinct files of an index, inside its own directory.
+fn shards(index: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    let json: serde_json::Value =
+        serde_json::from_str(&read_text(index)?).map_err(|e| at(index, e.to_string()))?;
+    let map = json
+        .get("weight_map")
+        .and_then(serde_json::Value::as_object)
+        .ok_or_else(|| at(index, "expected an object `weight_map`"))?;
+    let mut files = BTreeSet::new();
+    for (name, file) in map {
+        let file = file
+            .as_str()
+            // A shard is a plain name: an index must not reach outside its own directory.
+            .filter(|f| Path::new(f).file_name().is_some_and(|n| n == Path::new(f)))
+            .ok_or_else(|| {
+                at(
+                    index,
+                    format!("weight_map.{name}: expected a file name, got {file}"),
+                )
+            })?;
+        files.insert(file);
+    }
+    let directory = index.parent().unwrap_or(Path::new("."));
+    Ok(files.into_iter().map(|f| directory.join(f)).collect())
+}
+
+impl Weights for Safetensors {
+    fn tensor(&mut self, name: &str) -> Result<TensorData, ModelError> {
+        let Some(&shard) = self.names.get(name) else {
+            return Err(ModelError::MissingWeight {
+                name: name.into(),
+                present: self.names.len(),
+                example: self.names.keys().next().cloned().unwrap_or_default(),
+            });
+        };
+        let (file, store) = &mut self.shards[shard];
+        let tensor = store
+            .get_tensor(name)
+            .map_err(|e| at(file, e.to_string()))?
+            .ok_or_else(|| at(file, format!("`{name}` is in the header but not in the file")))?;
+        let bytes = tensor.to_bytes().map_err(|e| at(file, e.to_string()))?;
+        Ok(TensorData::from_bytes(
+            bytes,
+            tensor.shape.clone(),
+            tensor.dtype,
+        ))
+    }
+}

@@ -1,0 +1,203 @@
+//! The one seam where an adapter meets the base weights.
+
+use burn::module::Param;
+use burn::prelude::*;
+use burn::tensor::DType;
+
+use crate::adapter::dropout::dropout;
+use crate::adapter::{Initializer, LoraConfig, MixtureWeights, Routing};
+use crate::fused::low_rank::grouped_low_rank;
+
+/// A frozen linear map.
+#[derive(Module, Debug)]
+pub struct Dense {
+    /// `[d_out, d_in]`, as the files have it: a product with the transposed view costs no copy.
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+}
+
+/// `W x + (alpha / r) B A drop(x)`
+#[derive(Module, Debug)]
+pub struct Lora {
+    base: Dense,
+    /// `[d_in, r]`
+    pub lora_a: Param<Tensor<2>>,
+    /// `[r, d_out]`
+    pub lora_b: Param<Tensor<2>>,
+    #[module(skip)]
+    scaling: f64,
+    #[module(skip)]
+    dropout: f64,
+}
+
+/// `W x + (alpha / r) sum_k w_k B_k A_k drop(x)` (Eq. 4)
+#[derive(Module, Debug)]
+pub struct MixLora {
+    base: Dense,
+    /// `[experts, d_in, r]`
+    pub lora_a: Param<Tensor<3>>,
+    /// `[experts, r, d_out]`
+    pub lora_b: Param<Tensor<3>>,
+    #[module(skip)]
+    scaling: f64,
+    #[module(skip)]
+    dropout: f64,
+    #[module(skip)]
+    mixture_weights: MixtureWeights,
+}
+
+/// A projection of a decoder layer, adapted or not.
+#[derive(Module, Debug)]
+pub enum Projection {
+    /// The frozen weights alone.
+    Dense(Dense),
+    /// With one low-rank update.
+    Lora(Lora),
+    /// With a mixture of them.
+    MixLora(MixLora),
+}
+
+impl Dense {
+    /// A frozen map; `weight` is `[d_out, d_in]`.
+    pub fn new(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        Self {
+            weight,
+            bias: bias.map(|b| b.cast(DType::F32)),
+        }
+    }
+
+    /// `[d_in, d_out]`
+    pub fn sizes(&self) -> [usize; 2] {
+        let [d_out, d_in] = self.weight.dims();
+        [d_in, d_out]
+    }
+
+    /// The product runs in the weights' type, everything around it in f32.
+    ///
+    /// # Shapes
+    /// - x: `[tokens, d_in]`, output: `[tokens, d_out]`
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let (input, kind) = (x.dtype(), self.weight.dtype());
+        let weight = self.weight.clone().transpose();
+        let y = match input == kind {
+            true => x.matmul(weight),
+            false => x.cast(kind).matmul(weight).cast(input),
+        };
+        match &self.bias {
+            Some(bias) => y + bias.clone().cast(input).unsqueeze(),
+            None => y,
+        }
+    }
+}
+
+impl Lora {
+    fn forward(&self, x: Tensor<2>, drop: bool) -> Tensor<2> {
+        let branch = dropout(x.clone(), if drop { self.dropout } else { 0.0 });
+        let update = branch.matmul(self.lora_a.val()).matmul(self.lora_b.val());
+        self.base.forward(x) + update * self.scaling
+    }
+}
+
+impl MixLora {
+    fn forward(&self, x: Tensor<2>, routing: &Routing, drop: bool) -> Tensor<2> {
+        let base = self.base.forward(x.clone());
+        let base = match self.mixture_weights {
+            MixtureWeights::Raw => base * routing.mass(),
+            _ => base,
+        };
+        base + self.update(
+            x,
+            routing.experts.clone(),
+            routing.weights.clone(),
+            drop,
+        )
+    }
+
+    /// `(alpha / r) sum_k weights_k B_k A_k drop(x)`
+    pub(crate) fn update(
+        &self,
+        x: Tensor<2>,
+        experts: Tensor<2, Int>,
+        weights: Tensor<2>,
+        drop: bool,
+    ) -> Tensor<2> {
+        grouped_low_rank(
+            dropout(x, if drop { self.dropout } else { 0.0 }),
+            self.lora_a.val(),
+            self.lora_b.val(),
+            experts,
+            weights * self.scaling,
+        )
+    }
+}
+
+impl Projection {
+    /// Applies the projection; `routing` is the decision of the router that serves this input.
+    ///
+    /// # Shapes
+    /// - x: `[tokens, d_in]`, output: `[tokens, d_out]`
+    ///
+    /// # Panics
+    /// If a mixture is called without a routing: `Llama::attach` always builds them together.
+    pub fn forward(&self, x: Tensor<2>, routing: Option<&Routing>, drop: bool) -> Tensor<2> {
+        match self {
+            Self::Dense(dense) => dense.forward(x),
+            Self::Lora(lora) => lora.forward(x, drop),
+            Self::MixLora(mix) => mix.forward(
+                x,
+                routing.expect("a layer with a mixture has a router"),
+                drop,
+            ),
+        }
+    }
+
+    /// The frozen part.
+    pub fn base(&self) -> &Dense {
+        match self {
+            Self::Dense(dense) => dense,
+            Self::Lora(lora) => &lora.base,
+            Self::MixLora(mix) => &mix.base,
+        }
+    }
+
+    /// The mixture, if it is one.
+    pub(crate) fn mixture(&self) -> Option<&MixLora> {
+        match self {
+            Self::MixLora(mix) => Some(mix),
+            _ => None,
+        }
+    }
+
+    /// The same base with a fresh LoRA.
+    pub(crate) fn with_lora(&self, config: &LoraConfig, init: &mut Initializer) -> Self {
+        let base = self.base().clone();
+        let [d_in, d_out] = base.sizes();
+        Self::Lora(Lora {
+            lora_a: init.lora_a([d_in, config.rank], d_in),
+            lora_b: init.lora_b([config.rank, d_out]),
+            scaling: config.scaling(),
+            dropout: config.dropout,
+            base,
+        })
+    }
+
+    /// The same base with fresh experts.
+    pub(crate) fn with_mixture(
+        &self,
+        config: &LoraConfig,
+        experts: usize,
+        mixture_weights: MixtureWeights,
+        init: &mut Initializer,
+    ) -> Self {
+        let base = self.base().clone();
+        let [d_in, d_out] = base.sizes();
+        Self::MixLora(MixLora {
+            lora_a: init.lora_a([experts, d_in, config.rank], d_in),
+            lora_b: init.lora_b([experts, config.rank, d_out]),
+            scaling: config.scaling(),
+            dropout: config.dropout,
+            mixture_weights,
+            base,
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! Rotary position embedding in Hugging Face's rotate-half layout.
+
+use burn::prelude::*;
+
+use crate::config::{ModelConfig, RopeScaling};
+
+/// Tables of cos and sin for every position, in f32.
+#[derive(Module, Debug)]
+pub struct Rope {
+    /// `[positions, head_dim / 2]`
+    cos: Tensor<2>,
+    /// `[positions, head_dim / 2]`
+    sin: Tensor<2>,
+}
+
+/// The angles of one batch: looked up once, used by every layer.
+#[derive(Debug, Clone)]
+pub struct Angles {
+    cos: Tensor<4>,
+    sin: Tensor<4>,
+}
+
+impl Rope {
+    /// Tables for the first `positions` positions.
+    pub fn new(config: &ModelConfig, positions: usize, device: &Device) -> Self {
+        let frequencies = inverse_frequencies(config);
+        let half = frequencies.len();
+        let mut cos = Vec::with_capacity(positions * half);
+        let mut sin = Vec::with_capacity(positions * half);
+        for position in 0..positions {
+            for frequency in &frequencies {
+                // f32 products, as transformers computes them: f64 angles would differ in the last bits at long range.
+                let angle = position as f32 * *frequency as f32;
+                cos.push(angle.cos());
+                sin.push(angle.sin());
+            }
+        }
+        let table = |values| Tensor::from_data(TensorData::new(values, [positions, half]), device);
+        Self {
+            cos: table(cos),
+            sin: table(sin),
+        }
+    }
+
+    /// Positions in the tables.
+    pub fn positions(&self) -> usize {
+        self.cos.dims()[0]
+    }
+
+    /// Looks up the angles of `positions` `[batch, sequence]`.
+    pub fn angles(&self, positions: Tensor<2, Int>) -> Angles {
+        let [batch, sequence] = positions.dims();
+        let half = self.cos.dims()[1];
+        let flat = positions.reshape([batch * sequence]);
+        let row = |table: &Tensor<2>| {
+            table
+                .clone()
+                .select(0, flat.clone())
+                .reshape([batch, 1, sequence, half])
+        };
+        Angles {
+            cos: row(&self.cos),
+            sin: row(&self.sin),
+        }
+    }
+}
+
+impl Angles {
+    /// Rotates queries or keys: the first half of a head is the real part, the second the imaginary one.
+    ///
+    /// # Shapes
+    /// - x, output: `[batch, heads, sequence, head_dim]`
+    pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
+        let half = x.dims()[3] / 2;
+        let (real, imaginary) = (
+            x.clone().narrow(3, 0, half),
+            x.narrow(3, half, half),
+        );
+        let turned_real =
+            real.clone() * self.cos.clone() - imaginary.clone() * self.sin.clone();
+        let turned_imaginary = imaginary * self.cos.clone() + real * self.sin.clone();
+        Tensor::cat(vec![turned_real, turned_imaginary], 3)
+    }
+}
+
+/// `theta^(-2i / head_dim)`, stretched as the configuration asks (transformers' `modeling_rope_utils`).
+fn inverse_frequencies(config: &ModelConfig) -> Vec<f64> {
+    let dim = config.head_dim as f64;
+    let plain = (0..config.head_dim / 2).map(|i| config.rope_theta.powf(-2.0 * i as f64 / dim));
+    match config.rope_scaling {
+        None => plain.collect(),
+        Some(RopeScaling::Linear { factor }) => plain.map(|f| f / factor).collect(),
+        Some(RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: low,
+            high_freq_factor: high,
+            original_max_position_embeddings: context,
+        }) => plain
+            .map(|f| {
+                let wavelength = 2.0 * std::f64::consts::PI / f;
+                if wavelength < context / high {
+                    f
+                } else if wavelength > context / low {
+                    f / factor
+                } else {
+                    let smooth = (context / wavelength - low) / (high - low);
+                    (1.0 - smooth) * f / factor + smooth * f
+                }
+            })
+            .collect(),
+    }
+}

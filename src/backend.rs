@@ -1,0 +1,140 @@
+//! Device names to Burn devices: the only file that names flex, ndarray, wgpu and cuda.
+
+use anyhow::{Result, bail};
+use burn::tensor::Device;
+
+/// What `--device` takes.
+pub const DEVICES: &str = "auto, cpu, ndarray, wgpu[:index], cuda[:index]";
+
+/// A device that is compiled in and really there.
+#[derive(Debug, Clone)]
+pub struct NamedDevice {
+    /// As `--device` takes it.
+    pub name: String,
+    /// Burn's handle, without autodiff.
+    pub device: Device,
+}
+
+impl NamedDevice {
+    /// Whether it computes on the processor.
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.name.as_str(), "cpu" | "ndarray")
+    }
+}
+
+/// The device of a name; `auto` takes a GPU if one is there.
+///
+/// # Errors
+/// An unknown name, a backend that is not compiled in, or a device that is not present; says what to do.
+pub fn find(name: &str) -> Result<NamedDevice> {
+    if name == "auto" {
+        let mut all = available();
+        let gpu = all.iter().position(|d| d.name.starts_with("cuda"));
+        return Ok(all.swap_remove(gpu.unwrap_or(0)));
+    }
+    let (kind, index) = match name.split_once(':') {
+        Some((kind, index)) => match index.parse::<usize>() {
+            Ok(index) => (kind, index),
+            Err(_) => bail!("--device {name}: expected a number after the colon, got {index:?}"),
+        },
+        None => (name, 0),
+    };
+    let kind = if kind == "flex" { "cpu" } else { kind };
+    let feature = match kind {
+        "cpu" => None,
+        "ndarray" => Some(cfg!(feature = "ndarray")),
+        "wgpu" => Some(cfg!(feature = "wgpu")),
+        "cuda" => Some(cfg!(feature = "cuda")),
+        _ => bail!("--device {name}: expected one of {DEVICES}"),
+    };
+    if feature == Some(false) {
+        bail!("--device {name}: not compiled in; build with `--features {kind}`");
+    }
+    let of_kind: Vec<NamedDevice> = available()
+        .into_iter()
+        .filter(|d| d.name.split(':').next() == Some(kind))
+        .collect();
+    let present = of_kind.len();
+    match of_kind.into_iter().nth(index) {
+        Some(device) => Ok(device),
+        None => bail!(
+            "--device {name}: {present} such device(s) found on this machine; `--device cpu` always works"
+        ),
+    }
+}
+
+/// Every compiled backend's devices that are really there, the processor first.
+pub fn available() -> Vec<NamedDevice> {
+    let mut found = vec![NamedDevice {
+        name: "cpu".into(),
+        device: Device::flex(),
+    }];
+    ndarray(&mut found);
+    wgpu(&mut found);
+    cuda(&mut found);
+    found
+}
+
+#[cfg(feature = "ndarray")]
+fn ndarray(found: &mut Vec<NamedDevice>) {
+    // Deprecated upstream in favour of flex; the design asks for it as a second opinion.
+    #[expect(deprecated)]
+    let device = Device::ndarray();
+    found.push(NamedDevice {
+        name: "ndarray".into(),
+        device,
+    });
+}
+
+#[cfg(not(feature = "ndarray"))]
+fn ndarray(_: &mut Vec<NamedDevice>) {}
+
+/// WGSL, never SPIR-V: Burn's `vulkan` computes wrong values on software Vulkan.
+#[cfg(feature = "wgpu")]
+fn wgpu(found: &mut Vec<NamedDevice>) {
+    use burn::tensor::DeviceType;
+    let devices = Device::enumerate(DeviceType::Wgpu).into_vec();
+    found.extend(numbered("wgpu", devices));
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu(_: &mut Vec<NamedDevice>) {}
+
+#[cfg(feature = "cuda")]
+fn cuda(found: &mut Vec<NamedDevice>) {
+    use burn::tensor::DeviceType;
+    let devices = Device::enumerate(DeviceType::Cuda).into_vec();
+    found.extend(numbered("cuda", devices));
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &mut Vec<NamedDevice>) {}
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn numbered(kind: &str, devices: Vec<Device>) -> Vec<NamedDevice> {
+    devices
+        .into_iter()
+        .enumerate()
+        .map(|(index, device)| NamedDevice {
+            name: format!("{kind}:{index}"),
+            device,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_that_cannot_serve_are_refused_with_the_reason() {
+        let message = |name: &str| find(name).unwrap_err().to_string();
+        assert!(message("gpu").contains("expected one of auto, cpu"));
+        assert!(message("cuda:x").contains("expected a number"));
+        assert!(message("cpu:1").contains("1 such device(s) found"));
+        if !cfg!(feature = "cuda") {
+            assert!(message("cuda").contains("--features cuda"));
+        }
+        assert_eq!(find("flex").unwrap().name, "cpu");
+    }
+}

@@ -1,0 +1,10 @@
+//! `uq4ct train` under the name of the design card: `cargo run --release --bin train -- --dataset boolq`.
+#![recursion_limit = "256"]
+
+// glibc returns large tensors to the kernel at every drop: a row norm measured 7 times slower with it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    uq4ct::cli::train_main()
+}

@@ -1,0 +1,92 @@
+//! `uq4ct evaluate`: a finished run on other datasets.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, bail};
+use burn::module::Module;
+use burn::store::ModuleRecord;
+use clap::Args;
+use data::loader::LoaderState;
+use train::dashboard::state::DashboardState;
+use train::fine_tune::{Setup, evaluate, prepare};
+use train::method;
+use train::metric::{Bootstrap, Metrics};
+use train::run_directory::{RunDirectory, write_predictions};
+use train::telemetry::Telemetry;
+
+use super::run::{PlaceArgs, environment, logging};
+
+/// Flags of `evaluate`.
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    /// A finished run's directory
+    run: PathBuf,
+    /// Datasets, separated by commas
+    #[arg(long, value_delimiter = ',', required = true)]
+    on: Vec<String>,
+    /// At most this many test questions of each
+    #[arg(long)]
+    limit: Option<usize>,
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+/// Runs `evaluate`.
+pub fn run(args: EvaluateArgs) -> Result<ExitCode> {
+    logging();
+    let device = args.places.device()?;
+    let (run, trained) = RunDirectory::open(&args.run)?;
+    for dataset in &args.on {
+        let mut config = trained.clone();
+        config.data.dataset.clone_from(dataset);
+        config.data.test_limit = args.limit.or(config.data.test_limit);
+        config.validate()?;
+        let state = Arc::new(Mutex::new(DashboardState::default()));
+        let setup = Setup {
+            device: device.device.clone(),
+            finder: args.places.finder(&config.model.name),
+            run: args.run.clone(),
+            resume: true,
+            environment: environment(&device),
+            telemetry: Telemetry::new(state),
+            state: Arc::new(LoaderState::default()),
+        };
+        let mut prepared = prepare(&config, &setup.finder)?;
+        let method = method::build(&config)?;
+        let base = prepared.load(&config, &setup.device)?;
+        let fresh = base.attach(&method.adapter(), config.train.seed)?;
+        let tuned = match run.adapter() {
+            path if path.is_file() => {
+                let record = ModuleRecord::load(&path).with_context(|| path.display().to_string())?;
+                fresh
+                    .try_load_record(record)
+                    .map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?
+            }
+            path if config.method.name != "base" => {
+                bail!("{}: is missing: the run has not finished", path.display())
+            }
+            _ => fresh,
+        };
+        let rows = evaluate(&config, &setup, dataset, &*method, &[tuned], &prepared.test)?
+            .unwrap_or_default();
+        let bootstrap = Bootstrap {
+            resamples: config.evaluation.bootstrap,
+            seed: config.data.split_seed,
+        };
+        let metrics = Metrics::of(&rows, config.evaluation.bins, bootstrap);
+        let folder = format!("evaluation/{dataset}");
+        write_predictions(&run.evaluation(dataset).join("predictions.jsonl"), &rows)?;
+        run.write_json(&format!("{folder}/metrics.json"), &metrics)?;
+        let show = |e: train::metric::Estimate| e.value.map_or("-".into(), |v| format!("{v:.4}"));
+        println!(
+            "{dataset}: n {}  accuracy {}  ECE {}  NLL {}",
+            metrics.n,
+            show(metrics.accuracy),
+            show(metrics.expected_calibration_error),
+            show(metrics.negative_log_likelihood)
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}

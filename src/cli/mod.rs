@@ -1,0 +1,55 @@
+//! One file a verb.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod evaluate;
+mod run;
+mod train;
+
+/// Fine-tune a language model and know how far its confidence can be trusted.
+#[derive(Debug, Parser)]
+#[command(name = "uq4ct", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Fine-tune on a dataset, score it, write a report.
+    Train(train::TrainArgs),
+    /// Score a finished run on other datasets.
+    Evaluate(evaluate::EvaluateArgs),
+}
+
+/// `uq4ct train` alone.
+#[derive(Debug, Parser)]
+#[command(name = "train", version, about = "Fine-tune on a dataset, score it, write a report.")]
+struct TrainCli {
+    #[command(flatten)]
+    args: train::TrainArgs,
+}
+
+/// `uq4ct <verb>`
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    finish(match cli.verb {
+        Verb::Train(args) => train::run(args),
+        Verb::Evaluate(args) => evaluate::run(args),
+    })
+}
+
+/// `train`
+pub fn train_main() -> ExitCode {
+    finish(train::run(TrainCli::parse().args))
+}
+
+/// Prints an error with its causes; the exit code tells success from failure and from a stop on request.
+fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,281 @@
+//! `uq4ct train`: fine-tune, score, report.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use data::loader::LoaderState;
+use train::config::ConfigLayers;
+use train::dashboard::plain::Plain;
+use train::dashboard::state::{DashboardState, clock, peak_memory};
+use train::dashboard::terminal::{self, Terminal};
+use train::fine_tune::{Outcome, Prepared, Setup, fine_tune, prepare};
+use train::report::Scored;
+use train::run_directory::RunDirectory;
+use train::telemetry::Telemetry;
+use train::{RunConfig, method};
+
+use super::run::{PlaceArgs, environment, logging, threads};
+use crate::backend::NamedDevice;
+
+/// Settings of a short run, for a processor: about 15 minutes on 2 cores. `--full` leaves them out.
+const SHORT: &str = include_str!("../../configs/short.toml");
+
+/// Exit code of a run that was stopped and can go on.
+const STOPPED: u8 = 130;
+
+/// Flags of `train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// boolq, arc-easy, arc-challenge or openbookqa
+    #[arg(long)]
+    dataset: Option<String>,
+    /// base, lora, mixlora, uq4ct, or a preset: uq4ct-incremental, uq4ct-delta, mixlora-repo
+    #[arg(long, default_value = "uq4ct")]
+    method: String,
+    /// Short name, owner/name on the Hub, directory, .gguf file, or tiny
+    #[arg(long)]
+    model: Option<String>,
+    /// Settings to lay over the presets; may be repeated
+    #[arg(long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// A single setting, such as train.epochs=1; may be repeated
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// Seed of adapter, order and dropout
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Train and test on everything, with the paper's epochs, on a processor too
+    #[arg(long)]
+    full: bool,
+    /// The run's directory [default: runs/<dataset>-<method>-<model>-s<seed>]
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    /// Go on with an interrupted run
+    #[arg(long, conflicts_with = "overwrite", num_args = 0..=1, default_missing_value = "latest", value_name = "latest")]
+    resume: Option<String>,
+    /// Replace what an earlier run left in the directory
+    #[arg(long)]
+    overwrite: bool,
+    /// Print settings, sizes and estimates, and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Lines instead of the dashboard
+    #[arg(long)]
+    plain: bool,
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+/// Runs `train`.
+pub fn run(args: TrainArgs) -> Result<ExitCode> {
+    logging();
+    let device = args.places.device()?;
+    let (config, shortened) = settings(&args, &device)?;
+    let root = args
+        .run
+        .clone()
+        .unwrap_or_else(|| config.directory(&PathBuf::from("runs")));
+    if args.dry_run {
+        return dry_run(&args, &config, &device, shortened);
+    }
+    if args.overwrite {
+        RunDirectory::clear(&root)?;
+    }
+    if shortened {
+        eprintln!(
+            "A short run, sized for about 15 minutes on 2 cores: {} of the training and {} test questions. --full takes everything.",
+            config.data.train_limit.map_or("all".into(), |n| n.to_string()),
+            config.data.test_limit.map_or("all".into(), |n| n.to_string()),
+        );
+    }
+    let stop = Arc::new(LoaderState::default());
+    let on_signal = stop.clone();
+    ctrlc::set_handler(move || {
+        // The second signal leaves at once; the newest checkpoint stays.
+        if on_signal.stop.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(STOPPED));
+        }
+    })
+    .context("Ctrl-C cannot be caught")?;
+    let title = format!(
+        "{} · {} · {}",
+        config.data.dataset,
+        config.method.title(),
+        config.model.name
+    );
+    let state = Arc::new(Mutex::new(DashboardState::new(title, device.name.clone())));
+    let telemetry = Telemetry::new(state.clone());
+    let setup = Setup {
+        device: device.device.clone(),
+        finder: args.places.finder(&config.model.name),
+        run: root.clone(),
+        resume: args.resume.is_some(),
+        environment: environment(&device),
+        telemetry: telemetry.clone(),
+        state: stop.clone(),
+    };
+    // Downloads report on standard error, so they come before the dashboard takes the screen over.
+    prefetch(&config, &setup)?;
+    let outcome = {
+        let _display = display(&args, state, stop)?;
+        fine_tune(&config, &setup)
+    };
+    conclude(outcome?, &setup)
+}
+
+/// Dashboard on a terminal, lines elsewhere.
+fn display(
+    args: &TrainArgs,
+    state: Arc<Mutex<DashboardState>>,
+    stop: Arc<LoaderState>,
+) -> Result<Box<dyn Drop>> {
+    if terminal::available() && !args.plain {
+        let terminal = Terminal::start(state, stop).context("the dashboard cannot start; use --plain")?;
+        return Ok(Box::new(terminal));
+    }
+    Ok(Box::new(Plain::start(state, 5)))
+}
+
+/// Finds every file once, with progress bars; the recipe then finds them in the cache.
+fn prefetch(config: &RunConfig, setup: &Setup) -> Result<()> {
+    let prepared = prepare(config, &setup.finder)?;
+    for file in prepared.origins() {
+        eprintln!("from {}", file.origin);
+    }
+    Ok(())
+}
+
+/// The settings in their layers, and whether they were shortened for a processor.
+fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)> {
+    let mut given = ConfigLayers::default();
+    for file in &args.config {
+        given.file(file)?;
+    }
+    if let Some(dataset) = &args.dataset {
+        given.set(&format!("data.dataset={dataset:?}"))?;
+    }
+    if let Some(model) = &args.model {
+        given.set(&format!("model.name={model:?}"))?;
+    }
+    if let Some(seed) = args.seed {
+        given.set(&format!("train.seed={seed}"))?;
+    }
+    for assignment in &args.set {
+        given.set(assignment)?;
+    }
+    // Whoever says how much to train or test on is taken at their word.
+    let sized = [
+        ("train", "epochs"),
+        ("train", "max_steps"),
+        ("data", "train_limit"),
+        ("data", "test_limit"),
+    ]
+    .iter()
+    .any(|(section, key)| given.sets(section, key));
+    let tiny = args.model.as_deref() == Some("tiny");
+    let shorten = device.is_cpu() && !args.full && !sized && !tiny;
+    let mut layers = ConfigLayers::default();
+    layers.method(&args.method)?;
+    if shorten {
+        layers.text(SHORT, "configs/short.toml")?;
+    }
+    layers.layer(given);
+    Ok((layers.resolve()?, shorten))
+}
+
+fn dry_run(
+    args: &TrainArgs,
+    config: &RunConfig,
+    device: &NamedDevice,
+    shortened: bool,
+) -> Result<ExitCode> {
+    let prepared: Prepared = prepare(config, &args.places.finder(&config.model.name))?;
+    let adapter = method::build(config)?.adapter();
+    let estimate = prepared.estimate(config, threads())?;
+    println!("{}", config.to_toml());
+    println!("# device: {}", device.name);
+    for file in prepared.origins() {
+        println!("# from {}", file.origin);
+    }
+    let account = &prepared.splits.account;
+    println!(
+        "# questions: {} train, {} held-out (from {}), {} test; {} leaks dropped",
+        account.used[0], account.used[1], account.held_out_from, account.used[2], account.leaks_dropped
+    );
+    println!(
+        "# parameters: {} frozen, {} trained",
+        prepared.model.base_parameters(),
+        adapter.parameters(&prepared.model)
+    );
+    println!(
+        "# {} optimizer steps, {} training tokens, {} evaluation tokens",
+        estimate.steps, estimate.training_tokens, estimate.evaluation_tokens
+    );
+    println!(
+        "# estimated: {:.1} GiB of memory{}",
+        estimate.memory / f64::from(1 << 30),
+        match device.is_cpu() {
+            true => format!(", {} on {} cores", clock(estimate.seconds), threads()),
+            false => String::new(),
+        }
+    );
+    if shortened {
+        println!("# a short run for a processor (configs/short.toml); --full takes everything");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn conclude(outcome: Outcome, setup: &Setup) -> Result<ExitCode> {
+    match outcome {
+        Outcome::Stopped(steps) => {
+            eprintln!(
+                "Stopped after {steps} optimizer steps. Repeat the command with --resume to go on."
+            );
+            Ok(ExitCode::from(STOPPED))
+        }
+        Outcome::Finished(scored) => {
+            println!("{}", table(&scored));
+            let peak = peak_memory() as f64 / f64::from(1 << 30);
+            println!("Peak memory {peak:.2} GiB.");
+            println!("Report: {}", setup.run.join("report.html").display());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// The figures that matter most, for the terminal.
+fn table(scored: &Scored) -> String {
+    let (base, tuned) = (&scored.base, &scored.tuned);
+    let percent = |e: train::metric::Estimate| match (e.value, e.low, e.high) {
+        (Some(v), Some(lo), Some(hi)) => {
+            format!("{:.1} [{:.1}, {:.1}]", v * 100.0, lo * 100.0, hi * 100.0)
+        }
+        (Some(v), _, _) => format!("{:.1}", v * 100.0),
+        _ => "-".into(),
+    };
+    let plain = |e: train::metric::Estimate| match (e.value, e.low, e.high) {
+        (Some(v), Some(lo), Some(hi)) => format!("{v:.3} [{lo:.3}, {hi:.3}]"),
+        (Some(v), _, _) => format!("{v:.3}"),
+        _ => "-".into(),
+    };
+    let line = |name: &str, base: String, tuned: String| format!("{name:<14}{base:>22}{tuned:>24}");
+    [
+        line(&format!("test, n = {}", tuned.n), "base model".into(), "tuned model".into()),
+        line("accuracy, %", percent(base.accuracy), percent(tuned.accuracy)),
+        line(
+            "ECE, %",
+            percent(base.expected_calibration_error),
+            percent(tuned.expected_calibration_error),
+        ),
+        line(
+            "NLL",
+            plain(base.negative_log_likelihood),
+            plain(tuned.negative_log_likelihood),
+        ),
+    ]
+    .join("\n")
+}

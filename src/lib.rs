@@ -1,0 +1,5 @@
+//! The application: choose, wire, exit. No mathematics here.
+#![recursion_limit = "256"]
+
+pub mod backend;
+pub mod cli;

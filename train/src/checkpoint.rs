@@ -1,0 +1,102 @@
+//! Resume at an optimizer step, inside Burn's Learner.
+//!
+//! Burn checkpoints model, optimizer and schedule once a Learner epoch, which here is a chunk of optimizer steps. Beside each
+//! checkpoint lies a position file that says how many optimizer steps it holds; it is written last, so a checkpoint without one
+//! is not used.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use burn::store::ModuleRecord;
+use burn::train::EarlyStoppingStrategy;
+use burn::train::metric::store::EventStoreClient;
+use data::loader::LoaderState;
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainError;
+
+/// A checkpoint that can be resumed from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The Learner epoch that it closes.
+    pub chunk: usize,
+    /// Optimizer steps that it holds.
+    pub steps: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Position {
+    steps: usize,
+}
+
+fn folder(run: &Path) -> PathBuf {
+    run.join("checkpoint")
+}
+
+/// The newest whole checkpoint of a run.
+pub fn latest(run: &Path) -> Option<Checkpoint> {
+    let mut found: Vec<Checkpoint> = fs::read_dir(folder(run))
+        .ok()?
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            let chunk = name.strip_prefix("position-")?.strip_suffix(".json")?;
+            read(run, chunk.parse().ok()?)
+        })
+        .collect();
+    found.sort_by_key(|checkpoint| checkpoint.chunk);
+    found.pop()
+}
+
+/// A checkpoint whose parts are all there and whose model can be read.
+fn read(run: &Path, chunk: usize) -> Option<Checkpoint> {
+    let at = |name: &str| folder(run).join(format!("{name}-{chunk}.bpk"));
+    if ["optim", "scheduler"].iter().any(|name| !at(name).is_file()) {
+        return None;
+    }
+    ModuleRecord::load(at("model")).ok()?;
+    let text = fs::read_to_string(position(run, chunk)).ok()?;
+    let Position { steps } = serde_json::from_str(&text).ok()?;
+    Some(Checkpoint { chunk, steps })
+}
+
+/// The model's record of a checkpoint.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn model_record(run: &Path, checkpoint: Checkpoint) -> Result<ModuleRecord, TrainError> {
+    let path = folder(run).join(format!("model-{}.bpk", checkpoint.chunk));
+    ModuleRecord::load(&path).map_err(|e| TrainError::file(path, e))
+}
+
+fn position(run: &Path, chunk: usize) -> PathBuf {
+    folder(run).join(format!("position-{chunk}.json"))
+}
+
+/// Runs after each of the Learner's checkpoints: writes its position, and ends training if a stop was asked for. A stop that
+/// went through Burn's interrupter would leave before the checkpoint.
+#[derive(Clone)]
+pub struct CloseChunk {
+    /// The run's directory.
+    pub run: PathBuf,
+    /// Where the loader stands.
+    pub state: Arc<LoaderState>,
+}
+
+impl EarlyStoppingStrategy for CloseChunk {
+    fn should_stop(&mut self, chunk: usize, _: &EventStoreClient) -> bool {
+        let steps = self.state.steps_done.load(Ordering::SeqCst);
+        let written = serde_json::to_string(&Position { steps })
+            .map_err(std::io::Error::from)
+            .and_then(|text| fs::write(position(&self.run, chunk), text));
+        if let Err(error) = written {
+            tracing::warn!("checkpoint {chunk} cannot be resumed from: {error}");
+        }
+        if let Some(old) = chunk.checked_sub(2) {
+            // Burn keeps the last two checkpoints.
+            let _ = fs::remove_file(position(&self.run, old));
+        }
+        self.state.stop.load(Ordering::SeqCst)
+    }
+}

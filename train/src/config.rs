@@ -1,0 +1,637 @@
+//! A run's settings: TOML, strict, composed from small files, overridden by `--set`.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use data::loader::Schedule;
+use data::prompt::Template;
+use model::{AdapterConfig, LoraConfig, MixLoraConfig, MixtureWeights, Placement, TargetModule};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::error::TrainError;
+use crate::loss::calibration::{Correctness, FluTokens};
+use crate::loss::load_balancing::LoadBalancing;
+use crate::method::lora::CrossEntropy;
+
+/// Everything that decides what a run does.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// Which base model.
+    pub model: ModelSection,
+    /// Which questions, and how they are put.
+    pub data: DataSection,
+    /// Which method.
+    pub method: MethodSection,
+    /// The adapter's shape.
+    pub adapter: AdapterSection,
+    /// What training minimises.
+    pub objective: ObjectiveSection,
+    /// How it trains.
+    pub train: TrainSection,
+    /// How it is judged.
+    pub evaluation: EvaluationSection,
+}
+
+/// `[model]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSection {
+    /// A short name, `owner/name` on the Hub, a directory in Hugging Face's layout, a .gguf file, or `tiny`.
+    pub name: String,
+    /// Branch, tag or commit on the Hub.
+    pub revision: String,
+    /// Type of the frozen weights: `f32` or `bf16`.
+    pub dtype: WeightType,
+}
+
+/// Type of the frozen weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightType {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits with f32's range.
+    Bf16,
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSection {
+    /// Name of the dataset.
+    pub dataset: String,
+    /// Wording of the prompt: `moe_peft`, `laplace_lora` or `passage`.
+    pub template: Template,
+    /// Longest prompt, in tokens; longer ones lose the end of their question or passage.
+    pub max_tokens: usize,
+    /// Share of train that is held out where no validation split is left for it.
+    pub held_out_fraction: f64,
+    /// At most this many training questions.
+    pub train_limit: Option<usize>,
+    /// At most this many held-out questions.
+    pub held_out_limit: Option<usize>,
+    /// At most this many test questions.
+    pub test_limit: Option<usize>,
+    /// Held-out questions scored after each chunk of training.
+    pub monitor_limit: usize,
+    /// Seed of the split, apart from the training's: several training seeds share one split.
+    pub split_seed: u64,
+}
+
+/// `[method]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MethodSection {
+    /// Name of the method.
+    pub name: String,
+    /// Name of a variant, for the run's directory and the report; empty = the method's.
+    pub variant: String,
+}
+
+/// `[adapter]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdapterSection {
+    /// Rank r of a low-rank update.
+    pub rank: usize,
+    /// Numerator of the scaling `alpha / rank`.
+    pub alpha: f64,
+    /// Probability with which an input of A is dropped in training.
+    pub dropout: f64,
+    /// Adapted projections.
+    pub target_modules: BTreeSet<TargetModule>,
+    /// Experts of a mixture, E.
+    pub num_experts: usize,
+    /// Experts that serve a token, k.
+    pub top_k: usize,
+    /// Where the experts sit: `all` or `ffn`.
+    pub placement: Placement,
+    /// `renormalized`, `raw` or `raw_delta`.
+    pub mixture_weights: MixtureWeights,
+    /// Standard deviation of the routers' initial weights.
+    pub router_init_std: f64,
+}
+
+/// `[objective]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectiveSection {
+    /// `answer`, `sequence` or `choices`.
+    pub cross_entropy: CrossEntropy,
+    /// Form of the load-balancing loss: `argmax` or `top_k`.
+    pub load_balancing: LoadBalancing,
+    /// Its weight gamma in Eq. 14.
+    pub load_balancing_weight: f64,
+    /// Weight beta of the calibration loss in Eq. 14.
+    pub calibration_weight: f64,
+    /// Optimizer steps over which beta rises from 0 (Eq. 17); 0 = constant.
+    pub calibration_warmup_steps: usize,
+    /// FLU over the whole prompt (`mean`) or its last token (`last`).
+    pub flu_tokens: FluTokens,
+    /// When an answer counts as right in the calibration loss: `choices` or `vocabulary`.
+    pub correctness: Correctness,
+}
+
+/// Shape of the learning rate over the training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RateSchedule {
+    /// The same throughout, after the warm-up.
+    #[default]
+    Constant,
+    /// Falling linearly to 0 at the end.
+    Linear,
+    /// Falling by a half cosine to 0 at the end.
+    Cosine,
+}
+
+/// `[train]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainSection {
+    /// Passes over the training questions; may be a fraction.
+    pub epochs: f64,
+    /// Stop after this many optimizer steps, if that comes first.
+    pub max_steps: Option<usize>,
+    /// Questions of one optimizer step.
+    pub batch_size: usize,
+    /// Questions of one forward pass; gradients of several are accumulated.
+    pub micro_batch: usize,
+    /// AdamW's learning rate.
+    pub learning_rate: f64,
+    /// `constant`, `linear` or `cosine`.
+    pub schedule: RateSchedule,
+    /// Optimizer steps over which the learning rate rises from 0.
+    pub warmup_steps: usize,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest norm of the whole gradient.
+    pub gradient_clip: Option<f64>,
+    /// Optimizer steps between checkpoints; held-out questions are scored at each.
+    pub checkpoint_every: usize,
+    /// Seed of initial adapter, order and dropout.
+    pub seed: u64,
+    /// Put questions of like length into one batch.
+    pub bucket: bool,
+}
+
+/// `[evaluation]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluationSection {
+    /// Equal-width bins of the calibration errors.
+    pub bins: usize,
+    /// Resamples of the bootstrap intervals.
+    pub bootstrap: usize,
+    /// Most tokens of one evaluation batch, padding included.
+    pub batch_tokens: usize,
+}
+
+impl Default for ModelSection {
+    fn default() -> Self {
+        Self {
+            name: "smollm2-135m".into(),
+            revision: "main".into(),
+            dtype: WeightType::F32,
+        }
+    }
+}
+
+impl Default for DataSection {
+    fn default() -> Self {
+        Self {
+            dataset: "boolq".into(),
+            template: Template::MoePeft,
+            max_tokens: 512,
+            held_out_fraction: 0.1,
+            train_limit: None,
+            held_out_limit: None,
+            test_limit: None,
+            monitor_limit: 64,
+            split_seed: 0,
+        }
+    }
+}
+
+impl Default for MethodSection {
+    fn default() -> Self {
+        Self {
+            name: "uq4ct".into(),
+            variant: String::new(),
+        }
+    }
+}
+
+impl Default for AdapterSection {
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            dropout: 0.05,
+            target_modules: TargetModule::ALL.into(),
+            num_experts: 8,
+            top_k: 2,
+            placement: Placement::All,
+            mixture_weights: MixtureWeights::Renormalized,
+            router_init_std: 0.02,
+        }
+    }
+}
+
+impl Default for ObjectiveSection {
+    fn default() -> Self {
+        Self {
+            cross_entropy: CrossEntropy::Answer,
+            load_balancing: LoadBalancing::Argmax,
+            load_balancing_weight: 0.01,
+            calibration_weight: 1.0,
+            calibration_warmup_steps: 0,
+            flu_tokens: FluTokens::Mean,
+            correctness: Correctness::Choices,
+        }
+    }
+}
+
+impl Default for TrainSection {
+    fn default() -> Self {
+        Self {
+            epochs: 2.0,
+            max_steps: None,
+            batch_size: 16,
+            micro_batch: 16,
+            learning_rate: 2e-4,
+            schedule: RateSchedule::Constant,
+            warmup_steps: 0,
+            weight_decay: 0.01,
+            gradient_clip: None,
+            checkpoint_every: 50,
+            seed: 42,
+            bucket: true,
+        }
+    }
+}
+
+impl Default for EvaluationSection {
+    fn default() -> Self {
+        Self {
+            bins: 15,
+            bootstrap: 1000,
+            batch_tokens: 2048,
+        }
+    }
+}
+
+impl AdapterSection {
+    /// As one plain LoRA.
+    pub fn lora(&self) -> LoraConfig {
+        LoraConfig {
+            rank: self.rank,
+            alpha: self.alpha,
+            dropout: self.dropout,
+            target_modules: self.target_modules.clone(),
+        }
+    }
+
+    /// As a mixture.
+    pub fn mixture(&self) -> MixLoraConfig {
+        MixLoraConfig {
+            lora: self.lora(),
+            num_experts: self.num_experts,
+            top_k: self.top_k,
+            placement: self.placement,
+            mixture_weights: self.mixture_weights,
+            router_init_std: self.router_init_std,
+        }
+    }
+}
+
+impl MethodSection {
+    /// The variant's name, or the method's.
+    pub fn title(&self) -> &str {
+        match self.variant.as_str() {
+            "" => &self.name,
+            variant => variant,
+        }
+    }
+}
+
+impl TrainSection {
+    /// The walk through the rows.
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            batch_size: self.batch_size,
+            micro_batch: self.micro_batch.min(self.batch_size),
+            epochs: self.epochs,
+            max_steps: self.max_steps,
+            checkpoint_every: self.checkpoint_every,
+            seed: self.seed,
+            bucket: self.bucket,
+        }
+    }
+}
+
+/// The presets under `configs/` that a method or dataset brings.
+const METHOD_PRESETS: &[(&str, &str)] = &[
+    ("base", include_str!("../../configs/method/base.toml")),
+    ("lora", include_str!("../../configs/method/lora.toml")),
+    ("mixlora", include_str!("../../configs/method/mixlora.toml")),
+    ("uq4ct", include_str!("../../configs/method/uq4ct.toml")),
+    (
+        "uq4ct-incremental",
+        include_str!("../../configs/method/uq4ct-incremental.toml"),
+    ),
+    (
+        "uq4ct-delta",
+        include_str!("../../configs/method/uq4ct-delta.toml"),
+    ),
+    (
+        "mixlora-repo",
+        include_str!("../../configs/method/mixlora-repo.toml"),
+    ),
+];
+
+/// Names that `--method` knows.
+pub fn method_presets() -> Vec<&'static str> {
+    METHOD_PRESETS.iter().map(|(name, _)| *name).collect()
+}
+
+/// Layers of settings, later ones over earlier ones.
+#[derive(Debug, Clone, Default)]
+pub struct ConfigLayers {
+    table: Table,
+    /// Where keys were set, for messages.
+    places: Vec<String>,
+}
+
+impl ConfigLayers {
+    /// The preset of a method.
+    ///
+    /// # Errors
+    /// An unknown name, with the known ones and the nearest.
+    pub fn method(&mut self, name: &str) -> Result<(), TrainError> {
+        let preset = METHOD_PRESETS.iter().find(|(known, _)| *known == name);
+        let Some((_, text)) = preset else {
+            return Err(TrainError::config(
+                "--method",
+                unknown("method", name, &method_presets()),
+            ));
+        };
+        self.text(text, &format!("configs/method/{name}.toml"))
+    }
+
+    /// A file.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is not TOML, or holds a key that does not exist.
+    pub fn file(&mut self, path: &Path) -> Result<(), TrainError> {
+        let text = std::fs::read_to_string(path).map_err(|e| TrainError::file(path, e))?;
+        self.text(&text, &path.display().to_string())
+    }
+
+    /// TOML from `place`.
+    ///
+    /// # Errors
+    /// As [`Self::file`].
+    pub fn text(&mut self, text: &str, place: &str) -> Result<(), TrainError> {
+        // Checked by itself first: only then do the messages name the right line.
+        toml::from_str::<RunConfig>(text).map_err(|e| {
+            let line = e.span().map(|span| text[..span.start].matches('\n').count() + 1);
+            let at = line.map_or(place.to_string(), |line| format!("{place}:{line}"));
+            TrainError::config(at, with_suggestion(e.message()))
+        })?;
+        let table: Table = text
+            .parse()
+            .map_err(|e: toml::de::Error| TrainError::config(place, e.message()))?;
+        merge(&mut self.table, table);
+        self.places.push(place.into());
+        Ok(())
+    }
+
+    /// `--set section.key=value`; the value is TOML, and a bare word is text.
+    ///
+    /// # Errors
+    /// Something that is not an assignment, a key that does not exist, or a value of the wrong kind.
+    pub fn set(&mut self, assignment: &str) -> Result<(), TrainError> {
+        let place = format!("--set {assignment}");
+        let wrong = || TrainError::config(&place, "expected section.key=value, such as train.epochs=1");
+        let (path, value) = assignment.split_once('=').ok_or_else(wrong)?;
+        let (section, key) = path.trim().split_once('.').ok_or_else(wrong)?;
+        let value: Value = format!("v = {value}")
+            .parse::<Table>()
+            .ok()
+            .and_then(|mut t| t.remove("v"))
+            .unwrap_or_else(|| Value::String(value.trim().into()));
+        let mut inner = Table::new();
+        inner.insert(key.into(), value);
+        let mut layer = Table::new();
+        layer.insert(section.into(), Value::Table(inner));
+        RunConfig::deserialize(Value::Table(layer.clone()))
+            .map_err(|e| TrainError::config(&place, with_suggestion(e.message())))?;
+        merge(&mut self.table, layer);
+        self.places.push(place);
+        Ok(())
+    }
+
+    /// Lays other layers over these.
+    pub fn layer(&mut self, over: Self) {
+        merge(&mut self.table, over.table);
+        self.places.extend(over.places);
+    }
+
+    /// Whether any layer sets `section.key`.
+    pub fn sets(&self, section: &str, key: &str) -> bool {
+        self.table
+            .get(section)
+            .and_then(Value::as_table)
+            .is_some_and(|t| t.contains_key(key))
+    }
+
+    /// The settings with every gap filled, checked.
+    ///
+    /// # Errors
+    /// Values out of range, and settings that the method would ignore.
+    pub fn resolve(&self) -> Result<RunConfig, TrainError> {
+        let config = RunConfig::deserialize(Value::Table(self.table.clone()))
+            .map_err(|e| TrainError::config(self.places.join(", "), e.message()))?;
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+fn merge(into: &mut Table, from: Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Serde's message for an unknown key, with the nearest known one.
+fn with_suggestion(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let is_unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
+    let (Some(wrong), true) = (quoted.next(), is_unknown) else {
+        return message.to_string();
+    };
+    let known: Vec<&str> = quoted.collect();
+    let kind = match message.starts_with("unknown field") {
+        true => "key",
+        false => "value",
+    };
+    unknown(kind, wrong, &known)
+}
+
+fn unknown(kind: &str, wrong: &str, known: &[&str]) -> String {
+    let nearest = known
+        .iter()
+        .map(|k| (strsim::damerau_levenshtein(wrong, k), *k))
+        .min()
+        .filter(|(distance, k)| *distance <= (k.len() / 2).max(2));
+    let hint = nearest.map_or(String::new(), |(_, k)| format!(" Did you mean `{k}`?"));
+    format!("unknown {kind} `{wrong}`.{hint} Known: {}", known.join(", "))
+}
+
+impl RunConfig {
+    /// Reads a run's own `config.toml`.
+    ///
+    /// # Errors
+    /// As [`ConfigLayers::file`].
+    pub fn read(path: &Path) -> Result<Self, TrainError> {
+        let mut layers = ConfigLayers::default();
+        layers.file(path)?;
+        layers.resolve()
+    }
+
+    /// The settings as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("settings are tables of plain values")
+    }
+
+    /// Checks ranges.
+    ///
+    /// # Errors
+    /// The first setting out of range, with what was expected.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        let (train, data, evaluation) = (&self.train, &self.data, &self.evaluation);
+        let at_least_one = [
+            ("train.batch_size", train.batch_size),
+            ("train.micro_batch", train.micro_batch),
+            ("train.checkpoint_every", train.checkpoint_every),
+            ("data.max_tokens", data.max_tokens),
+            ("data.monitor_limit", data.monitor_limit),
+            ("evaluation.bins", evaluation.bins),
+            ("evaluation.batch_tokens", evaluation.batch_tokens),
+        ];
+        for (key, value) in at_least_one {
+            if value == 0 {
+                return Err(TrainError::config(key, "expected at least 1, got 0"));
+            }
+        }
+        let positive = [
+            ("train.learning_rate", train.learning_rate),
+            ("train.epochs", train.epochs),
+        ];
+        for (key, value) in positive {
+            if !(value.is_finite() && value > 0.0) {
+                let reason = format!("expected a positive number, got {value}");
+                return Err(TrainError::config(key, reason));
+            }
+        }
+        let not_negative = [
+            ("train.weight_decay", train.weight_decay),
+            ("objective.load_balancing_weight", self.objective.load_balancing_weight),
+            ("objective.calibration_weight", self.objective.calibration_weight),
+            ("train.gradient_clip", train.gradient_clip.unwrap_or(1.0)),
+        ];
+        for (key, value) in not_negative {
+            if !(value.is_finite() && value >= 0.0) {
+                let reason = format!("expected 0 or more, got {value}");
+                return Err(TrainError::config(key, reason));
+            }
+        }
+        if !(data.held_out_fraction > 0.0 && data.held_out_fraction < 1.0) {
+            let reason = format!("expected a share between 0 and 1, got {}", data.held_out_fraction);
+            return Err(TrainError::config("data.held_out_fraction", reason));
+        }
+        AdapterConfig::MixLora(self.adapter.mixture()).validate()?;
+        data::dataset::find(&data.dataset)?;
+        crate::method::build(self)?;
+        Ok(())
+    }
+
+    /// The run's directory below `root`: dataset, method, model, seed.
+    pub fn directory(&self, root: &Path) -> PathBuf {
+        let model = Path::new(&self.model.name)
+            .file_stem()
+            .map_or("model".into(), |stem| stem.to_string_lossy().to_lowercase());
+        root.join(format!(
+            "{}-{}-{model}-s{}",
+            self.data.dataset,
+            self.method.title(),
+            self.train.seed
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_override_and_round_trip() {
+        let mut layers = ConfigLayers::default();
+        layers.method("lora").unwrap();
+        layers.text("[train]\nepochs = 1.5\n", "a.toml").unwrap();
+        layers.set("train.epochs=3").unwrap();
+        layers.set("data.dataset=arc-easy").unwrap();
+        let config = layers.resolve().unwrap();
+        assert_eq!((config.train.epochs, config.adapter.rank), (3.0, 80));
+        assert_eq!(config.data.dataset, "arc-easy");
+        let again: RunConfig = toml::from_str(&config.to_toml()).unwrap();
+        assert_eq!(again, config);
+    }
+
+    #[test]
+    fn errors_name_place_and_nearest_key() {
+        let mut layers = ConfigLayers::default();
+        let message = |r: Result<(), TrainError>| r.unwrap_err().to_string();
+        let error = message(layers.text("[train]\n\nepoch = 1\n", "a.toml"));
+        assert!(error.starts_with("a.toml:3: unknown key `epoch`. Did you mean `epochs`?"), "{error}");
+        let error = message(layers.set("train.batch_size=many"));
+        assert!(error.contains("--set train.batch_size=many"), "{error}");
+        let error = message(layers.set("adapter.placement=fnn"));
+        assert!(error.contains("Did you mean `ffn`?"), "{error}");
+        let error = message(layers.set("epochs=1"));
+        assert!(error.contains("section.key=value"), "{error}");
+        let error = message(layers.method("uq4c"));
+        assert!(error.contains("Did you mean `uq4ct`?"), "{error}");
+        let error = message(layers.text("[train", "b.toml"));
+        assert!(error.starts_with("b.toml:1:"), "{error}");
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for bad in [
+            "train.batch_size=0",
+            "train.epochs=0",
+            "train.learning_rate=nan",
+            "data.held_out_fraction=1",
+            "adapter.top_k=9",
+            "adapter.dropout=1",
+            "data.dataset=nothing",
+            "method.name=nothing",
+        ] {
+            let mut layers = ConfigLayers::default();
+            layers.set(bad).unwrap();
+            let error = layers.resolve().unwrap_err().to_string();
+            let key = bad.split(['.', '=']).nth(1).unwrap();
+            assert!(error.contains(key) || error.contains("dataset"), "{bad}: {error}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Off a terminal: one readable line every few steps, with the values.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::state::{DashboardState, Phase, clock, resident_memory};
+
+/// A thread that writes lines to standard error until it is dropped.
+pub struct Plain {
+    end: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Plain {
+    /// Starts; a line follows every `every` optimizer steps, and whatever the log says.
+    pub fn start(state: Arc<Mutex<DashboardState>>, every: usize) -> Self {
+        let end = Arc::new(AtomicBool::new(false));
+        let watched = end.clone();
+        let thread = std::thread::spawn(move || {
+            let mut writer = Writer::new(every);
+            loop {
+                let last = watched.load(Ordering::SeqCst);
+                {
+                    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                    state.memory = resident_memory();
+                    for line in writer.lines(&mut state) {
+                        eprintln!("{line}");
+                    }
+                }
+                if last {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        Self {
+            end,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Decides which lines are due.
+struct Writer {
+    every: usize,
+    written: usize,
+    began: Option<Instant>,
+    phase: String,
+    quarter: usize,
+}
+
+impl Writer {
+    fn new(every: usize) -> Self {
+        Self {
+            every: every.max(1),
+            written: 0,
+            began: None,
+            phase: String::new(),
+            quarter: 0,
+        }
+    }
+
+    fn lines(&mut self, state: &mut DashboardState) -> Vec<String> {
+        let mut lines: Vec<String> = state.log.drain(..).collect();
+        if state.phase == Phase::Training {
+            state.seconds = self.began.get_or_insert_with(Instant::now).elapsed().as_secs_f64();
+        }
+        for point in &state.train[self.written.min(state.train.len())..] {
+            if point.step % self.every == 0 || point.step == 1 || point.step == state.total_steps {
+                lines.push(step_line(state, point));
+            }
+        }
+        self.written = state.train.len();
+        if let Phase::Evaluating { name, done, total } = &state.phase {
+            let quarter = done * 4 / (*total).max(1);
+            if (&self.phase, self.quarter) != (name, quarter) {
+                (self.phase, self.quarter) = (name.clone(), quarter);
+                lines.push(format!(
+                    "{name}: {done}/{total}, {:.0} tokens/s",
+                    state.tokens_per_second
+                ));
+            }
+        }
+        lines
+    }
+}
+
+fn step_line(state: &DashboardState, point: &super::state::TrainPoint) -> String {
+    let terms: Vec<String> = point
+        .terms
+        .iter()
+        .map(|(name, value)| format!("{name} {value:.4}"))
+        .collect();
+    let flu = point.flu.map_or(String::new(), |flu| format!("  flu {flu:.3}"));
+    let left = state.seconds_left().map_or("-".into(), clock);
+    format!(
+        "step {}/{}  loss {:.4}  {}  accuracy {:.2}{flu}  {:.0} tokens/s  {:.2} GiB  {left} left",
+        point.step,
+        state.total_steps,
+        point.loss,
+        terms.join("  "),
+        point.accuracy,
+        point.tokens_per_second,
+        state.memory as f64 / f64::from(1 << 30),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dashboard::state::TrainPoint;
+
+    #[test]
+    fn a_line_is_due_at_the_first_every_nth_and_the_last_step_and_once() {
+        let mut state = DashboardState::new("t".into(), "cpu".into());
+        state.begin_training(0, 7, 7);
+        let mut writer = Writer::new(3);
+        let mut seen = Vec::new();
+        for step in 1..=7 {
+            let point = TrainPoint {
+                step,
+                loss: 1.5,
+                terms: vec![("cross_entropy", 1.25)],
+                ..TrainPoint::default()
+            };
+            state.on_train(point, &[], vec![]);
+            seen.extend(writer.lines(&mut state));
+        }
+        let steps: Vec<_> = seen.iter().map(|l| &l[5..8]).collect();
+        assert_eq!(steps, ["1/7", "3/7", "6/7", "7/7"]);
+        assert!(seen[0].contains("loss 1.5000  cross_entropy 1.2500"), "{}", seen[0]);
+        assert!(writer.lines(&mut state).is_empty());
+    }
+}

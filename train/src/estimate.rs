@@ -1,0 +1,88 @@
+//! What a run will need, said before it starts.
+
+use data::loader::Schedule;
+use data::tokenizer::EncodedQuestion;
+use model::{AdapterConfig, ModelConfig};
+use serde::{Deserialize, Serialize};
+
+/// A run's size. Time and memory are estimates from measured rates, see `docs/performance.md`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunEstimate {
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Tokens of all training prompts seen, padding left out.
+    pub training_tokens: usize,
+    /// Tokens of held-out and test prompts scored, for the base and for the tuned model.
+    pub evaluation_tokens: usize,
+    /// Peak memory, in bytes.
+    pub memory: f64,
+    /// Seconds of training and evaluation on the CPU.
+    pub seconds: f64,
+}
+
+/// Multiplications and additions of one token's forward pass: 2 for each weight of the decoder that it meets.
+fn forward_flops(config: &ModelConfig, adapter: &AdapterConfig) -> (f64, f64) {
+    let embedding = (config.vocab_size * config.hidden_size) as f64;
+    let heads = if config.tie_word_embeddings { 1.0 } else { 2.0 };
+    let base = 2.0 * (config.base_parameters() as f64 - heads * embedding);
+    let low_rank = |rank: usize| {
+        let (d, f) = (config.hidden_size as f64, config.intermediate_size as f64);
+        let q = (config.num_attention_heads * config.head_dim) as f64;
+        let kv = (config.num_key_value_heads * config.head_dim) as f64;
+        let widths = 2.0 * (d + q) + 2.0 * (d + kv) + 3.0 * (d + f);
+        2.0 * rank as f64 * widths * config.num_hidden_layers as f64
+    };
+    let adapter = match adapter {
+        AdapterConfig::None => 0.0,
+        AdapterConfig::Lora(lora) => low_rank(lora.rank),
+        AdapterConfig::MixLora(mix) => low_rank(mix.lora.rank * mix.top_k),
+    };
+    (base, adapter)
+}
+
+/// Floating-point operations a second that a CPU run reaches as a whole, padding and everything around the products included.
+/// Measured on 2 cores (AVX-512), SmolLM2-135M, BoolQ; see `docs/performance.md`. Assumed proportional to the cores.
+const FLOPS_PER_CORE: f64 = 35e9;
+
+/// Bytes of activations kept for the backward pass, by token and layer, in units of the widths; measured.
+const ACTIVATIONS: f64 = 4.0;
+
+/// Sizes a run.
+pub fn estimate(
+    config: &ModelConfig,
+    adapter: &AdapterConfig,
+    trainable: usize,
+    schedule: &Schedule,
+    train: &[EncodedQuestion],
+    scored: &[&[EncodedQuestion]],
+    cores: usize,
+) -> RunEstimate {
+    let tokens = |rows: &[EncodedQuestion]| rows.iter().map(|q| q.prompt.len()).sum::<usize>();
+    let trains = *adapter != AdapterConfig::None;
+    let steps = if trains { schedule.total_steps(train.len()) } else { 0 };
+    let share = steps as f64 / schedule.steps_per_epoch(train.len()) as f64;
+    let training_tokens = (tokens(train) as f64 * share) as usize;
+    let passes = if trains { 2 } else { 1 };
+    let evaluation_tokens = passes * scored.iter().map(|rows| tokens(rows)).sum::<usize>();
+    let (base, low_rank) = forward_flops(config, adapter);
+    // Backward: one product for dX through frozen weights, two through the adapter's.
+    let training = training_tokens as f64 * (2.0 * base + 3.0 * low_rank);
+    let evaluation = evaluation_tokens as f64 * (base + low_rank);
+    let longest = train.iter().map(|q| q.prompt.len()).max().unwrap_or(0);
+    let batch = schedule.micro_batch * longest;
+    let (d, f) = (config.hidden_size, config.intermediate_size);
+    let activations =
+        (batch * config.num_hidden_layers * (8 * d + 4 * f)) as f64 * ACTIVATIONS;
+    let logits = (schedule.micro_batch * config.vocab_size * 4 * 3) as f64;
+    RunEstimate {
+        steps,
+        training_tokens,
+        evaluation_tokens,
+        // Weights; parameters, gradients, two moments, one update in flight; activations.
+        memory: config.base_parameters() as f64 * 4.0
+            + trainable as f64 * 4.0 * 5.0
+            + activations
+            + logits,
+        seconds: (training + evaluation) / (FLOPS_PER_CORE * cores as f64),
+    }
+}

@@ -1,0 +1,35 @@
+//! Everything that needs both data and model: losses, methods, the fine-tuning recipe, calibration metrics, dashboard, report.
+//!
+//! | module | content |
+//! |---|---|
+//! | [`fine_tune`] | the recipe on one page |
+//! | [`config`] | a run's settings, strict |
+//! | [`method`] | one row of the paper's table one file |
+//! | [`loss`] | cross-entropy, load balancing, calibration |
+//! | [`step`] | burn's `TrainStep` and `InferenceStep` around a method's objective |
+//! | [`prediction`] | what a method says about a batch, and the scored rows of a whole set |
+//! | [`metric`] | pure functions over the whole set; `live` wraps them as burn metrics |
+//! | [`checkpoint`] | resume at an optimizer step |
+//! | [`run_directory`] | what a run leaves on disk |
+//! | [`telemetry`] | where a run's numbers go while it runs |
+//! | [`dashboard`] | the terminal dashboard |
+//! | [`report`] | `report.html` and `report.md` |
+#![recursion_limit = "256"]
+
+pub mod checkpoint;
+pub mod config;
+pub mod dashboard;
+pub mod error;
+pub mod estimate;
+pub mod fine_tune;
+pub mod loss;
+pub mod method;
+pub mod metric;
+pub mod prediction;
+pub mod report;
+pub mod run_directory;
+pub mod step;
+pub mod telemetry;
+
+pub use config::RunConfig;
+pub use error::TrainError;

@@ -1,0 +1,62 @@
+//! Cross-entropy at the answer, over the choices, or over the whole sequence.
+
+use burn::prelude::*;
+use burn::tensor::activation::log_softmax;
+use data::batch::NextTokens;
+
+/// Mean of `-log p(answer token)`, over the whole vocabulary.
+///
+/// # Shapes
+/// - logits: `[batch, vocabulary]`; answer_tokens: `[batch]`
+pub fn answer(logits: Tensor<2>, answer_tokens: Tensor<1, Int>) -> Tensor<1> {
+    picked(log_softmax(logits, 1), answer_tokens).mean().neg()
+}
+
+/// Mean of `-log p(answer)` over the row's own choices.
+///
+/// # Shapes
+/// - choice_logits: `[batch, choices]`, absent choices at minus infinity; answers: `[batch]`
+pub fn choices(choice_logits: Tensor<2>, answers: Tensor<1, Int>) -> Tensor<1> {
+    picked(log_softmax(choice_logits, 1), answers).mean().neg()
+}
+
+/// Mean over questions of the mean over their next tokens; padding never counts.
+///
+/// # Shapes
+/// - logits: `[targets, vocabulary]`, the rows of `next.at`
+pub fn sequence(logits: Tensor<2>, next: &NextTokens) -> Tensor<1> {
+    let found = picked(log_softmax(logits, 1), next.target.clone());
+    (found * next.weight.clone()).sum().neg()
+}
+
+/// One entry of each row.
+fn picked(values: Tensor<2>, index: Tensor<1, Int>) -> Tensor<1> {
+    values.gather(1, index.unsqueeze_dim(1)).squeeze_dim(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answer_and_choices_equal_hand_computed_values() {
+        let device = Device::flex();
+        let logits = Tensor::<2>::from_data([[0.0, 1.0, 2.0], [1.0, 1.0, 1.0]], &device);
+        let index = Tensor::<1, Int>::from_data([2, 0], &device);
+        // -log softmax([0,1,2])[2] = 0.407606, -log(1/3) = 1.098612
+        let expected = (0.407_606 + 1.098_612) / 2.0;
+        for loss in [
+            answer(logits.clone(), index.clone()),
+            choices(logits.clone(), index),
+        ] {
+            assert!((loss.into_scalar::<f32>() - expected).abs() < 1e-5);
+        }
+        let next = NextTokens {
+            at: Tensor::from_data([0, 1], &device),
+            target: Tensor::from_data([2, 0], &device),
+            weight: Tensor::from_data([0.25, 0.75], &device),
+        };
+        let loss = sequence(logits, &next).into_scalar::<f32>();
+        assert!((loss - (0.25 * 0.407_606 + 0.75 * 1.098_612)).abs() < 1e-5);
+    }
+}

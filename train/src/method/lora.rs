@@ -1,0 +1,90 @@
+//! Plain LoRA: the maximum a posteriori baseline.
+
+use burn::prelude::*;
+use data::Batch;
+use model::{AdapterConfig, LlamaOutput};
+use serde::{Deserialize, Serialize};
+
+use super::{Method, answer_logits};
+use crate::config::RunConfig;
+use crate::loss::{Objective, Term, cross_entropy};
+use crate::prediction::choice_logits;
+
+/// What the cross-entropy is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CrossEntropy {
+    /// The answer's token, over the vocabulary.
+    #[default]
+    Answer,
+    /// Every next token of prompt and answer.
+    Sequence,
+    /// The answer, over the row's choices.
+    Choices,
+}
+
+/// `lora`
+#[derive(Debug)]
+pub struct Lora {
+    adapter: AdapterConfig,
+    scope: CrossEntropy,
+}
+
+impl Lora {
+    /// From a run's settings.
+    pub fn new(config: &RunConfig) -> Self {
+        Self {
+            adapter: AdapterConfig::Lora(config.adapter.lora()),
+            scope: config.objective.cross_entropy,
+        }
+    }
+}
+
+/// The cross-entropy term, shared by all methods that train.
+pub(super) fn term(scope: CrossEntropy, output: &LlamaOutput, batch: &Batch) -> Term {
+    let logits = answer_logits(output, batch);
+    let value = match (scope, &batch.next) {
+        (CrossEntropy::Sequence, Some(next)) => {
+            let rows = output.logits.dims()[0];
+            let rest = output
+                .logits
+                .clone()
+                .narrow(0, batch.len(), rows - batch.len());
+            cross_entropy::sequence(rest, next)
+        }
+        (CrossEntropy::Choices, _) => {
+            cross_entropy::choices(choice_logits(logits, batch), batch.answers.clone())
+        }
+        _ => cross_entropy::answer(logits, batch.answer_tokens.clone()),
+    };
+    Term {
+        name: "cross_entropy",
+        value,
+        weight: 1.0,
+    }
+}
+
+impl Method for Lora {
+    fn name(&self) -> &'static str {
+        "lora"
+    }
+
+    fn adapter(&self) -> AdapterConfig {
+        self.adapter.clone()
+    }
+
+    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
+        Objective {
+            terms: vec![term(self.scope, output, batch)],
+        }
+    }
+}
+
+/// The right answers of a batch, by the row's own choices.
+///
+/// # Shapes
+/// - choice_logits: `[batch, choices]`, output: `[batch]`
+pub(super) fn correct(choice_logits: Tensor<2>, batch: &Batch) -> Tensor<1, Bool> {
+    let best: Tensor<1, Int> = choice_logits.without_autodiff().argmax(1).squeeze_dim(1);
+    best.equal(batch.answers.clone())
+}

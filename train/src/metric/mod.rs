@@ -1,0 +1,263 @@
+//! Metrics as pure functions over a whole set; never a mean of batch values.
+//!
+//! Checked against torchmetrics, scikit-learn and netcal in `tests/`.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::prediction::ScoredRow;
+
+pub mod calibration;
+pub mod live;
+pub mod ranking;
+
+pub use calibration::{Bin, BinEdge, reliability};
+
+/// A confidence and whether it was right.
+pub type Outcome = (f64, bool);
+
+/// A figure with its bootstrap interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Over the whole set; NaN (null in JSON) where it is undefined.
+    pub value: Option<f64>,
+    /// 2.5 % of the bootstrap.
+    pub low: Option<f64>,
+    /// 97.5 % of the bootstrap.
+    pub high: Option<f64>,
+}
+
+/// Every figure of a scored set. Shares are in `[0, 1]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Questions.
+    pub n: usize,
+    /// Equal-width bins of the calibration errors.
+    pub bins: usize,
+    /// Share of right predictions.
+    pub accuracy: Estimate,
+    /// Mean confidence of the prediction.
+    pub confidence: Estimate,
+    /// Expected calibration error (Eq. 20).
+    pub expected_calibration_error: Estimate,
+    /// The same with bins of equal count.
+    pub adaptive_calibration_error: Estimate,
+    /// The worst bin's gap.
+    pub maximum_calibration_error: Estimate,
+    /// Mean of `-ln p(label)`.
+    pub negative_log_likelihood: Estimate,
+    /// Mean of `sum_c (p_c - 1{c = label})^2`, 0 to 2.
+    pub brier_score: Estimate,
+    /// Probability that a right answer has more confidence than a wrong one.
+    pub auroc: Estimate,
+    /// Area under the risk-coverage curve.
+    pub aurc: Estimate,
+    /// The same less the best possible at this accuracy.
+    pub excess_aurc: Estimate,
+    /// Accuracy of the most confident 80 %.
+    pub accuracy_at_coverage_80: Estimate,
+    /// Accuracy of the most confident 90 %.
+    pub accuracy_at_coverage_90: Estimate,
+    /// FLU as a confidence, where there are routers.
+    pub flu: Option<FluMetrics>,
+}
+
+/// FLU's own figures: it claims to be the probability of being right.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FluMetrics {
+    /// Mean FLU.
+    pub mean: Estimate,
+    /// Mean FLU of right answers less that of wrong ones.
+    pub separation: Estimate,
+    /// Its expected calibration error.
+    pub expected_calibration_error: Estimate,
+    /// Its AUROC of correctness.
+    pub auroc: Estimate,
+    /// Mean of `(FLU - 1{right})^2`.
+    pub brier_score: Estimate,
+}
+
+/// Resamples of the bootstrap and its seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bootstrap {
+    /// Resamples.
+    pub resamples: usize,
+    /// Seed.
+    pub seed: u64,
+}
+
+impl Metrics {
+    /// All figures of a scored set.
+    pub fn of(rows: &[ScoredRow], bins: usize, bootstrap: Bootstrap) -> Self {
+        let figure = |f: &dyn Fn(&[&ScoredRow]) -> f64| estimate(rows, bootstrap, f);
+        let outcome = |f: fn(&[Outcome]) -> f64| {
+            move |rows: &[&ScoredRow]| f(&outcomes(rows))
+        };
+        Self {
+            n: rows.len(),
+            bins,
+            accuracy: figure(&|rows| mean(rows, |r| f64::from(u8::from(r.correct())))),
+            confidence: figure(&|rows| mean(rows, |r| r.confidence())),
+            expected_calibration_error: figure(&|rows| {
+                calibration::expected_calibration_error(&outcomes(rows), bins, BinEdge::Right)
+            }),
+            adaptive_calibration_error: figure(&|rows| {
+                calibration::adaptive_calibration_error(&outcomes(rows), bins)
+            }),
+            maximum_calibration_error: figure(&|rows| {
+                calibration::maximum_calibration_error(&outcomes(rows), bins, BinEdge::Right)
+            }),
+            negative_log_likelihood: figure(&|rows| mean(rows, negative_log_likelihood)),
+            brier_score: figure(&|rows| mean(rows, brier)),
+            auroc: figure(&outcome(ranking::auroc)),
+            aurc: figure(&outcome(ranking::aurc)),
+            excess_aurc: figure(&outcome(ranking::excess_aurc)),
+            accuracy_at_coverage_80: figure(&|rows| {
+                ranking::accuracy_at_coverage(&outcomes(rows), 0.8)
+            }),
+            accuracy_at_coverage_90: figure(&|rows| {
+                ranking::accuracy_at_coverage(&outcomes(rows), 0.9)
+            }),
+            flu: rows
+                .first()
+                .is_some_and(|row| row.flu.is_some())
+                .then(|| FluMetrics::of(rows, bins, bootstrap)),
+        }
+    }
+}
+
+impl FluMetrics {
+    fn of(rows: &[ScoredRow], bins: usize, bootstrap: Bootstrap) -> Self {
+        let figure = |f: &dyn Fn(&[&ScoredRow]) -> f64| estimate(rows, bootstrap, f);
+        let flu = |row: &ScoredRow| row.flu.unwrap_or(f64::NAN);
+        let pairs = move |rows: &[&ScoredRow]| -> Vec<Outcome> {
+            rows.iter().map(|r| (flu(r), r.correct())).collect()
+        };
+        let mean_where = move |rows: &[&ScoredRow], right: bool| {
+            let kept: Vec<&ScoredRow> =
+                rows.iter().copied().filter(|r| r.correct() == right).collect();
+            mean(&kept, flu)
+        };
+        Self {
+            mean: figure(&|rows| mean(rows, flu)),
+            separation: figure(&|rows| mean_where(rows, true) - mean_where(rows, false)),
+            expected_calibration_error: figure(&|rows| {
+                calibration::expected_calibration_error(&pairs(rows), bins, BinEdge::Right)
+            }),
+            auroc: figure(&|rows| ranking::auroc(&pairs(rows))),
+            brier_score: figure(&|rows| {
+                mean(rows, |r| (flu(r) - f64::from(u8::from(r.correct()))).powi(2))
+            }),
+        }
+    }
+}
+
+/// Confidence and correctness of each row.
+pub fn outcomes(rows: &[&ScoredRow]) -> Vec<Outcome> {
+    rows.iter().map(|r| (r.confidence(), r.correct())).collect()
+}
+
+/// `-ln max(p(label), 1e-12)`
+pub fn negative_log_likelihood(row: &ScoredRow) -> f64 {
+    -row.probabilities[row.label].max(1e-12).ln()
+}
+
+/// `sum_c (p_c - 1{c = label})^2`
+pub fn brier(row: &ScoredRow) -> f64 {
+    row.probabilities
+        .iter()
+        .enumerate()
+        .map(|(choice, p)| (p - f64::from(u8::from(choice == row.label))).powi(2))
+        .sum()
+}
+
+/// NaN for an empty set.
+fn mean(rows: &[&ScoredRow], f: impl Fn(&ScoredRow) -> f64) -> f64 {
+    rows.iter().map(|row| f(row)).sum::<f64>() / rows.len() as f64
+}
+
+/// The value on the set and the percentile interval over resamples in which it is defined.
+pub fn estimate(
+    rows: &[ScoredRow],
+    bootstrap: Bootstrap,
+    f: &dyn Fn(&[&ScoredRow]) -> f64,
+) -> Estimate {
+    let all: Vec<&ScoredRow> = rows.iter().collect();
+    let defined = |v: f64| v.is_finite().then_some(v);
+    let mut rng = ChaCha8Rng::seed_from_u64(bootstrap.seed);
+    let mut values: Vec<f64> = (0..bootstrap.resamples)
+        .filter(|_| rows.len() > 1)
+        .filter_map(|_| {
+            let resample: Vec<&ScoredRow> = (0..rows.len())
+                .map(|_| &rows[rng.random_range(0..rows.len())])
+                .collect();
+            defined(f(&resample))
+        })
+        .collect();
+    values.sort_by(f64::total_cmp);
+    let at = |q: f64| {
+        let last = values.len().checked_sub(1)?;
+        Some(values[(q * last as f64).round() as usize])
+    };
+    Estimate {
+        value: if rows.is_empty() { None } else { defined(f(&all)) },
+        low: at(0.025),
+        high: at(0.975),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(probabilities: &[f64], label: usize) -> ScoredRow {
+        ScoredRow {
+            id: String::new(),
+            label,
+            logits: probabilities.iter().map(|p| p.ln()).collect(),
+            probabilities: probabilities.to_vec(),
+            flu: Some(0.5),
+        }
+    }
+
+    const BOOTSTRAP: Bootstrap = Bootstrap {
+        resamples: 200,
+        seed: 1,
+    };
+
+    #[test]
+    fn one_row_has_values_but_no_interval_and_no_auroc() {
+        let metrics = Metrics::of(&[row(&[0.75, 0.25], 0)], 15, BOOTSTRAP);
+        assert_eq!(metrics.accuracy.value, Some(1.0));
+        assert_eq!(metrics.accuracy.low, None);
+        assert_eq!(metrics.auroc.value, None);
+        assert_eq!(metrics.brier_score.value, Some(0.125));
+        let ece = metrics.expected_calibration_error.value.unwrap();
+        assert!((ece - 0.25).abs() < 1e-12);
+    }
+
+    #[test]
+    fn an_empty_set_has_no_values() {
+        let metrics = Metrics::of(&[], 15, BOOTSTRAP);
+        assert_eq!((metrics.n, metrics.accuracy.value), (0, None));
+    }
+
+    #[test]
+    fn the_interval_holds_the_value_and_depends_on_the_seed_alone() {
+        let rows: Vec<_> = (0..60)
+            .map(|i| row(&[0.6, 0.4], usize::from(i % 3 == 0)))
+            .collect();
+        let a = Metrics::of(&rows, 15, BOOTSTRAP);
+        let Estimate { value, low, high } = a.accuracy;
+        assert!(low < value && value < high);
+        assert_eq!(a, Metrics::of(&rows, 15, BOOTSTRAP));
+        assert!(a.flu.unwrap().auroc.value.unwrap() == 0.5);
+    }
+
+    #[test]
+    fn a_certain_error_has_finite_log_likelihood() {
+        let nll = negative_log_likelihood(&row(&[1.0, 0.0], 1));
+        assert!((nll - 27.631).abs() < 1e-3);
+    }
+}

@@ -1,0 +1,135 @@
+//! `report.html`: one file, no scripts, no links to anywhere.
+
+use std::fmt::Write;
+
+use super::{Report, lines, plot, show};
+use crate::error::TrainError;
+
+const STYLE: &str = "
+body{font:16px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
+h1{font-size:1.6rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;margin:.5rem 0;width:100%} td,th{padding:.25rem .6rem;text-align:left;border-bottom:1px solid #eee;vertical-align:top}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:.8rem} svg{max-width:100%;height:auto;border:1px solid #eee}
+.made-up{background:#fff3cd;border:1px solid #e0c36a;padding:.6rem 1rem} .small{color:#666;font-size:.88rem}
+pre{background:#f6f6f6;padding:.7rem 1rem;overflow-x:auto;font-size:.85rem} code{background:#f6f6f6;padding:0 .2rem}
+";
+
+pub(super) fn render(report: &Report) -> Result<String, TrainError> {
+    let mut body = String::new();
+    let title = escape(&report.title());
+    push(&mut body, format!("<h1>How far can this confidence be trusted?</h1><p>{title}</p>"));
+    if report.made_up() {
+        push(&mut body, "<p class=made-up><b>Not a result.</b> The model or the data of this run were made up to test the program; its figures mean nothing.</p>".into());
+    }
+    for sentence in report.summary() {
+        push(&mut body, format!("<p>{}</p>", escape(&sentence)));
+    }
+    figures(&mut body, report);
+    plots(&mut body, report)?;
+    worst(&mut body, report);
+    provenance(&mut body, report);
+    Ok(format!(
+        "<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n"
+    ))
+}
+
+fn push(body: &mut String, text: String) {
+    body.push_str(&text);
+    body.push('\n');
+}
+
+fn figures(body: &mut String, report: &Report) {
+    let scored = report.scored;
+    for (name, base, tuned) in [
+        ("Test questions", &scored.base, &scored.tuned),
+        ("Held-out questions", &scored.base_held_out, &scored.tuned_held_out),
+    ] {
+        let mut rows = String::new();
+        for line in lines(base, tuned) {
+            let _ = write!(
+                rows,
+                "<tr><td>{}{}</td><td class=n>{}</td><td class=n>{}</td><td class=small>{}</td></tr>",
+                escape(line.name),
+                if line.unit == super::Unit::Percent { ", %" } else { "" },
+                show(line.base, line.unit),
+                show(line.tuned, line.unit),
+                line.better
+            );
+        }
+        let summary = format!(
+            "<h2>{name} (n = {})</h2><table><tr><th>Figure</th><th class=n>base model</th><th class=n>tuned model</th><th>better</th></tr>{rows}</table>",
+            tuned.n
+        );
+        push(body, summary);
+    }
+    push(body, format!("<p class=small>Brackets: 95 % bootstrap interval over questions ({} resamples). ECE and MCE: {} bins of equal width over the probability of the answer among the question's choices. Nothing was selected on the test questions.</p>", report.config.evaluation.bootstrap, report.config.evaluation.bins));
+}
+
+fn plots(body: &mut String, report: &Report) -> Result<(), TrainError> {
+    let (scored, bins) = (report.scored, report.config.evaluation.bins);
+    let mut found = vec![
+        plot::reliability_diagram("Base model: accuracy by confidence", &scored.base_rows, bins)?,
+        plot::reliability_diagram("Tuned model: accuracy by confidence", &scored.tuned_rows, bins)?,
+        plot::risk_coverage_curve(&scored.base_rows, &scored.tuned_rows)?,
+    ];
+    found.extend(plot::flu_diagram("Tuned model: accuracy by FLU", &scored.tuned_rows, bins)?);
+    found.extend(plot::flu_histogram(&scored.tuned_rows)?);
+    found.extend(plot::history(
+        "Loss terms in training",
+        &report.history,
+        &[
+            ("train", "cross_entropy", "cross-entropy"),
+            ("train", "load_balancing_loss", "load balancing"),
+            ("train", "calibration_loss", "calibration"),
+            ("held_out", "negative_log_likelihood", "held-out NLL"),
+        ],
+    )?);
+    found.extend(plot::history(
+        "Accuracy, ECE and FLU in training",
+        &report.history,
+        &[
+            ("train", "accuracy", "accuracy"),
+            ("held_out", "accuracy", "held-out accuracy"),
+            ("train", "flu", "FLU"),
+            ("held_out", "expected_calibration_error", "held-out ECE"),
+        ],
+    )?);
+    push(body, "<h2>Test questions in pictures</h2><p class=small>Bars reach the accuracy of a bin; the shaded part runs from there to its mean confidence (orange: over-confident, green: under-confident). Numbers over the bars count questions; the line is perfect calibration.</p>".into());
+    push(body, format!("<div class=plots>{}</div>", found.join("\n")));
+    Ok(())
+}
+
+fn worst(body: &mut String, report: &Report) {
+    if report.worst.is_empty() {
+        return;
+    }
+    let mut rows = String::new();
+    for found in &report.worst {
+        let said = &found.question.choices[found.row.prediction()];
+        let right = &found.question.choices[found.row.label];
+        let flu = found.row.flu.map_or("–".into(), |flu| format!("{:.1}", flu * 100.0));
+        let _ = write!(
+            rows,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td class=n>{:.1}</td><td class=n>{flu}</td></tr>",
+            escape(&found.question.question),
+            escape(said),
+            escape(right),
+            found.row.confidence() * 100.0
+        );
+    }
+    push(body, format!("<h2>Most confident errors</h2><table><tr><th>Question</th><th>said</th><th>right</th><th class=n>confidence, %</th><th class=n>FLU, %</th></tr>{rows}</table>"));
+}
+
+fn provenance(body: &mut String, report: &Report) {
+    let row = |(name, value): &(String, String)| {
+        format!("<tr><td>{}</td><td>{}</td></tr>", escape(name), escape(value))
+    };
+    let facts: String = report.facts().iter().chain(&report.sources()).map(row).collect();
+    push(body, format!("<h2>How it was made</h2><table>{facts}</table>"));
+    push(body, format!("<details><summary>Settings (config.toml)</summary><pre>{}</pre></details>", escape(&report.config.to_toml())));
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

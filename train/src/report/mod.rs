@@ -1,0 +1,358 @@
+//! `report.html` (self-contained) and `report.md`: how far a run's confidence can be trusted.
+
+use std::collections::HashMap;
+
+use data::MultipleChoice;
+use data::source::SourceKind;
+use serde::{Deserialize, Serialize};
+
+use crate::config::RunConfig;
+use crate::error::TrainError;
+use crate::metric::{Estimate, Metrics};
+use crate::prediction::ScoredRow;
+use crate::run_directory::{Environment, MetricsLine, Provenance, RunDirectory};
+
+mod html;
+mod markdown;
+mod plot;
+
+/// What was found out about the base model and the tuned one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// Base model, test.
+    pub base: Metrics,
+    /// Tuned model, test.
+    pub tuned: Metrics,
+    /// Base model, held-out.
+    pub base_held_out: Metrics,
+    /// Tuned model, held-out.
+    pub tuned_held_out: Metrics,
+    /// Base model's scored test questions.
+    pub base_rows: Vec<ScoredRow>,
+    /// Tuned model's scored test questions.
+    pub tuned_rows: Vec<ScoredRow>,
+}
+
+/// The figures alone: `metrics.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Base model, test.
+    pub base: Metrics,
+    /// Tuned model, test.
+    pub tuned: Metrics,
+    /// Base model, held-out.
+    pub base_held_out: Metrics,
+    /// Tuned model, held-out.
+    pub tuned_held_out: Metrics,
+}
+
+impl Scored {
+    /// The figures without the rows.
+    pub fn figures(&self) -> Figures {
+        Figures {
+            base: self.base.clone(),
+            tuned: self.tuned.clone(),
+            base_held_out: self.base_held_out.clone(),
+            tuned_held_out: self.tuned_held_out.clone(),
+        }
+    }
+}
+
+/// Everything a report shows.
+struct Report<'a> {
+    config: &'a RunConfig,
+    scored: &'a Scored,
+    provenance: Provenance,
+    environment: Environment,
+    history: Vec<MetricsLine>,
+    worst: Vec<Worst<'a>>,
+}
+
+/// A confident error.
+struct Worst<'a> {
+    question: &'a MultipleChoice,
+    row: &'a ScoredRow,
+}
+
+/// Writes both reports of a run.
+///
+/// # Errors
+/// Files that cannot be read or written, or a plot that cannot be drawn.
+pub fn write(
+    run: &RunDirectory,
+    config: &RunConfig,
+    scored: &Scored,
+    questions: &[MultipleChoice],
+) -> Result<(), TrainError> {
+    let report = Report {
+        config,
+        scored,
+        provenance: run.read_json("data.json")?,
+        environment: run.read_json("environment.json")?,
+        history: run.metrics()?,
+        worst: worst(&scored.tuned_rows, questions),
+    };
+    run.write_text("report.html", &html::render(&report)?)?;
+    run.write_text("report.md", &markdown::render(&report))
+}
+
+/// The ten wrong answers of highest confidence.
+fn worst<'a>(rows: &'a [ScoredRow], questions: &'a [MultipleChoice]) -> Vec<Worst<'a>> {
+    let texts: HashMap<&str, &MultipleChoice> =
+        questions.iter().map(|q| (q.id.as_str(), q)).collect();
+    let mut wrong: Vec<&ScoredRow> = rows.iter().filter(|r| !r.correct()).collect();
+    wrong.sort_by(|a, b| b.confidence().total_cmp(&a.confidence()));
+    wrong
+        .into_iter()
+        .filter_map(|row| {
+            Some(Worst {
+                question: texts.get(row.id.as_str())?,
+                row,
+            })
+        })
+        .take(10)
+        .collect()
+}
+
+/// How a figure is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Percent,
+    Plain,
+}
+
+/// A line of the table of figures.
+struct Line {
+    name: &'static str,
+    unit: Unit,
+    better: &'static str,
+    base: Option<Estimate>,
+    tuned: Option<Estimate>,
+}
+
+/// The figures in the order in which they are shown.
+fn lines(base: &Metrics, tuned: &Metrics) -> Vec<Line> {
+    type Get = fn(&Metrics) -> Option<Estimate>;
+    let table: [(&'static str, Unit, &'static str, Get); 17] = [
+        ("Accuracy", Unit::Percent, "higher", |m| Some(m.accuracy)),
+        ("Mean confidence", Unit::Percent, "= accuracy", |m| {
+            Some(m.confidence)
+        }),
+        ("ECE", Unit::Percent, "lower", |m| {
+            Some(m.expected_calibration_error)
+        }),
+        ("Adaptive ECE", Unit::Percent, "lower", |m| {
+            Some(m.adaptive_calibration_error)
+        }),
+        ("MCE", Unit::Percent, "lower", |m| {
+            Some(m.maximum_calibration_error)
+        }),
+        ("NLL", Unit::Plain, "lower", |m| {
+            Some(m.negative_log_likelihood)
+        }),
+        ("Brier score", Unit::Plain, "lower", |m| Some(m.brier_score)),
+        ("AUROC of correctness", Unit::Percent, "higher", |m| {
+            Some(m.auroc)
+        }),
+        ("AURC", Unit::Plain, "lower", |m| Some(m.aurc)),
+        ("E-AURC", Unit::Plain, "lower", |m| Some(m.excess_aurc)),
+        ("Accuracy at 80 % coverage", Unit::Percent, "higher", |m| {
+            Some(m.accuracy_at_coverage_80)
+        }),
+        ("Accuracy at 90 % coverage", Unit::Percent, "higher", |m| {
+            Some(m.accuracy_at_coverage_90)
+        }),
+        ("FLU, mean (high = certain)", Unit::Percent, "= accuracy", |m| {
+            Some(m.flu.as_ref()?.mean)
+        }),
+        ("FLU of right less wrong", Unit::Percent, "higher", |m| {
+            Some(m.flu.as_ref()?.separation)
+        }),
+        ("FLU's ECE", Unit::Percent, "lower", |m| {
+            Some(m.flu.as_ref()?.expected_calibration_error)
+        }),
+        ("FLU's AUROC of correctness", Unit::Percent, "higher", |m| {
+            Some(m.flu.as_ref()?.auroc)
+        }),
+        ("FLU's Brier score", Unit::Plain, "lower", |m| {
+            Some(m.flu.as_ref()?.brier_score)
+        }),
+    ];
+    table
+        .into_iter()
+        .map(|(name, unit, better, get)| Line {
+            name,
+            unit,
+            better,
+            base: get(base),
+            tuned: get(tuned),
+        })
+        .filter(|line| line.base.is_some() || line.tuned.is_some())
+        .collect()
+}
+
+/// `62.2 [60.5, 63.9]`; a dash where there is none.
+fn show(estimate: Option<Estimate>, unit: Unit) -> String {
+    let number = |v: f64| match unit {
+        Unit::Percent => format!("{:.1}", v * 100.0),
+        Unit::Plain => format!("{v:.3}"),
+    };
+    match estimate {
+        Some(Estimate {
+            value: Some(value),
+            low: Some(low),
+            high: Some(high),
+        }) => format!("{} [{}, {}]", number(value), number(low), number(high)),
+        Some(Estimate {
+            value: Some(value), ..
+        }) => number(value),
+        _ => "–".into(),
+    }
+}
+
+impl Report<'_> {
+    fn title(&self) -> String {
+        format!(
+            "{} on {}, {}",
+            self.config.method.title(),
+            self.config.data.dataset,
+            self.config.model.name
+        )
+    }
+
+    /// Set where model or data were made up: such a run is a test of the program, never a result.
+    fn made_up(&self) -> bool {
+        self.provenance
+            .model
+            .iter()
+            .chain(&self.provenance.split.files)
+            .any(|file| file.source == SourceKind::Bundled)
+    }
+
+    /// What the figures say, in a few plain sentences.
+    fn summary(&self) -> Vec<String> {
+        let (base, tuned) = (&self.scored.base, &self.scored.tuned);
+        let percent = |e: Estimate| e.value.map_or("–".into(), |v| format!("{:.1} %", v * 100.0));
+        let mut text = vec![format!(
+            "The tuned model answers {} of {} questions right; the base model {}.",
+            percent(tuned.accuracy),
+            tuned.n,
+            percent(base.accuracy)
+        )];
+        if let (Some(confidence), Some(accuracy)) = (tuned.confidence.value, tuned.accuracy.value) {
+            let gap = (confidence - accuracy) * 100.0;
+            let verdict = match gap {
+                g if g > 2.0 => format!("It is over-confident by {g:.1} points on average"),
+                g if g < -2.0 => format!("It is under-confident by {:.1} points on average", -g),
+                _ => "Its mean confidence matches its accuracy within 2 points".into(),
+            };
+            text.push(format!(
+                "{verdict}; its expected calibration error is {} (base: {}).",
+                percent(tuned.expected_calibration_error),
+                percent(base.expected_calibration_error)
+            ));
+        }
+        if let Some(auroc) = tuned.auroc.value {
+            text.push(format!(
+                "Given a right and a wrong answer, the right one has the higher confidence in {:.0} % of cases (50 % is chance).",
+                auroc * 100.0
+            ));
+        }
+        if let Some(auroc) = tuned.flu.as_ref().and_then(|flu| flu.auroc.value) {
+            text.push(format!(
+                "FLU ranks right above wrong in {:.0} % of cases.",
+                auroc * 100.0
+            ));
+        }
+        text
+    }
+
+    fn sources(&self) -> Vec<(String, String)> {
+        let files = self.provenance.model.iter().map(|f| ("model", f));
+        let files = files.chain(self.provenance.split.files.iter().map(|f| ("data", f)));
+        files
+            .map(|(what, file)| {
+                let digest: String = file.sha256.chars().take(16).collect();
+                (what.to_string(), format!("{} (sha256 {digest}..)", file.origin))
+            })
+            .collect()
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        let split = &self.provenance.split;
+        let [train, held_out, test] = split.used;
+        let [all_train, all_held_out, all_test] = split.available;
+        let mut facts = vec![
+            ("Method".to_string(), self.config.method.title().to_string()),
+            ("Model".into(), self.config.model.name.clone()),
+            (
+                "Parameters".into(),
+                format!(
+                    "{} frozen, {} trained",
+                    grouped(self.provenance.base_parameters),
+                    grouped(self.provenance.trainable_parameters)
+                ),
+            ),
+            (
+                "Questions".into(),
+                format!(
+                    "{train} of {all_train} train, {held_out} of {all_held_out} held-out (from {}), {test} of {all_test} test (published split: {})",
+                    split.held_out_from, split.test_from
+                ),
+            ),
+            (
+                "Leaks dropped from train".into(),
+                split.leaks_dropped.to_string(),
+            ),
+            (
+                "Prompts shortened".into(),
+                format!(
+                    "{} train, {} held-out, {} test",
+                    self.provenance.shortened[0],
+                    self.provenance.shortened[1],
+                    self.provenance.shortened[2]
+                ),
+            ),
+            (
+                "Machine".into(),
+                format!(
+                    "{}, {} threads",
+                    self.environment.device, self.environment.threads
+                ),
+            ),
+            (
+                "Program".into(),
+                format!(
+                    "uq4ct {} {}",
+                    self.environment.version,
+                    self.environment.commit.as_deref().unwrap_or("")
+                ),
+            ),
+            ("Command".into(), self.environment.command.clone()),
+        ];
+        if let Some(last) = self.history.iter().rfind(|l| l.split == "train") {
+            let minutes = last.seconds / 60.0;
+            facts.insert(
+                4,
+                (
+                    "Training".into(),
+                    format!("{} optimizer steps, {minutes:.1} minutes", last.step),
+                ),
+            );
+        }
+        facts
+    }
+}
+
+/// `1 234 567`
+fn grouped(n: usize) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}

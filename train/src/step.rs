@@ -1,0 +1,230 @@
+//! Burn's `TrainStep` and `InferenceStep` around a method's objective.
+
+use std::sync::{Arc, OnceLock};
+
+use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::module::{ModuleVisitor, Param};
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::prelude::*;
+use burn::tensor::ExecutionError;
+use burn::train::metric::Adaptor;
+use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
+use data::Batch;
+use model::{Llama, LlamaOutput};
+
+use crate::loss::{Objective, calibration, load_balancing};
+use crate::method::{Method, answer_logits, input};
+use crate::prediction::{Prediction, ScoredRow, choice_logits};
+
+/// A model with the method that trains it.
+#[derive(Module, Debug)]
+pub struct Trainee {
+    /// The base model with its adapter.
+    pub llama: Llama,
+    #[module(skip)]
+    method: MethodHandle,
+    /// Largest allowed norm of the whole gradient; none = no clipping.
+    #[module(skip)]
+    gradient_clip: Option<f64>,
+}
+
+/// A shared method; the module machinery wants `Clone` and `Debug`.
+#[derive(Debug, Clone)]
+struct MethodHandle(Arc<dyn Method>);
+
+/// What one step tells the metrics; all tensors are small and carry no graph after `sync`.
+#[derive(Debug, Clone)]
+pub struct StepOutput {
+    prediction: Prediction,
+    terms: Vec<(&'static str, f64, Tensor<1>)>,
+    /// `[routers, experts]`
+    expert_load: Option<Tensor<2>>,
+    batch: Batch,
+    /// Read once, on the metrics' thread, however many metrics ask.
+    facts: Arc<OnceLock<StepFacts>>,
+}
+
+/// A step's numbers on the host.
+#[derive(Debug, Clone, Default)]
+pub struct StepFacts {
+    /// Scored questions.
+    pub rows: Vec<ScoredRow>,
+    /// Name, weight and unweighted value of each loss term.
+    pub terms: Vec<(&'static str, f64, f64)>,
+    /// Share of kept tokens by router and expert.
+    pub expert_load: Vec<Vec<f64>>,
+    /// Optimizer step, from 1.
+    pub step: usize,
+    /// Share of the optimizer step that this is.
+    pub share: f64,
+    /// Tokens that are not padding.
+    pub real_tokens: usize,
+    /// Tokens computed.
+    pub computed_tokens: usize,
+}
+
+impl StepFacts {
+    /// The weighted sum of the terms.
+    pub fn loss(&self) -> f64 {
+        self.terms.iter().map(|(_, w, v)| w * v).sum()
+    }
+}
+
+impl Trainee {
+    /// Puts model and method together.
+    pub fn new(llama: Llama, method: Arc<dyn Method>, gradient_clip: Option<f64>) -> Self {
+        Self {
+            llama,
+            method: MethodHandle(method),
+            gradient_clip,
+        }
+    }
+
+    /// Output and objective of a batch.
+    pub fn objective(&self, batch: &Batch, dropout: bool) -> (LlamaOutput, Objective) {
+        let output = self.llama.forward(&input(batch, dropout));
+        let objective = self.method.0.objective(&output, batch);
+        (output, objective)
+    }
+
+    fn report(&self, output: &LlamaOutput, objective: &Objective, batch: Batch) -> StepOutput {
+        let routed = !output.routing.is_empty();
+        let plain = |t: &Tensor<1>| t.clone().without_autodiff();
+        StepOutput {
+            prediction: Prediction {
+                choice_logits: choice_logits(
+                    answer_logits(output, &batch).without_autodiff(),
+                    &batch,
+                )
+                .unsqueeze_dim(0),
+                flu: routed.then(|| {
+                    calibration::functional_uncertainty(
+                        &output.routing,
+                        &batch.prompt_mean,
+                        &batch.scored,
+                        self.method.0.flu_tokens(),
+                    )
+                    .without_autodiff()
+                }),
+            },
+            terms: objective
+                .terms
+                .iter()
+                .map(|term| (term.name, term.weight, plain(&term.value)))
+                .collect(),
+            expert_load: routed.then(|| {
+                load_balancing::expert_load(&output.routing, &batch.token_mean).without_autodiff()
+            }),
+            batch,
+            facts: Arc::default(),
+        }
+    }
+}
+
+impl TrainStep for Trainee {
+    type Input = Batch;
+    type Output = StepOutput;
+
+    fn step(&self, batch: Batch) -> TrainOutput<StepOutput> {
+        // Dropout draws from the device's generator: seeded by (run, step), a resumed run draws the same masks.
+        batch.tokens.device().without_autodiff().seed(batch.seed);
+        let (output, objective) = self.objective(&batch, true);
+        let loss = objective.total() * batch.share;
+        let report = self.report(&output, &objective, batch);
+        TrainOutput::new(self, loss.backward(), report)
+    }
+
+    fn optimize(
+        self,
+        optimizer: &mut ModuleOptimizer,
+        rate: ModuleLearningRate,
+        mut gradients: GradientsParams,
+    ) -> Self {
+        if let Some(limit) = self.gradient_clip {
+            clip_global_norm(&self, &mut gradients, limit);
+        }
+        optimizer.step(rate, self, gradients)
+    }
+}
+
+impl InferenceStep for Trainee {
+    type Input = Batch;
+    type Output = StepOutput;
+
+    fn step(&self, batch: Batch) -> StepOutput {
+        let (output, objective) = self.objective(&batch, false);
+        self.report(&output, &objective, batch)
+    }
+}
+
+/// Scales all gradients so that their joint norm is at most `limit` (torch's `clip_grad_norm_`); Burn's own clipping is per
+/// parameter.
+pub fn clip_global_norm<M: Module>(module: &M, gradients: &mut GradientsParams, limit: f64) {
+    struct Square<'a>(&'a GradientsParams, f64);
+    impl ModuleVisitor for Square<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.get::<D>(param.id) {
+                self.1 += gradient.square().sum().into_scalar::<f64>();
+            }
+        }
+    }
+    struct Scale<'a>(&'a mut GradientsParams, f64);
+    impl ModuleVisitor for Scale<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.remove::<D>(param.id) {
+                self.0.register(param.id, gradient * self.1);
+            }
+        }
+    }
+    let mut square = Square(gradients, 0.0);
+    module.visit(&mut square);
+    let norm = square.1.sqrt();
+    if norm > limit {
+        module.visit(&mut Scale(gradients, limit / norm));
+    }
+}
+
+impl ItemLazy for StepOutput {
+    fn sync(self) -> Result<Self, ExecutionError> {
+        Ok(self)
+    }
+}
+
+impl StepOutput {
+    /// The step's numbers on the host.
+    pub fn facts(&self) -> &StepFacts {
+        self.facts.get_or_init(|| self.read())
+    }
+
+    fn read(&self) -> StepFacts {
+        let batch = &self.batch;
+        let load = self.expert_load.clone().map(|load| {
+            let [_, experts] = load.dims();
+            let values: Vec<f64> = load
+                .into_data()
+                .try_into_vec_as()
+                .expect("floats convert to f64");
+            values.chunks(experts).map(<[f64]>::to_vec).collect()
+        });
+        StepFacts {
+            rows: self.prediction.rows(batch),
+            terms: self
+                .terms
+                .iter()
+                .map(|(name, weight, value)| (*name, *weight, value.clone().into_scalar::<f64>()))
+                .collect(),
+            expert_load: load.unwrap_or_default(),
+            step: batch.step,
+            share: batch.share,
+            real_tokens: batch.real_tokens,
+            computed_tokens: batch.computed_tokens(),
+        }
+    }
+}
+
+/// Every live metric reads the same facts.
+impl Adaptor<StepFacts> for StepOutput {
+    fn adapt(&self) -> StepFacts {
+        self.facts().clone()
+    }
+}

@@ -1,0 +1,217 @@
+//! Where a run's numbers go while it runs: the dashboard's state and `metrics.jsonl`.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+use crate::dashboard::state::{DashboardState, HeldOutPoint, Phase, TrainPoint};
+use crate::metric::calibration::{BinEdge, expected_calibration_error};
+use crate::metric::{negative_log_likelihood, outcomes};
+use crate::prediction::ScoredRow;
+use crate::run_directory::MetricsLine;
+use crate::step::StepFacts;
+
+/// Collects the steps of a run. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    inner: Arc<Mutex<Inner>>,
+    state: Arc<Mutex<DashboardState>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    began: Instant,
+    last_step: Instant,
+    log: Option<File>,
+    /// Micro-batches of the optimizer step under way.
+    pending: Vec<StepFacts>,
+    held_out: Vec<ScoredRow>,
+    held_out_loss: (f64, usize),
+    failed: Option<String>,
+}
+
+impl Telemetry {
+    /// Telemetry without a log yet.
+    pub fn new(state: Arc<Mutex<DashboardState>>) -> Self {
+        let now = Instant::now();
+        Self {
+            inner: Arc::new(Mutex::new(Inner {
+                began: now,
+                last_step: now,
+                log: None,
+                pending: Vec::new(),
+                held_out: Vec::new(),
+                held_out_loss: (0.0, 0),
+                failed: None,
+            })),
+            state,
+        }
+    }
+
+    /// From here on, lines go to `log` too, and time counts.
+    pub fn start(&self, log: File) {
+        let mut inner = self.inner();
+        inner.log = Some(log);
+        inner.began = Instant::now();
+        inner.last_step = inner.began;
+    }
+
+    /// What the dashboard draws.
+    pub fn state(&self) -> MutexGuard<'_, DashboardState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shared state itself.
+    pub fn shared_state(&self) -> Arc<Mutex<DashboardState>> {
+        self.state.clone()
+    }
+
+    /// A line of the dashboard's log.
+    pub fn say(&self, line: impl Into<String>) {
+        self.state().say(line.into());
+    }
+
+    /// A new phase.
+    pub fn phase(&self, phase: Phase) {
+        self.state().phase = phase;
+    }
+
+    /// Why `metrics.jsonl` could not be written, if so.
+    pub fn failure(&self) -> Option<String> {
+        self.inner().failed.clone()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One micro-batch was trained on; the last of an optimizer step makes a point.
+    pub fn on_train(&self, facts: &StepFacts) {
+        let mut inner = self.inner();
+        inner.pending.push(facts.clone());
+        let share: f64 = inner.pending.iter().map(|f| f.share).sum();
+        if share < 1.0 - 1e-9 {
+            return;
+        }
+        let parts = std::mem::take(&mut inner.pending);
+        let now = Instant::now();
+        let took = now.duration_since(inner.last_step).as_secs_f64();
+        inner.last_step = now;
+        let point = train_point(&parts, took);
+        let values = json!({
+            "loss": point.loss,
+            "accuracy": point.accuracy,
+            "flu": point.flu,
+            "tokens_per_second": point.tokens_per_second,
+        });
+        let mut values = object(values);
+        for (name, value) in &point.terms {
+            values.insert((*name).into(), json!(value));
+        }
+        inner.write("train", point.step, values);
+        drop(inner);
+        let rows: Vec<ScoredRow> = parts.iter().flat_map(|p| p.rows.clone()).collect();
+        let load = parts.last().map(|p| p.expert_load.clone());
+        self.state().on_train(point, &rows, load.unwrap_or_default());
+    }
+
+    /// One batch of held-out questions was scored.
+    pub fn on_held_out(&self, facts: &StepFacts) {
+        let mut inner = self.inner();
+        inner.held_out.extend(facts.rows.iter().cloned());
+        inner.held_out_loss.0 += facts.loss() * facts.rows.len() as f64;
+        inner.held_out_loss.1 += facts.rows.len();
+    }
+
+    /// The held-out questions are through.
+    pub fn end_held_out(&self) {
+        let mut inner = self.inner();
+        let rows = std::mem::take(&mut inner.held_out);
+        let (loss, count) = std::mem::take(&mut inner.held_out_loss);
+        inner.last_step = Instant::now();
+        if rows.is_empty() {
+            return;
+        }
+        let step = self.state().step;
+        let point = held_out_point(step, loss / count as f64, &rows);
+        let values = object(json!({
+            "loss": point.loss,
+            "accuracy": point.accuracy,
+            "expected_calibration_error": point.ece,
+            "negative_log_likelihood": point.nll,
+            "flu": point.flu,
+            "n": rows.len(),
+        }));
+        inner.write("held_out", step, values);
+        drop(inner);
+        self.state().on_held_out(point, &rows);
+    }
+}
+
+impl Inner {
+    fn write(&mut self, split: &str, step: usize, values: Map<String, Value>) {
+        let Some(log) = &mut self.log else { return };
+        let line = MetricsLine {
+            split: split.into(),
+            step,
+            seconds: self.began.elapsed().as_secs_f64(),
+            values,
+        };
+        let written = serde_json::to_string(&line)
+            .map_err(std::io::Error::from)
+            .and_then(|text| writeln!(log, "{text}"));
+        if let Err(error) = written {
+            self.failed = Some(error.to_string());
+            self.log = None;
+        }
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+fn train_point(parts: &[StepFacts], took: f64) -> TrainPoint {
+    let weighted = |f: &dyn Fn(&StepFacts) -> f64| parts.iter().map(|p| p.share * f(p)).sum();
+    let rows: Vec<&ScoredRow> = parts.iter().flat_map(|p| &p.rows).collect();
+    let tokens: usize = parts.iter().map(|p| p.real_tokens).sum();
+    TrainPoint {
+        step: parts[0].step,
+        loss: weighted(&StepFacts::loss),
+        terms: parts[0]
+            .terms
+            .iter()
+            .enumerate()
+            .map(|(t, (name, _, _))| (*name, weighted(&|p: &StepFacts| p.terms[t].2)))
+            .collect(),
+        accuracy: rows.iter().filter(|r| r.correct()).count() as f64 / rows.len() as f64,
+        flu: mean_flu(rows.iter().copied()),
+        tokens_per_second: tokens as f64 / took.max(1e-9),
+        useful_tokens: tokens as f64
+            / parts.iter().map(|p| p.computed_tokens).sum::<usize>().max(1) as f64,
+    }
+}
+
+fn held_out_point(step: usize, loss: f64, rows: &[ScoredRow]) -> HeldOutPoint {
+    let refs: Vec<&ScoredRow> = rows.iter().collect();
+    let n = rows.len() as f64;
+    HeldOutPoint {
+        step,
+        loss,
+        accuracy: rows.iter().filter(|r| r.correct()).count() as f64 / n,
+        ece: expected_calibration_error(&outcomes(&refs), 15, BinEdge::Right),
+        nll: rows.iter().map(negative_log_likelihood).sum::<f64>() / n,
+        flu: mean_flu(rows.iter()),
+    }
+}
+
+fn mean_flu<'a>(rows: impl Iterator<Item = &'a ScoredRow>) -> Option<f64> {
+    let found: Vec<f64> = rows.filter_map(|r| r.flu).collect();
+    (!found.is_empty()).then(|| found.iter().sum::<f64>() / found.len() as f64)
+}
