@@ -8,6 +8,7 @@ use burn::tensor::activation::silu;
 use burn::tensor::module::attention;
 use burn::tensor::{DType, FloatDType};
 
+use crate::adapter::dropout::DropoutSeed;
 use crate::adapter::{
     AdapterConfig, Initializer, LoraConfig, MixLoraConfig, MixtureWeights, Placement, Router,
     Routing, TargetModule,
@@ -35,8 +36,8 @@ pub struct LlamaInput {
     pub branches: Tensor<2, Int>,
     /// Flat indices `row * sequence + column` of the tokens whose logits are wanted, `[scored]`.
     pub scored: Tensor<1, Int>,
-    /// Dropout acts on the LoRA branches.
-    pub dropout: bool,
+    /// Whether dropout acts on the LoRA branches, and from which seed.
+    pub dropout: DropoutSeed,
 }
 
 /// What the model says.
@@ -54,7 +55,7 @@ struct Context {
     /// True where attention must not look, by window: `[batch, 1, sequence, sequence]`.
     masks: Vec<(Option<usize>, Tensor<4, Bool>)>,
     shape: [usize; 2],
-    dropout: bool,
+    dropout: DropoutSeed,
 }
 
 /// Grouped-query attention with rotary positions.
@@ -150,22 +151,21 @@ impl LlamaInput {
 impl SelfAttention {
     /// # Shapes
     /// - x, output: `[batch * sequence, d]`
-    fn forward(&self, x: Tensor<2>, routing: Option<&Routing>, context: &Context) -> Tensor<2> {
-        let drop = context.dropout;
-        let q = self.heads(self.q_proj.forward(x.clone(), routing, drop), self.heads, context);
-        let k = self.heads(
-            self.k_proj.forward(x.clone(), routing, drop),
-            self.key_value_heads,
-            context,
-        );
-        let v = self.heads(
-            self.v_proj.forward(x, routing, drop),
-            self.key_value_heads,
-            context,
-        );
-        let (q, k) = (context.angles.rotate(q), context.angles.rotate(k));
-        let mixed = self.attend(q, k, v, context);
-        self.o_proj.forward(mixed, routing, drop)
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        routing: Option<&Routing>,
+        drop: DropoutSeed,
+        context: &Context,
+    ) -> Tensor<2> {
+        let (heads, kv) = (self.heads, self.key_value_heads);
+        let q = self.q_proj.forward(x.clone(), routing, drop.at(0));
+        let k = self.k_proj.forward(x.clone(), routing, drop.at(1));
+        let v = self.v_proj.forward(x, routing, drop.at(2));
+        let q = context.angles.rotate(self.heads(q, heads, context));
+        let k = context.angles.rotate(self.heads(k, kv, context));
+        let mixed = self.attend(q, k, self.heads(v, kv, context), context);
+        self.o_proj.forward(mixed, routing, drop.at(3))
     }
 
     /// `[tokens, heads * head_dim]` to `[batch, heads, sequence, head_dim]`
@@ -200,13 +200,13 @@ impl SelfAttention {
 impl Mlp {
     /// # Shapes
     /// - x, output: `[batch * sequence, d]`
-    fn forward(&self, x: Tensor<2>, routing: Option<&Routing>, drop: bool) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, routing: Option<&Routing>, drop: DropoutSeed) -> Tensor<2> {
         if let (Some(mixture_weights), Some(routing)) = (self.whole_experts, routing) {
             return self.forward_experts(x, routing, mixture_weights, drop);
         }
-        let gate = self.gate_proj.forward(x.clone(), routing, drop);
-        let up = self.up_proj.forward(x, routing, drop);
-        self.down_proj.forward(silu(gate) * up, routing, drop)
+        let gate = self.gate_proj.forward(x.clone(), routing, drop.at(4));
+        let up = self.up_proj.forward(x, routing, drop.at(5));
+        self.down_proj.forward(silu(gate) * up, routing, drop.at(6))
     }
 
     /// `sum_k w_k F_k(x)` where `F_k` is the whole block with expert k's updates (the MixLoRA code).
@@ -217,7 +217,7 @@ impl Mlp {
         x: Tensor<2>,
         routing: &Routing,
         mixture_weights: MixtureWeights,
-        drop: bool,
+        drop: DropoutSeed,
     ) -> Tensor<2> {
         let gate = self.gate_proj.base().forward(x.clone());
         let up = self.up_proj.base().forward(x.clone());
@@ -226,10 +226,11 @@ impl Mlp {
         for slot in 0..k {
             let expert = routing.experts.clone().narrow(1, slot, 1);
             let weight = routing.weights.clone().narrow(1, slot, 1);
-            let hidden = silu(with_expert(&self.gate_proj, gate.clone(), &x, &expert, drop))
-                * with_expert(&self.up_proj, up.clone(), &x, &expert, drop);
+            let drop = drop.at(8 + slot as u64);
+            let hidden = silu(with_expert(&self.gate_proj, gate.clone(), &x, &expert, drop.at(4)))
+                * with_expert(&self.up_proj, up.clone(), &x, &expert, drop.at(5));
             if let Some(down) = self.down_proj.mixture() {
-                let update = down.update(hidden.clone(), expert, weight.clone(), drop);
+                let update = down.update(hidden.clone(), expert, weight.clone(), drop.at(6));
                 updates = Some(sum(updates, update));
             }
             inside = Some(sum(inside, hidden * weight));
@@ -253,7 +254,7 @@ fn with_expert(
     frozen: Tensor<2>,
     x: &Tensor<2>,
     expert: &Tensor<2, Int>,
-    drop: bool,
+    drop: DropoutSeed,
 ) -> Tensor<2> {
     match projection.mixture() {
         Some(mix) => {
@@ -272,22 +273,26 @@ fn sum(total: Option<Tensor<2>>, term: Tensor<2>) -> Tensor<2> {
 }
 
 impl DecoderLayer {
-    fn forward(&self, x: Tensor<2>, context: &Context, routing: &mut Vec<Routing>) -> Tensor<2> {
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        drop: DropoutSeed,
+        context: &Context,
+        routing: &mut Vec<Routing>,
+    ) -> Tensor<2> {
         let normed = self.input_layernorm.forward(x.clone());
         let decision = self
             .attention_router
             .as_ref()
             .map(|router| router.forward(normed.clone()));
-        let x = x + self.self_attn.forward(normed, decision.as_ref(), context);
+        let x = x + self.self_attn.forward(normed, decision.as_ref(), drop, context);
         routing.extend(decision);
         let normed = self.post_attention_layernorm.forward(x.clone());
         let decision = self
             .mlp_router
             .as_ref()
             .map(|router| router.forward(normed.clone()));
-        let x = x + self
-            .mlp
-            .forward(normed, decision.as_ref(), context.dropout);
+        let x = x + self.mlp.forward(normed, decision.as_ref(), drop);
         routing.extend(decision);
         x
     }
@@ -314,8 +319,9 @@ impl Llama {
         let mut x = self.embed_tokens.clone().select(0, flat).cast(DType::F32);
         let context = self.context(input);
         let mut routing = Vec::new();
-        for layer in &self.layers {
-            x = layer.forward(x, &context, &mut routing);
+        for (place, layer) in self.layers.iter().enumerate() {
+            let drop = context.dropout.at(place as u64);
+            x = layer.forward(x, drop, &context, &mut routing);
         }
         (x, routing)
     }

@@ -4,7 +4,7 @@ use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use crate::adapter::dropout::dropout;
+use crate::adapter::dropout::{DropoutSeed, dropout};
 use crate::adapter::{Initializer, LoraConfig, MixtureWeights, Routing};
 use crate::fused::low_rank::grouped_low_rank;
 
@@ -91,15 +91,15 @@ impl Dense {
 }
 
 impl Lora {
-    fn forward(&self, x: Tensor<2>, drop: bool) -> Tensor<2> {
-        let branch = dropout(x.clone(), if drop { self.dropout } else { 0.0 });
+    fn forward(&self, x: Tensor<2>, drop: DropoutSeed) -> Tensor<2> {
+        let branch = dropout(x.clone(), self.dropout, drop);
         let update = branch.matmul(self.lora_a.val()).matmul(self.lora_b.val());
         self.base.forward(x) + update * self.scaling
     }
 }
 
 impl MixLora {
-    fn forward(&self, x: Tensor<2>, routing: &Routing, drop: bool) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, routing: &Routing, drop: DropoutSeed) -> Tensor<2> {
         let base = self.base.forward(x.clone());
         let base = match self.mixture_weights {
             MixtureWeights::Raw => base * routing.mass(),
@@ -119,10 +119,10 @@ impl MixLora {
         x: Tensor<2>,
         experts: Tensor<2, Int>,
         weights: Tensor<2>,
-        drop: bool,
+        drop: DropoutSeed,
     ) -> Tensor<2> {
         grouped_low_rank(
-            dropout(x, if drop { self.dropout } else { 0.0 }),
+            dropout(x, self.dropout, drop),
             self.lora_a.val(),
             self.lora_b.val(),
             experts,
@@ -139,7 +139,7 @@ impl Projection {
     ///
     /// # Panics
     /// If a mixture is called without a routing: `Llama::attach` always builds them together.
-    pub fn forward(&self, x: Tensor<2>, routing: Option<&Routing>, drop: bool) -> Tensor<2> {
+    pub fn forward(&self, x: Tensor<2>, routing: Option<&Routing>, drop: DropoutSeed) -> Tensor<2> {
         match self {
             Self::Dense(dense) => dense.forward(x),
             Self::Lora(lora) => lora.forward(x, drop),

@@ -103,8 +103,9 @@ pub enum Outcome {
 /// Anything that [`TrainError`] names. What was written before stays.
 pub fn fine_tune(config: &RunConfig, setup: &Setup) -> Result<Outcome, TrainError> {
     let method = method::build(config)?;
-    let run = RunDirectory::create(&setup.run, config, setup.resume)?;
+    // Data first: a run without data leaves no directory behind.
     let mut prepared = prepare(config, &setup.finder)?;
+    let run = RunDirectory::create(&setup.run, config, setup.resume)?;
     setup.telemetry.say("Loading the weights ..");
     let base = prepared.load(config, &setup.device)?;
     let tuned = base.attach(&method.adapter(), config.train.seed)?;

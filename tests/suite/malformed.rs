@@ -1,0 +1,222 @@
+//! Damaged and hostile model files: an error that names the place, never a panic.
+
+use std::path::Path;
+
+use model::ModelConfig;
+use model::load::safetensors::Safetensors;
+use model::load::{Weights, open};
+use proptest::prelude::*;
+
+use crate::support::fixture;
+
+/// Writes the files of a small model, its weights changed by `damage`.
+fn damaged_safetensors(damage: impl Fn(&mut Vec<u8>)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bytes = std::fs::read(fixture("parity/llama/model.safetensors")).unwrap();
+    damage(&mut bytes);
+    std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+    folder
+}
+
+fn read_all(folder: &Path) -> Result<(), model::ModelError> {
+    let mut weights = Safetensors::open(folder)?;
+    weights.tensor("model.embed_tokens.weight")?;
+    weights.tensor("lm_head.weight").map(drop)
+}
+
+#[test]
+fn truncated_and_hostile_safetensors_are_refused_by_name() {
+    let cases: [fn(&mut Vec<u8>); 5] = [
+        |bytes| bytes.truncate(4),
+        |bytes| bytes.truncate(bytes.len() / 2),
+        |bytes| bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes()),
+        |bytes| bytes[8] = b'x',
+        |bytes| bytes.clear(),
+    ];
+    for damage in cases {
+        let folder = damaged_safetensors(damage);
+        let error = read_all(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors"), "{error}");
+    }
+}
+
+#[test]
+fn an_index_cannot_reach_outside_its_directory_and_absent_weights_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = folder.path().join("model.safetensors.index.json");
+    std::fs::write(&index, r#"{"weight_map":{"a":"../../etc/passwd"}}"#).unwrap();
+    let error = Safetensors::open(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("weight_map.a"), "{error}");
+    std::fs::write(&index, r#"{"weight_map":{"a":"model-00001-of-00001.safetensors"}}"#).unwrap();
+    let error = Safetensors::open(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("model-00001-of-00001.safetensors"), "{error}");
+    let mut weights = Safetensors::open(&fixture("parity/llama")).unwrap();
+    let error = weights.tensor("nothing").unwrap_err().to_string();
+    assert!(error.contains("`nothing` is missing"), "{error}");
+}
+
+#[test]
+fn shards_are_read_as_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = fixture("parity/llama/model.safetensors");
+    let bytes = std::fs::read(&whole).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let (mut map, mut parts) = (serde_json::Map::new(), [Vec::new(), Vec::new()]);
+    for (i, (name, view)) in file.tensors().into_iter().enumerate() {
+        map.insert(name.clone(), format!("part-{}.safetensors", i % 2).into());
+        parts[i % 2].push((name, view));
+    }
+    for (i, part) in parts.into_iter().enumerate() {
+        let path = folder.path().join(format!("part-{i}.safetensors"));
+        safetensors::serialize_to_file(part, None, &path).unwrap();
+    }
+    let index = serde_json::json!({ "weight_map": map });
+    std::fs::write(folder.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let mut shards = Safetensors::open(folder.path()).unwrap();
+    let mut single = Safetensors::open(&fixture("parity/llama")).unwrap();
+    for name in ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "lm_head.weight"] {
+        assert_eq!(shards.tensor(name).unwrap(), single.tensor(name).unwrap());
+    }
+}
+
+#[test]
+fn a_weight_of_the_wrong_shape_is_named() {
+    let text = std::fs::read_to_string(fixture("parity/llama/config.json")).unwrap();
+    let mut config = ModelConfig::from_json(&text).unwrap();
+    config.intermediate_size += 1;
+    let mut weights = Safetensors::open(&fixture("parity/llama")).unwrap();
+    let loaded = model::Llama::load(
+        &config,
+        &mut weights,
+        8,
+        burn::tensor::FloatDType::F32,
+        &burn::tensor::Device::flex(),
+    );
+    let error = loaded.unwrap_err().to_string();
+    assert!(error.contains("mlp.gate_proj.weight") && error.contains("shape"), "{error}");
+}
+
+/// A GGUF of one small tensor with what a llama needs.
+fn gguf() -> Vec<u8> {
+    let mut out = b"GGUF".to_vec();
+    out.extend(3u32.to_le_bytes());
+    out.extend(1u64.to_le_bytes());
+    let text = |out: &mut Vec<u8>, s: &str| {
+        out.extend((s.len() as u64).to_le_bytes());
+        out.extend(s.as_bytes());
+    };
+    let numbers: [(&str, u32); 6] = [
+        ("llama.embedding_length", 4),
+        ("llama.block_count", 1),
+        ("llama.feed_forward_length", 4),
+        ("llama.attention.head_count", 2),
+        ("llama.attention.head_count_kv", 2),
+        ("llama.context_length", 8),
+    ];
+    out.extend(12u64.to_le_bytes());
+    for (key, value) in numbers {
+        text(&mut out, key);
+        out.extend(4u32.to_le_bytes());
+        out.extend(value.to_le_bytes());
+    }
+    text(&mut out, "llama.attention.layer_norm_rms_epsilon");
+    out.extend(6u32.to_le_bytes());
+    out.extend(1e-5f32.to_le_bytes());
+    for (key, value) in [
+        ("general.architecture", "llama"),
+        ("tokenizer.ggml.model", "gpt2"),
+        ("tokenizer.ggml.pre", "smollm"),
+    ] {
+        text(&mut out, key);
+        out.extend(8u32.to_le_bytes());
+        text(&mut out, value);
+    }
+    let lists: [(&str, &[&str]); 2] = [
+        ("tokenizer.ggml.tokens", &["a", "b", "ab"]),
+        ("tokenizer.ggml.merges", &["a b"]),
+    ];
+    for (key, items) in lists {
+        text(&mut out, key);
+        out.extend(9u32.to_le_bytes());
+        out.extend(8u32.to_le_bytes());
+        out.extend((items.len() as u64).to_le_bytes());
+        for item in items {
+            text(&mut out, item);
+        }
+    }
+    text(&mut out, "token_embd.weight");
+    out.extend(2u32.to_le_bytes());
+    out.extend(4u64.to_le_bytes());
+    out.extend(2u64.to_le_bytes());
+    out.extend(0u32.to_le_bytes());
+    out.extend(0u64.to_le_bytes());
+    out.resize(out.len().next_multiple_of(32), 0);
+    for value in 0..8 {
+        out.extend((value as f32).to_le_bytes());
+    }
+    out
+}
+
+/// Opens a file and reads its embedding.
+fn read_gguf(bytes: &[u8]) -> Result<Vec<f32>, model::ModelError> {
+    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    let mut files = open(file.path())?;
+    let data = files.weights.tensor("model.embed_tokens.weight")?;
+    Ok(data.try_into_vec_as().unwrap())
+}
+
+#[test]
+fn a_gguf_is_read_and_a_truncated_or_hostile_one_refused() {
+    let whole = gguf();
+    assert_eq!(read_gguf(&whole).unwrap(), [0., 1., 2., 3., 4., 5., 6., 7.]);
+    let mut unknown = whole.clone();
+    let at = unknown.windows(3).position(|w| w == b"a b").unwrap();
+    unknown[at..at + 3].copy_from_slice(b"b a");
+    let error = read_gguf(&unknown).unwrap_err().to_string();
+    assert!(error.contains("tokenizer"), "a merge of no token: {error}");
+    for length in [0, 3, 8, 24, 100, whole.len() / 2, whole.len() - 40] {
+        assert!(read_gguf(&whole[..length]).is_err(), "{length}");
+    }
+    let mut huge = whole.clone();
+    huge[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(read_gguf(&huge).is_err(), "2^64 tensors");
+    let mut other = whole;
+    let at = other.windows(5).rposition(|w| w == b"llama").unwrap();
+    other[at..at + 5].copy_from_slice(b"bloom");
+    let error = read_gguf(&other).unwrap_err().to_string();
+    assert!(error.contains("general.architecture"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn changed_bytes_of_a_gguf_never_panic(changes in prop::collection::vec((0usize..600, any::<u8>()), 1..6)) {
+        let mut bytes = gguf();
+        for (at, value) in changes {
+            let at = at % bytes.len();
+            bytes[at] = value;
+        }
+        let _ = read_gguf(&bytes);
+    }
+
+    #[test]
+    fn changed_bytes_of_safetensors_never_panic(changes in prop::collection::vec((0usize..3000, any::<u8>()), 1..6)) {
+        let folder = damaged_safetensors(|bytes| {
+            for (at, value) in &changes {
+                let at = at % bytes.len();
+                bytes[at] = *value;
+            }
+        });
+        let _ = read_all(folder.path());
+    }
+
+    #[test]
+    fn any_config_json_is_read_or_refused(hidden in any::<u64>(), heads in any::<u64>(), layers in any::<u32>(), dim in any::<u64>()) {
+        let text = format!(
+            r#"{{"model_type":"llama","vocab_size":8,"hidden_size":{hidden},"intermediate_size":16,"num_hidden_layers":{layers},"num_attention_heads":{heads},"head_dim":{dim}}}"#
+        );
+        let _ = ModelConfig::from_json(&text);
+    }
+}

@@ -1,0 +1,217 @@
+//! The recipe on the tiny model and the miniature BoolQ: learning, accumulation, repetition, resume.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use burn::module::Module;
+use burn::prelude::*;
+use burn::store::ModuleRecord;
+use data::loader::LoaderState;
+use data::source::Finder;
+use train::RunConfig;
+use train::dashboard::state::DashboardState;
+use train::fine_tune::{Outcome, Setup, fine_tune, prepare};
+use train::method;
+use train::run_directory::{Environment, MetricsLine, RunDirectory};
+use train::telemetry::Telemetry;
+
+use crate::support::{assert_close, devices, named_values};
+
+fn config() -> RunConfig {
+    let mut config = RunConfig::default();
+    config.model.name = "tiny".into();
+    config.adapter.rank = 4;
+    config.adapter.num_experts = 4;
+    config.train.learning_rate = 5e-3;
+    config.train.batch_size = 8;
+    config.train.micro_batch = 8;
+    config.train.checkpoint_every = 3;
+    config.evaluation.bootstrap = 50;
+    config
+}
+
+fn setup(run: &Path, resume: bool, device: &Device) -> Setup {
+    let mut finder = Finder::from_env();
+    finder.miniature = true;
+    Setup {
+        device: device.clone(),
+        finder,
+        run: run.to_path_buf(),
+        resume,
+        environment: Environment {
+            version: "test".into(),
+            commit: None,
+            device: "test".into(),
+            threads: 1,
+            command: "test".into(),
+        },
+        telemetry: Telemetry::new(Arc::new(Mutex::new(DashboardState::default()))),
+        state: Arc::new(LoaderState::default()),
+    }
+}
+
+/// Every parameter of a finished run's adapter.
+fn adapter(config: &RunConfig, run: &Path) -> BTreeMap<String, Vec<f32>> {
+    let device = Device::flex();
+    let (directory, _) = RunDirectory::open(run).unwrap();
+    let mut prepared = prepare(config, &setup(run, false, &device).finder).unwrap();
+    let method = method::build(config).unwrap();
+    let base = prepared.load(config, &device).unwrap();
+    let record = ModuleRecord::load(directory.adapter()).unwrap();
+    named_values(&base.attach(&method.adapter(), 0).unwrap().load_record(record))
+}
+
+fn finished(config: &RunConfig, run: &Path, device: &Device) -> Vec<MetricsLine> {
+    let outcome = fine_tune(config, &setup(run, false, device)).unwrap();
+    assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
+    RunDirectory::open(run).unwrap().0.metrics().unwrap()
+}
+
+#[test]
+fn training_lowers_the_loss_and_writes_a_whole_run() {
+    for (_, device, _) in devices() {
+        let root = tempfile::tempdir().unwrap();
+        let mut config = config();
+        config.train.epochs = 6.0;
+        let lines = finished(&config, root.path(), &device);
+        let losses: Vec<f64> = lines
+            .iter()
+            .filter(|l| l.split == "train")
+            .map(|l| l.values["cross_entropy"].as_f64().unwrap())
+            .collect();
+        assert_eq!(losses.len(), 36);
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+        assert!(mean(&losses[30..]) < 0.7 * mean(&losses[..6]), "{losses:?}");
+        assert_eq!(lines.iter().filter(|l| l.split == "held_out").count(), 12);
+        for file in [
+            "config.toml",
+            "environment.json",
+            "data.json",
+            "metrics.jsonl",
+            "adapter/adapter.bpk",
+            "evaluation/boolq/predictions.jsonl",
+            "evaluation/boolq/metrics.json",
+            "report.html",
+            "report.md",
+        ] {
+            assert!(root.path().join(file).is_file(), "{file}");
+        }
+        let html = std::fs::read_to_string(root.path().join("report.html")).unwrap();
+        assert!(html.contains("Not a result") && html.matches("<svg").count() >= 6);
+        assert!(!html.contains("http-equiv") && !html.contains("src="));
+    }
+}
+
+#[test]
+fn a_cpu_run_repeats_bit_for_bit_and_another_seed_differs() {
+    let device = Device::flex();
+    let roots: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let mut other = config();
+    other.train.seed = 43;
+    finished(&config(), roots[0].path(), &device);
+    finished(&config(), roots[1].path(), &device);
+    finished(&other, roots[2].path(), &device);
+    let values: Vec<_> = roots.iter().map(|root| adapter(&config(), root.path())).collect();
+    assert_eq!(values[0], values[1]);
+    assert_ne!(values[0], values[2]);
+}
+
+#[test]
+fn accumulated_micro_batches_equal_the_large_batch() {
+    let device = Device::flex();
+    let mut found = Vec::new();
+    for micro_batch in [8, 1, 3] {
+        let root = tempfile::tempdir().unwrap();
+        let mut config = config();
+        // Dropout masks belong to the micro-batch, so they cannot agree.
+        config.adapter.dropout = 0.0;
+        // Load balancing is a product of batch means: it alone depends on the micro-batch.
+        config.objective.load_balancing_weight = 0.0;
+        config.train.micro_batch = micro_batch;
+        config.train.epochs = 1.0;
+        config.train.learning_rate = 1e-3;
+        finished(&config, root.path(), &device);
+        found.push(adapter(&config, root.path()));
+    }
+    for other in &found[1..] {
+        for (name, values) in &found[0] {
+            // AdamW divides by the gradient's own size, which magnifies rounding where gradients vanish.
+            assert_close(name, &other[name], values, 5e-3);
+        }
+    }
+}
+
+#[test]
+fn a_stopped_run_goes_on_exactly_where_it_was() {
+    let device = Device::flex();
+    let straight = tempfile::tempdir().unwrap();
+    finished(&config(), straight.path(), &device);
+    let stopped = tempfile::tempdir().unwrap();
+    // A stop before the first step takes effect after it: the smallest piece there is.
+    let first = setup(stopped.path(), false, &device);
+    first.state.stop.store(true, Ordering::SeqCst);
+    assert_eq!(fine_tune(&config(), &first).unwrap(), Outcome::Stopped(1));
+    // Another stop one step later, then to the end.
+    let second = setup(stopped.path(), true, &device);
+    second.state.stop.store(true, Ordering::SeqCst);
+    assert_eq!(fine_tune(&config(), &second).unwrap(), Outcome::Stopped(2));
+    let last = fine_tune(&config(), &setup(stopped.path(), true, &device)).unwrap();
+    assert!(matches!(last, Outcome::Finished(_)));
+    assert_eq!(adapter(&config(), straight.path()), adapter(&config(), stopped.path()));
+    let steps = |root: &Path| -> Vec<(usize, serde_json::Value)> {
+        let lines = RunDirectory::open(root).unwrap().0.metrics().unwrap();
+        let train = lines.into_iter().filter(|l| l.split == "train");
+        train.map(|l| (l.step, l.values["loss"].clone())).collect()
+    };
+    assert_eq!(steps(straight.path()), steps(stopped.path()));
+}
+
+#[test]
+fn a_finished_training_is_not_repeated_on_resume_and_a_foreign_one_is_refused() {
+    let device = Device::flex();
+    let root = tempfile::tempdir().unwrap();
+    finished(&config(), root.path(), &device);
+    let before = adapter(&config(), root.path());
+    std::fs::remove_file(root.path().join("report.html")).unwrap();
+    let again = fine_tune(&config(), &setup(root.path(), true, &device)).unwrap();
+    assert!(matches!(again, Outcome::Finished(_)));
+    assert!(root.path().join("report.html").is_file());
+    assert_eq!(before, adapter(&config(), root.path()));
+    let mut other = config();
+    other.train.learning_rate = 1.0;
+    let error = fine_tune(&other, &setup(root.path(), true, &device)).unwrap_err();
+    assert!(error.to_string().contains("other settings"), "{error}");
+    let error = fine_tune(&config(), &setup(root.path(), false, &device)).unwrap_err();
+    assert!(error.to_string().contains("already holds a run"), "{error}");
+    let empty = tempfile::tempdir().unwrap();
+    let error = fine_tune(&config(), &setup(empty.path(), true, &device)).unwrap_err();
+    assert!(error.to_string().contains("nothing to resume"), "{error}");
+}
+
+#[test]
+fn every_preset_and_switch_trains() {
+    let device = Device::flex();
+    for preset in train::config::method_presets() {
+        for extra in ["cross_entropy=sequence", "cross_entropy=choices", "flu_tokens=last", "correctness=vocabulary"] {
+            let root = tempfile::tempdir().unwrap();
+            let mut layers = train::config::ConfigLayers::default();
+            layers.method(preset).unwrap();
+            for set in [
+                "model.name=tiny",
+                "adapter.rank=2",
+                "train.max_steps=2",
+                "train.gradient_clip=0.5",
+                "train.schedule=cosine",
+                "train.warmup_steps=1",
+                "evaluation.bootstrap=10",
+                "data.dataset=arc-easy",
+                &format!("objective.{extra}"),
+            ] {
+                layers.set(set).unwrap();
+            }
+            finished(&layers.resolve().unwrap(), root.path(), &device);
+        }
+    }
+}
