@@ -6,5 +6,6 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    uq4ct::allocator::keep_pages();
     uq4ct::cli::main()
 }

@@ -236,8 +236,7 @@ impl Grid {
             for position in 0..targets {
                 self.next_at.push((first + position) as i32);
                 self.next_target.push(ids[position + 1] as i32);
-                self.next_weight
-                    .push(1.0 / (targets * self.rows) as f32);
+                self.next_weight.push(1.0 / (targets * self.rows) as f32);
             }
         }
     }

@@ -3,8 +3,8 @@
 //! Burn checkpoints once a Learner epoch. One Learner epoch is therefore a *chunk* of optimizer steps, served from here; the
 //! order of the rows derives from (seed, real epoch) alone, so a resumed run sees exactly what the straight one would.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
@@ -58,7 +58,11 @@ impl Schedule {
 }
 
 /// The rows of each optimizer step of an epoch.
-fn epoch_order(questions: &[EncodedQuestion], schedule: &Schedule, epoch: usize) -> Vec<Vec<usize>> {
+fn epoch_order(
+    questions: &[EncodedQuestion],
+    schedule: &Schedule,
+    epoch: usize,
+) -> Vec<Vec<usize>> {
     let mut rng = ChaCha8Rng::seed_from_u64(mix(schedule.seed, epoch as u64));
     let mut rows: Vec<usize> = (0..questions.len()).collect();
     rows.shuffle(&mut rng);
@@ -136,7 +140,10 @@ impl TrainLoader {
         rows.chunks(self.schedule.micro_batch)
             .enumerate()
             .map(|(micro, part)| {
-                let items = part.iter().map(|row| self.questions[*row].clone()).collect();
+                let items = part
+                    .iter()
+                    .map(|row| self.questions[*row].clone())
+                    .collect();
                 let mut batch = self.batcher.batch(items, &self.device);
                 batch.seed = mix(mix(self.schedule.seed, step as u64), micro as u64);
                 batch.step = step + 1;
@@ -176,7 +183,10 @@ impl Iterator for ChunkIterator<'_> {
         loop {
             if let Some(batch) = self.pending.next() {
                 if self.pending.len() == 0 {
-                    self.loader.state.steps_done.store(self.next, Ordering::SeqCst);
+                    self.loader
+                        .state
+                        .steps_done
+                        .store(self.next, Ordering::SeqCst);
                 }
                 return Some(Ok(batch));
             }
@@ -196,11 +206,7 @@ impl DataLoaderIterator<Batch> for ChunkIterator<'_> {
         // Complete exactly when the last micro-batch of an optimizer step was served: the Learner then flushes the accumulated
         // gradients, so a ragged last group is never mixed into the next one.
         let whole_step = self.pending.len() == 0;
-        Progress::new(
-            usize::from(whole_step),
-            1,
-            Some("optimizer steps".into()),
-        )
+        Progress::new(usize::from(whole_step), 1, Some("optimizer steps".into()))
     }
 }
 
@@ -336,9 +342,11 @@ impl DataLoader<Batch> for EvaluationLoader {
     }
 
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch>> {
-        let questions: Vec<EncodedQuestion> =
-            self.batches.iter().flatten().cloned().collect();
-        let batches = questions[start..end].iter().map(|q| vec![q.clone()]).collect();
+        let questions: Vec<EncodedQuestion> = self.batches.iter().flatten().cloned().collect();
+        let batches = questions[start..end]
+            .iter()
+            .map(|q| vec![q.clone()])
+            .collect();
         Arc::new(Self {
             batches: Arc::new(batches),
             ..self.clone()
@@ -429,7 +437,10 @@ mod tests {
         let loader = loader(&state);
         let mut iterator = loader.iter();
         let first = iterator.next().unwrap().unwrap();
-        assert_eq!(iterator.progress().is_completed(), first.len() == 4 || first.share == 1.0);
+        assert_eq!(
+            iterator.progress().is_completed(),
+            first.len() == 4 || first.share == 1.0
+        );
         let mut share = first.share;
         while !iterator.progress().is_completed() {
             share += iterator.next().unwrap().unwrap().share;

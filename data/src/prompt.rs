@@ -56,7 +56,10 @@ impl Template {
                 question.question.clone(),
                 format!(
                     " Choices: {} Answer:",
-                    lettered(question, |letter, text| format!("{letter}. {}", sentence(text)))
+                    lettered(question, |letter, text| format!(
+                        "{letter}. {}",
+                        sentence(text)
+                    ))
                 ),
             ),
             (Self::LaplaceLora, LabelStyle::Choice) => (

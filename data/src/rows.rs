@@ -100,7 +100,10 @@ fn separated(path: &Path, delimiter: u8) -> Result<Vec<Row>, DataError> {
         .quoting(delimiter != b'\t')
         .from_path(path)
         .map_err(|e| fail(0, e.to_string()))?;
-    let header = reader.headers().map_err(|e| fail(0, e.to_string()))?.clone();
+    let header = reader
+        .headers()
+        .map_err(|e| fail(0, e.to_string()))?
+        .clone();
     let mut rows = Vec::new();
     for (number, record) in reader.records().enumerate() {
         let record = record.map_err(|e| fail(number + 1, e.to_string()))?;
@@ -121,9 +124,7 @@ fn parquet(path: &Path) -> Result<Vec<Row>, DataError> {
     };
     let file = File::open(path).map_err(|e| DataError::io(path, e))?;
     let reader = SerializedFileReader::new(file).map_err(|e| fail(e.to_string()))?;
-    let rows = reader
-        .get_row_iter(None)
-        .map_err(|e| fail(e.to_string()))?;
+    let rows = reader.get_row_iter(None).map_err(|e| fail(e.to_string()))?;
     rows.enumerate()
         .map(|(number, row)| {
             let row = row.map_err(|e| fail(format!("row {}: {e}", number + 1)))?;
@@ -152,7 +153,10 @@ mod tests {
 
     #[test]
     fn bad_utf8_names_its_line() {
-        let file = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
+        let file = tempfile::Builder::new()
+            .suffix(".jsonl")
+            .tempfile()
+            .unwrap();
         std::fs::write(file.path(), b"{\"a\":1}\n{\"a\":\"\xff\"}\n").unwrap();
         let error = read(file.path()).unwrap_err().to_string();
         assert!(error.contains("row 2: not valid UTF-8"), "{error}");

@@ -101,12 +101,11 @@ pub fn split(
         held_out: sample(held_out, options.held_out_limit, &mut rng),
         test: sample(test.questions, options.test_limit, &mut rng),
     };
-    splits.account.used = [
-        splits.train.len(),
-        splits.held_out.len(),
-        splits.test.len(),
-    ];
-    for (name, rows) in ["train", "held-out", "test"].iter().zip(splits.account.used) {
+    splits.account.used = [splits.train.len(), splits.held_out.len(), splits.test.len()];
+    for (name, rows) in ["train", "held-out", "test"]
+        .iter()
+        .zip(splits.account.used)
+    {
         if rows == 0 {
             return Err(DataError::setting(
                 format!("{} {name}", dataset.name()),
@@ -203,7 +202,9 @@ mod tests {
 
     #[test]
     fn repeats_stay_on_one_side_and_leaks_are_dropped() {
-        let rows: Vec<_> = (0..40).map(|i| question(&format!("Q  {}", i % 10))).collect();
+        let rows: Vec<_> = (0..40)
+            .map(|i| question(&format!("Q  {}", i % 10)))
+            .collect();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let (train, held_out) = carve(rows, 0.2, &mut rng);
         assert_eq!((train.len(), held_out.len()), (32, 8));

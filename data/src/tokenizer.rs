@@ -237,12 +237,7 @@ mod tests {
         let ids = tokenizer.encode(text).unwrap();
         assert_eq!(tokenizer.decode(&ids).unwrap(), text);
         let encoded = tokenizer
-            .encode_questions(
-                &[question("x")],
-                Template::MoePeft,
-                LabelStyle::Choice,
-                200,
-            )
+            .encode_questions(&[question("x")], Template::MoePeft, LabelStyle::Choice, 200)
             .unwrap();
         assert_eq!(encoded[0].labels.len(), 2);
         assert_ne!(encoded[0].labels[0], encoded[0].labels[1]);
@@ -279,7 +274,10 @@ mod tests {
             .encode_questions(&[bad], Template::MoePeft, LabelStyle::Choice, 200)
             .unwrap_err()
             .to_string();
-        assert!(error.contains("\" maybe\"") && error.contains("one token"), "{error}");
+        assert!(
+            error.contains("\" maybe\"") && error.contains("one token"),
+            "{error}"
+        );
         let mut twins = question("x");
         twins.choices[1] = "true".into();
         let error = tokenizer

@@ -24,10 +24,10 @@ pub mod norm;
 pub mod projection;
 pub mod rope;
 
+pub use adapter::dropout::DropoutSeed;
 pub use adapter::{
     AdapterConfig, LoraConfig, MixLoraConfig, MixtureWeights, Placement, Routing, TargetModule,
 };
-pub use adapter::dropout::DropoutSeed;
 pub use config::{ModelConfig, RopeScaling};
 pub use error::ModelError;
 pub use llama::{Llama, LlamaInput, LlamaOutput};

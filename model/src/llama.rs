@@ -137,9 +137,11 @@ impl LlamaInput {
                     .expand([batch, sequence, sequence]),
             );
         hidden = hidden.bool_or(
-            branch_i
-                .not_equal(branch_j.clone())
-                .bool_and(branch_j.not_equal_scalar(0).expand([batch, sequence, sequence])),
+            branch_i.not_equal(branch_j.clone()).bool_and(
+                branch_j
+                    .not_equal_scalar(0)
+                    .expand([batch, sequence, sequence]),
+            ),
         );
         if let Some(window) = window {
             hidden = hidden.bool_or((position_i - position_j).greater_equal_scalar(window as i64));
@@ -227,8 +229,13 @@ impl Mlp {
             let expert = routing.experts.clone().narrow(1, slot, 1);
             let weight = routing.weights.clone().narrow(1, slot, 1);
             let drop = drop.at(8 + slot as u64);
-            let hidden = silu(with_expert(&self.gate_proj, gate.clone(), &x, &expert, drop.at(4)))
-                * with_expert(&self.up_proj, up.clone(), &x, &expert, drop.at(5));
+            let hidden = silu(with_expert(
+                &self.gate_proj,
+                gate.clone(),
+                &x,
+                &expert,
+                drop.at(4),
+            )) * with_expert(&self.up_proj, up.clone(), &x, &expert, drop.at(5));
             if let Some(down) = self.down_proj.mixture() {
                 let update = down.update(hidden.clone(), expert, weight.clone(), drop.at(6));
                 updates = Some(sum(updates, update));
@@ -285,7 +292,9 @@ impl DecoderLayer {
             .attention_router
             .as_ref()
             .map(|router| router.forward(normed.clone()));
-        let x = x + self.self_attn.forward(normed, decision.as_ref(), drop, context);
+        let x = x + self
+            .self_attn
+            .forward(normed, decision.as_ref(), drop, context);
         routing.extend(decision);
         let normed = self.post_attention_layernorm.forward(x.clone());
         let decision = self
@@ -435,8 +444,12 @@ impl DecoderLayer {
 
     fn attach_routers(&mut self, mix: &MixLoraConfig, init: &mut Initializer) {
         let width = |projection: &Projection| projection.base().sizes()[0];
-        let serves =
-            |mlp: bool| mix.lora.target_modules.iter().any(|target| target.is_mlp() == mlp);
+        let serves = |mlp: bool| {
+            mix.lora
+                .target_modules
+                .iter()
+                .any(|target| target.is_mlp() == mlp)
+        };
         if mix.placement == Placement::All && serves(false) {
             let d = width(&self.self_attn.q_proj);
             self.attention_router = Some(Router::new(mix, d, init));
@@ -575,6 +588,9 @@ impl Builder<'_> {
             });
         }
         // The type is stated at creation: a later cast would hold both copies of the largest tensors.
-        Ok(Tensor::from_data(data, (self.device, DType::from(self.dtype))))
+        Ok(Tensor::from_data(
+            data,
+            (self.device, DType::from(self.dtype)),
+        ))
     }
 }

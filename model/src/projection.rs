@@ -105,12 +105,7 @@ impl MixLora {
             MixtureWeights::Raw => base * routing.mass(),
             _ => base,
         };
-        base + self.update(
-            x,
-            routing.experts.clone(),
-            routing.weights.clone(),
-            drop,
-        )
+        base + self.update(x, routing.experts.clone(), routing.weights.clone(), drop)
     }
 
     /// `(alpha / r) sum_k weights_k B_k A_k drop(x)`

@@ -72,12 +72,8 @@ impl Angles {
     /// - x, output: `[batch, heads, sequence, head_dim]`
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
         let half = x.dims()[3] / 2;
-        let (real, imaginary) = (
-            x.clone().narrow(3, 0, half),
-            x.narrow(3, half, half),
-        );
-        let turned_real =
-            real.clone() * self.cos.clone() - imaginary.clone() * self.sin.clone();
+        let (real, imaginary) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
+        let turned_real = real.clone() * self.cos.clone() - imaginary.clone() * self.sin.clone();
         let turned_imaginary = imaginary * self.cos.clone() + real * self.sin.clone();
         Tensor::cat(vec![turned_real, turned_imaginary], 3)
     }

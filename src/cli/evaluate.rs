@@ -20,7 +20,7 @@ use super::run::{PlaceArgs, environment, logging};
 
 /// Flags of `evaluate`.
 #[derive(Debug, Args)]
-pub struct EvaluateArgs {
+pub(super) struct EvaluateArgs {
     /// A finished run's directory
     run: PathBuf,
     /// Datasets, separated by commas
@@ -34,7 +34,7 @@ pub struct EvaluateArgs {
 }
 
 /// Runs `evaluate`.
-pub fn run(args: EvaluateArgs) -> Result<ExitCode> {
+pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
     logging();
     let device = args.places.device()?;
     let (run, trained) = RunDirectory::open(&args.run)?;
@@ -59,7 +59,8 @@ pub fn run(args: EvaluateArgs) -> Result<ExitCode> {
         let fresh = base.attach(&method.adapter(), config.train.seed)?;
         let tuned = match run.adapter() {
             path if path.is_file() => {
-                let record = ModuleRecord::load(&path).with_context(|| path.display().to_string())?;
+                let record =
+                    ModuleRecord::load(&path).with_context(|| path.display().to_string())?;
                 fresh
                     .try_load_record(record)
                     .map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?

@@ -26,7 +26,11 @@ enum Verb {
 
 /// `uq4ct train` alone.
 #[derive(Debug, Parser)]
-#[command(name = "train", version, about = "Fine-tune on a dataset, score it, write a report.")]
+#[command(
+    name = "train",
+    version,
+    about = "Fine-tune on a dataset, score it, write a report."
+)]
 struct TrainCli {
     #[command(flatten)]
     args: train::TrainArgs,

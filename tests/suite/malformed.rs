@@ -47,9 +47,16 @@ fn an_index_cannot_reach_outside_its_directory_and_absent_weights_are_named() {
     std::fs::write(&index, r#"{"weight_map":{"a":"../../etc/passwd"}}"#).unwrap();
     let error = Safetensors::open(folder.path()).err().unwrap().to_string();
     assert!(error.contains("weight_map.a"), "{error}");
-    std::fs::write(&index, r#"{"weight_map":{"a":"model-00001-of-00001.safetensors"}}"#).unwrap();
+    std::fs::write(
+        &index,
+        r#"{"weight_map":{"a":"model-00001-of-00001.safetensors"}}"#,
+    )
+    .unwrap();
     let error = Safetensors::open(folder.path()).err().unwrap().to_string();
-    assert!(error.contains("model-00001-of-00001.safetensors"), "{error}");
+    assert!(
+        error.contains("model-00001-of-00001.safetensors"),
+        "{error}"
+    );
     let mut weights = Safetensors::open(&fixture("parity/llama")).unwrap();
     let error = weights.tensor("nothing").unwrap_err().to_string();
     assert!(error.contains("`nothing` is missing"), "{error}");
@@ -71,10 +78,18 @@ fn shards_are_read_as_one() {
         safetensors::serialize_to_file(part, None, &path).unwrap();
     }
     let index = serde_json::json!({ "weight_map": map });
-    std::fs::write(folder.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    std::fs::write(
+        folder.path().join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .unwrap();
     let mut shards = Safetensors::open(folder.path()).unwrap();
     let mut single = Safetensors::open(&fixture("parity/llama")).unwrap();
-    for name in ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "lm_head.weight"] {
+    for name in [
+        "model.embed_tokens.weight",
+        "model.layers.1.mlp.up_proj.weight",
+        "lm_head.weight",
+    ] {
         assert_eq!(shards.tensor(name).unwrap(), single.tensor(name).unwrap());
     }
 }
@@ -93,7 +108,10 @@ fn a_weight_of_the_wrong_shape_is_named() {
         &burn::tensor::Device::flex(),
     );
     let error = loaded.unwrap_err().to_string();
-    assert!(error.contains("mlp.gate_proj.weight") && error.contains("shape"), "{error}");
+    assert!(
+        error.contains("mlp.gate_proj.weight") && error.contains("shape"),
+        "{error}"
+    );
 }
 
 /// A GGUF of one small tensor with what a llama needs.

@@ -8,7 +8,12 @@ use train::prediction::ScoredRow;
 use crate::support::fixture;
 
 fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_f64().unwrap())
+        .collect()
 }
 
 fn rows(case: &Value) -> Vec<ScoredRow> {
@@ -36,7 +41,10 @@ fn rows(case: &Value) -> Vec<ScoredRow> {
 fn metrics_equal_torchmetrics_and_scikit_learn() {
     let text = std::fs::read_to_string(fixture("metrics.json")).unwrap();
     let fixture: Value = serde_json::from_str(&text).unwrap();
-    let bootstrap = Bootstrap { resamples: 0, seed: 0 };
+    let bootstrap = Bootstrap {
+        resamples: 0,
+        seed: 0,
+    };
     for case in fixture["cases"].as_array().unwrap() {
         let rows = rows(case);
         let metrics = Metrics::of(&rows, 15, bootstrap);
@@ -53,7 +61,10 @@ fn metrics_equal_torchmetrics_and_scikit_learn() {
             let expected = case[name].as_f64().unwrap();
             let found = found.value.unwrap();
             // torchmetrics computes in f32.
-            assert!((found - expected).abs() < 2e-6, "{name}: {found} {expected}");
+            assert!(
+                (found - expected).abs() < 2e-6,
+                "{name}: {found} {expected}"
+            );
         }
     }
 }

@@ -9,14 +9,16 @@ use data::QuestionBatcher;
 use data::tokenizer::EncodedQuestion;
 use model::load::safetensors::Safetensors;
 use model::{
-    AdapterConfig, DropoutSeed, Llama, LlamaInput, LoraConfig, MixLoraConfig, MixtureWeights, ModelConfig, Placement,
-    TargetModule,
+    AdapterConfig, DropoutSeed, Llama, LlamaInput, LoraConfig, MixLoraConfig, MixtureWeights,
+    ModelConfig, Placement, TargetModule,
 };
 use train::RunConfig;
 use train::loss::load_balancing::{LoadBalancing, load_balancing};
 use train::method::{self, Method};
 
-use crate::support::{assert_close, devices, fixture, floats, load_adapter, named_gradients, tensors};
+use crate::support::{
+    assert_close, devices, fixture, floats, load_adapter, named_gradients, tensors,
+};
 
 const LENGTHS: [usize; 2] = [13, 7];
 const LABELS: [u32; 4] = [5, 9, 11, 17];
@@ -32,7 +34,10 @@ fn load(name: &str, device: &Device) -> Llama {
 
 /// The tokens of `make_parity.py`.
 fn questions() -> Vec<EncodedQuestion> {
-    let ids = tensors(&fixture("parity/tokens.safetensors")).remove("tokens").unwrap().1;
+    let ids = tensors(&fixture("parity/tokens.safetensors"))
+        .remove("tokens")
+        .unwrap()
+        .1;
     ids.chunks(LENGTHS[0])
         .zip(LENGTHS)
         .zip(ANSWERS)
@@ -57,12 +62,21 @@ fn all_logits(llama: &Llama, input: &LlamaInput) -> Vec<f32> {
         .collect();
     let n = real.len();
     let scored = Tensor::<1, Int>::from_data(TensorData::new(real, [n]), &input.tokens.device());
-    floats(llama.forward(&LlamaInput { scored, ..input.clone() }).logits)
+    floats(
+        llama
+            .forward(&LlamaInput {
+                scored,
+                ..input.clone()
+            })
+            .logits,
+    )
 }
 
 /// The rows of real tokens of an expected `[2, sequence, width]`.
 fn real_rows((shape, values): &(Vec<usize>, Vec<f32>)) -> Vec<f32> {
-    let [_, sequence, width] = shape[..] else { panic!("{shape:?}") };
+    let [_, sequence, width] = shape[..] else {
+        panic!("{shape:?}")
+    };
     let row = |r: usize| &values[r * sequence * width..][..LENGTHS[r] * width];
     [row(0), row(1)].concat()
 }
@@ -70,13 +84,24 @@ fn real_rows((shape, values): &(Vec<usize>, Vec<f32>)) -> Vec<f32> {
 #[test]
 fn logits_and_loss_of_every_family_equal_transformers() {
     for (name, device, tolerance) in devices() {
-        for family in ["llama", "llama3_rope", "llama_linear_rope", "mistral_window", "qwen2_bias"] {
+        for family in [
+            "llama",
+            "llama3_rope",
+            "llama_linear_rope",
+            "mistral_window",
+            "qwen2_bias",
+        ] {
             let llama = load(family, &device);
             let batch = QuestionBatcher::default().batch(questions(), &device);
             let expected = tensors(&fixture("parity").join(family).join("expected.safetensors"));
             let input = method::input(&batch, DropoutSeed::OFF);
             let what = format!("{family} on {name}");
-            assert_close(&what, &all_logits(&llama, &input), &real_rows(&expected["logits"]), tolerance);
+            assert_close(
+                &what,
+                &all_logits(&llama, &input),
+                &real_rows(&expected["logits"]),
+                tolerance,
+            );
             let output = llama.forward(&input);
             let loss = method::base::Base.objective(&output, &batch).total();
             assert_close(&what, &floats(loss), &expected["loss"].1, tolerance);
@@ -134,20 +159,40 @@ fn check_adapter(case: &str, adapter: &AdapterConfig, method: &dyn Method) {
         let batch = QuestionBatcher::default().batch(questions(), &device);
         let input = method::input(&batch, DropoutSeed::OFF);
         let what = format!("{case} on {name}");
-        assert_close(&what, &all_logits(&llama, &input), &real_rows(&expected["logits"]), tolerance);
+        assert_close(
+            &what,
+            &all_logits(&llama, &input),
+            &real_rows(&expected["logits"]),
+            tolerance,
+        );
         let output = llama.forward(&input);
         let objective = method.objective(&output, &batch);
         for term in &objective.terms {
             let found = floats(term.value.clone().without_autodiff());
-            assert_close(&format!("{what}: {}", term.name), &found, &expected[term.name].1, tolerance);
+            assert_close(
+                &format!("{what}: {}", term.name),
+                &found,
+                &expected[term.name].1,
+                tolerance,
+            );
         }
         if !output.routing.is_empty() {
             let pooled = load_balancing(&output.routing, &batch.token_mean, LoadBalancing::TopK);
             let found = floats(pooled.without_autodiff());
-            assert_close(&what, &found, &expected["load_balancing_top_k"].1, tolerance);
+            assert_close(
+                &what,
+                &found,
+                &expected["load_balancing_top_k"].1,
+                tolerance,
+            );
         }
         let total = objective.total();
-        assert_close(&what, &floats(total.clone().without_autodiff()), &expected["total"].1, tolerance);
+        assert_close(
+            &what,
+            &floats(total.clone().without_autodiff()),
+            &expected["total"].1,
+            tolerance,
+        );
         let gradients = GradientsParams::from_grads(total.backward(), &llama);
         let found = named_gradients(&llama, &gradients);
         let names = expected.keys().filter_map(|k| k.strip_prefix("gradient."));

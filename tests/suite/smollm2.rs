@@ -11,7 +11,12 @@ use serde_json::Value;
 use crate::support::{fixture, floats};
 
 fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_u64().unwrap() as u32)
+        .collect()
 }
 
 #[test]
@@ -34,11 +39,20 @@ fn tokenizer_and_logits_from_gguf_equal_the_reference() {
         assert_eq!(tokenizer.decode(&found).unwrap(), text);
     }
     let device = Device::flex();
-    let llama = Llama::load(&files.config, &mut *files.weights, 128, FloatDType::F32, &device).unwrap();
+    let llama = Llama::load(
+        &files.config,
+        &mut *files.weights,
+        128,
+        FloatDType::F32,
+        &device,
+    )
+    .unwrap();
     for case in expected["logits"].as_array().unwrap() {
         let prompt: Vec<i32> = ids(&case["ids"]).into_iter().map(|id| id as i32).collect();
         let n = prompt.len();
-        let row = |values: Vec<i32>| Tensor::<2, Int>::from_data(TensorData::new(values, [1, n]), &device);
+        let row = |values: Vec<i32>| {
+            Tensor::<2, Int>::from_data(TensorData::new(values, [1, n]), &device)
+        };
         let input = LlamaInput {
             tokens: row(prompt),
             positions: row((0..n as i32).collect()),
@@ -48,9 +62,15 @@ fn tokenizer_and_logits_from_gguf_equal_the_reference() {
             dropout: DropoutSeed::OFF,
         };
         let logits = floats(llama.forward(&input).logits);
-        for (token, value) in ids(&case["tokens"]).iter().zip(case["logits"].as_array().unwrap()) {
+        for (token, value) in ids(&case["tokens"])
+            .iter()
+            .zip(case["logits"].as_array().unwrap())
+        {
             let (found, expected) = (f64::from(logits[*token as usize]), value.as_f64().unwrap());
-            assert!((found - expected).abs() < 1e-2, "token {token}: {found} {expected}");
+            assert!(
+                (found - expected).abs() < 1e-2,
+                "token {token}: {found} {expected}"
+            );
         }
     }
 }

@@ -17,14 +17,22 @@ pub(crate) fn devices() -> Vec<(String, Device, f64)> {
         .into_iter()
         .map(|found| {
             // Matrix products on GPUs may run on tensor cores (TF32).
-            let tolerance = if found.name == "cpu" { 1e-4 } else if found.is_cpu() { 2e-4 } else { 1e-2 };
+            let tolerance = if found.name == "cpu" {
+                1e-4
+            } else if found.is_cpu() {
+                2e-4
+            } else {
+                1e-2
+            };
             (found.name, found.device, tolerance)
         })
         .collect()
 }
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
 }
 
 /// Values and shape of every tensor of a safetensors file.
@@ -59,7 +67,10 @@ impl PathStack {
 
     fn path(&self) -> String {
         let variants = ["Dense", "Lora", "MixLora"];
-        let kept = self.0.iter().filter(|part| !variants.contains(&part.as_str()));
+        let kept = self
+            .0
+            .iter()
+            .filter(|part| !variants.contains(&part.as_str()));
         kept.cloned().collect::<Vec<_>>().join(".")
     }
 }
@@ -76,7 +87,10 @@ pub(crate) fn load_adapter(model: Llama, path: &Path) -> Llama {
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let name = self.0.path();
-            let (shape, values) = self.1.remove(&name).unwrap_or_else(|| panic!("no {name} in the fixture"));
+            let (shape, values) = self
+                .1
+                .remove(&name)
+                .unwrap_or_else(|| panic!("no {name} in the fixture"));
             param.map(|old| {
                 assert_eq!(old.dims().to_vec(), shape, "{name}");
                 Tensor::from_data(TensorData::new(values, shape), &old.device())
@@ -90,7 +104,10 @@ pub(crate) fn load_adapter(model: Llama, path: &Path) -> Llama {
 }
 
 /// The gradient of every parameter by name.
-pub(crate) fn named_gradients(model: &Llama, gradients: &GradientsParams) -> BTreeMap<String, Vec<f32>> {
+pub(crate) fn named_gradients(
+    model: &Llama,
+    gradients: &GradientsParams,
+) -> BTreeMap<String, Vec<f32>> {
     struct Read<'a>(PathStack, &'a GradientsParams, BTreeMap<String, Vec<f32>>);
     impl ModuleVisitor for Read<'_> {
         fn enter_module(&mut self, name: &str, _: &str) {
@@ -141,7 +158,10 @@ pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f32], toleranc
         .iter()
         .zip(expected)
         .map(|(a, b)| f64::from((a - b).abs()))
-        .fold(0.0, |m: f64, d| if d.is_nan() { f64::INFINITY } else { m.max(d) });
+        .fold(
+            0.0,
+            |m: f64, d| if d.is_nan() { f64::INFINITY } else { m.max(d) },
+        );
     assert!(
         worst <= tolerance * f64::from(scale),
         "{what}: largest difference {worst:e} at scale {scale}"
@@ -184,7 +204,11 @@ pub(crate) fn tiny_adapted(adapter: &AdapterConfig, device: &Device) -> Llama {
 }
 
 /// The same with another number of layers.
-pub(crate) fn tiny_adapted_layers(layers: usize, adapter: &AdapterConfig, device: &Device) -> Llama {
+pub(crate) fn tiny_adapted_layers(
+    layers: usize,
+    adapter: &AdapterConfig,
+    device: &Device,
+) -> Llama {
     struct Shake;
     impl ModuleMapper for Shake {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -196,7 +220,10 @@ pub(crate) fn tiny_adapted_layers(layers: usize, adapter: &AdapterConfig, device
             })
         }
     }
-    tiny_layers(layers, device).attach(adapter, 3).unwrap().map(&mut Shake)
+    tiny_layers(layers, device)
+        .attach(adapter, 3)
+        .unwrap()
+        .map(&mut Shake)
 }
 
 /// Questions of different lengths with two to four choices.
@@ -204,7 +231,9 @@ pub(crate) fn questions(n: usize) -> Vec<EncodedQuestion> {
     (0..n)
         .map(|i| EncodedQuestion {
             id: format!("q{i}"),
-            prompt: (0..5 + i * 5 % 11).map(|t| (3 + i * 31 + t * 17) as u32 % 250).collect(),
+            prompt: (0..5 + i * 5 % 11)
+                .map(|t| (3 + i * 31 + t * 17) as u32 % 250)
+                .collect(),
             labels: (0..2 + i as u32 % 3).map(|c| 100 + c * 3).collect(),
             answer: i % 2,
             shortened: false,

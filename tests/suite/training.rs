@@ -60,7 +60,12 @@ fn adapter(config: &RunConfig, run: &Path) -> BTreeMap<String, Vec<f32>> {
     let method = method::build(config).unwrap();
     let base = prepared.load(config, &device).unwrap();
     let record = ModuleRecord::load(directory.adapter()).unwrap();
-    named_values(&base.attach(&method.adapter(), 0).unwrap().load_record(record))
+    named_values(
+        &base
+            .attach(&method.adapter(), 0)
+            .unwrap()
+            .load_record(record),
+    )
 }
 
 fn finished(config: &RunConfig, run: &Path, device: &Device) -> Vec<MetricsLine> {
@@ -113,7 +118,10 @@ fn a_cpu_run_repeats_bit_for_bit_and_another_seed_differs() {
     finished(&config(), roots[0].path(), &device);
     finished(&config(), roots[1].path(), &device);
     finished(&other, roots[2].path(), &device);
-    let values: Vec<_> = roots.iter().map(|root| adapter(&config(), root.path())).collect();
+    let values: Vec<_> = roots
+        .iter()
+        .map(|root| adapter(&config(), root.path()))
+        .collect();
     assert_eq!(values[0], values[1]);
     assert_ne!(values[0], values[2]);
 }
@@ -159,7 +167,10 @@ fn a_stopped_run_goes_on_exactly_where_it_was() {
     assert_eq!(fine_tune(&config(), &second).unwrap(), Outcome::Stopped(2));
     let last = fine_tune(&config(), &setup(stopped.path(), true, &device)).unwrap();
     assert!(matches!(last, Outcome::Finished(_)));
-    assert_eq!(adapter(&config(), straight.path()), adapter(&config(), stopped.path()));
+    assert_eq!(
+        adapter(&config(), straight.path()),
+        adapter(&config(), stopped.path())
+    );
     let steps = |root: &Path| -> Vec<(usize, serde_json::Value)> {
         let lines = RunDirectory::open(root).unwrap().0.metrics().unwrap();
         let train = lines.into_iter().filter(|l| l.split == "train");
@@ -194,7 +205,12 @@ fn a_finished_training_is_not_repeated_on_resume_and_a_foreign_one_is_refused() 
 fn every_preset_and_switch_trains() {
     let device = Device::flex();
     for preset in train::config::method_presets() {
-        for extra in ["cross_entropy=sequence", "cross_entropy=choices", "flu_tokens=last", "correctness=vocabulary"] {
+        for extra in [
+            "cross_entropy=sequence",
+            "cross_entropy=choices",
+            "flu_tokens=last",
+            "correctness=vocabulary",
+        ] {
             let root = tempfile::tempdir().unwrap();
             let mut layers = train::config::ConfigLayers::default();
             layers.method(preset).unwrap();

@@ -52,7 +52,10 @@ pub fn latest(run: &Path) -> Option<Checkpoint> {
 /// A checkpoint whose parts are all there and whose model can be read.
 fn read(run: &Path, chunk: usize) -> Option<Checkpoint> {
     let at = |name: &str| folder(run).join(format!("{name}-{chunk}.bpk"));
-    if ["optim", "scheduler"].iter().any(|name| !at(name).is_file()) {
+    if ["optim", "scheduler"]
+        .iter()
+        .any(|name| !at(name).is_file())
+    {
         return None;
     }
     ModuleRecord::load(at("model")).ok()?;

@@ -398,7 +398,9 @@ impl ConfigLayers {
     pub fn text(&mut self, text: &str, place: &str) -> Result<(), TrainError> {
         // Checked by itself first: only then do the messages name the right line.
         toml::from_str::<RunConfig>(text).map_err(|e| {
-            let line = e.span().map(|span| text[..span.start].matches('\n').count() + 1);
+            let line = e
+                .span()
+                .map(|span| text[..span.start].matches('\n').count() + 1);
             let at = line.map_or(place.to_string(), |line| format!("{place}:{line}"));
             TrainError::config(at, with_suggestion(e.message()))
         })?;
@@ -416,7 +418,8 @@ impl ConfigLayers {
     /// Something that is not an assignment, a key that does not exist, or a value of the wrong kind.
     pub fn set(&mut self, assignment: &str) -> Result<(), TrainError> {
         let place = format!("--set {assignment}");
-        let wrong = || TrainError::config(&place, "expected section.key=value, such as train.epochs=1");
+        let wrong =
+            || TrainError::config(&place, "expected section.key=value, such as train.epochs=1");
         let (path, value) = assignment.split_once('=').ok_or_else(wrong)?;
         let (section, key) = path.trim().split_once('.').ok_or_else(wrong)?;
         let value: Value = format!("v = {value}")
@@ -494,7 +497,10 @@ fn unknown(kind: &str, wrong: &str, known: &[&str]) -> String {
         .min()
         .filter(|(distance, k)| *distance <= (k.len() / 2).max(2));
     let hint = nearest.map_or(String::new(), |(_, k)| format!(" Did you mean `{k}`?"));
-    format!("unknown {kind} `{wrong}`.{hint} Known: {}", known.join(", "))
+    format!(
+        "unknown {kind} `{wrong}`.{hint} Known: {}",
+        known.join(", ")
+    )
 }
 
 impl RunConfig {
@@ -545,8 +551,14 @@ impl RunConfig {
         }
         let not_negative = [
             ("train.weight_decay", train.weight_decay),
-            ("objective.load_balancing_weight", self.objective.load_balancing_weight),
-            ("objective.calibration_weight", self.objective.calibration_weight),
+            (
+                "objective.load_balancing_weight",
+                self.objective.load_balancing_weight,
+            ),
+            (
+                "objective.calibration_weight",
+                self.objective.calibration_weight,
+            ),
             ("train.gradient_clip", train.gradient_clip.unwrap_or(1.0)),
         ];
         for (key, value) in not_negative {
@@ -556,7 +568,10 @@ impl RunConfig {
             }
         }
         if !(data.held_out_fraction > 0.0 && data.held_out_fraction < 1.0) {
-            let reason = format!("expected a share between 0 and 1, got {}", data.held_out_fraction);
+            let reason = format!(
+                "expected a share between 0 and 1, got {}",
+                data.held_out_fraction
+            );
             return Err(TrainError::config("data.held_out_fraction", reason));
         }
         AdapterConfig::MixLora(self.adapter.mixture()).validate()?;
@@ -602,7 +617,10 @@ mod tests {
         let mut layers = ConfigLayers::default();
         let message = |r: Result<(), TrainError>| r.unwrap_err().to_string();
         let error = message(layers.text("[train]\n\nepoch = 1\n", "a.toml"));
-        assert!(error.starts_with("a.toml:3: unknown key `epoch`. Did you mean `epochs`?"), "{error}");
+        assert!(
+            error.starts_with("a.toml:3: unknown key `epoch`. Did you mean `epochs`?"),
+            "{error}"
+        );
         let error = message(layers.set("train.batch_size=many"));
         assert!(error.contains("--set train.batch_size=many"), "{error}");
         let error = message(layers.set("adapter.placement=fnn"));
@@ -631,7 +649,10 @@ mod tests {
             layers.set(bad).unwrap();
             let error = layers.resolve().unwrap_err().to_string();
             let key = bad.split(['.', '=']).nth(1).unwrap();
-            assert!(error.contains(key) || error.contains("dataset"), "{bad}: {error}");
+            assert!(
+                error.contains(key) || error.contains("dataset"),
+                "{bad}: {error}"
+            );
         }
     }
 }

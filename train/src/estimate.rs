@@ -59,7 +59,11 @@ pub fn estimate(
 ) -> RunEstimate {
     let tokens = |rows: &[EncodedQuestion]| rows.iter().map(|q| q.prompt.len()).sum::<usize>();
     let trains = *adapter != AdapterConfig::None;
-    let steps = if trains { schedule.total_steps(train.len()) } else { 0 };
+    let steps = if trains {
+        schedule.total_steps(train.len())
+    } else {
+        0
+    };
     let share = steps as f64 / schedule.steps_per_epoch(train.len()) as f64;
     let training_tokens = (tokens(train) as f64 * share) as usize;
     let passes = if trains { 2 } else { 1 };
@@ -71,8 +75,7 @@ pub fn estimate(
     let longest = train.iter().map(|q| q.prompt.len()).max().unwrap_or(0);
     let batch = schedule.micro_batch * longest;
     let (d, f) = (config.hidden_size, config.intermediate_size);
-    let activations =
-        (batch * config.num_hidden_layers * (8 * d + 4 * f)) as f64 * ACTIVATIONS;
+    let activations = (batch * config.num_hidden_layers * (8 * d + 4 * f)) as f64 * ACTIVATIONS;
     let logits = (schedule.micro_batch * config.vocab_size * 4 * 3) as f64;
     RunEstimate {
         steps,

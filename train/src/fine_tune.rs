@@ -178,11 +178,7 @@ fn open_model(config: &RunConfig, finder: &Finder) -> Result<OpenedModel, TrainE
         weights,
         tokenizer,
     } = model::load::open(&located.path)?;
-    Ok((
-        (shape, weights),
-        Tokenizer::new(tokenizer),
-        located.files,
-    ))
+    Ok(((shape, weights), Tokenizer::new(tokenizer), located.files))
 }
 
 impl Prepared {
@@ -279,7 +275,10 @@ fn train(
     let schedule = config.train.schedule();
     let rows = prepared.train.len();
     let total = schedule.total_steps(rows);
-    let from = setup.resume.then(|| checkpoint::latest(run.root())).flatten();
+    let from = setup
+        .resume
+        .then(|| checkpoint::latest(run.root()))
+        .flatten();
     let done = from.map_or(0, |c| c.steps);
     setup.state.steps_done.store(done, Ordering::SeqCst);
     setup.telemetry.start(run.metrics_log(done)?);
@@ -363,7 +362,9 @@ fn register_metrics(
     let (on_train, on_held_out) = (telemetry.clone(), telemetry.clone());
     training
         .metric_train(Tap::new(Arc::new(move |facts| on_train.on_train(facts))))
-        .metric_valid(Tap::new(Arc::new(move |facts| on_held_out.on_held_out(facts))))
+        .metric_valid(Tap::new(Arc::new(move |facts| {
+            on_held_out.on_held_out(facts)
+        })))
         .metric_train_numeric(LossTerm::total())
         .metric_train_numeric(LossTerm::of("cross_entropy"))
         .metric_train_numeric(LossTerm::of("load_balancing_loss"))
@@ -395,8 +396,12 @@ fn learning_rate(train: &TrainSection, total: usize) -> Result<ModuleLrScheduler
     let warmup = train.warmup_steps.min(total.saturating_sub(1));
     let rest = total - warmup;
     let body: LrSchedulerConfig = match train.schedule {
-        RateSchedule::Constant => LrSchedulerConfig::Linear(LinearLrSchedulerConfig::new(peak, peak, rest)),
-        RateSchedule::Linear => LrSchedulerConfig::Linear(LinearLrSchedulerConfig::new(peak, 0.0, rest)),
+        RateSchedule::Constant => {
+            LrSchedulerConfig::Linear(LinearLrSchedulerConfig::new(peak, peak, rest))
+        }
+        RateSchedule::Linear => {
+            LrSchedulerConfig::Linear(LinearLrSchedulerConfig::new(peak, 0.0, rest))
+        }
         RateSchedule::Cosine => {
             LrSchedulerConfig::Cosine(CosineAnnealingLrSchedulerConfig::new(peak, rest))
         }
@@ -430,10 +435,30 @@ fn score(
     let base_members = [base.clone()];
     let mut sets: Vec<Vec<ScoredRow>> = Vec::new();
     let jobs: [(&str, &dyn Method, &[Llama], &[EncodedQuestion]); 4] = [
-        ("base model on held-out questions", &zero_shot, &base_members, &prepared.held_out),
-        ("base model on test questions", &zero_shot, &base_members, &prepared.test),
-        ("tuned model on held-out questions", method, &tuned_members, &prepared.held_out),
-        ("tuned model on test questions", method, &tuned_members, &prepared.test),
+        (
+            "base model on held-out questions",
+            &zero_shot,
+            &base_members,
+            &prepared.held_out,
+        ),
+        (
+            "base model on test questions",
+            &zero_shot,
+            &base_members,
+            &prepared.test,
+        ),
+        (
+            "tuned model on held-out questions",
+            method,
+            &tuned_members,
+            &prepared.held_out,
+        ),
+        (
+            "tuned model on test questions",
+            method,
+            &tuned_members,
+            &prepared.test,
+        ),
     ];
     for (name, method, members, questions) in jobs {
         let Some(rows) = evaluate(config, setup, name, method, members, questions)? else {

@@ -78,7 +78,10 @@ impl RunDirectory {
         let file = run.config_path();
         if resume {
             let known = RunConfig::read(&file).map_err(|e| {
-                TrainError::file(&file, format!("nothing to resume ({e}); start without --resume"))
+                TrainError::file(
+                    &file,
+                    format!("nothing to resume ({e}); start without --resume"),
+                )
             })?;
             if known != *config {
                 return Err(TrainError::file(
@@ -256,15 +259,13 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     part.push(".part");
     let part = PathBuf::from(part);
     let mut file = File::create(&part).map_err(|e| TrainError::file(&part, e))?;
-    file.write_all(bytes).map_err(|e| TrainError::file(&part, e))?;
+    file.write_all(bytes)
+        .map_err(|e| TrainError::file(&part, e))?;
     file.sync_all().map_err(|e| TrainError::file(&part, e))?;
     fs::rename(&part, path).map_err(|e| TrainError::file(path, e))
 }
 
-fn remove(
-    path: &Path,
-    how: impl Fn(&Path) -> std::io::Result<()>,
-) -> Result<(), TrainError> {
+fn remove(path: &Path, how: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), TrainError> {
     match how(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(TrainError::file(path, e)),
         _ => Ok(()),

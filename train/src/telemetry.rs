@@ -115,7 +115,8 @@ impl Telemetry {
         drop(inner);
         let rows: Vec<ScoredRow> = parts.iter().flat_map(|p| p.rows.clone()).collect();
         let load = parts.last().map(|p| p.expert_load.clone());
-        self.state().on_train(point, &rows, load.unwrap_or_default());
+        self.state()
+            .on_train(point, &rows, load.unwrap_or_default());
     }
 
     /// One batch of held-out questions was scored.
@@ -194,7 +195,11 @@ fn train_point(parts: &[StepFacts], took: f64) -> TrainPoint {
         flu: mean_flu(rows.iter().copied()),
         tokens_per_second: tokens as f64 / took.max(1e-9),
         useful_tokens: tokens as f64
-            / parts.iter().map(|p| p.computed_tokens).sum::<usize>().max(1) as f64,
+            / parts
+                .iter()
+                .map(|p| p.computed_tokens)
+                .sum::<usize>()
+                .max(1) as f64,
     }
 }
 

@@ -66,7 +66,11 @@ impl Dataset for BoolQ {
     }
 
     fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
-        let id = row.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let id = row
+            .get("id")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
         if row.get("choices").is_some() {
             let index = row.get("label").ok_or("label: is missing")?;
             return uniform(row, id, index).map(Some);
@@ -75,8 +79,8 @@ impl Dataset for BoolQ {
         let Some(answer) = row.get("answer").or_else(|| row.get("label")) else {
             return Ok(None);
         };
-        let truth = truth(answer)
-            .ok_or_else(|| format!("answer: expected true or false, got {answer}"))?;
+        let truth =
+            truth(answer).ok_or_else(|| format!("answer: expected true or false, got {answer}"))?;
         let passage = text(row, "passage")?;
         // SuperGLUE writes the title before the passage; the same form everywhere lets duplicates be found.
         let passage = match row.get("title").and_then(Value::as_str) {

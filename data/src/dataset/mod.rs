@@ -57,13 +57,22 @@ pub static DATASETS: &[&dyn Dataset] = &[
 /// # Errors
 /// An unknown name, with the known ones.
 pub fn find(name: &str) -> Result<&'static dyn Dataset, DataError> {
-    let known = || DATASETS.iter().map(|d| d.name()).collect::<Vec<_>>().join(", ");
+    let known = || {
+        DATASETS
+            .iter()
+            .map(|d| d.name())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     DATASETS
         .iter()
         .find(|d| d.name() == name)
         .copied()
         .ok_or_else(|| {
-            DataError::setting("dataset", format!("expected one of {}, got {name:?}", known()))
+            DataError::setting(
+                "dataset",
+                format!("expected one of {}, got {name:?}", known()),
+            )
         })
 }
 
@@ -181,7 +190,11 @@ fn text<'a>(row: &'a Value, field: &str) -> Result<&'a str, String> {
 /// The shapes in which lettered questions are published: uniform (`choices` a list, `label` an index), the Hub's (`choices.text`,
 /// `choices.label`, `answerKey`), and the original (`question.stem`, `question.choices[..]`, `answerKey`).
 fn lettered(row: &Value) -> Result<Option<MultipleChoice>, String> {
-    let id = row.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let id = row
+        .get("id")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
     if let Some(index) = row.get("label") {
         return uniform(row, id, index).map(Some);
     }
@@ -226,7 +239,10 @@ fn uniform(row: &Value, id: String, index: &Value) -> Result<MultipleChoice, Str
     Ok(MultipleChoice {
         id,
         question: text(row, "question")?.trim().to_owned(),
-        passage: row.get("passage").and_then(Value::as_str).map(str::to_owned),
+        passage: row
+            .get("passage")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
         choices,
         answer,
     })

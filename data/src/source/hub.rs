@@ -92,9 +92,7 @@ mod online {
     }
 
     /// All files, if they lie in the Hub's cache.
-    pub(in crate::source) fn cached(
-        files: &[HubFile],
-    ) -> Result<Option<Vec<Located>>, DataError> {
+    pub(in crate::source) fn cached(files: &[HubFile]) -> Result<Option<Vec<Located>>, DataError> {
         if files.is_empty() {
             return Ok(None);
         }
@@ -150,7 +148,10 @@ mod online {
     }
 
     fn fetch(client: &HFClientSync, file: &HubFile, local: bool) -> Result<PathBuf, HFError> {
-        let (owner, name) = file.repository.split_once('/').unwrap_or(("", &file.repository));
+        let (owner, name) = file
+            .repository
+            .split_once('/')
+            .unwrap_or(("", &file.repository));
         let bar = Bar::new(&file.file, local);
         match file.kind {
             RepositoryKind::Model => client
@@ -200,7 +201,11 @@ mod online {
         }
         let endpoint =
             std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".into());
-        let port = if endpoint.starts_with("http://") { 80 } else { 443 };
+        let port = if endpoint.starts_with("http://") {
+            80
+        } else {
+            443
+        };
         let host = endpoint
             .split("://")
             .last()

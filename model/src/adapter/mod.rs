@@ -17,9 +17,7 @@ pub mod router;
 pub use router::{Router, Routing};
 
 /// A linear projection of a decoder layer.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TargetModule {
     /// Query.
@@ -212,7 +210,11 @@ impl AdapterConfig {
         };
         let layer: usize = match self {
             Self::None => 0,
-            Self::Lora(lora) => lora.target_modules.iter().map(|t| widths(t) * lora.rank).sum(),
+            Self::Lora(lora) => lora
+                .target_modules
+                .iter()
+                .map(|t| widths(t) * lora.rank)
+                .sum(),
             Self::MixLora(mix) => {
                 let ffn = mix.placement == Placement::Ffn;
                 let copies = |t: &TargetModule| match ffn && !t.is_mlp() {
@@ -225,7 +227,8 @@ impl AdapterConfig {
                     .map(|t| widths(t) * mix.lora.rank * copies(t))
                     .sum();
                 let attention = !ffn && targets.iter().any(|t| !t.is_mlp());
-                let routers = usize::from(attention) + usize::from(targets.iter().any(|t| t.is_mlp()));
+                let routers =
+                    usize::from(attention) + usize::from(targets.iter().any(|t| t.is_mlp()));
                 experts + routers * d * mix.num_experts
             }
         };

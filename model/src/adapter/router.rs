@@ -2,8 +2,8 @@
 
 use burn::module::Param;
 use burn::prelude::*;
-use burn::tensor::activation::softmax;
 use burn::tensor::DType;
+use burn::tensor::activation::softmax;
 
 use super::{Initializer, MixLoraConfig, MixtureWeights};
 

@@ -144,11 +144,7 @@ pub(super) fn backward(
                 matmul(da, Mat::new(&rows, m, d).transposed(), Mat::new(&dh, m, r));
             }
             if needs[0] {
-                matmul(
-                    dx,
-                    Mat::new(&dh, m, r),
-                    Mat::part(&a, e, d, r).transposed(),
-                );
+                matmul(dx, Mat::new(&dh, m, r), Mat::part(&a, e, d, r).transposed());
             }
         });
     [

@@ -250,8 +250,7 @@ mod tests {
         }
     }
 
-    type LowRankOp =
-        fn(Tensor<2>, Tensor<3>, Tensor<3>, Tensor<2, Int>, Tensor<2>) -> Tensor<2>;
+    type LowRankOp = fn(Tensor<2>, Tensor<3>, Tensor<3>, Tensor<2, Int>, Tensor<2>) -> Tensor<2>;
 
     #[test]
     fn grouped_low_rank_equals_its_composed_form_in_value_and_gradients() {
@@ -304,8 +303,16 @@ mod tests {
         let tracked = device.clone().autodiff();
         let values: Vec<f64> = (0..6).map(|i| f64::sin(i as f64 * 1.3)).collect();
         let (a, b) = (
-            Tensor::<3>::random([3, 3, 2], Distribution::Uniform(-1., 1.), (&device, DType::F64)),
-            Tensor::<3>::random([3, 2, 2], Distribution::Uniform(-1., 1.), (&device, DType::F64)),
+            Tensor::<3>::random(
+                [3, 3, 2],
+                Distribution::Uniform(-1., 1.),
+                (&device, DType::F64),
+            ),
+            Tensor::<3>::random(
+                [3, 2, 2],
+                Distribution::Uniform(-1., 1.),
+                (&device, DType::F64),
+            ),
         );
         let index = Tensor::<2, Int>::from_data([[0, 2], [2, 1]], &device);
         let weight = Tensor::<2>::from_data(
@@ -323,13 +330,7 @@ mod tests {
                 (device, DType::F64),
             );
             let normed = rms_norm::composed(x.clone(), gain, 1e-3);
-            let y = low_rank::composed(
-                normed,
-                a.clone(),
-                b.clone(),
-                index.clone(),
-                weight.clone(),
-            );
+            let y = low_rank::composed(normed, a.clone(), b.clone(), index.clone(), weight.clone());
             (x, y.square().sum())
         };
         let (x, loss) = f(&values, &tracked);
@@ -347,7 +348,11 @@ mod tests {
                 f(&moved, &tracked).1.into_scalar::<f64>()
             };
             let numeric = (at(1e-6) - at(-1e-6)) / 2e-6;
-            assert!((numeric - found[i]).abs() < 1e-6, "{i}: {numeric} {}", found[i]);
+            assert!(
+                (numeric - found[i]).abs() < 1e-6,
+                "{i}: {numeric} {}",
+                found[i]
+            );
         }
     }
 }

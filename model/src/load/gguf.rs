@@ -114,8 +114,7 @@ fn config(content: &Content) -> Result<ModelConfig, ModelError> {
 
 /// Candle's reading, with the pre-tokenizers it does not know: SmolLM splits single digits, GPT-2 adds no leading space.
 fn tokenizer(content: &Content) -> Result<Tokenizer, String> {
-    let mut tokenizer =
-        Tokenizer::from_gguf(content).map_err(|e| format!("tokenizer: {e}"))?;
+    let mut tokenizer = Tokenizer::from_gguf(content).map_err(|e| format!("tokenizer: {e}"))?;
     let kind = text(content, "tokenizer.ggml.pre").unwrap_or_else(|_| "default".into());
     let bytes = ByteLevel::new(false, true, true);
     match kind.as_str() {
@@ -140,7 +139,12 @@ fn missing(content: &Content, name: &str) -> ModelError {
     ModelError::MissingWeight {
         name: name.into(),
         present: content.tensor_infos.len(),
-        example: content.tensor_infos.keys().min().cloned().unwrap_or_default(),
+        example: content
+            .tensor_infos
+            .keys()
+            .min()
+            .cloned()
+            .unwrap_or_default(),
     }
 }
 
@@ -227,12 +231,18 @@ impl Weights for Gguf {
         let shape: Vec<usize> = info.shape.dims().to_vec();
         let fail = |reason: String| at(&self.path, format!("{stored}: {reason}"));
         // A hostile shape may overflow the product that candle takes.
-        let count = shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side));
+        let count = shape
+            .iter()
+            .try_fold(1usize, |n, &side| n.checked_mul(side));
         if count.is_none_or(|n| n > 1 << 40) {
             return Err(fail(format!("shape {shape:?} is beyond any model")));
         }
         let values = info
-            .read(&mut self.file, self.content.tensor_data_offset, &Device::Cpu)
+            .read(
+                &mut self.file,
+                self.content.tensor_data_offset,
+                &Device::Cpu,
+            )
             .and_then(|q| q.dequantize(&Device::Cpu))
             .and_then(|t| t.flatten_all())
             .and_then(|t| t.to_vec1::<f32>())
@@ -249,7 +259,9 @@ impl Weights for Gguf {
                 unpermute(&values, rows, columns, heads)
             }
             Some(heads) => {
-                return Err(fail(format!("{rows} rows do not divide into {heads} heads")));
+                return Err(fail(format!(
+                    "{rows} rows do not divide into {heads} heads"
+                )));
             }
             None => values,
         };

@@ -46,7 +46,10 @@ pub fn open(path: &Path) -> Result<ModelFiles, ModelError> {
     if path.is_dir() {
         return open_directory(path);
     }
-    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+    if path
+        .extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
+    {
         return gguf::open(path);
     }
     Err(ModelError::Malformed {

@@ -83,7 +83,12 @@ impl Weights for Safetensors {
         let tensor = store
             .get_tensor(name)
             .map_err(|e| at(file, e.to_string()))?
-            .ok_or_else(|| at(file, format!("`{name}` is in the header but not in the file")))?;
+            .ok_or_else(|| {
+                at(
+                    file,
+                    format!("`{name}` is in the header but not in the file"),
+                )
+            })?;
         let bytes = tensor.to_bytes().map_err(|e| at(file, e.to_string()))?;
         Ok(TensorData::from_bytes(
             bytes,

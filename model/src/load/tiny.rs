@@ -84,12 +84,14 @@ impl Weights for RandomWeights {
         if name.ends_with("norm.weight") {
             return Ok(TensorData::new(vec![1f32; count], shape));
         }
-        let stream = name
-            .bytes()
-            .fold(self.seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let stream = name.bytes().fold(self.seed, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
         let mut rng = ChaCha8Rng::seed_from_u64(stream);
         let bound = (3.0 / shape[shape.len() - 1] as f32).sqrt();
-        let values: Vec<f32> = (0..count).map(|_| rng.random_range(-bound..=bound)).collect();
+        let values: Vec<f32> = (0..count)
+            .map(|_| rng.random_range(-bound..=bound))
+            .collect();
         Ok(TensorData::new(values, shape))
     }
 }

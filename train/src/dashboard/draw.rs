@@ -79,7 +79,10 @@ pub fn draw(frame: &mut Frame, state: &DashboardState, view: &View) {
     if large {
         all_panels(frame, body, state, view);
     } else {
-        let titles = PANELS.iter().enumerate().map(|(i, p)| format!("{} {p}", i + 1));
+        let titles = PANELS
+            .iter()
+            .enumerate()
+            .map(|(i, p)| format!("{} {p}", i + 1));
         let tab = Tabs::new(titles)
             .select(view.panel)
             .highlight_style(view.ink(Color::Cyan).add_modifier(Modifier::REVERSED));
@@ -162,7 +165,10 @@ fn facts_lines(state: &DashboardState) -> Vec<Line<'static>> {
         clock(state.seconds)
     )];
     if let Some(point) = state.train.last() {
-        first.push(format!("useful tokens {:.0} %", point.useful_tokens * 100.0));
+        first.push(format!(
+            "useful tokens {:.0} %",
+            point.useful_tokens * 100.0
+        ));
     }
     let second = match state.train.last() {
         Some(point) => {
@@ -204,14 +210,23 @@ fn smooth(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
 
 type Curve<'a> = (String, Color, Marker, Vec<(f64, f64)>);
 
-fn chart(frame: &mut Frame, area: Rect, block: Block, view: &View, curves: &[Curve], fixed: Option<[f64; 2]>) {
+fn chart(
+    frame: &mut Frame,
+    area: Rect,
+    block: Block,
+    view: &View,
+    curves: &[Curve],
+    fixed: Option<[f64; 2]>,
+) {
     let points = || curves.iter().flat_map(|c| &c.3);
     if points().next().is_none() {
         frame.render_widget(Paragraph::new(" no values yet").block(block), area);
         return;
     }
     let bounds = |f: fn(&(f64, f64)) -> f64| {
-        points().map(f).fold([f64::MAX, f64::MIN], |[lo, hi], v| [lo.min(v), hi.max(v)])
+        points()
+            .map(f)
+            .fold([f64::MAX, f64::MIN], |[lo, hi], v| [lo.min(v), hi.max(v)])
     };
     let x = bounds(|p| p.0);
     let x = [x[0].min(x[1] - 1.0), x[1]];
@@ -271,7 +286,8 @@ fn losses(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
 }
 
 fn accuracy(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
-    let held_out = |f: fn(&HeldOutPoint) -> f64| series(state.held_out.iter().map(|p| (p.step, f(p))));
+    let held_out =
+        |f: fn(&HeldOutPoint) -> f64| series(state.held_out.iter().map(|p| (p.step, f(p))));
     let curves: Vec<Curve> = vec![
         (
             "accuracy".into(),
@@ -279,13 +295,25 @@ fn accuracy(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) 
             Marker::Braille,
             smooth(series(state.train.iter().map(|p| (p.step, p.accuracy)))),
         ),
-        ("held-out accuracy".into(), Color::Cyan, Marker::Dot, held_out(|p| p.accuracy)),
-        ("held-out ECE".into(), Color::Red, Marker::Dot, held_out(|p| p.ece)),
+        (
+            "held-out accuracy".into(),
+            Color::Cyan,
+            Marker::Dot,
+            held_out(|p| p.accuracy),
+        ),
+        (
+            "held-out ECE".into(),
+            Color::Red,
+            Marker::Dot,
+            held_out(|p| p.ece),
+        ),
         (
             "FLU".into(),
             Color::Magenta,
             Marker::Braille,
-            smooth(series(state.train.iter().filter_map(|p| Some((p.step, p.flu?))))),
+            smooth(series(
+                state.train.iter().filter_map(|p| Some((p.step, p.flu?))),
+            )),
         ),
     ];
     chart(frame, area, view.block(1), view, &curves, Some([0.0, 1.0]));
@@ -304,19 +332,26 @@ fn bar(share: f64, width: usize) -> String {
 
 fn reliability(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
     let (what, rows) = state.shown();
-    let block = view.block(2).title_bottom(format!(" {what}, n = {} ", rows.len()));
+    let block = view
+        .block(2)
+        .title_bottom(format!(" {what}, n = {} ", rows.len()));
     let inner = block.inner(area);
     let width = (inner.width as usize).saturating_sub(24).max(4);
     let bins = state.reliability();
-    let lines: Vec<Line> = std::iter::once(Line::from(" confidence  accuracy      n  │ = calibrated"))
-        .chain(
-            bins.iter()
-                .filter(|bin| bin.count > 0)
-                .map(|bin| reliability_line(*bin, width, view)),
-        )
-        .collect();
+    let lines: Vec<Line> =
+        std::iter::once(Line::from(" confidence  accuracy      n  │ = calibrated"))
+            .chain(
+                bins.iter()
+                    .filter(|bin| bin.count > 0)
+                    .map(|bin| reliability_line(*bin, width, view)),
+            )
+            .collect();
     let empty = rows.is_empty();
-    let text = if empty { vec![Line::from(" no values yet")] } else { lines };
+    let text = if empty {
+        vec![Line::from(" no values yet")]
+    } else {
+        lines
+    };
     frame.render_widget(Paragraph::new(text).block(block), area);
 }
 
@@ -346,7 +381,13 @@ fn flu(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
         return;
     };
     let inner = block.inner(area);
-    let most = right.iter().chain(&wrong).copied().max().unwrap_or(1).max(1) as f64;
+    let most = right
+        .iter()
+        .chain(&wrong)
+        .copied()
+        .max()
+        .unwrap_or(1)
+        .max(1) as f64;
     let width = (inner.width as usize).saturating_sub(10) / 2;
     let mean = |counts: &[u64; FLU_BARS]| {
         let n: u64 = counts.iter().sum();
@@ -359,9 +400,15 @@ fn flu(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
     };
     let mut lines = vec![Line::from(vec![
         Span::raw("  FLU  "),
-        Span::styled(format!("right (mean {:.2})", mean(&right)), view.ink(Color::Green)),
+        Span::styled(
+            format!("right (mean {:.2})", mean(&right)),
+            view.ink(Color::Green),
+        ),
         Span::raw("  "),
-        Span::styled(format!("wrong (mean {:.2})", mean(&wrong)), view.ink(Color::Red)),
+        Span::styled(
+            format!("wrong (mean {:.2})", mean(&wrong)),
+            view.ink(Color::Red),
+        ),
     ])];
     for i in 0..FLU_BARS {
         if right[i] + wrong[i] == 0 {
@@ -383,14 +430,20 @@ fn flu(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
 }
 
 fn experts(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
-    let block = view.block(4).title_bottom(" share of tokens by router (row) and expert ");
+    let block = view
+        .block(4)
+        .title_bottom(" share of tokens by router (row) and expert ");
     if state.expert_load.is_empty() {
         frame.render_widget(Paragraph::new(" no routers").block(block), area);
         return;
     }
     let inner = block.inner(area);
     // More routers than lines: each line is the mean of neighbours.
-    let group = state.expert_load.len().div_ceil(inner.height.max(1) as usize).max(1);
+    let group = state
+        .expert_load
+        .len()
+        .div_ceil(inner.height.max(1) as usize)
+        .max(1);
     let lines: Vec<Line> = state
         .expert_load
         .chunks(group)
@@ -411,7 +464,10 @@ fn expert_line(first: usize, rows: &[Vec<f64>], view: &View) -> Line<'static> {
             r if r < 0.25 => Color::Blue,
             _ => Color::Green,
         };
-        spans.push(Span::styled(format!("{:>3.0}% ", load * 100.0), view.ink(color)));
+        spans.push(Span::styled(
+            format!("{:>3.0}% ", load * 100.0),
+            view.ink(color),
+        ));
     }
     Line::from(spans)
 }
@@ -470,7 +526,11 @@ mod tests {
                 tokens_per_second: 250.0,
                 useful_tokens: 0.96,
             };
-            state.on_train(point, &rows(step), vec![vec![0.25; 4], vec![0.7, 0.1, 0.1, 0.1]]);
+            state.on_train(
+                point,
+                &rows(step),
+                vec![vec![0.25; 4], vec![0.7, 0.1, 0.1, 0.1]],
+            );
         }
         let point = HeldOutPoint {
             step: 12,
@@ -496,8 +556,14 @@ mod tests {
     fn small_screens_show_one_panel_at_a_time() {
         let state = training();
         for panel in 0..PANELS.len() {
-            let view = View { panel, color: false };
-            insta::assert_snapshot!(format!("small-{}", PANELS[panel]), screen(&state, &view, 80, 24));
+            let view = View {
+                panel,
+                color: false,
+            };
+            insta::assert_snapshot!(
+                format!("small-{}", PANELS[panel]),
+                screen(&state, &view, 80, 24)
+            );
         }
     }
 
@@ -505,7 +571,15 @@ mod tests {
     fn a_large_screen_shows_all_panels() {
         insta::assert_snapshot!(
             "large",
-            screen(&training(), &View { panel: 2, color: false }, 200, 60)
+            screen(
+                &training(),
+                &View {
+                    panel: 2,
+                    color: false
+                },
+                200,
+                60
+            )
         );
     }
 
@@ -515,7 +589,11 @@ mod tests {
         for phase in [
             Phase::Preparing,
             Phase::Training,
-            Phase::Evaluating { name: "test".into(), done: 3, total: 9 },
+            Phase::Evaluating {
+                name: "test".into(),
+                done: 3,
+                total: 9,
+            },
             Phase::Reporting,
             Phase::Done,
         ] {
@@ -530,9 +608,18 @@ mod tests {
     #[test]
     fn no_color_draws_without_color() {
         let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
-        let view = View { panel: 3, color: false };
-        terminal.draw(|frame| draw(frame, &training(), &view)).unwrap();
+        let view = View {
+            panel: 3,
+            color: false,
+        };
+        terminal
+            .draw(|frame| draw(frame, &training(), &view))
+            .unwrap();
         let cells = terminal.backend().buffer().content();
-        assert!(cells.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
+        assert!(
+            cells
+                .iter()
+                .all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset)
+        );
     }
 }

@@ -74,7 +74,11 @@ impl Writer {
     fn lines(&mut self, state: &mut DashboardState) -> Vec<String> {
         let mut lines: Vec<String> = state.log.drain(..).collect();
         if state.phase == Phase::Training {
-            state.seconds = self.began.get_or_insert_with(Instant::now).elapsed().as_secs_f64();
+            state.seconds = self
+                .began
+                .get_or_insert_with(Instant::now)
+                .elapsed()
+                .as_secs_f64();
         }
         for point in &state.train[self.written.min(state.train.len())..] {
             if point.step % self.every == 0 || point.step == 1 || point.step == state.total_steps {
@@ -102,7 +106,9 @@ fn step_line(state: &DashboardState, point: &super::state::TrainPoint) -> String
         .iter()
         .map(|(name, value)| format!("{name} {value:.4}"))
         .collect();
-    let flu = point.flu.map_or(String::new(), |flu| format!("  flu {flu:.3}"));
+    let flu = point
+        .flu
+        .map_or(String::new(), |flu| format!("  flu {flu:.3}"));
     let left = state.seconds_left().map_or("-".into(), clock);
     format!(
         "step {}/{}  loss {:.4}  {}  accuracy {:.2}{flu}  {:.0} tokens/s  {:.2} GiB  {left} left",
@@ -139,7 +145,11 @@ mod tests {
         }
         let steps: Vec<_> = seen.iter().map(|l| &l[5..8]).collect();
         assert_eq!(steps, ["1/7", "3/7", "6/7", "7/7"]);
-        assert!(seen[0].contains("loss 1.5000  cross_entropy 1.2500"), "{}", seen[0]);
+        assert!(
+            seen[0].contains("loss 1.5000  cross_entropy 1.2500"),
+            "{}",
+            seen[0]
+        );
         assert!(writer.lines(&mut state).is_empty());
     }
 }

@@ -150,7 +150,8 @@ impl DashboardState {
             if self.window.len() == WINDOW {
                 self.window.pop_front();
             }
-            self.window.push_back((row.confidence(), row.correct(), row.flu));
+            self.window
+                .push_back((row.confidence(), row.correct(), row.flu));
         }
     }
 
@@ -173,14 +174,22 @@ impl DashboardState {
     /// The questions that the diagrams show: held-out ones once there are any, else the last training ones.
     pub fn shown(&self) -> (&'static str, Vec<(f64, bool, Option<f64>)>) {
         match self.held_out_window.is_empty() {
-            true => ("last training questions", self.window.iter().copied().collect()),
+            true => (
+                "last training questions",
+                self.window.iter().copied().collect(),
+            ),
             false => ("held-out questions", self.held_out_window.clone()),
         }
     }
 
     /// Bins of the live reliability diagram.
     pub fn reliability(&self) -> Vec<Bin> {
-        let outcomes: Vec<_> = self.shown().1.iter().map(|(c, right, _)| (*c, *right)).collect();
+        let outcomes: Vec<_> = self
+            .shown()
+            .1
+            .iter()
+            .map(|(c, right, _)| (*c, *right))
+            .collect();
         reliability(&outcomes, BINS, BinEdge::Right)
     }
 

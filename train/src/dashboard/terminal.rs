@@ -56,7 +56,10 @@ impl Terminal {
                     }
                     let snapshot = state.clone();
                     drop(state);
-                    if terminal.draw(|frame| draw(frame, &snapshot, &view)).is_err() {
+                    if terminal
+                        .draw(|frame| draw(frame, &snapshot, &view))
+                        .is_err()
+                    {
                         break;
                     }
                 }

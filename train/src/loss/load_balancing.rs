@@ -119,10 +119,7 @@ mod tests {
     fn value(logits: Vec<[f32; 4]>, k: usize, form: LoadBalancing, weights: &[f32]) -> f32 {
         let device = Device::flex();
         let tokens = logits.len();
-        let logits = Tensor::<2>::from_data(
-            TensorData::new(logits.concat(), [tokens, 4]),
-            &device,
-        );
+        let logits = Tensor::<2>::from_data(TensorData::new(logits.concat(), [tokens, 4]), &device);
         let mean = Tensor::<2>::from_data(TensorData::new(weights.to_vec(), [1, tokens]), &device);
         load_balancing(&[routing(logits, k)], &mean, form).into_scalar()
     }
@@ -149,7 +146,11 @@ mod tests {
 
     #[test]
     fn a_token_of_weight_zero_does_not_count() {
-        let logits = vec![[1.0, 0.5, 0.0, 0.2], [0.0, 0.9, 0.3, 0.1], [9.0, 0.0, 0.0, 0.0]];
+        let logits = vec![
+            [1.0, 0.5, 0.0, 0.2],
+            [0.0, 0.9, 0.3, 0.1],
+            [9.0, 0.0, 0.0, 0.0],
+        ];
         let with = value(logits.clone(), 2, LoadBalancing::Argmax, &[0.5, 0.5, 0.0]);
         let without = value(logits[..2].to_vec(), 2, LoadBalancing::Argmax, &[0.5, 0.5]);
         assert!((with - without).abs() < 1e-6);

@@ -91,9 +91,7 @@ impl Metrics {
     /// All figures of a scored set.
     pub fn of(rows: &[ScoredRow], bins: usize, bootstrap: Bootstrap) -> Self {
         let figure = |f: &dyn Fn(&[&ScoredRow]) -> f64| estimate(rows, bootstrap, f);
-        let outcome = |f: fn(&[Outcome]) -> f64| {
-            move |rows: &[&ScoredRow]| f(&outcomes(rows))
-        };
+        let outcome = |f: fn(&[Outcome]) -> f64| move |rows: &[&ScoredRow]| f(&outcomes(rows));
         Self {
             n: rows.len(),
             bins,
@@ -135,8 +133,11 @@ impl FluMetrics {
             rows.iter().map(|r| (flu(r), r.correct())).collect()
         };
         let mean_where = move |rows: &[&ScoredRow], right: bool| {
-            let kept: Vec<&ScoredRow> =
-                rows.iter().copied().filter(|r| r.correct() == right).collect();
+            let kept: Vec<&ScoredRow> = rows
+                .iter()
+                .copied()
+                .filter(|r| r.correct() == right)
+                .collect();
             mean(&kept, flu)
         };
         Self {
@@ -147,7 +148,9 @@ impl FluMetrics {
             }),
             auroc: figure(&|rows| ranking::auroc(&pairs(rows))),
             brier_score: figure(&|rows| {
-                mean(rows, |r| (flu(r) - f64::from(u8::from(r.correct()))).powi(2))
+                mean(rows, |r| {
+                    (flu(r) - f64::from(u8::from(r.correct()))).powi(2)
+                })
             }),
         }
     }
@@ -201,7 +204,11 @@ pub fn estimate(
         Some(values[(q * last as f64).round() as usize])
     };
     Estimate {
-        value: if rows.is_empty() { None } else { defined(f(&all)) },
+        value: if rows.is_empty() {
+            None
+        } else {
+            defined(f(&all))
+        },
         low: at(0.025),
         high: at(0.975),
     }

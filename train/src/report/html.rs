@@ -18,7 +18,10 @@ pre{background:#f6f6f6;padding:.7rem 1rem;overflow-x:auto;font-size:.85rem} code
 pub(super) fn render(report: &Report) -> Result<String, TrainError> {
     let mut body = String::new();
     let title = escape(&report.title());
-    push(&mut body, format!("<h1>How far can this confidence be trusted?</h1><p>{title}</p>"));
+    push(
+        &mut body,
+        format!("<h1>How far can this confidence be trusted?</h1><p>{title}</p>"),
+    );
     if report.made_up() {
         push(&mut body, "<p class=made-up><b>Not a result.</b> The model or the data of this run were made up to test the program; its figures mean nothing.</p>".into());
     }
@@ -43,7 +46,11 @@ fn figures(body: &mut String, report: &Report) {
     let scored = report.scored;
     for (name, base, tuned) in [
         ("Test questions", &scored.base, &scored.tuned),
-        ("Held-out questions", &scored.base_held_out, &scored.tuned_held_out),
+        (
+            "Held-out questions",
+            &scored.base_held_out,
+            &scored.tuned_held_out,
+        ),
     ] {
         let mut rows = String::new();
         for line in lines(base, tuned) {
@@ -51,7 +58,11 @@ fn figures(body: &mut String, report: &Report) {
                 rows,
                 "<tr><td>{}{}</td><td class=n>{}</td><td class=n>{}</td><td class=small>{}</td></tr>",
                 escape(line.name),
-                if line.unit == super::Unit::Percent { ", %" } else { "" },
+                if line.unit == super::Unit::Percent {
+                    ", %"
+                } else {
+                    ""
+                },
                 show(line.base, line.unit),
                 show(line.tuned, line.unit),
                 line.better
@@ -63,17 +74,35 @@ fn figures(body: &mut String, report: &Report) {
         );
         push(body, summary);
     }
-    push(body, format!("<p class=small>Brackets: 95 % bootstrap interval over questions ({} resamples). ECE and MCE: {} bins of equal width over the probability of the answer among the question's choices. Nothing was selected on the test questions.</p>", report.config.evaluation.bootstrap, report.config.evaluation.bins));
+    push(
+        body,
+        format!(
+            "<p class=small>Brackets: 95 % bootstrap interval over questions ({} resamples). ECE and MCE: {} bins of equal width over the probability of the answer among the question's choices. Nothing was selected on the test questions.</p>",
+            report.config.evaluation.bootstrap, report.config.evaluation.bins
+        ),
+    );
 }
 
 fn plots(body: &mut String, report: &Report) -> Result<(), TrainError> {
     let (scored, bins) = (report.scored, report.config.evaluation.bins);
     let mut found = vec![
-        plot::reliability_diagram("Base model: accuracy by confidence", &scored.base_rows, bins)?,
-        plot::reliability_diagram("Tuned model: accuracy by confidence", &scored.tuned_rows, bins)?,
+        plot::reliability_diagram(
+            "Base model: accuracy by confidence",
+            &scored.base_rows,
+            bins,
+        )?,
+        plot::reliability_diagram(
+            "Tuned model: accuracy by confidence",
+            &scored.tuned_rows,
+            bins,
+        )?,
         plot::risk_coverage_curve(&scored.base_rows, &scored.tuned_rows)?,
     ];
-    found.extend(plot::flu_diagram("Tuned model: accuracy by FLU", &scored.tuned_rows, bins)?);
+    found.extend(plot::flu_diagram(
+        "Tuned model: accuracy by FLU",
+        &scored.tuned_rows,
+        bins,
+    )?);
     found.extend(plot::flu_histogram(&scored.tuned_rows)?);
     found.extend(plot::history(
         "Loss terms in training",
@@ -108,7 +137,10 @@ fn worst(body: &mut String, report: &Report) {
     for found in &report.worst {
         let said = &found.question.choices[found.row.prediction()];
         let right = &found.question.choices[found.row.label];
-        let flu = found.row.flu.map_or("–".into(), |flu| format!("{:.1}", flu * 100.0));
+        let flu = found
+            .row
+            .flu
+            .map_or("–".into(), |flu| format!("{:.1}", flu * 100.0));
         let _ = write!(
             rows,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td class=n>{:.1}</td><td class=n>{flu}</td></tr>",
@@ -118,18 +150,44 @@ fn worst(body: &mut String, report: &Report) {
             found.row.confidence() * 100.0
         );
     }
-    push(body, format!("<h2>Most confident errors</h2><table><tr><th>Question</th><th>said</th><th>right</th><th class=n>confidence, %</th><th class=n>FLU, %</th></tr>{rows}</table>"));
+    push(
+        body,
+        format!(
+            "<h2>Most confident errors</h2><table><tr><th>Question</th><th>said</th><th>right</th><th class=n>confidence, %</th><th class=n>FLU, %</th></tr>{rows}</table>"
+        ),
+    );
 }
 
 fn provenance(body: &mut String, report: &Report) {
     let row = |(name, value): &(String, String)| {
-        format!("<tr><td>{}</td><td>{}</td></tr>", escape(name), escape(value))
+        format!(
+            "<tr><td>{}</td><td>{}</td></tr>",
+            escape(name),
+            escape(value)
+        )
     };
-    let facts: String = report.facts().iter().chain(&report.sources()).map(row).collect();
-    push(body, format!("<h2>How it was made</h2><table>{facts}</table>"));
-    push(body, format!("<details><summary>Settings (config.toml)</summary><pre>{}</pre></details>", escape(&report.config.to_toml())));
+    let facts: String = report
+        .facts()
+        .iter()
+        .chain(&report.sources())
+        .map(row)
+        .collect();
+    push(
+        body,
+        format!("<h2>How it was made</h2><table>{facts}</table>"),
+    );
+    push(
+        body,
+        format!(
+            "<details><summary>Settings (config.toml)</summary><pre>{}</pre></details>",
+            escape(&report.config.to_toml())
+        ),
+    );
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }

@@ -18,9 +18,17 @@ pub(super) fn render(report: &Report) -> String {
         ("Test", &scored.base, &scored.tuned),
         ("Held-out", &scored.base_held_out, &scored.tuned_held_out),
     ] {
-        let _ = write!(text, "\n## {name} (n = {})\n\n| figure | base | tuned | better |\n|---|---:|---:|---|\n", tuned.n);
+        let _ = write!(
+            text,
+            "\n## {name} (n = {})\n\n| figure | base | tuned | better |\n|---|---:|---:|---|\n",
+            tuned.n
+        );
         for line in lines(base, tuned) {
-            let unit = if line.unit == Unit::Percent { ", %" } else { "" };
+            let unit = if line.unit == Unit::Percent {
+                ", %"
+            } else {
+                ""
+            };
             let _ = writeln!(
                 text,
                 "| {}{unit} | {} | {} | {} |",

@@ -162,9 +162,12 @@ fn lines(base: &Metrics, tuned: &Metrics) -> Vec<Line> {
         ("Accuracy at 90 % coverage", Unit::Percent, "higher", |m| {
             Some(m.accuracy_at_coverage_90)
         }),
-        ("FLU, mean (high = certain)", Unit::Percent, "= accuracy", |m| {
-            Some(m.flu.as_ref()?.mean)
-        }),
+        (
+            "FLU, mean (high = certain)",
+            Unit::Percent,
+            "= accuracy",
+            |m| Some(m.flu.as_ref()?.mean),
+        ),
         ("FLU of right less wrong", Unit::Percent, "higher", |m| {
             Some(m.flu.as_ref()?.separation)
         }),
@@ -232,7 +235,10 @@ impl Report<'_> {
     /// What the figures say, in a few plain sentences.
     fn summary(&self) -> Vec<String> {
         let (base, tuned) = (&self.scored.base, &self.scored.tuned);
-        let percent = |e: Estimate| e.value.map_or("–".into(), |v| format!("{:.1} %", v * 100.0));
+        let percent = |e: Estimate| {
+            e.value
+                .map_or("–".into(), |v| format!("{:.1} %", v * 100.0))
+        };
         let mut text = vec![format!(
             "The tuned model answers {} of {} questions right; the base model {}.",
             percent(tuned.accuracy),
@@ -273,7 +279,10 @@ impl Report<'_> {
         files
             .map(|(what, file)| {
                 let digest: String = file.sha256.chars().take(16).collect();
-                (what.to_string(), format!("{} (sha256 {digest}..)", file.origin))
+                (
+                    what.to_string(),
+                    format!("{} (sha256 {digest}..)", file.origin),
+                )
             })
             .collect()
     }

@@ -124,7 +124,11 @@ fn diagram(title: &str, x_name: &str, bins: &[Bin]) -> Result<String, TrainError
             let bar = |from: f64, to: f64, style: ShapeStyle| {
                 Rectangle::new([(left, from), (right, to)], style)
             };
-            let gap = if bin.accuracy < bin.confidence { ORANGE } else { GREEN };
+            let gap = if bin.accuracy < bin.confidence {
+                ORANGE
+            } else {
+                GREEN
+            };
             chart
                 .draw_series([
                     bar(0.0, bin.accuracy, BLUE.mix(0.75).filled()),
@@ -142,7 +146,10 @@ fn diagram(title: &str, x_name: &str, bins: &[Bin]) -> Result<String, TrainError
                 .map_err(fail)?;
         }
         chart
-            .draw_series(LineSeries::new([(0.0, 0.0), (1.0, 1.0)], GREY.stroke_width(1)))
+            .draw_series(LineSeries::new(
+                [(0.0, 0.0), (1.0, 1.0)],
+                GREY.stroke_width(1),
+            ))
             .map_err(fail)?;
         Ok(())
     })
@@ -174,7 +181,12 @@ pub(super) fn risk_coverage_curve(
     let (base, confidence) = (by_confidence(base), by_confidence(tuned));
     let pairs: Option<Vec<Outcome>> = tuned.iter().map(|r| Some((r.flu?, r.correct()))).collect();
     let flu = pairs.map(|pairs| curve(&pairs)).unwrap_or_default();
-    let most = base.iter().chain(&confidence).chain(&flu).map(|p| p.1).fold(0.05, f64::max);
+    let most = base
+        .iter()
+        .chain(&confidence)
+        .chain(&flu)
+        .map(|p| p.1)
+        .fold(0.05, f64::max);
     svg(|area| {
         let names = ["coverage (share answered)", "error rate among answered"];
         let mut chart = axes(area, "Risk and coverage", names, 0.0..1.0, 0.0..most * 1.1)?;
@@ -190,7 +202,10 @@ pub(super) fn risk_coverage_curve(
 /// FLU of right and wrong answers; none without routers.
 pub(super) fn flu_histogram(rows: &[ScoredRow]) -> Result<Option<String>, TrainError> {
     let values = |right: bool| -> Option<Vec<f64>> {
-        rows.iter().filter(|r| r.correct() == right).map(|r| r.flu).collect()
+        rows.iter()
+            .filter(|r| r.correct() == right)
+            .map(|r| r.flu)
+            .collect()
     };
     let (Some(right), Some(wrong)) = (values(true), values(false)) else {
         return Ok(None);
