@@ -68,11 +68,8 @@ pub fn split(
     finder: &Finder,
     options: &SplitOptions,
 ) -> Result<Splits, DataError> {
-    let has_test = dataset.splits().contains(&OfficialSplit::Test);
-    let (test_split, test_name) = match has_test {
-        true => (OfficialSplit::Test, "test"),
-        false => (OfficialSplit::Validation, "validation"),
-    };
+    let (test_split, test_name) = test_split(dataset);
+    let has_test = test_split == OfficialSplit::Test;
     let train = load(dataset, OfficialSplit::Train, finder)?;
     let test = load(dataset, test_split, finder)?;
     let mut files = [train.located, test.located].concat();
@@ -114,6 +111,44 @@ pub fn split(
         }
     }
     Ok(splits)
+}
+
+/// The published split that serves as the test.
+fn test_split(dataset: &dyn Dataset) -> (OfficialSplit, &'static str) {
+    match dataset.splits().contains(&OfficialSplit::Test) {
+        true => (OfficialSplit::Test, "test"),
+        false => (OfficialSplit::Validation, "validation"),
+    }
+}
+
+/// Loads the test questions alone: all that a finished run needs of another dataset.
+///
+/// # Errors
+/// As [`load`].
+pub fn test_only(
+    dataset: &dyn Dataset,
+    finder: &Finder,
+    options: &SplitOptions,
+) -> Result<Splits, DataError> {
+    let (test_split, test_name) = test_split(dataset);
+    let test = load(dataset, test_split, finder)?;
+    let available = test.questions.len();
+    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+    let test_questions = sample(test.questions, options.test_limit, &mut rng);
+    Ok(Splits {
+        account: SplitAccount {
+            dataset: dataset.name().into(),
+            held_out_from: "none".into(),
+            test_from: test_name.into(),
+            leaks_dropped: 0,
+            available: [0, 0, available],
+            used: [0, 0, test_questions.len()],
+            files: test.located,
+        },
+        train: Vec::new(),
+        held_out: Vec::new(),
+        test: test_questions,
+    })
 }
 
 /// Takes a share of the questions out; repeats of one question stay on one side.

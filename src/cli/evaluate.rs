@@ -4,13 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result, bail};
-use burn::module::Module;
-use burn::store::ModuleRecord;
+use anyhow::Result;
 use clap::Args;
 use data::loader::LoaderState;
 use train::dashboard::state::DashboardState;
-use train::fine_tune::{Setup, evaluate, prepare};
+use train::fine_tune::{Setup, evaluate, load_tuned, prepare_test};
 use train::method;
 use train::metric::{Bootstrap, Metrics};
 use train::run_directory::{RunDirectory, write_predictions};
@@ -53,23 +51,9 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
             telemetry: Telemetry::new(state),
             state: Arc::new(LoaderState::default()),
         };
-        let mut prepared = prepare(&config, &setup.finder)?;
+        let mut prepared = prepare_test(&config, &setup.finder)?;
         let method = method::build(&config)?;
-        let base = prepared.load(&config, &setup.device)?;
-        let fresh = base.attach(&method.adapter(), config.train.seed)?;
-        let tuned = match run.adapter() {
-            path if path.is_file() => {
-                let record =
-                    ModuleRecord::load(&path).with_context(|| path.display().to_string())?;
-                fresh
-                    .try_load_record(record)
-                    .map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?
-            }
-            path if config.method.name != "base" => {
-                bail!("{}: is missing: the run has not finished", path.display())
-            }
-            _ => fresh,
-        };
+        let tuned = load_tuned(&run, &config, &mut prepared, &setup.device)?;
         let rows = evaluate(&config, &setup, dataset, &*method, &[tuned], &prepared.test)?
             .unwrap_or_default();
         let bootstrap = Bootstrap {

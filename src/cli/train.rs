@@ -124,11 +124,14 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         telemetry: telemetry.clone(),
         state: stop.clone(),
     };
-    // Downloads report on standard error, so they come before the dashboard takes the screen over.
-    prefetch(&config, &setup)?;
+    // Downloads show their own progress, so they come before the dashboard takes the screen over.
+    let prepared = prepare(&config, &setup.finder)?;
+    for file in prepared.origins() {
+        eprintln!("from {}", file.origin);
+    }
     let outcome = {
         let _display = display(&args, state, stop)?;
-        fine_tune(&config, &setup)
+        fine_tune(&config, &setup, prepared)
     };
     conclude(outcome?, &setup)
 }
@@ -155,15 +158,6 @@ fn display(
     Ok(Display::Lines {
         _plain: Plain::start(state, 5),
     })
-}
-
-/// Finds every file once, with progress bars; the recipe then finds them in the cache.
-fn prefetch(config: &RunConfig, setup: &Setup) -> Result<()> {
-    let prepared = prepare(config, &setup.finder)?;
-    for file in prepared.origins() {
-        eprintln!("from {}", file.origin);
-    }
-    Ok(())
 }
 
 /// The settings in their layers, and whether they were shortened for a processor.

@@ -4,11 +4,13 @@
 
 mod command_line;
 mod configs;
+mod gguf;
 mod hub;
 mod invariants;
 mod malformed;
 mod metrics;
 mod parity;
+mod readme;
 mod smollm2;
 mod support;
 mod training;

@@ -5,17 +5,14 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use burn::module::Module;
 use burn::prelude::*;
-use burn::store::ModuleRecord;
 use data::loader::LoaderState;
 use data::source::Finder;
-use train::RunConfig;
 use train::dashboard::state::DashboardState;
-use train::fine_tune::{Outcome, Setup, fine_tune, prepare};
-use train::method;
+use train::fine_tune::{Outcome, Setup, fine_tune, load_tuned, prepare};
 use train::run_directory::{Environment, MetricsLine, RunDirectory};
 use train::telemetry::Telemetry;
+use train::{RunConfig, TrainError};
 
 use crate::support::{assert_close, devices, named_values};
 
@@ -32,13 +29,13 @@ fn config() -> RunConfig {
     config
 }
 
-fn setup(run: &Path, resume: bool, device: &Device) -> Setup {
+fn setup(root: &Path, resume: bool, device: &Device) -> Setup {
     let mut finder = Finder::from_env();
     finder.miniature = true;
     Setup {
         device: device.clone(),
         finder,
-        run: run.to_path_buf(),
+        run: root.to_path_buf(),
         resume,
         environment: Environment {
             version: "test".into(),
@@ -52,26 +49,23 @@ fn setup(run: &Path, resume: bool, device: &Device) -> Setup {
     }
 }
 
-/// Every parameter of a finished run's adapter.
-fn adapter(config: &RunConfig, run: &Path) -> BTreeMap<String, Vec<f32>> {
-    let device = Device::flex();
-    let (directory, _) = RunDirectory::open(run).unwrap();
-    let mut prepared = prepare(config, &setup(run, false, &device).finder).unwrap();
-    let method = method::build(config).unwrap();
-    let base = prepared.load(config, &device).unwrap();
-    let record = ModuleRecord::load(directory.adapter()).unwrap();
-    named_values(
-        &base
-            .attach(&method.adapter(), 0)
-            .unwrap()
-            .load_record(record),
-    )
+/// The recipe from the first file on.
+fn run(config: &RunConfig, setup: &Setup) -> Result<Outcome, TrainError> {
+    fine_tune(config, setup, prepare(config, &setup.finder)?)
 }
 
-fn finished(config: &RunConfig, run: &Path, device: &Device) -> Vec<MetricsLine> {
-    let outcome = fine_tune(config, &setup(run, false, device)).unwrap();
+/// Every parameter of a finished run's adapter.
+fn adapter(config: &RunConfig, root: &Path) -> BTreeMap<String, Vec<f32>> {
+    let device = Device::flex();
+    let (directory, _) = RunDirectory::open(root).unwrap();
+    let mut prepared = prepare(config, &setup(root, false, &device).finder).unwrap();
+    named_values(&load_tuned(&directory, config, &mut prepared, &device).unwrap())
+}
+
+fn finished(config: &RunConfig, root: &Path, device: &Device) -> Vec<MetricsLine> {
+    let outcome = run(config, &setup(root, false, device)).unwrap();
     assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
-    RunDirectory::open(run).unwrap().0.metrics().unwrap()
+    RunDirectory::open(root).unwrap().0.metrics().unwrap()
 }
 
 #[test]
@@ -160,12 +154,12 @@ fn a_stopped_run_goes_on_exactly_where_it_was() {
     // A stop before the first step takes effect after it: the smallest piece there is.
     let first = setup(stopped.path(), false, &device);
     first.state.stop.store(true, Ordering::SeqCst);
-    assert_eq!(fine_tune(&config(), &first).unwrap(), Outcome::Stopped(1));
+    assert_eq!(run(&config(), &first).unwrap(), Outcome::Stopped(1));
     // Another stop one step later, then to the end.
     let second = setup(stopped.path(), true, &device);
     second.state.stop.store(true, Ordering::SeqCst);
-    assert_eq!(fine_tune(&config(), &second).unwrap(), Outcome::Stopped(2));
-    let last = fine_tune(&config(), &setup(stopped.path(), true, &device)).unwrap();
+    assert_eq!(run(&config(), &second).unwrap(), Outcome::Stopped(2));
+    let last = run(&config(), &setup(stopped.path(), true, &device)).unwrap();
     assert!(matches!(last, Outcome::Finished(_)));
     assert_eq!(
         adapter(&config(), straight.path()),
@@ -186,18 +180,18 @@ fn a_finished_training_is_not_repeated_on_resume_and_a_foreign_one_is_refused() 
     finished(&config(), root.path(), &device);
     let before = adapter(&config(), root.path());
     std::fs::remove_file(root.path().join("report.html")).unwrap();
-    let again = fine_tune(&config(), &setup(root.path(), true, &device)).unwrap();
+    let again = run(&config(), &setup(root.path(), true, &device)).unwrap();
     assert!(matches!(again, Outcome::Finished(_)));
     assert!(root.path().join("report.html").is_file());
     assert_eq!(before, adapter(&config(), root.path()));
     let mut other = config();
     other.train.learning_rate = 1.0;
-    let error = fine_tune(&other, &setup(root.path(), true, &device)).unwrap_err();
+    let error = run(&other, &setup(root.path(), true, &device)).unwrap_err();
     assert!(error.to_string().contains("other settings"), "{error}");
-    let error = fine_tune(&config(), &setup(root.path(), false, &device)).unwrap_err();
+    let error = run(&config(), &setup(root.path(), false, &device)).unwrap_err();
     assert!(error.to_string().contains("already holds a run"), "{error}");
     let empty = tempfile::tempdir().unwrap();
-    let error = fine_tune(&config(), &setup(empty.path(), true, &device)).unwrap_err();
+    let error = run(&config(), &setup(empty.path(), true, &device)).unwrap_err();
     assert!(error.to_string().contains("nothing to resume"), "{error}");
 }
 

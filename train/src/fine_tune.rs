@@ -12,15 +12,17 @@ use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::lr_scheduler::sequential::SequentialLrSchedulerConfig;
 use burn::optim::AdamWConfig;
 use burn::prelude::*;
+use burn::store::ModuleRecord;
 use burn::tensor::FloatDType;
 use burn::train::checkpoint::KeepLastNCheckpoints;
 use burn::train::logger::InMemoryMetricLogger;
 use burn::train::{ExecutionStrategy, Learner, SupervisedTraining};
 use data::batch::BatchOptions;
+use data::dataset::Dataset;
 use data::loader::{EvaluationLoader, LoaderState, TrainLoader, chunk_ends};
 use data::source::{Finder, Located, SourceKind, models};
-use data::split::{SplitOptions, Splits, split};
-use data::{EncodedQuestion, MultipleChoice, QuestionBatcher, Tokenizer};
+use data::split::{SplitOptions, Splits, split, test_only};
+use data::{DataError, EncodedQuestion, MultipleChoice, QuestionBatcher, Tokenizer};
 use model::load::tiny::RandomWeights;
 use model::load::{ModelFiles, Weights};
 use model::{AdapterConfig, Llama, ModelConfig};
@@ -97,14 +99,16 @@ pub enum Outcome {
     Stopped(usize),
 }
 
-/// Runs the whole recipe.
+/// Runs the whole recipe on what [`prepare`] found.
 ///
 /// # Errors
 /// Anything that [`TrainError`] names. What was written before stays.
-pub fn fine_tune(config: &RunConfig, setup: &Setup) -> Result<Outcome, TrainError> {
+pub fn fine_tune(
+    config: &RunConfig,
+    setup: &Setup,
+    mut prepared: Prepared,
+) -> Result<Outcome, TrainError> {
     let method = method::build(config)?;
-    // Data first: a run without data leaves no directory behind.
-    let mut prepared = prepare(config, &setup.finder)?;
     let run = RunDirectory::create(&setup.run, config, setup.resume)?;
     setup.telemetry.say("Loading the weights ..");
     let base = prepared.load(config, &setup.device)?;
@@ -124,14 +128,60 @@ pub fn fine_tune(config: &RunConfig, setup: &Setup) -> Result<Outcome, TrainErro
     })
 }
 
+/// The model of a finished run: base weights and trained adapter.
+///
+/// # Errors
+/// A run that has not finished, or an adapter that does not fit its settings.
+pub fn load_tuned(
+    run: &RunDirectory,
+    config: &RunConfig,
+    prepared: &mut Prepared,
+    device: &Device,
+) -> Result<Llama, TrainError> {
+    let adapter = method::build(config)?.adapter();
+    let fresh = prepared
+        .load(config, device)?
+        .attach(&adapter, config.train.seed)?;
+    if adapter == AdapterConfig::None {
+        return Ok(fresh);
+    }
+    let path = run.adapter();
+    if !path.is_file() {
+        let reason = "is missing: the run has not finished; continue it with --resume";
+        return Err(TrainError::file(path, reason));
+    }
+    let record = ModuleRecord::load(&path).map_err(|e| TrainError::file(&path, e))?;
+    fresh
+        .try_load_record(record)
+        .map_err(|e| TrainError::file(&path, e))
+}
+
 /// Finds model and data, divides and encodes the questions.
 ///
 /// # Errors
 /// Files that are nowhere or damaged, labels that are not one token, empty splits.
 pub fn prepare(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainError> {
-    let (files, tokenizer, model_files) = open_model(config, finder)?;
+    prepare_with(config, finder, split)
+}
+
+/// The same with the test questions alone.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_test(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainError> {
+    prepare_with(config, finder, test_only)
+}
+
+type Divide = fn(&dyn Dataset, &Finder, &SplitOptions) -> Result<Splits, DataError>;
+
+fn prepare_with(
+    config: &RunConfig,
+    finder: &Finder,
+    divide: Divide,
+) -> Result<Prepared, TrainError> {
+    let ((model, weights), tokenizer, model_files) = open_model(config, finder)?;
     let dataset = data::dataset::find(&config.data.dataset)?;
-    let splits = split(
+    let splits = divide(
         dataset,
         finder,
         &SplitOptions {
@@ -142,7 +192,7 @@ pub fn prepare(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainErr
             test_limit: config.data.test_limit,
         },
     )?;
-    let room = config.data.max_tokens.min(files.0.max_position_embeddings);
+    let room = config.data.max_tokens.min(model.max_position_embeddings);
     let encode = |questions: &[MultipleChoice]| {
         tokenizer.encode_questions(questions, config.data.template, dataset.labels(), room)
     };
@@ -151,8 +201,8 @@ pub fn prepare(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainErr
         held_out: encode(&splits.held_out)?,
         test: encode(&splits.test)?,
         splits,
-        model: files.0,
-        weights: files.1,
+        model,
+        weights,
         model_files,
     })
 }

@@ -88,3 +88,54 @@ pub(super) fn lettered_miniature(split: OfficialSplit) -> &'static str {
         _ => include_str!("../../miniature/lettered-test.jsonl"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_published_shape_reads_alike() {
+        let original = json!({"id": "x", "question": {"stem": "Why?", "choices": [
+            {"text": "a", "label": "1"}, {"text": "b", "label": "2"}, {"text": "c", "label": "3"}]}, "answerKey": "3"});
+        let hub = json!({"id": "x", "question": "Why?", "choices": {"text": ["a", "b", "c"], "label": ["A", "B", "C"]}, "answerKey": "C"});
+        let uniform =
+            json!({"id": "x", "question": "Why?", "choices": ["a", "b", "c"], "label": 2});
+        let expected = MultipleChoice {
+            id: "x".into(),
+            question: "Why?".into(),
+            passage: None,
+            choices: vec!["a".into(), "b".into(), "c".into()],
+            answer: 2,
+        };
+        for row in [original, hub, uniform] {
+            assert_eq!(Arc::EASY.parse(&row).unwrap().as_ref(), Some(&expected));
+        }
+    }
+
+    #[test]
+    fn a_bad_row_names_its_field() {
+        for (row, field) in [
+            (
+                json!({"question": {"stem": "Why?", "choices": [{"text": "a", "label": "A"}]}, "answerKey": "B"}),
+                "answerKey",
+            ),
+            (
+                json!({"question": "Why?", "choices": {"text": ["a"], "label": ["A", "B"]}, "answerKey": "A"}),
+                "choices",
+            ),
+            (
+                json!({"question": "Why?", "choices": ["a", 1], "label": 0}),
+                "choices",
+            ),
+            (
+                json!({"question": "Why?", "choices": ["a", "b"], "label": "x"}),
+                "label",
+            ),
+            (json!({"answerKey": "A"}), "question"),
+        ] {
+            let error = Arc::EASY.parse(&row).unwrap_err();
+            assert!(error.starts_with(field), "{row}: {error}");
+        }
+    }
+}

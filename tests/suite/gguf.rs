@@ -1,0 +1,79 @@
+//! GGUF against gguf-py and the same weights in safetensors; the fixtures are made by `tests/fixtures/make_gguf.py`.
+
+use burn::prelude::*;
+use burn::tensor::FloatDType;
+use model::load::open;
+use model::load::safetensors::Safetensors;
+use model::{DropoutSeed, Llama, LlamaInput, ModelConfig};
+
+use crate::support::{assert_close, fixture, floats, tensors};
+
+#[test]
+fn every_quantisation_is_read_as_gguf_py_reads_it() {
+    let mut files = open(&fixture("gguf/quantized.gguf")).unwrap();
+    let expected = tensors(&fixture("gguf/quantized.safetensors"));
+    let kinds = [
+        "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K",
+    ];
+    for (layer, kind) in kinds.iter().enumerate() {
+        let name = format!("model.layers.{layer}.mlp.up_proj.weight");
+        let data = files.weights.tensor(&name).unwrap();
+        let found: Vec<f32> = data.try_into_vec_as().unwrap();
+        assert_close(kind, &found, &expected[*kind].1, 1e-6);
+    }
+    assert_eq!(expected.len(), kinds.len());
+}
+
+/// The logits of a short prompt at every position.
+fn logits(llama: &Llama) -> Vec<f32> {
+    let device = Device::flex();
+    let row = |values: [i32; 6]| Tensor::<2, Int>::from_data([values], &device);
+    floats(
+        llama
+            .forward(&LlamaInput {
+                tokens: row([5, 17, 3, 44, 9, 60]),
+                positions: row([0, 1, 2, 3, 4, 5]),
+                segments: row([1; 6]),
+                branches: row([0; 6]),
+                scored: Tensor::from_data([0, 1, 2, 3, 4, 5], &device),
+                dropout: DropoutSeed::OFF,
+            })
+            .logits,
+    )
+}
+
+#[test]
+fn llama_and_qwen2_from_gguf_equal_themselves_from_safetensors() {
+    let device = Device::flex();
+    for name in ["llama", "qwen2_bias"] {
+        let folder = fixture("parity").join(name);
+        let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+        let config = ModelConfig::from_json(&text).unwrap();
+        let mut weights = Safetensors::open(&folder).unwrap();
+        let expected = Llama::load(&config, &mut weights, 64, FloatDType::F32, &device).unwrap();
+        let mut files = open(&fixture("gguf").join(format!("{name}.gguf"))).unwrap();
+        assert_eq!(files.config.qkv_bias, config.qkv_bias);
+        assert_eq!(files.config.tie_word_embeddings, config.tie_word_embeddings);
+        let found = Llama::load(
+            &files.config,
+            &mut *files.weights,
+            64,
+            FloatDType::F32,
+            &device,
+        )
+        .unwrap();
+        assert_close(name, &logits(&found), &logits(&expected), 1e-5);
+    }
+}
+
+#[test]
+fn weights_in_bf16_give_nearly_the_same_logits_and_half_the_type() {
+    let device = Device::flex();
+    let load = |dtype| {
+        let mut files = open(&fixture("gguf/llama.gguf")).unwrap();
+        logits(&Llama::load(&files.config, &mut *files.weights, 64, dtype, &device).unwrap())
+    };
+    let (full, half) = (load(FloatDType::F32), load(FloatDType::BF16));
+    assert_ne!(full, half);
+    assert_close("bf16", &half, &full, 5e-2);
+}
