@@ -5,7 +5,7 @@ use data::tokenizer::EncodedQuestion;
 use model::{AdapterConfig, ModelConfig};
 use serde::{Deserialize, Serialize};
 
-/// A run's size. Time and memory are estimates from measured rates, see `docs/performance.md`.
+/// A run's size. Time and memory are estimates from measured rates, see `docs/decisions.md`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunEstimate {
     /// Optimizer steps.
@@ -41,11 +41,11 @@ fn forward_flops(config: &ModelConfig, adapter: &AdapterConfig) -> (f64, f64) {
 }
 
 /// Floating-point operations a second that a CPU run reaches as a whole, padding and everything around the products included.
-/// Measured on 2 cores (AVX-512), SmolLM2-135M, BoolQ; see `docs/performance.md`. Assumed proportional to the cores.
-const FLOPS_PER_CORE: f64 = 35e9;
+/// Measured on 2 cores (AVX-512), SmolLM2-135M, BoolQ; see `docs/decisions.md`. Assumed proportional to the cores.
+const FLOPS_PER_CORE: f64 = 45e9;
 
 /// Bytes of activations kept for the backward pass, by token and layer, in units of the widths; measured.
-const ACTIVATIONS: f64 = 4.0;
+const ACTIVATIONS: f64 = 6.0;
 
 /// Sizes a run.
 pub fn estimate(

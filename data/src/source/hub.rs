@@ -77,7 +77,8 @@ mod online {
     use std::time::Duration;
 
     use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
-    use hf_hub::{HFClientSync, HFError};
+    use hf_hub::repository::RepoType;
+    use hf_hub::{HFClientSync, HFError, HFRepositorySync};
     use indicatif::{ProgressBar, ProgressStyle};
 
     use super::{HubFile, Reason, RepositoryKind};
@@ -154,23 +155,26 @@ mod online {
             .unwrap_or(("", &file.repository));
         let bar = Bar::new(&file.file, local);
         match file.kind {
-            RepositoryKind::Model => client
-                .model(owner, name)
-                .download_file()
-                .filename(file.file.clone())
-                .revision(file.revision.clone())
-                .local_files_only(local)
-                .progress(bar)
-                .send(),
-            RepositoryKind::Dataset => client
-                .dataset(owner, name)
-                .download_file()
-                .filename(file.file.clone())
-                .revision(file.revision.clone())
-                .local_files_only(local)
-                .progress(bar)
-                .send(),
+            RepositoryKind::Model => download_file(&client.model(owner, name), file, local, bar),
+            RepositoryKind::Dataset => {
+                download_file(&client.dataset(owner, name), file, local, bar)
+            }
         }
+    }
+
+    fn download_file<T: RepoType>(
+        repository: &HFRepositorySync<T>,
+        file: &HubFile,
+        local: bool,
+        bar: Bar,
+    ) -> Result<PathBuf, HFError> {
+        repository
+            .download_file()
+            .filename(file.file.clone())
+            .revision(file.revision.clone())
+            .local_files_only(local)
+            .progress(bar)
+            .send()
     }
 
     /// What went wrong, and what a user can do about it.

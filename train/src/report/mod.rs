@@ -196,9 +196,16 @@ fn lines(base: &Metrics, tuned: &Metrics) -> Vec<Line> {
 
 /// `62.2 [60.5, 63.9]`; a dash where there is none.
 fn show(estimate: Option<Estimate>, unit: Unit) -> String {
-    let number = |v: f64| match unit {
-        Unit::Percent => format!("{:.1}", v * 100.0),
-        Unit::Plain => format!("{v:.3}"),
+    let number = |v: f64| {
+        let text = match unit {
+            Unit::Percent => format!("{:.1}", v * 100.0),
+            Unit::Plain => format!("{v:.3}"),
+        };
+        // A tiny negative number rounds to minus zero.
+        match text.trim_start_matches(['-', '0', '.']).is_empty() {
+            true => text.trim_start_matches('-').to_owned(),
+            false => text,
+        }
     };
     match estimate {
         Some(Estimate {
@@ -245,6 +252,13 @@ impl Report<'_> {
             tuned.n,
             percent(base.accuracy)
         )];
+        if let Some((choice, share)) = most_frequent(&self.scored.tuned_rows) {
+            text.push(format!(
+                "Always giving choice {} would be right for {:.1} %.",
+                choice + 1,
+                share * 100.0
+            ));
+        }
         if let (Some(confidence), Some(accuracy)) = (tuned.confidence.value, tuned.accuracy.value) {
             let gap = (confidence - accuracy) * 100.0;
             let verdict = match gap {
@@ -351,6 +365,18 @@ impl Report<'_> {
         }
         facts
     }
+}
+
+/// The most frequent right choice and its share: what a model that knows nothing could reach. None where rows differ in their
+/// number of choices, or for an empty set.
+fn most_frequent(rows: &[ScoredRow]) -> Option<(usize, f64)> {
+    let choices = rows.first()?.probabilities.len();
+    if rows.iter().any(|r| r.probabilities.len() != choices) {
+        return None;
+    }
+    let count = |choice: usize| rows.iter().filter(|r| r.label == choice).count();
+    let best = (0..choices).max_by_key(|choice| (count(*choice), std::cmp::Reverse(*choice)))?;
+    Some((best, count(best) as f64 / rows.len() as f64))
 }
 
 /// `1 234 567`

@@ -63,10 +63,13 @@ fn axes<'a, 'b>(
     Ok(chart)
 }
 
-fn legend<'a, 'b: 'a>(chart: &mut Cartesian<'a, 'b>) -> Result<(), TrainError> {
+fn legend<'a, 'b: 'a>(
+    chart: &mut Cartesian<'a, 'b>,
+    position: SeriesLabelPosition,
+) -> Result<(), TrainError> {
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
+        .position(position)
         .background_style(WHITE.mix(0.8))
         .border_style(GREY)
         .label_font(("sans-serif", 11))
@@ -195,7 +198,7 @@ pub(super) fn risk_coverage_curve(
         if !flu.is_empty() {
             line(&mut chart, flu, ORANGE, "tuned, by FLU")?;
         }
-        legend(&mut chart)
+        legend(&mut chart, SeriesLabelPosition::LowerRight)
     })
 }
 
@@ -244,14 +247,7 @@ pub(super) fn flu_histogram(rows: &[ScoredRow]) -> Result<Option<String>, TrainE
                     Rectangle::new([(x, y - 4), (x + 12, y + 4)], color.mix(0.5).filled())
                 });
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE.mix(0.8))
-            .border_style(GREY)
-            .label_font(("sans-serif", 11))
-            .draw()
-            .map_err(fail)
+        legend(&mut chart, SeriesLabelPosition::UpperRight)
     })
     .map(Some)
 }
@@ -295,14 +291,7 @@ pub(super) fn history(
         for (i, (name, points)) in found.iter().enumerate() {
             line(&mut chart, points.clone(), colors[i % colors.len()], name)?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE.mix(0.8))
-            .border_style(GREY)
-            .label_font(("sans-serif", 11))
-            .draw()
-            .map_err(fail)
+        legend(&mut chart, SeriesLabelPosition::UpperRight)
     })
     .map(Some)
 }
