@@ -114,18 +114,23 @@ pub fn fine_tune(
     let base = prepared.load(config, &setup.device)?;
     let tuned = base.attach(&method.adapter(), config.train.seed)?;
     record(&run, setup, &prepared, &tuned)?;
+    let stopped = || {
+        Ok(Outcome::Stopped(
+            setup.state.steps_done.load(Ordering::SeqCst),
+        ))
+    };
     let tuned = match method.adapter() {
         AdapterConfig::None => tuned,
         _ => match train(config, setup, &run, &prepared, tuned, method.clone())? {
-            Trained::Whole(tuned) => tuned,
-            Trained::Stopped(steps) => return Ok(Outcome::Stopped(steps)),
+            Some(tuned) => tuned,
+            None => return stopped(),
         },
     };
     let scored = score(config, setup, &run, &prepared, &base, &tuned, &*method)?;
-    Ok(match scored {
-        Some(scored) => Outcome::Finished(Box::new(scored)),
-        None => Outcome::Stopped(setup.state.steps_done.load(Ordering::SeqCst)),
-    })
+    match scored {
+        Some(scored) => Ok(Outcome::Finished(Box::new(scored))),
+        None => stopped(),
+    }
 }
 
 /// The model of a finished run: base weights and trained adapter.
@@ -307,12 +312,7 @@ fn record(
     )
 }
 
-enum Trained {
-    Whole(Llama),
-    Stopped(usize),
-}
-
-/// Trains through Burn's Learner, from the newest checkpoint if the run is resumed.
+/// Trains through Burn's Learner, from the newest checkpoint if the run is resumed. `None` if a stop was asked for.
 fn train(
     config: &RunConfig,
     setup: &Setup,
@@ -320,7 +320,7 @@ fn train(
     prepared: &Prepared,
     tuned: Llama,
     method: Arc<dyn Method>,
-) -> Result<Trained, TrainError> {
+) -> Result<Option<Llama>, TrainError> {
     let device = setup.device.clone().autodiff();
     let schedule = config.train.schedule();
     let rows = prepared.train.len();
@@ -400,7 +400,7 @@ fn train(
     }
     let steps = setup.state.steps_done.load(Ordering::SeqCst);
     match steps < total {
-        true => Ok(Trained::Stopped(steps)),
+        true => Ok(None),
         false => finish(run, result.model.llama),
     }
 }
@@ -428,7 +428,7 @@ fn register_metrics(
         .metric_valid_numeric(WholeSet::flu())
 }
 
-fn finish(run: &RunDirectory, llama: Llama) -> Result<Trained, TrainError> {
+fn finish(run: &RunDirectory, llama: Llama) -> Result<Option<Llama>, TrainError> {
     let path = run.adapter();
     let parent = path.parent().unwrap_or(run.root());
     std::fs::create_dir_all(parent).map_err(|e| TrainError::file(parent, e))?;
@@ -437,7 +437,7 @@ fn finish(run: &RunDirectory, llama: Llama) -> Result<Trained, TrainError> {
         .into_record()
         .save(&path)
         .map_err(|e| TrainError::file(&path, e))?;
-    Ok(Trained::Whole(llama))
+    Ok(Some(llama))
 }
 
 /// The learning rate by optimizer step: a linear warm-up, then constant, linear or cosine.
@@ -484,7 +484,8 @@ fn score(
     let tuned_members = [tuned.clone()];
     let base_members = [base.clone()];
     let mut sets: Vec<Vec<ScoredRow>> = Vec::new();
-    let jobs: [(&str, &dyn Method, &[Llama], &[EncodedQuestion]); 4] = [
+    type Job<'a> = (&'a str, &'a dyn Method, &'a [Llama], &'a [EncodedQuestion]);
+    let jobs: [Job; 4] = [
         (
             "base model on held-out questions",
             &zero_shot,

@@ -324,7 +324,7 @@ fn bar(share: f64, width: usize) -> String {
     let eighths = (share.clamp(0.0, 1.0) * width as f64 * 8.0).round() as usize;
     let partial = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
     let mut text = "█".repeat(eighths / 8);
-    if eighths % 8 > 0 {
+    if !eighths.is_multiple_of(8) {
         text.push(partial[eighths % 8]);
     }
     text
@@ -555,15 +555,12 @@ mod tests {
     #[test]
     fn small_screens_show_one_panel_at_a_time() {
         let state = training();
-        for panel in 0..PANELS.len() {
+        for (panel, name) in PANELS.iter().enumerate() {
             let view = View {
                 panel,
                 color: false,
             };
-            insta::assert_snapshot!(
-                format!("small-{}", PANELS[panel]),
-                screen(&state, &view, 80, 24)
-            );
+            insta::assert_snapshot!(format!("small-{name}"), screen(&state, &view, 80, 24));
         }
     }
 

@@ -73,6 +73,9 @@ pub struct HeldOutPoint {
     pub flu: Option<f64>,
 }
 
+/// A question as the diagrams see it: confidence, right, FLU.
+pub type Answer = (f64, bool, Option<f64>);
+
 /// What the dashboard draws.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct DashboardState {
@@ -97,9 +100,9 @@ pub struct DashboardState {
     /// Every held-out scoring of this process.
     pub held_out: Vec<HeldOutPoint>,
     /// The last training questions: confidence, right, FLU.
-    pub window: VecDeque<(f64, bool, Option<f64>)>,
+    pub window: VecDeque<Answer>,
     /// The last held-out questions.
-    pub held_out_window: Vec<(f64, bool, Option<f64>)>,
+    pub held_out_window: Vec<Answer>,
     /// Share of kept tokens by router and expert.
     pub expert_load: Vec<Vec<f64>>,
     /// Of the current phase.
@@ -172,7 +175,7 @@ impl DashboardState {
     }
 
     /// The questions that the diagrams show: held-out ones once there are any, else the last training ones.
-    pub fn shown(&self) -> (&'static str, Vec<(f64, bool, Option<f64>)>) {
+    pub fn shown(&self) -> (&'static str, Vec<Answer>) {
         match self.held_out_window.is_empty() {
             true => (
                 "last training questions",
