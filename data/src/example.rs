@@ -18,7 +18,8 @@ pub struct MultipleChoice {
 }
 
 impl MultipleChoice {
-    /// What makes two rows the same question, for the search for leaks between splits: case and white space do not.
+    /// What makes two rows the same question, for the search for leaks between splits: case, white space and the order of the
+    /// choices do not.
     pub fn fingerprint(&self) -> String {
         let squeeze = |text: &str| {
             text.split_whitespace()
@@ -28,7 +29,9 @@ impl MultipleChoice {
         };
         let mut parts = vec![squeeze(&self.question)];
         parts.extend(self.passage.as_deref().map(squeeze));
-        parts.extend(self.choices.iter().map(|c| squeeze(c)));
+        let mut choices: Vec<String> = self.choices.iter().map(|c| squeeze(c)).collect();
+        choices.sort_unstable();
+        parts.extend(choices);
         parts.join("\u{1f}")
     }
 }

@@ -47,7 +47,7 @@ impl Schedule {
 
     /// Optimizer steps of the whole training.
     pub fn total_steps(&self, rows: usize) -> usize {
-        let steps = (self.steps_per_epoch(rows) as f64 * self.epochs).ceil() as usize;
+        let steps = (self.steps_per_epoch(rows) as f64 * self.epochs - 1e-9).ceil() as usize;
         steps.min(self.max_steps.unwrap_or(usize::MAX)).max(1)
     }
 

@@ -11,7 +11,8 @@ pub enum Template {
     /// MoE-PEFT's, the paper's: BoolQ closed book, choices on the question's line.
     #[default]
     MoePeft,
-    /// Laplace-LoRA's.
+    /// Laplace-LoRA's wording. Its code reads BoolQ's answer after an appended end-of-text token and drops rows without exactly
+    /// four choices; here every row is read after `Answer:` and kept.
     LaplaceLora,
     /// MoE-PEFT's with the passage, where there is one, before the question.
     Passage,
@@ -49,7 +50,7 @@ impl Prompt {
 impl Template {
     /// Renders a question.
     pub fn render(self, question: &MultipleChoice, style: LabelStyle) -> Prompt {
-        let labels = labels(question, style);
+        let labels = self.labels(question, style);
         let (head, shortenable, tail) = match (self, style) {
             (Self::LaplaceLora, LabelStyle::Letter) => (
                 "Select one of the choices that answers the following question: ".into(),
@@ -98,6 +99,23 @@ impl Template {
     }
 }
 
+impl Template {
+    fn labels(self, question: &MultipleChoice, style: LabelStyle) -> Vec<String> {
+        match style {
+            LabelStyle::Letter => letters(question.choices.len())
+                .map(|letter| format!(" {letter}"))
+                .collect(),
+            // "True or False", as the prompt spells them.
+            LabelStyle::Choice if self == Self::LaplaceLora => question
+                .choices
+                .iter()
+                .map(|c| format!(" {}", capital(c)))
+                .collect(),
+            LabelStyle::Choice => question.choices.iter().map(|c| format!(" {c}")).collect(),
+        }
+    }
+}
+
 fn moe_peft_question(question: &MultipleChoice, style: LabelStyle) -> String {
     match style {
         LabelStyle::Letter => format!(
@@ -109,15 +127,6 @@ fn moe_peft_question(question: &MultipleChoice, style: LabelStyle) -> String {
             "Please answer the following question with true or false: {}?",
             question.question
         ),
-    }
-}
-
-fn labels(question: &MultipleChoice, style: LabelStyle) -> Vec<String> {
-    match style {
-        LabelStyle::Letter => letters(question.choices.len())
-            .map(|letter| format!(" {letter}"))
-            .collect(),
-        LabelStyle::Choice => question.choices.iter().map(|c| format!(" {c}")).collect(),
     }
 }
 
@@ -133,13 +142,17 @@ fn lettered(question: &MultipleChoice, line: impl Fn(char, &str) -> String) -> S
         .join(" ")
 }
 
-/// First letter upper case, a period at the end.
-fn sentence(text: &str) -> String {
+/// First letter upper case.
+fn capital(text: &str) -> String {
     let mut characters = text.chars();
     let first = characters.next().map(|c| c.to_uppercase().to_string());
-    let rest = characters.as_str();
+    format!("{}{}", first.unwrap_or_default(), characters.as_str())
+}
+
+/// First letter upper case, a period at the end.
+fn sentence(text: &str) -> String {
     let end = if text.ends_with('.') { "" } else { "." };
-    format!("{}{rest}{end}", first.unwrap_or_default())
+    capital(text) + end
 }
 
 #[cfg(test)]
@@ -191,6 +204,7 @@ mod tests {
         );
         let prompt = Template::LaplaceLora.render(&boolean_question(), LabelStyle::Choice);
         assert!(prompt.text().contains("Context: Ice -- Ice melts"));
+        assert_eq!(prompt.labels, [" True", " False"]);
     }
 
     #[test]

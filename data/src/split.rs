@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::{Dataset, OfficialSplit, load};
 use crate::error::DataError;
 use crate::example::MultipleChoice;
+use crate::loader::mix;
 use crate::source::{Finder, Located};
 
 /// How to divide a dataset.
@@ -49,7 +50,7 @@ pub struct SplitAccount {
     pub held_out_from: String,
     /// The published split that serves as the test.
     pub test_from: String,
-    /// Training rows dropped because they repeat a held-out or test question.
+    /// Training and held-out rows dropped because they repeat a question of a later split.
     pub leaks_dropped: usize,
     /// Rows before any limit: train, held-out, test.
     pub available: [usize; 3],
@@ -57,6 +58,21 @@ pub struct SplitAccount {
     pub used: [usize; 3],
     /// Every file with its source and digest.
     pub files: Vec<Located>,
+}
+
+/// What is drawn: each draw has a generator of its own, so that no limit changes another split's sample.
+#[derive(Clone, Copy)]
+enum Draw {
+    Carve,
+    Train,
+    HeldOut,
+    Test,
+}
+
+impl Draw {
+    fn rng(self, options: &SplitOptions) -> ChaCha8Rng {
+        ChaCha8Rng::seed_from_u64(mix(options.seed, self as u64))
+    }
 }
 
 /// Loads and divides a dataset.
@@ -73,30 +89,42 @@ pub fn split(
     let train = load(dataset, OfficialSplit::Train, finder)?;
     let test = load(dataset, test_split, finder)?;
     let mut files = [train.located, test.located].concat();
-    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let (train, held_out, held_out_from) = if has_test {
         let validation = load(dataset, OfficialSplit::Validation, finder)?;
         files.extend(validation.located);
         (train.questions, validation.questions, "validation".into())
     } else {
-        let (train, held_out) = carve(train.questions, options.held_out_fraction, &mut rng);
+        let (train, held_out) = carve(
+            train.questions,
+            options.held_out_fraction,
+            &mut Draw::Carve.rng(options),
+        );
         let percent = options.held_out_fraction * 100.0;
         (train, held_out, format!("{percent:.0} % of train"))
     };
-    let (train, leaks_dropped) = without_leaks(train, &held_out, &test.questions);
+    let (held_out, from_held_out) = without_leaks(held_out, &test.questions, &[]);
+    let (train, from_train) = without_leaks(train, &held_out, &test.questions);
     let mut splits = Splits {
         account: SplitAccount {
             dataset: dataset.name().into(),
             held_out_from,
             test_from: test_name.into(),
-            leaks_dropped,
+            leaks_dropped: from_train + from_held_out,
             available: [train.len(), held_out.len(), test.questions.len()],
             used: [0; 3],
             files,
         },
-        train: sample(train, options.train_limit, &mut rng),
-        held_out: sample(held_out, options.held_out_limit, &mut rng),
-        test: sample(test.questions, options.test_limit, &mut rng),
+        train: sample(train, options.train_limit, &mut Draw::Train.rng(options)),
+        held_out: sample(
+            held_out,
+            options.held_out_limit,
+            &mut Draw::HeldOut.rng(options),
+        ),
+        test: sample(
+            test.questions,
+            options.test_limit,
+            &mut Draw::Test.rng(options),
+        ),
     };
     splits.account.used = [splits.train.len(), splits.held_out.len(), splits.test.len()];
     for (name, rows) in ["train", "held-out", "test"]
@@ -133,7 +161,7 @@ pub fn test_only(
     let (test_split, test_name) = test_split(dataset);
     let test = load(dataset, test_split, finder)?;
     let available = test.questions.len();
-    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+    let mut rng = Draw::Test.rng(options);
     let test_questions = sample(test.questions, options.test_limit, &mut rng);
     Ok(Splits {
         account: SplitAccount {
@@ -182,6 +210,7 @@ fn carve(
     (train, held_out)
 }
 
+/// The rows that repeat none of two other splits, and how many do.
 fn without_leaks(
     train: Vec<MultipleChoice>,
     held_out: &[MultipleChoice],

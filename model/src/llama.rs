@@ -52,7 +52,7 @@ pub struct LlamaOutput {
 /// What all layers of one forward pass share.
 struct Context {
     angles: Angles,
-    /// True where attention must not look, by window: `[batch, 1, sequence, sequence]`.
+    /// True where attention must not look, by window: `[batch, kv heads, group * sequence, sequence]`.
     masks: Vec<(Option<usize>, Tensor<4, Bool>)>,
     shape: [usize; 2],
     dropout: DropoutSeed,
@@ -110,8 +110,9 @@ pub struct Llama {
 }
 
 impl LlamaInput {
-    /// The mask for one window: true where token i must not look at token j.
-    fn mask(&self, window: Option<usize>) -> Tensor<4, Bool> {
+    /// The mask for one window: true where token i must not look at token j. Laid out as `SelfAttention::attend` lays out its
+    /// queries: the heads of a group one after another along the sequence.
+    fn mask(&self, window: Option<usize>, kv: usize, groups: usize) -> Tensor<4, Bool> {
         let [batch, sequence] = self.tokens.dims();
         let at = |t: &Tensor<2, Int>| {
             (
@@ -146,7 +147,10 @@ impl LlamaInput {
         if let Some(window) = window {
             hidden = hidden.bool_or((position_i - position_j).greater_equal_scalar(window as i64));
         }
-        hidden.unsqueeze_dim(1)
+        hidden
+            .reshape([batch, 1, 1, sequence, sequence])
+            .expand([batch, kv, groups, sequence, sequence])
+            .reshape([batch, kv, groups * sequence, sequence])
     }
 }
 
@@ -187,10 +191,6 @@ impl SelfAttention {
             .find(|(window, _)| *window == self.window)
             .map(|(_, mask)| mask.clone())
             .expect("a mask for every layer's window");
-        let mask = mask
-            .unsqueeze_dim::<5>(2)
-            .expand([batch, kv, groups, sequence, sequence])
-            .reshape([batch, kv, groups * sequence, sequence]);
         let q = q.reshape([batch, kv, groups * sequence, self.head_dim]);
         attention(q, k, v, Some(mask), None, Default::default())
             .reshape([batch, self.heads, sequence, self.head_dim])
@@ -347,9 +347,14 @@ impl Llama {
     fn context(&self, input: &LlamaInput) -> Context {
         let mut masks: Vec<(Option<usize>, Tensor<4, Bool>)> = Vec::new();
         for layer in &self.layers {
-            let window = layer.self_attn.window;
+            let SelfAttention {
+                window,
+                heads,
+                key_value_heads: kv,
+                ..
+            } = layer.self_attn;
             if masks.iter().all(|(known, _)| *known != window) {
-                masks.push((window, input.mask(window)));
+                masks.push((window, input.mask(window, kv, heads / kv)));
             }
         }
         Context {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use data::loader::LoaderState;
 use train::dashboard::state::DashboardState;
@@ -14,14 +14,14 @@ use train::metric::{Bootstrap, Metrics};
 use train::run_directory::{RunDirectory, write_predictions};
 use train::telemetry::Telemetry;
 
-use super::run::{PlaceArgs, environment, logging};
+use super::run::{PlaceArgs, environment, logging, print};
 
 /// Flags of `evaluate`.
 #[derive(Debug, Args)]
 pub(super) struct EvaluateArgs {
     /// A finished run's directory
     run: PathBuf,
-    /// Datasets, separated by commas
+    /// Datasets other than the run's own, separated by commas
     #[arg(long, value_delimiter = ',', required = true)]
     on: Vec<String>,
     /// At most this many test questions of each
@@ -37,9 +37,15 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
     let device = args.places.device()?;
     let (run, trained) = RunDirectory::open(&args.run)?;
     for dataset in &args.on {
+        if *dataset == trained.data.dataset {
+            bail!(
+                "--on {dataset}: the run was trained on it and has scored it already, see {}",
+                args.run.join("report.md").display()
+            );
+        }
         let mut config = trained.clone();
         config.data.dataset.clone_from(dataset);
-        config.data.test_limit = args.limit.or(config.data.test_limit);
+        config.data.test_limit = args.limit;
         config.validate()?;
         let state = Arc::new(Mutex::new(DashboardState::default()));
         let setup = Setup {
@@ -65,13 +71,13 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
         write_predictions(&run.evaluation(dataset).join("predictions.jsonl"), &rows)?;
         run.write_json(&format!("{folder}/metrics.json"), &metrics)?;
         let show = |e: train::metric::Estimate| e.value.map_or("-".into(), |v| format!("{v:.4}"));
-        println!(
+        print(format_args!(
             "{dataset}: n {}  accuracy {}  ECE {}  NLL {}",
             metrics.n,
             show(metrics.accuracy),
             show(metrics.expected_calibration_error),
             show(metrics.negative_log_likelihood)
-        );
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -69,11 +69,19 @@ pub(super) fn environment(device: &NamedDevice) -> Environment {
 
 /// The command line with words quoted where a shell would split them.
 fn command() -> String {
-    let mut words = std::env::args();
+    // Lossy: a path that is not Unicode must not end the program.
+    let mut words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
     let program = words.next().unwrap_or_default();
     let program = std::path::Path::new(&program)
         .file_name()
         .map_or("uq4ct".into(), |name| name.to_string_lossy().into_owned());
+    // The report's command repeats the run from its start.
+    let words = words.filter(|word| {
+        !matches!(
+            word.as_str(),
+            "--resume" | "--resume=latest" | "--overwrite"
+        )
+    });
     let quoted = words.map(|word| match word.contains([' ', '\'', '"', '$', '*']) {
         true => format!("'{}'", word.replace('\'', r"'\''")),
         false => word,
@@ -82,4 +90,10 @@ fn command() -> String {
         .chain(quoted)
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// Writes a line to standard output; a reader that has left (`| head`) is no error.
+pub(super) fn print(line: impl std::fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

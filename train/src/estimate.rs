@@ -47,7 +47,11 @@ const FLOPS_PER_CORE: f64 = 45e9;
 /// Bytes of activations kept for the backward pass, by token and layer, in units of the widths; measured.
 const ACTIVATIONS: f64 = 6.0;
 
-/// Sizes a run.
+/// Sizes a run; `weight_bytes` is the size of one frozen weight.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "plain facts of one run, used once"
+)]
 pub fn estimate(
     config: &ModelConfig,
     adapter: &AdapterConfig,
@@ -55,6 +59,7 @@ pub fn estimate(
     schedule: &Schedule,
     train: &[EncodedQuestion],
     scored: &[&[EncodedQuestion]],
+    weight_bytes: usize,
     cores: usize,
 ) -> RunEstimate {
     let tokens = |rows: &[EncodedQuestion]| rows.iter().map(|q| q.prompt.len()).sum::<usize>();
@@ -82,7 +87,7 @@ pub fn estimate(
         training_tokens,
         evaluation_tokens,
         // Weights; parameters, gradients, two moments, one update in flight; activations.
-        memory: config.base_parameters() as f64 * 4.0
+        memory: (config.base_parameters() * weight_bytes) as f64
             + trainable as f64 * 4.0 * 5.0
             + activations
             + logits,

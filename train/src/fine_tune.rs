@@ -113,6 +113,9 @@ pub fn fine_tune(
     setup.telemetry.say("Loading the weights ..");
     let base = prepared.load(config, &setup.device)?;
     let tuned = base.attach(&method.adapter(), config.train.seed)?;
+    if setup.resume {
+        prepared.same_files(&run)?;
+    }
     record(&run, setup, &prepared, &tuned)?;
     let stopped = || {
         Ok(Outcome::Stopped(
@@ -143,6 +146,7 @@ pub fn load_tuned(
     prepared: &mut Prepared,
     device: &Device,
 ) -> Result<Llama, TrainError> {
+    prepared.same_model(run)?;
     let adapter = method::build(config)?.adapter();
     let fresh = prepared
         .load(config, device)?
@@ -269,6 +273,28 @@ impl Prepared {
             .collect()
     }
 
+    /// Refuses a run that was trained on another base model: its adapter would not fit.
+    ///
+    /// # Errors
+    /// Digests that differ from the run's `data.json`.
+    pub fn same_model(&self, run: &RunDirectory) -> Result<(), TrainError> {
+        let known: Provenance = run.read_json("data.json")?;
+        same("model", run, &known.model, &self.model_files)
+    }
+
+    /// Refuses to go on with a run on other files than it began with.
+    ///
+    /// # Errors
+    /// Digests that differ from the run's `data.json`.
+    fn same_files(&self, run: &RunDirectory) -> Result<(), TrainError> {
+        // Stopped before it was written: nothing was trained yet.
+        let Ok(known) = run.read_json::<Provenance>("data.json") else {
+            return Ok(());
+        };
+        self.same_model(run)?;
+        same("data", run, &known.split.files, &self.splits.account.files)
+    }
+
     /// The size of the run.
     ///
     /// # Errors
@@ -282,9 +308,37 @@ impl Prepared {
             &config.train.schedule(),
             &self.train,
             &[&self.held_out, &self.test],
+            match config.model.dtype {
+                WeightType::F32 => 4,
+                WeightType::Bf16 => 2,
+            },
             cores,
         ))
     }
+}
+
+fn same(
+    what: &str,
+    run: &RunDirectory,
+    known: &[Located],
+    found: &[Located],
+) -> Result<(), TrainError> {
+    let digests = |files: &[Located]| files.iter().map(|f| f.sha256.clone()).collect::<Vec<_>>();
+    if digests(known) == digests(found) {
+        return Ok(());
+    }
+    let origins = |files: &[Located]| {
+        let names: Vec<&str> = files.iter().map(|f| f.origin.as_str()).collect();
+        names.join(", ")
+    };
+    Err(TrainError::file(
+        run.root(),
+        format!(
+            "the run's {what} came from {}, but now {} would serve: give the same --data-dir or --model, or start another run",
+            origins(known),
+            origins(found)
+        ),
+    ))
 }
 
 /// Writes what the run is made of, before its first step.
@@ -387,7 +441,7 @@ fn train(
             state: setup.state.clone(),
         })
         .renderer(Box::new(Renderer::new(setup.telemetry.clone())));
-    training = register_metrics(training, &setup.telemetry);
+    training = register_metrics(training, setup);
     if let Some(from) = from {
         training = training.checkpoint(from.chunk);
     }
@@ -396,7 +450,7 @@ fn train(
         return Err(TrainError::Training(error.to_string()));
     }
     if let Some(reason) = setup.telemetry.failure() {
-        return Err(TrainError::file(run.root().join("metrics.jsonl"), reason));
+        return Err(TrainError::Training(reason));
     }
     let steps = setup.state.steps_done.load(Ordering::SeqCst);
     match steps < total {
@@ -407,11 +461,21 @@ fn train(
 
 fn register_metrics(
     training: SupervisedTraining<Trainee>,
-    telemetry: &Telemetry,
+    setup: &Setup,
 ) -> SupervisedTraining<Trainee> {
-    let (on_train, on_held_out) = (telemetry.clone(), telemetry.clone());
+    let (on_train, on_held_out) = (setup.telemetry.clone(), setup.telemetry.clone());
+    let stop = setup.state.clone();
     training
-        .metric_train(Tap::new(Arc::new(move |facts| on_train.on_train(facts))))
+        .metric_train(Tap::new(Arc::new(move |facts| {
+            on_train.on_train(facts);
+            if !facts.loss().is_finite() {
+                on_train.fail(format!(
+                    "the loss is no number at step {}: lower train.learning_rate or set train.gradient_clip",
+                    facts.step
+                ));
+                stop.stop.store(true, Ordering::SeqCst);
+            }
+        })))
         .metric_valid(Tap::new(Arc::new(move |facts| {
             on_held_out.on_held_out(facts)
         })))

@@ -115,8 +115,16 @@ impl RunDirectory {
     /// Removes what an earlier run of ours left in `root`, and only that.
     ///
     /// # Errors
-    /// Files that cannot be removed.
+    /// A directory that is not empty and holds no run, or files that cannot be removed.
     pub fn clear(root: &Path) -> Result<(), TrainError> {
+        let empty = fs::read_dir(root).map_or(true, |mut entries| entries.next().is_none());
+        if empty {
+            return Ok(());
+        }
+        if let Err(error) = RunConfig::read(&root.join("config.toml")) {
+            let reason = format!("--overwrite replaces runs only, and this holds none ({error})");
+            return Err(TrainError::file(root, reason));
+        }
         for name in ["checkpoint", "adapter", "evaluation"] {
             remove(&root.join(name), |p| fs::remove_dir_all(p))?;
         }

@@ -79,7 +79,12 @@ impl Telemetry {
         self.state().phase = phase;
     }
 
-    /// Why `metrics.jsonl` could not be written, if so.
+    /// Training cannot go on.
+    pub fn fail(&self, reason: String) {
+        self.inner().failed.get_or_insert(reason);
+    }
+
+    /// Why training cannot go on, if so: the loss is no number, or `metrics.jsonl` could not be written.
     pub fn failure(&self) -> Option<String> {
         self.inner().failed.clone()
     }
@@ -165,7 +170,7 @@ impl Inner {
             .map_err(std::io::Error::from)
             .and_then(|text| writeln!(log, "{text}"));
         if let Err(error) = written {
-            self.failed = Some(error.to_string());
+            self.failed = Some(format!("metrics.jsonl: {error}"));
             self.log = None;
         }
     }

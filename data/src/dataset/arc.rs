@@ -60,7 +60,9 @@ impl Dataset for Arc {
             local: vec![
                 format!("{folder}/{name}.jsonl"),
                 format!("{folder}/{name}.parquet"),
+                format!("{folder}/hf_rows/{name}.jsonl"),
                 format!("{folder}/original/{set}-{original}.jsonl"),
+                format!("{set}/{name}-00000-of-00001.parquet"),
                 format!("{set}/{set}-{original}.jsonl"),
                 format!("{set}-{original}.jsonl"),
             ],
@@ -85,7 +87,8 @@ impl Dataset for Arc {
 pub(super) fn lettered_miniature(split: OfficialSplit) -> &'static str {
     match split {
         OfficialSplit::Train => include_str!("../../miniature/lettered-train.jsonl"),
-        _ => include_str!("../../miniature/lettered-test.jsonl"),
+        OfficialSplit::Validation => include_str!("../../miniature/lettered-validation.jsonl"),
+        OfficialSplit::Test => include_str!("../../miniature/lettered-test.jsonl"),
     }
 }
 

