@@ -9,6 +9,7 @@ mod hub;
 mod invariants;
 mod malformed;
 mod metrics;
+mod nested_parquet;
 mod parity;
 mod readme;
 mod smollm2;
