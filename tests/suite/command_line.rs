@@ -161,7 +161,20 @@ fn what_cannot_be_done_is_refused_with_place_and_remedy() {
     std::fs::write(at.join("bad.toml"), "[train]\nepoch = 1\n").unwrap();
     std::fs::write(at.join("broken.toml"), "[train\n").unwrap();
     let with = |more: &[&'static str]| [&TINY[..], more].concat();
-    let cases: [(&[&'static str], &[&str]); 11] = [
+    let cases: [(&[&'static str], &[&str]); 13] = [
+        (
+            &[
+                "--set",
+                "adapter.placement=ffn",
+                "--set",
+                "adapter.target_modules=['q_proj']",
+            ],
+            &["adapter.target_modules", "gate_proj"],
+        ),
+        (
+            &["--set", "train.gradient_clip=0"],
+            &["train.gradient_clip"],
+        ),
         (
             &["--set", "train.learning_rate=2"],
             &["train.learning_rate", "at most 1"],

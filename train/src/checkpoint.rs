@@ -16,6 +16,7 @@ use data::loader::LoaderState;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
+use crate::telemetry::Telemetry;
 
 /// A checkpoint that can be resumed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,10 +86,15 @@ pub struct CloseChunk {
     pub run: PathBuf,
     /// Where the loader stands.
     pub state: Arc<LoaderState>,
+    /// Whether training has failed: such a checkpoint must never be resumed from.
+    pub telemetry: Telemetry,
 }
 
 impl EarlyStoppingStrategy for CloseChunk {
     fn should_stop(&mut self, chunk: usize, _: &EventStoreClient) -> bool {
+        if self.telemetry.failure().is_some() {
+            return true;
+        }
         let steps = self.state.steps_done.load(Ordering::SeqCst);
         let written = serde_json::to_string(&Position { steps })
             .map_err(std::io::Error::from)

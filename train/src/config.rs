@@ -564,6 +564,8 @@ impl RunConfig {
         let positive = [
             ("train.learning_rate", train.learning_rate),
             ("train.epochs", train.epochs),
+            // Unset is off; 0 would scale every gradient to nothing.
+            ("train.gradient_clip", train.gradient_clip.unwrap_or(1.0)),
         ];
         for (key, value) in positive {
             if !(value.is_finite() && value > 0.0) {
@@ -581,7 +583,6 @@ impl RunConfig {
                 "objective.calibration_weight",
                 self.objective.calibration_weight,
             ),
-            ("train.gradient_clip", train.gradient_clip.unwrap_or(1.0)),
         ];
         for (key, value) in not_negative {
             if !(value.is_finite() && value >= 0.0) {

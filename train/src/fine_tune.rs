@@ -201,14 +201,34 @@ fn prepare_with(
             test_limit: config.data.test_limit,
         },
     )?;
-    let room = config.data.max_tokens.min(model.max_position_embeddings);
+    // A loss over the sequence appends the answer's token.
+    let appended = usize::from(config.objective.cross_entropy == CrossEntropy::Sequence);
+    let positions = model.max_position_embeddings.saturating_sub(appended);
+    let room = config.data.max_tokens.min(positions);
     let encode = |questions: &[MultipleChoice]| {
         tokenizer.encode_questions(questions, config.data.template, dataset.labels(), room)
     };
+    let (train, held_out, test) = (
+        encode(&splits.train)?,
+        encode(&splits.held_out)?,
+        encode(&splits.test)?,
+    );
+    for question in train.iter().chain(&held_out).chain(&test) {
+        let mut ids = question.prompt.iter().chain(&question.labels);
+        if let Some(id) = ids.find(|id| **id as usize >= model.vocab_size) {
+            return Err(TrainError::config(
+                "tokenizer",
+                format!(
+                    "row {}: token {id} is past the model's vocabulary of {}: the tokenizer belongs to another model",
+                    question.id, model.vocab_size
+                ),
+            ));
+        }
+    }
     Ok(Prepared {
-        train: Arc::new(encode(&splits.train)?),
-        held_out: encode(&splits.held_out)?,
-        test: encode(&splits.test)?,
+        train: Arc::new(train),
+        held_out,
+        test,
         splits,
         model,
         weights,
@@ -439,6 +459,7 @@ fn train(
         .early_stopping(CloseChunk {
             run: run.root().to_path_buf(),
             state: setup.state.clone(),
+            telemetry: setup.telemetry.clone(),
         })
         .renderer(Box::new(Renderer::new(setup.telemetry.clone())));
     training = register_metrics(training, setup);
@@ -468,6 +489,9 @@ fn register_metrics(
     training
         .metric_train(Tap::new(Arc::new(move |facts| {
             on_train.on_train(facts);
+            if on_train.failure().is_some() {
+                stop.stop.store(true, Ordering::SeqCst);
+            }
             if !facts.loss().is_finite() {
                 on_train.fail(format!(
                     "the loss is no number at step {}: lower train.learning_rate or set train.gradient_clip",

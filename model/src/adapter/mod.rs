@@ -186,6 +186,14 @@ impl AdapterConfig {
                         ),
                     ));
                 }
+                let experts_somewhere = mix.placement == Placement::All
+                    || mix.lora.target_modules.iter().any(|t| t.is_mlp());
+                if !experts_somewhere {
+                    return Err(ModelError::setting(
+                        "adapter.target_modules",
+                        "placement ffn needs at least one of gate_proj, up_proj, down_proj",
+                    ));
+                }
                 if !(mix.router_init_std.is_finite() && mix.router_init_std >= 0.0) {
                     return Err(ModelError::setting(
                         "adapter.router_init_std",

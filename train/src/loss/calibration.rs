@@ -63,11 +63,12 @@ pub fn calibration_loss(flu: Tensor<1>, correct: Tensor<1, Bool>) -> Tensor<1> {
     (correct.float() - flu).square().mean()
 }
 
-/// `beta_t = beta min(1, step / warmup)` (Eq. 17); constant without a warm-up. `step` counts optimizer steps from 1.
+/// `beta_t = beta min(1, step / warmup)` (Eq. 17); constant without a warm-up. `step` counts optimizer steps
+/// from 1; 0 stands for evaluation, which uses the full weight.
 pub fn beta(weight: f64, warmup_steps: usize, step: usize) -> f64 {
-    match warmup_steps {
-        0 => weight,
-        warmup => weight * (step as f64 / warmup as f64).min(1.0),
+    match (warmup_steps, step) {
+        (0, _) | (_, 0) => weight,
+        (warmup, step) => weight * (step as f64 / warmup as f64).min(1.0),
     }
 }
 
@@ -111,5 +112,6 @@ mod tests {
         assert_eq!(beta(1.0, 0, 1), 1.0);
         assert_eq!(beta(2.0, 50, 25), 1.0);
         assert_eq!(beta(1.0, 50, 80), 1.0);
+        assert_eq!(beta(1.0, 50, 0), 1.0);
     }
 }
