@@ -123,11 +123,18 @@ fn parquet(path: &Path) -> Result<Vec<Row>, DataError> {
         reason,
     };
     let file = File::open(path).map_err(|e| DataError::io(path, e))?;
-    let reader = SerializedFileReader::new(file).map_err(|e| fail(e.to_string()))?;
-    let rows = reader.get_row_iter(None).map_err(|e| fail(e.to_string()))?;
+    // The parquet crate panics on some damaged pages; a damaged file is an error like any other.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| parquet_rows(file)))
+        .unwrap_or_else(|_| Err("is damaged: fetch it again".into()))
+        .map_err(fail)
+}
+
+fn parquet_rows(file: File) -> Result<Vec<Row>, String> {
+    let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
+    let rows = reader.get_row_iter(None).map_err(|e| e.to_string())?;
     rows.enumerate()
         .map(|(number, row)| {
-            let row = row.map_err(|e| fail(format!("row {}: {e}", number + 1)))?;
+            let row = row.map_err(|e| format!("row {}: {e}", number + 1))?;
             Ok((number + 1, row.to_json_value()))
         })
         .collect()
