@@ -25,4 +25,4 @@ pub mod tokenizer;
 pub use batch::{Batch, BatchOptions, QuestionBatcher};
 pub use error::DataError;
 pub use example::MultipleChoice;
-pub use tokenizer::{EncodedQuestion, Tokenizer};
+pub use tokenizer::{Continuation, EncodedQuestion, Tokenizer};

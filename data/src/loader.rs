@@ -33,6 +33,8 @@ pub struct Schedule {
     pub max_steps: Option<usize>,
     /// Optimizer steps of one chunk: a checkpoint follows each.
     pub checkpoint_every: usize,
+    /// Adapters to keep over the second half of training, the last one included; a chunk ends at each.
+    pub snapshots: usize,
     /// Seeds order and dropout.
     pub seed: u64,
     /// Put rows of like length together.
@@ -49,6 +51,24 @@ impl Schedule {
     pub fn total_steps(&self, rows: usize) -> usize {
         let steps = (self.steps_per_epoch(rows) as f64 * self.epochs - 1e-9).ceil() as usize;
         steps.min(self.max_steps.unwrap_or(usize::MAX)).max(1)
+    }
+
+    /// Optimizer steps after which adapters are kept: evenly over the second half, the last step included.
+    pub fn snapshot_steps(&self, rows: usize) -> Vec<usize> {
+        let (total, n) = (self.total_steps(rows), self.snapshots);
+        let mut steps: Vec<usize> = (1..=n).map(|i| (total * (n + i)).div_ceil(2 * n)).collect();
+        steps.dedup();
+        steps
+    }
+
+    /// The optimizer step at which the chunk that begins after `first` steps ends.
+    pub fn chunk_end(&self, rows: usize, first: usize) -> usize {
+        let per_epoch = self.steps_per_epoch(rows);
+        let snapshot = self.snapshot_steps(rows).into_iter().find(|s| *s > first);
+        (first + self.checkpoint_every)
+            .min((first / per_epoch + 1) * per_epoch)
+            .min(snapshot.unwrap_or(usize::MAX))
+            .min(self.total_steps(rows))
     }
 
     /// Forward passes of one full optimizer step.
@@ -68,7 +88,7 @@ fn epoch_order(
     rows.shuffle(&mut rng);
     if schedule.bucket {
         for bucket in rows.chunks_mut(schedule.batch_size * BUCKET) {
-            bucket.sort_by_key(|row| questions[*row].prompt.len());
+            bucket.sort_by_key(|row| questions[*row].length());
         }
     }
     let mut batches: Vec<Vec<usize>> = rows
@@ -213,11 +233,7 @@ impl DataLoaderIterator<Batch> for ChunkIterator<'_> {
 impl DataLoader<Batch> for TrainLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
         let first = self.state.steps_done.load(Ordering::SeqCst);
-        let per_epoch = self.schedule.steps_per_epoch(self.questions.len());
-        let epoch_end = (first / per_epoch + 1) * per_epoch;
-        let last = (first + self.schedule.checkpoint_every)
-            .min(epoch_end)
-            .min(self.total_steps());
+        let last = self.schedule.chunk_end(self.questions.len(), first);
         Box::new(ChunkIterator {
             loader: self,
             orders: OrderCache::default(),
@@ -249,11 +265,10 @@ impl DataLoader<Batch> for TrainLoader {
 
 /// Optimizer-step counts at which chunks end, from `first` to the end of training.
 pub fn chunk_ends(schedule: &Schedule, rows: usize, first: usize) -> Vec<usize> {
-    let (per_epoch, total) = (schedule.steps_per_epoch(rows), schedule.total_steps(rows));
+    let total = schedule.total_steps(rows);
     let (mut ends, mut at) = (Vec::new(), first);
     while at < total {
-        let epoch_end = (at / per_epoch + 1) * per_epoch;
-        at = (at + schedule.checkpoint_every).min(epoch_end).min(total);
+        at = schedule.chunk_end(rows, at);
         ends.push(at);
     }
     ends
@@ -277,12 +292,29 @@ impl EvaluationLoader {
         state: Arc<LoaderState>,
         device: &Device,
     ) -> Self {
+        Self::with_batcher(
+            questions,
+            max_tokens,
+            QuestionBatcher::default(),
+            state,
+            device,
+        )
+    }
+
+    /// The same with a choice of what the batches carry.
+    pub fn with_batcher(
+        questions: &[EncodedQuestion],
+        max_tokens: usize,
+        batcher: QuestionBatcher,
+        state: Arc<LoaderState>,
+        device: &Device,
+    ) -> Self {
         let mut sorted = questions.to_vec();
-        sorted.sort_by(|a, b| b.prompt.len().cmp(&a.prompt.len()).then(a.id.cmp(&b.id)));
+        sorted.sort_by(|a, b| b.length().cmp(&a.length()).then(a.id.cmp(&b.id)));
         let mut batches: Vec<Vec<EncodedQuestion>> = Vec::new();
         for question in sorted {
             match batches.last_mut() {
-                Some(batch) if (batch.len() + 1) * batch[0].prompt.len() <= max_tokens => {
+                Some(batch) if (batch.len() + 1) * batch[0].length() <= max_tokens => {
                     batch.push(question);
                 }
                 _ => batches.push(vec![question]),
@@ -290,7 +322,7 @@ impl EvaluationLoader {
         }
         Self {
             batches: Arc::new(batches),
-            batcher: QuestionBatcher::default(),
+            batcher,
             device: device.clone(),
             state,
         }
@@ -361,12 +393,8 @@ mod tests {
     fn questions(n: usize) -> Arc<Vec<EncodedQuestion>> {
         Arc::new(
             (0..n)
-                .map(|i| EncodedQuestion {
-                    id: i.to_string(),
-                    prompt: vec![1; 1 + i * 7 % 13],
-                    labels: vec![1, 2],
-                    answer: 0,
-                    shortened: false,
+                .map(|i| {
+                    EncodedQuestion::lettered(&i.to_string(), vec![1; 1 + i * 7 % 13], &[1, 2], 0)
                 })
                 .collect(),
         )
@@ -379,6 +407,7 @@ mod tests {
             epochs: 2.0,
             max_steps: None,
             checkpoint_every: 2,
+            snapshots: 0,
             seed: 1,
             bucket: true,
         }
@@ -415,6 +444,20 @@ mod tests {
             assert_eq!(rows, (0..10).collect::<Vec<_>>());
         }
         assert_eq!(chunk(&loader).len(), 0);
+    }
+
+    #[test]
+    fn snapshots_lie_evenly_in_the_second_half_and_end_chunks() {
+        let with = |snapshots| Schedule {
+            snapshots,
+            checkpoint_every: 50,
+            epochs: 4.0,
+            ..schedule()
+        };
+        assert_eq!(with(3).snapshot_steps(10), [8, 10, 12]);
+        assert_eq!(chunk_ends(&with(3), 10, 0), [3, 6, 8, 9, 10, 12]);
+        assert_eq!(with(0).snapshot_steps(10), [0usize; 0]);
+        assert_eq!(with(100).snapshot_steps(10).len(), 6);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::example::MultipleChoice;
+use crate::loader::mix;
 
 /// The wording of the prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -16,6 +17,53 @@ pub enum Template {
     LaplaceLora,
     /// MoE-PEFT's with the passage, where there is one, before the question.
     Passage,
+}
+
+/// How a choice is scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scoring {
+    /// The choices stand in the prompt; softmax over their labels' tokens (the paper's).
+    #[default]
+    Letters,
+    /// The choices do not stand in the prompt; softmax over the log-likelihoods of their texts after it.
+    Cloze,
+}
+
+/// What a log-likelihood is divided by, so that long choices are not at a disadvantage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalization {
+    /// The choice's tokens.
+    #[default]
+    Token,
+    /// The choice's characters.
+    Character,
+    /// Nothing.
+    Sum,
+}
+
+/// How questions become prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rendering {
+    /// The wording.
+    pub template: Template,
+    /// What stands for an answer.
+    pub labels: LabelStyle,
+    /// How choices are scored.
+    pub scoring: Scoring,
+    /// Of log-likelihoods.
+    pub normalization: Normalization,
+}
+
+impl Rendering {
+    /// Renders a question.
+    pub fn render(&self, question: &MultipleChoice) -> Prompt {
+        match (self.scoring, self.labels) {
+            (Scoring::Cloze, LabelStyle::Letter) => self.template.cloze(question),
+            (_, style) => self.template.render(question, style),
+        }
+    }
 }
 
 /// What stands for an answer.
@@ -36,7 +84,7 @@ pub struct Prompt {
     pub shortenable: String,
     /// After it; always kept whole, ends where the answer is read.
     pub tail: String,
-    /// One label a choice, each to be one token after the tail.
+    /// One text a choice, to follow the tail: its label, or for cloze scoring the choice itself.
     pub labels: Vec<String>,
 }
 
@@ -100,6 +148,29 @@ impl Template {
 }
 
 impl Template {
+    /// The question without its choices, each of which may follow.
+    fn cloze(self, question: &MultipleChoice) -> Prompt {
+        let passage = question.passage.as_ref().filter(|_| self == Self::Passage);
+        let (head, shortenable, tail) = match passage {
+            Some(passage) => (
+                String::new(),
+                passage.clone(),
+                format!("\nQuestion: {}\nAnswer:", question.question),
+            ),
+            None => (
+                "Question: ".into(),
+                question.question.clone(),
+                "\nAnswer:".into(),
+            ),
+        };
+        Prompt {
+            head,
+            shortenable,
+            tail,
+            labels: question.choices.iter().map(|c| format!(" {c}")).collect(),
+        }
+    }
+
     fn labels(self, question: &MultipleChoice, style: LabelStyle) -> Vec<String> {
         match style {
             LabelStyle::Letter => letters(question.choices.len())
@@ -153,6 +224,115 @@ fn capital(text: &str) -> String {
 fn sentence(text: &str) -> String {
     let end = if text.ends_with('.') { "" } else { "." };
     capital(text) + end
+}
+
+/// Lines that change nothing about a question, put before the prompt.
+const SYSTEM_LINES: [&str; 5] = [
+    "You are a helpful assistant.\n",
+    "You are a question-answering assistant.\n",
+    "You are a nice assistant.\n",
+    "You are an AI support tool.\n",
+    "You are a friendly helper.\n",
+];
+
+/// Marks that mean nothing, put at one end of the question.
+const DUMMY_TOKENS: [&str; 5] = ["\n", "\t", "...", " um, ", "?"];
+
+/// Instructions and other wordings of each.
+const REWORDINGS: &[(&str, [&str; 3])] = &[
+    (
+        "Please choose the correct answer to the question: ",
+        [
+            "Choose the right answer to this question: ",
+            "Which choice answers the question correctly? ",
+            "Select the correct answer to the following question: ",
+        ],
+    ),
+    (
+        "Please answer the following question with true or false: ",
+        [
+            "Answer this question with true or false: ",
+            "Is the answer to this question true or false? ",
+            "Reply to the question below with true or false: ",
+        ],
+    ),
+    (
+        "Select one of the choices that answers the following question: ",
+        [
+            "Choose the option that answers this question: ",
+            "Which of the choices answers the following question? ",
+            "Pick one of the choices as the answer to the question: ",
+        ],
+    ),
+    (
+        "Question: ",
+        [
+            "Q: ",
+            "Here is a question: ",
+            "Please answer this question: ",
+        ],
+    ),
+];
+
+/// Other wordings of a prompt with their likeness to it (ROUGE-L), for SPUQ: a system line, a meaningless mark and another
+/// instruction in turn, drawn from `seed`. The choices and the place where the answer is read stay as they are.
+pub fn perturbations(prompt: &Prompt, count: usize, seed: u64) -> Vec<(Prompt, f64)> {
+    let draw = |i: usize, n: usize| (mix(seed, i as u64) % n as u64) as usize;
+    (0..count)
+        .map(|i| {
+            let mut other = prompt.clone();
+            match i % 3 {
+                0 => other.head = [SYSTEM_LINES[draw(i, 5)], &prompt.head].concat(),
+                1 => {
+                    let mark = DUMMY_TOKENS[draw(i, 5)];
+                    match draw(i + count, 2) {
+                        0 => other.shortenable = [mark, &prompt.shortenable].concat(),
+                        _ => other.shortenable.push_str(mark),
+                    }
+                }
+                _ => {
+                    let known = REWORDINGS
+                        .iter()
+                        .find(|(head, _)| prompt.head.starts_with(head));
+                    other.head = match known {
+                        Some((head, others)) => prompt.head.replacen(head, others[draw(i, 3)], 1),
+                        None => ["Read this and answer. ", &prompt.head].concat(),
+                    };
+                }
+            }
+            let likeness = rouge_l(&prompt.text(), &other.text());
+            (other, likeness)
+        })
+        .collect()
+}
+
+/// ROUGE-L's F1: the longest common subsequence of words against the lengths of both texts (Lin 2004). Words are runs of ASCII
+/// letters and digits, in lower case, as the `rouge-score` package takes them.
+pub fn rouge_l(a: &str, b: &str) -> f64 {
+    let words = |text: &str| -> Vec<String> {
+        text.to_lowercase()
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    let (a, b) = (words(a), words(b));
+    if a.is_empty() || b.is_empty() {
+        return 0.0;
+    }
+    let mut row = vec![0usize; b.len() + 1];
+    for left in &a {
+        let mut diagonal = 0;
+        for (j, right) in b.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = match left == right {
+                true => diagonal + 1,
+                false => above.max(row[j]),
+            };
+            diagonal = above;
+        }
+    }
+    2.0 * row[b.len()] as f64 / (a.len() + b.len()) as f64
 }
 
 #[cfg(test)]
@@ -217,5 +397,43 @@ mod tests {
             without,
             Template::MoePeft.render(&lettered_question(), LabelStyle::Letter)
         );
+    }
+
+    #[test]
+    fn perturbations_keep_choices_and_end_and_follow_the_seed() {
+        let prompt = Template::MoePeft.render(&lettered_question(), LabelStyle::Letter);
+        let found = perturbations(&prompt, 5, 7);
+        assert_eq!(found.len(), 5);
+        for (other, likeness) in &found {
+            assert_eq!((&other.tail, &other.labels), (&prompt.tail, &prompt.labels));
+            assert_ne!(other.text(), prompt.text());
+            assert!(other.text().contains("What melts?"));
+            assert!((0.5..=1.0).contains(likeness), "{likeness}");
+        }
+        assert_eq!(found, perturbations(&prompt, 5, 7));
+        assert_ne!(found, perturbations(&prompt, 5, 8));
+        assert!(found[0].0.head.starts_with("You are "));
+        assert!(!found[2].0.head.starts_with("Please choose"));
+    }
+
+    #[test]
+    fn rouge_l_equals_the_packages_values() {
+        // rouge-score 0.1.2, RougeScorer(["rougeL"]).score(a, b)["rougeL"].fmeasure
+        let a = "The quick brown fox jumps over the lazy dog.";
+        for (b, expected) in [
+            (a, 1.0),
+            ("the brown dog jumps over a fox", 0.5),
+            (
+                "you are helpful. The quick brown fox jumps over the lazy dog",
+                6.0 / 7.0,
+            ),
+            ("...", 0.0),
+        ] {
+            assert!(
+                (rouge_l(a, b) - expected).abs() < 1e-6,
+                "{b}: {}",
+                rouge_l(a, b)
+            );
+        }
     }
 }

@@ -11,11 +11,11 @@ use crate::error::DataError;
 /// A row with its number: the line in jsonl, the record after the header elsewhere.
 pub type Row = (usize, Value);
 
-/// Reads `.jsonl`, `.json` (an array), `.tsv`, `.csv` or `.parquet`.
+/// Reads `.jsonl`, `.json` (an array), `.tsv`, `.csv` or `.parquet`; `columns` names those of a csv file without a header.
 ///
 /// # Errors
 /// An unknown ending, a damaged file, or a row that is not valid in its format, by number.
-pub fn read(path: &Path) -> Result<Vec<Row>, DataError> {
+pub fn read(path: &Path, columns: &[&str]) -> Result<Vec<Row>, DataError> {
     let ending = path
         .extension()
         .map(|e| e.to_string_lossy().to_lowercase())
@@ -23,8 +23,8 @@ pub fn read(path: &Path) -> Result<Vec<Row>, DataError> {
     match ending.as_str() {
         "jsonl" => json_lines(path, &text(path)?),
         "json" => json_array(path, &text(path)?),
-        "tsv" => separated(path, b'\t'),
-        "csv" => separated(path, b','),
+        "tsv" => separated(path, b'\t', &[]),
+        "csv" => separated(path, b',', columns),
         "parquet" => parquet(path),
         _ => Err(DataError::File {
             path: path.into(),
@@ -88,7 +88,7 @@ fn text(path: &Path) -> Result<String, DataError> {
     })
 }
 
-fn separated(path: &Path, delimiter: u8) -> Result<Vec<Row>, DataError> {
+fn separated(path: &Path, delimiter: u8, columns: &[&str]) -> Result<Vec<Row>, DataError> {
     let fail = |row: usize, reason: String| DataError::Row {
         path: path.into(),
         row,
@@ -98,15 +98,25 @@ fn separated(path: &Path, delimiter: u8) -> Result<Vec<Row>, DataError> {
         .delimiter(delimiter)
         // A tab-separated file quotes nothing: its questions begin with quotation marks.
         .quoting(delimiter != b'\t')
+        .has_headers(columns.is_empty())
         .from_path(path)
         .map_err(|e| fail(0, e.to_string()))?;
-    let header = reader
-        .headers()
-        .map_err(|e| fail(0, e.to_string()))?
-        .clone();
+    let header = match columns.is_empty() {
+        true => reader
+            .headers()
+            .map_err(|e| fail(0, e.to_string()))?
+            .clone(),
+        false => csv::StringRecord::from(columns),
+    };
     let mut rows = Vec::new();
     for (number, record) in reader.records().enumerate() {
         let record = record.map_err(|e| fail(number + 1, e.to_string()))?;
+        if record.len() != header.len() {
+            return Err(fail(
+                number + 1,
+                format!("expected {} fields, got {}", header.len(), record.len()),
+            ));
+        }
         let fields: Map<String, Value> = header
             .iter()
             .zip(record.iter())
@@ -165,7 +175,7 @@ mod tests {
             .tempfile()
             .unwrap();
         std::fs::write(file.path(), b"{\"a\":1}\n{\"a\":\"\xff\"}\n").unwrap();
-        let error = read(file.path()).unwrap_err().to_string();
+        let error = read(file.path(), &[]).unwrap_err().to_string();
         assert!(error.contains("row 2: not valid UTF-8"), "{error}");
     }
 
@@ -173,7 +183,7 @@ mod tests {
     fn quotation_marks_are_plain_text_in_tsv() {
         let file = tempfile::Builder::new().suffix(".tsv").tempfile().unwrap();
         std::fs::write(file.path(), "a\tb\n\"x\ty\n").unwrap();
-        let rows = read(file.path()).unwrap();
+        let rows = read(file.path(), &[]).unwrap();
         assert_eq!(rows[0].1["a"], "\"x");
     }
 
@@ -182,7 +192,7 @@ mod tests {
         fn readers_never_panic(bytes: Vec<u8>, ending in "(jsonl|json|tsv|csv|parquet)") {
             let file = tempfile::Builder::new().suffix(&format!(".{ending}")).tempfile().unwrap();
             std::fs::write(file.path(), bytes).unwrap();
-            let _ = read(file.path());
+            let _ = read(file.path(), &[]);
         }
     }
 }

@@ -67,6 +67,7 @@ enum Draw {
     Train,
     HeldOut,
     Test,
+    CarveTest,
 }
 
 impl Draw {
@@ -84,33 +85,47 @@ pub fn split(
     finder: &Finder,
     options: &SplitOptions,
 ) -> Result<Splits, DataError> {
-    let (test_split, test_name) = test_split(dataset);
-    let has_test = test_split == OfficialSplit::Test;
+    let published = dataset.splits();
+    if !published.contains(&OfficialSplit::Train) {
+        let name = dataset.name();
+        return Err(DataError::setting(
+            format!("dataset {name}"),
+            format!(
+                "has no training questions; score a finished run on it: uq4ct evaluate RUN --on {name}"
+            ),
+        ));
+    }
     let train = load(dataset, OfficialSplit::Train, finder)?;
-    let test = load(dataset, test_split, finder)?;
-    let mut files = [train.located, test.located].concat();
-    let (train, held_out, held_out_from) = if has_test {
-        let validation = load(dataset, OfficialSplit::Validation, finder)?;
-        files.extend(validation.located);
-        (train.questions, validation.questions, "validation".into())
-    } else {
-        let (train, held_out) = carve(
-            train.questions,
-            options.held_out_fraction,
-            &mut Draw::Carve.rng(options),
-        );
-        let percent = options.held_out_fraction * 100.0;
-        (train, held_out, format!("{percent:.0} % of train"))
+    let (mut train, mut files) = (train.questions, train.located);
+    let percent = format!("{:.0} % of train", options.held_out_fraction * 100.0);
+    let mut part = |split: Option<OfficialSplit>, draw: Draw| match split {
+        Some(split) => {
+            let loaded = load(dataset, split, finder)?;
+            files.extend(loaded.located);
+            Ok((loaded.questions, split.name().to_owned()))
+        }
+        None => {
+            let all = std::mem::take(&mut train);
+            let (kept, out) = carve(all, options.held_out_fraction, &mut draw.rng(options));
+            train = kept;
+            Ok((out, percent.clone()))
+        }
     };
-    let (held_out, from_held_out) = without_leaks(held_out, &test.questions, &[]);
-    let (train, from_train) = without_leaks(train, &held_out, &test.questions);
+    let test_split = test_split(dataset);
+    let has_validation = published.contains(&OfficialSplit::Validation);
+    let held_out_split = (has_validation && test_split != Some(OfficialSplit::Validation))
+        .then_some(OfficialSplit::Validation);
+    let (test, test_from) = part(test_split, Draw::CarveTest)?;
+    let (held_out, held_out_from) = part(held_out_split, Draw::Carve)?;
+    let (held_out, from_held_out) = without_leaks(held_out, &test, &[]);
+    let (train, from_train) = without_leaks(train, &held_out, &test);
     let mut splits = Splits {
         account: SplitAccount {
             dataset: dataset.name().into(),
             held_out_from,
-            test_from: test_name.into(),
+            test_from,
             leaks_dropped: from_train + from_held_out,
-            available: [train.len(), held_out.len(), test.questions.len()],
+            available: [train.len(), held_out.len(), test.len()],
             used: [0; 3],
             files,
         },
@@ -120,11 +135,7 @@ pub fn split(
             options.held_out_limit,
             &mut Draw::HeldOut.rng(options),
         ),
-        test: sample(
-            test.questions,
-            options.test_limit,
-            &mut Draw::Test.rng(options),
-        ),
+        test: sample(test, options.test_limit, &mut Draw::Test.rng(options)),
     };
     splits.account.used = [splits.train.len(), splits.held_out.len(), splits.test.len()];
     for (name, rows) in ["train", "held-out", "test"]
@@ -141,12 +152,11 @@ pub fn split(
     Ok(splits)
 }
 
-/// The published split that serves as the test.
-fn test_split(dataset: &dyn Dataset) -> (OfficialSplit, &'static str) {
-    match dataset.splits().contains(&OfficialSplit::Test) {
-        true => (OfficialSplit::Test, "test"),
-        false => (OfficialSplit::Validation, "validation"),
-    }
+/// The published split that serves as the test; none if it is to be a share of train.
+fn test_split(dataset: &dyn Dataset) -> Option<OfficialSplit> {
+    [OfficialSplit::Test, OfficialSplit::Validation]
+        .into_iter()
+        .find(|split| dataset.splits().contains(split))
 }
 
 /// Loads the test questions alone: all that a finished run needs of another dataset.
@@ -158,7 +168,14 @@ pub fn test_only(
     finder: &Finder,
     options: &SplitOptions,
 ) -> Result<Splits, DataError> {
-    let (test_split, test_name) = test_split(dataset);
+    let Some(test_split) = test_split(dataset) else {
+        let whole = split(dataset, finder, options)?;
+        return Ok(Splits {
+            train: Vec::new(),
+            held_out: Vec::new(),
+            ..whole
+        });
+    };
     let test = load(dataset, test_split, finder)?;
     let available = test.questions.len();
     let mut rng = Draw::Test.rng(options);
@@ -167,7 +184,7 @@ pub fn test_only(
         account: SplitAccount {
             dataset: dataset.name().into(),
             held_out_from: "none".into(),
-            test_from: test_name.into(),
+            test_from: test_split.name().into(),
             leaks_dropped: 0,
             available: [0, 0, available],
             used: [0, 0, test_questions.len()],

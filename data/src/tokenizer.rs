@@ -7,7 +7,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use crate::error::DataError;
 use crate::example::MultipleChoice;
-use crate::prompt::{LabelStyle, Prompt, Template};
+use crate::prompt::{Normalization, Prompt, Rendering, Scoring};
 
 /// A tokenizer with what the data needs to know about it.
 #[derive(Debug, Clone)]
@@ -16,22 +16,66 @@ pub struct Tokenizer {
 }
 
 /// A question as the model sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EncodedQuestion {
     /// Stable name of the row.
     pub id: String,
     /// The prompt's ids; the answer is read after the last.
     pub prompt: Vec<u32>,
-    /// One label id a choice.
-    pub labels: Vec<u32>,
+    /// One a choice.
+    pub choices: Vec<Continuation>,
     /// Index of the right answer.
     pub answer: usize,
     /// The prompt was too long and lost a part of its question or passage.
     pub shortened: bool,
 }
 
+/// A choice as it follows the prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Continuation {
+    /// Its ids: one for a label, one or more for a text.
+    pub tokens: Vec<u32>,
+    /// What its log-likelihood is multiplied by.
+    pub weight: f32,
+}
+
+impl EncodedQuestion {
+    /// A question whose choices are labels of one token.
+    pub fn lettered(id: &str, prompt: Vec<u32>, labels: &[u32], answer: usize) -> Self {
+        let choice = |id: &u32| Continuation {
+            tokens: vec![*id],
+            weight: 1.0,
+        };
+        Self {
+            id: id.into(),
+            prompt,
+            choices: labels.iter().map(choice).collect(),
+            answer,
+            shortened: false,
+        }
+    }
+
+    /// Tokens that the model computes: the prompt, and each choice but for its last token, which is only predicted.
+    pub fn length(&self) -> usize {
+        let branches = self.choices.iter().map(|c| c.tokens.len() - 1);
+        self.prompt.len() + branches.sum::<usize>()
+    }
+
+    /// Positions that it takes: every choice begins again at the prompt's end.
+    pub fn positions(&self) -> usize {
+        let longest = self.choices.iter().map(|c| c.tokens.len()).max();
+        self.prompt.len() + longest.unwrap_or(0)
+    }
+
+    /// Every id in it.
+    pub fn ids(&self) -> impl Iterator<Item = u32> {
+        let choices = self.choices.iter().flat_map(|c| &c.tokens);
+        self.prompt.iter().chain(choices).copied()
+    }
+}
+
 /// The ids of labels by the end of the prompt they follow: the text before the tail cannot change them.
-type LabelCache = HashMap<(String, Vec<String>), Vec<u32>>;
+type LabelCache = HashMap<(String, Vec<String>), Vec<Vec<u32>>>;
 
 impl Tokenizer {
     /// Wraps a tokenizer.
@@ -94,30 +138,89 @@ impl Tokenizer {
             .map_err(|e| DataError::setting("tokenizer", e.to_string()))
     }
 
-    /// Renders and encodes questions; prompts over `max_tokens` lose the end of their question or passage, never the tail.
+    /// Renders and encodes questions; prompts over `max_tokens` (with their longest choice) lose the end of their question or
+    /// passage, never the tail.
     ///
     /// # Errors
     /// A label that is not one token after the prompt, two labels with one id, or a prompt whose fixed part alone is too long.
     pub fn encode_questions(
         &self,
         questions: &[MultipleChoice],
-        template: Template,
-        style: LabelStyle,
+        rendering: &Rendering,
+        max_tokens: usize,
+    ) -> Result<Vec<EncodedQuestion>, DataError> {
+        let prompts: Vec<Prompt> = questions.iter().map(|q| rendering.render(q)).collect();
+        self.encode_prompts(questions.iter().zip(&prompts), rendering, max_tokens)
+    }
+
+    /// Encodes prompts that are already rendered, with their questions.
+    ///
+    /// # Errors
+    /// As [`Self::encode_questions`].
+    pub fn encode_prompts<'a>(
+        &self,
+        prompts: impl Iterator<Item = (&'a MultipleChoice, &'a Prompt)>,
+        rendering: &Rendering,
         max_tokens: usize,
     ) -> Result<Vec<EncodedQuestion>, DataError> {
         let mut cache = LabelCache::new();
-        questions
+        prompts
+            .map(|(question, prompt)| {
+                self.encode_prompt(question, prompt, rendering, max_tokens, &mut cache)
+            })
+            .collect()
+    }
+
+    fn encode_prompt(
+        &self,
+        question: &MultipleChoice,
+        prompt: &Prompt,
+        rendering: &Rendering,
+        max_tokens: usize,
+        cache: &mut LabelCache,
+    ) -> Result<EncodedQuestion, DataError> {
+        let texts = match rendering.scoring {
+            Scoring::Letters => self.labels(prompt, cache)?,
+            Scoring::Cloze => self.continuations(prompt, &question.id)?,
+        };
+        let beyond = texts.iter().map(|t| t.len() - 1).max().unwrap_or(0);
+        let (ids, shortened) = self.fit(prompt, max_tokens.saturating_sub(beyond), &question.id)?;
+        let weigh = |(tokens, text): (Vec<u32>, &String)| Continuation {
+            weight: match (rendering.scoring, rendering.normalization) {
+                (Scoring::Letters, _) | (_, Normalization::Sum) => 1.0,
+                (_, Normalization::Token) => 1.0 / tokens.len() as f32,
+                (_, Normalization::Character) => 1.0 / text.trim().chars().count().max(1) as f32,
+            },
+            tokens,
+        };
+        Ok(EncodedQuestion {
+            id: question.id.clone(),
+            choices: texts.into_iter().zip(&prompt.labels).map(weigh).collect(),
+            prompt: ids,
+            answer: question.answer,
+            shortened,
+        })
+    }
+
+    /// The ids of each choice's text in context.
+    fn continuations(&self, prompt: &Prompt, id: &str) -> Result<Vec<Vec<u32>>, DataError> {
+        let text = stand_in(prompt);
+        let base = self.encode(&text)?;
+        prompt
+            .labels
             .iter()
-            .map(|question| {
-                let prompt = template.render(question, style);
-                let (ids, shortened) = self.fit(&prompt, max_tokens, &question.id)?;
-                Ok(EncodedQuestion {
-                    id: question.id.clone(),
-                    labels: self.labels(&prompt, &ids, &mut cache)?,
-                    prompt: ids,
-                    answer: question.answer,
-                    shortened,
-                })
+            .map(|label| {
+                let longer = self.encode(&format!("{text}{label}"))?;
+                match longer.strip_prefix(base.as_slice()) {
+                    Some(grown) if !grown.is_empty() => Ok(grown.to_vec()),
+                    _ => Err(DataError::setting(
+                        "data.scoring",
+                        format!(
+                            "row {id}: the choice {label:?} does not follow {:?} as tokens of its own: use scoring = \"letters\" or another model",
+                            prompt.tail
+                        ),
+                    )),
+                }
             })
             .collect()
     }
@@ -163,12 +266,7 @@ impl Tokenizer {
     }
 
     /// The id of each label in context: what the prompt's encoding grows by when the label is appended.
-    fn labels(
-        &self,
-        prompt: &Prompt,
-        ids: &[u32],
-        cache: &mut LabelCache,
-    ) -> Result<Vec<u32>, DataError> {
+    fn labels(&self, prompt: &Prompt, cache: &mut LabelCache) -> Result<Vec<Vec<u32>>, DataError> {
         let end: String = {
             let mut last: Vec<char> = prompt.tail.chars().rev().take(12).collect();
             last.reverse();
@@ -178,20 +276,19 @@ impl Tokenizer {
         if let Some(known) = cache.get(&key) {
             return Ok(known.clone());
         }
-        let text = self.decode_free_text(prompt);
+        let text = stand_in(prompt);
+        let base = self.encode(&text)?;
         let mut found: Vec<u32> = Vec::new();
         for label in &prompt.labels {
             let longer = self.encode(&format!("{text}{label}"))?;
-            let base = self.encode(&text)?;
             let grown = longer.strip_prefix(base.as_slice());
             let &[id] = grown.unwrap_or_default() else {
                 return Err(DataError::setting(
                     "answer label",
                     format!(
-                        "{label:?} after {:?} must be one token, but it is {:?} (prompt of {} tokens): use another template or model",
+                        "{label:?} after {:?} must be one token, but it is {:?}: use another template or model",
                         prompt.tail,
                         grown.map(|g| g.len()),
-                        ids.len()
                     ),
                 ));
             };
@@ -206,19 +303,28 @@ impl Tokenizer {
             }
             found.push(id);
         }
+        let found: Vec<Vec<u32>> = found.into_iter().map(|id| vec![id]).collect();
         cache.insert(key, found.clone());
         Ok(found)
     }
+}
 
-    /// A short stand-in for the prompt with the same end.
-    fn decode_free_text(&self, prompt: &Prompt) -> String {
-        format!("{}{}", prompt.head, prompt.tail)
-    }
+/// A short stand-in for the prompt with the same end.
+fn stand_in(prompt: &Prompt) -> String {
+    format!("{}{}", prompt.head, prompt.tail)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prompt::{LabelStyle, Template};
+
+    const LETTERS: Rendering = Rendering {
+        template: Template::MoePeft,
+        labels: LabelStyle::Choice,
+        scoring: Scoring::Letters,
+        normalization: Normalization::Token,
+    };
 
     fn question(text: &str) -> MultipleChoice {
         MultipleChoice {
@@ -237,10 +343,10 @@ mod tests {
         let ids = tokenizer.encode(text).unwrap();
         assert_eq!(tokenizer.decode(&ids).unwrap(), text);
         let encoded = tokenizer
-            .encode_questions(&[question("x")], Template::MoePeft, LabelStyle::Choice, 200)
+            .encode_questions(&[question("x")], &LETTERS, 200)
             .unwrap();
-        assert_eq!(encoded[0].labels.len(), 2);
-        assert_ne!(encoded[0].labels[0], encoded[0].labels[1]);
+        assert_eq!(encoded[0].choices.len(), 2);
+        assert_ne!(encoded[0].choices[0], encoded[0].choices[1]);
     }
 
     #[test]
@@ -248,19 +354,14 @@ mod tests {
         let tokenizer = Tokenizer::tiny();
         let long = question(&"word ".repeat(100));
         let encoded = tokenizer
-            .encode_questions(
-                std::slice::from_ref(&long),
-                Template::MoePeft,
-                LabelStyle::Choice,
-                120,
-            )
+            .encode_questions(std::slice::from_ref(&long), &LETTERS, 120)
             .unwrap();
         let ids = &encoded[0].prompt;
         assert!(ids.len() <= 120 && ids.len() > 110 && encoded[0].shortened);
         let text = tokenizer.decode(ids).unwrap();
         assert!(text.ends_with("word?\nAnswer:"), "{text}");
         let error = tokenizer
-            .encode_questions(&[long], Template::MoePeft, LabelStyle::Choice, 20)
+            .encode_questions(&[long], &LETTERS, 20)
             .unwrap_err();
         assert!(error.to_string().contains("row q"), "{error}");
     }
@@ -271,7 +372,7 @@ mod tests {
         let mut bad = question("x");
         bad.choices[1] = "maybe".into();
         let error = tokenizer
-            .encode_questions(&[bad], Template::MoePeft, LabelStyle::Choice, 200)
+            .encode_questions(&[bad], &LETTERS, 200)
             .unwrap_err()
             .to_string();
         assert!(
@@ -281,9 +382,46 @@ mod tests {
         let mut twins = question("x");
         twins.choices[1] = "true".into();
         let error = tokenizer
-            .encode_questions(&[twins], Template::MoePeft, LabelStyle::Choice, 200)
+            .encode_questions(&[twins], &LETTERS, 200)
             .unwrap_err()
             .to_string();
         assert!(error.contains("same token"), "{error}");
+    }
+
+    #[test]
+    fn cloze_takes_the_choices_texts_as_they_follow_the_prompt() {
+        let tokenizer = Tokenizer::tiny();
+        let mut choice = question("What melts");
+        choice.choices = vec!["ice at 0".into(), "ash".into()];
+        for (normalization, weights) in [
+            (Normalization::Token, [1.0 / 9.0, 1.0 / 4.0]),
+            (Normalization::Character, [1.0 / 8.0, 1.0 / 3.0]),
+            (Normalization::Sum, [1.0, 1.0]),
+        ] {
+            let rendering = Rendering {
+                labels: LabelStyle::Letter,
+                scoring: Scoring::Cloze,
+                normalization,
+                ..LETTERS
+            };
+            let questions = std::slice::from_ref(&choice);
+            let encoded = &tokenizer
+                .encode_questions(questions, &rendering, 200)
+                .unwrap()[0];
+            let text = |ids: &[u32]| tokenizer.decode(ids).unwrap();
+            assert_eq!(text(&encoded.prompt), "Question: What melts\nAnswer:");
+            assert_eq!(text(&encoded.choices[0].tokens), " ice at 0");
+            let found: Vec<f32> = encoded.choices.iter().map(|c| c.weight).collect();
+            assert_eq!(found, weights);
+            let prompt = encoded.prompt.len();
+            assert_eq!(
+                (encoded.length(), encoded.positions()),
+                (prompt + 11, prompt + 9)
+            );
+            let short = &tokenizer
+                .encode_questions(questions, &rendering, prompt + 4)
+                .unwrap()[0];
+            assert!(short.shortened && short.positions() <= prompt + 5);
+        }
     }
 }

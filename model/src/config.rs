@@ -172,11 +172,6 @@ impl ModelConfig {
         Ok(self)
     }
 
-    /// Query heads served by one key-value head.
-    pub fn queries_per_key_value(&self) -> usize {
-        self.num_attention_heads / self.num_key_value_heads
-    }
-
     /// Elements of all frozen weights.
     pub fn base_parameters(&self) -> usize {
         let (d, f) = (self.hidden_size, self.intermediate_size);

@@ -25,6 +25,7 @@ pub mod projection;
 pub mod rope;
 
 pub use adapter::dropout::DropoutSeed;
+pub use adapter::probe::{Capture, Probe};
 pub use adapter::{
     AdapterConfig, LoraConfig, MixLoraConfig, MixtureWeights, Placement, Routing, TargetModule,
 };

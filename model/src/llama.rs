@@ -9,6 +9,7 @@ use burn::tensor::module::attention;
 use burn::tensor::{DType, FloatDType};
 
 use crate::adapter::dropout::DropoutSeed;
+use crate::adapter::probe::{Pass, Probe};
 use crate::adapter::{
     AdapterConfig, Initializer, LoraConfig, MixLoraConfig, MixtureWeights, Placement, Router,
     Routing, TargetModule,
@@ -17,7 +18,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::load::Weights;
 use crate::norm::RmsNorm;
-use crate::projection::{Dense, Projection};
+use crate::projection::{Dense, Lora, Projection};
 use crate::rope::{Angles, Rope};
 
 /// Rows of token ids with what attention has to know about each token.
@@ -36,8 +37,10 @@ pub struct LlamaInput {
     pub branches: Tensor<2, Int>,
     /// Flat indices `row * sequence + column` of the tokens whose logits are wanted, `[scored]`.
     pub scored: Tensor<1, Int>,
-    /// Whether dropout acts on the LoRA branches, and from which seed.
+    /// Whether what is random in the adapter acts, and from which seed.
     pub dropout: DropoutSeed,
+    /// Records the adapter's layers for a curvature.
+    pub probe: Option<Probe>,
 }
 
 /// What the model says.
@@ -55,7 +58,6 @@ struct Context {
     /// True where attention must not look, by window: `[batch, kv heads, group * sequence, sequence]`.
     masks: Vec<(Option<usize>, Tensor<4, Bool>)>,
     shape: [usize; 2],
-    dropout: DropoutSeed,
 }
 
 /// Grouped-query attention with rotary positions.
@@ -161,17 +163,17 @@ impl SelfAttention {
         &self,
         x: Tensor<2>,
         routing: Option<&Routing>,
-        drop: DropoutSeed,
+        pass: Pass,
         context: &Context,
     ) -> Tensor<2> {
         let (heads, kv) = (self.heads, self.key_value_heads);
-        let q = self.q_proj.forward(x.clone(), routing, drop.at(0));
-        let k = self.k_proj.forward(x.clone(), routing, drop.at(1));
-        let v = self.v_proj.forward(x, routing, drop.at(2));
+        let q = self.q_proj.forward(x.clone(), routing, pass.at(0));
+        let k = self.k_proj.forward(x.clone(), routing, pass.at(1));
+        let v = self.v_proj.forward(x, routing, pass.at(2));
         let q = context.angles.rotate(self.heads(q, heads, context));
         let k = context.angles.rotate(self.heads(k, kv, context));
         let mixed = self.attend(q, k, self.heads(v, kv, context), context);
-        self.o_proj.forward(mixed, routing, drop.at(3))
+        self.o_proj.forward(mixed, routing, pass.at(3))
     }
 
     /// `[tokens, heads * head_dim]` to `[batch, heads, sequence, head_dim]`
@@ -202,13 +204,13 @@ impl SelfAttention {
 impl Mlp {
     /// # Shapes
     /// - x, output: `[batch * sequence, d]`
-    fn forward(&self, x: Tensor<2>, routing: Option<&Routing>, drop: DropoutSeed) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, routing: Option<&Routing>, pass: Pass) -> Tensor<2> {
         if let (Some(mixture_weights), Some(routing)) = (self.whole_experts, routing) {
-            return self.forward_experts(x, routing, mixture_weights, drop);
+            return self.forward_experts(x, routing, mixture_weights, pass);
         }
-        let gate = self.gate_proj.forward(x.clone(), routing, drop.at(4));
-        let up = self.up_proj.forward(x, routing, drop.at(5));
-        self.down_proj.forward(silu(gate) * up, routing, drop.at(6))
+        let gate = self.gate_proj.forward(x.clone(), routing, pass.at(4));
+        let up = self.up_proj.forward(x, routing, pass.at(5));
+        self.down_proj.forward(silu(gate) * up, routing, pass.at(6))
     }
 
     /// `sum_k w_k F_k(x)` where `F_k` is the whole block with expert k's updates (the MixLoRA code).
@@ -219,7 +221,7 @@ impl Mlp {
         x: Tensor<2>,
         routing: &Routing,
         mixture_weights: MixtureWeights,
-        drop: DropoutSeed,
+        pass: Pass,
     ) -> Tensor<2> {
         let gate = self.gate_proj.base().forward(x.clone());
         let up = self.up_proj.base().forward(x.clone());
@@ -228,16 +230,16 @@ impl Mlp {
         for slot in 0..k {
             let expert = routing.experts.clone().narrow(1, slot, 1);
             let weight = routing.weights.clone().narrow(1, slot, 1);
-            let drop = drop.at(8 + slot as u64);
+            let pass = pass.at(8 + slot as u64);
             let hidden = silu(with_expert(
                 &self.gate_proj,
                 gate.clone(),
                 &x,
                 &expert,
-                drop.at(4),
-            )) * with_expert(&self.up_proj, up.clone(), &x, &expert, drop.at(5));
+                pass.at(4),
+            )) * with_expert(&self.up_proj, up.clone(), &x, &expert, pass.at(5));
             if let Some(down) = self.down_proj.mixture() {
-                let update = down.update(hidden.clone(), expert, weight.clone(), drop.at(6));
+                let update = down.update(hidden.clone(), expert, weight.clone(), pass.at(6).seed);
                 updates = Some(sum(updates, update));
             }
             inside = Some(sum(inside, hidden * weight));
@@ -261,12 +263,12 @@ fn with_expert(
     frozen: Tensor<2>,
     x: &Tensor<2>,
     expert: &Tensor<2, Int>,
-    drop: DropoutSeed,
+    pass: Pass,
 ) -> Tensor<2> {
     match projection.mixture() {
         Some(mix) => {
             let one = Tensor::ones(expert.dims(), (&x.device(), DType::F32));
-            frozen + mix.update(x.clone(), expert.clone(), one, drop)
+            frozen + mix.update(x.clone(), expert.clone(), one, pass.seed)
         }
         None => frozen,
     }
@@ -283,7 +285,7 @@ impl DecoderLayer {
     fn forward(
         &self,
         x: Tensor<2>,
-        drop: DropoutSeed,
+        pass: Pass,
         context: &Context,
         routing: &mut Vec<Routing>,
     ) -> Tensor<2> {
@@ -294,14 +296,14 @@ impl DecoderLayer {
             .map(|router| router.forward(normed.clone()));
         let x = x + self
             .self_attn
-            .forward(normed, decision.as_ref(), drop, context);
+            .forward(normed, decision.as_ref(), pass, context);
         routing.extend(decision);
         let normed = self.post_attention_layernorm.forward(x.clone());
         let decision = self
             .mlp_router
             .as_ref()
             .map(|router| router.forward(normed.clone()));
-        let x = x + self.mlp.forward(normed, decision.as_ref(), drop);
+        let x = x + self.mlp.forward(normed, decision.as_ref(), pass);
         routing.extend(decision);
         x
     }
@@ -327,10 +329,10 @@ impl Llama {
         let flat = input.tokens.clone().reshape([batch * sequence]);
         let mut x = self.embed_tokens.clone().select(0, flat).cast(DType::F32);
         let context = self.context(input);
+        let pass = Pass::new(input.dropout, input.probe.as_ref());
         let mut routing = Vec::new();
         for (place, layer) in self.layers.iter().enumerate() {
-            let drop = context.dropout.at(place as u64);
-            x = layer.forward(x, drop, &context, &mut routing);
+            x = layer.forward(x, pass.layer(place), &context, &mut routing);
         }
         (x, routing)
     }
@@ -361,7 +363,6 @@ impl Llama {
             angles: self.rope.angles(input.positions.clone()),
             masks,
             shape: input.tokens.dims(),
-            dropout: input.dropout,
         }
     }
 
@@ -414,9 +415,22 @@ impl Llama {
         count.0
     }
 
-    /// Longest position that the rotary tables hold.
-    pub fn positions(&self) -> usize {
-        self.rope.positions()
+    /// The decoder layers.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The same model with every plain LoRA replaced by what `f` makes of it, in the order of the forward pass.
+    pub fn map_lora(mut self, mut f: impl FnMut(Lora) -> Lora) -> Self {
+        for layer in &mut self.layers {
+            for target in TargetModule::ALL {
+                let projection = layer.projection(target);
+                if let Projection::Lora(lora) = projection {
+                    *lora = f(lora.clone());
+                }
+            }
+        }
+        self
     }
 
     /// Width of the vocabulary.
@@ -567,14 +581,14 @@ impl Builder<'_> {
     ) -> Result<Projection, ModelError> {
         let weight = self.tensor(&format!("{name}.weight"), shape)?;
         let bias = match bias {
-            true => Some(self.tensor(&format!("{name}.bias"), [shape[0]])?),
+            true => Some(self.tensor_of(&format!("{name}.bias"), [shape[0]], DType::F32)?),
             false => None,
         };
         Ok(Projection::Dense(Dense::new(weight, bias)))
     }
 
     fn norm(&mut self, name: &str) -> Result<RmsNorm, ModelError> {
-        let gain = self.tensor(name, [self.config.hidden_size])?;
+        let gain = self.tensor_of(name, [self.config.hidden_size], DType::F32)?;
         Ok(RmsNorm::new(gain, self.config.rms_norm_eps))
     }
 
@@ -582,6 +596,15 @@ impl Builder<'_> {
         &mut self,
         name: &str,
         shape: [usize; D],
+    ) -> Result<Tensor<D>, ModelError> {
+        self.tensor_of(name, shape, DType::from(self.dtype))
+    }
+
+    fn tensor_of<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+        dtype: DType,
     ) -> Result<Tensor<D>, ModelError> {
         let data = self.weights.tensor(name)?;
         let found: Vec<usize> = data.shape().as_slice().to_vec();
@@ -593,9 +616,6 @@ impl Builder<'_> {
             });
         }
         // The type is stated at creation: a later cast would hold both copies of the largest tensors.
-        Ok(Tensor::from_data(
-            data,
-            (self.device, DType::from(self.dtype)),
-        ))
+        Ok(Tensor::from_data(data, (self.device, dtype)))
     }
 }

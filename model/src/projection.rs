@@ -4,7 +4,8 @@ use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use crate::adapter::dropout::{DropoutSeed, dropout};
+use crate::adapter::dropout::{DropoutSeed, dropout, flipout};
+use crate::adapter::probe::Pass;
 use crate::adapter::{Initializer, LoraConfig, MixtureWeights, Routing};
 use crate::fused::low_rank::grouped_low_rank;
 
@@ -16,7 +17,7 @@ pub struct Dense {
     bias: Option<Tensor<1>>,
 }
 
-/// `W x + (alpha / r) B A drop(x)`
+/// `W x + (alpha / r) B A drop(x)`; A may be random: `A ~ N(lora_a, G^2 * G^2)` (BLoB).
 #[derive(Module, Debug)]
 pub struct Lora {
     base: Dense,
@@ -24,6 +25,8 @@ pub struct Lora {
     pub lora_a: Param<Tensor<2>>,
     /// `[r, d_out]`
     pub lora_b: Param<Tensor<2>>,
+    /// G, whose square is the standard deviation of A, `[d_in, r]`; absent: A is fixed.
+    pub lora_g: Option<Param<Tensor<2>>>,
     #[module(skip)]
     scaling: f64,
     #[module(skip)]
@@ -91,9 +94,21 @@ impl Dense {
 }
 
 impl Lora {
-    fn forward(&self, x: Tensor<2>, drop: DropoutSeed) -> Tensor<2> {
-        let branch = dropout(x.clone(), self.dropout, drop);
-        let update = branch.matmul(self.lora_a.val()).matmul(self.lora_b.val());
+    /// The same without dropout.
+    pub fn without_dropout(self) -> Self {
+        Self {
+            dropout: 0.0,
+            ..self
+        }
+    }
+
+    fn forward(&self, x: Tensor<2>, pass: Pass) -> Tensor<2> {
+        let branch = dropout(x.clone(), self.dropout, pass.seed);
+        let mut hidden = branch.clone().matmul(self.lora_a.val());
+        if let Some(g) = &self.lora_g {
+            hidden = flipout(hidden, branch.clone(), g.val().square(), pass.seed);
+        }
+        let update = pass.second_product(branch, hidden, self.lora_b.val());
         self.base.forward(x) + update * self.scaling
     }
 }
@@ -134,14 +149,14 @@ impl Projection {
     ///
     /// # Panics
     /// If a mixture is called without a routing: `Llama::attach` always builds them together.
-    pub fn forward(&self, x: Tensor<2>, routing: Option<&Routing>, drop: DropoutSeed) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: Tensor<2>, routing: Option<&Routing>, pass: Pass) -> Tensor<2> {
         match self {
             Self::Dense(dense) => dense.forward(x),
-            Self::Lora(lora) => lora.forward(x, drop),
+            Self::Lora(lora) => lora.forward(x, pass),
             Self::MixLora(mix) => mix.forward(
                 x,
                 routing.expect("a layer with a mixture has a router"),
-                drop,
+                pass.seed,
             ),
         }
     }
@@ -170,6 +185,9 @@ impl Projection {
         Self::Lora(Lora {
             lora_a: init.lora_a([d_in, config.rank], d_in),
             lora_b: init.lora_b([config.rank, d_out]),
+            lora_g: config
+                .posterior_std
+                .map(|std| init.posterior_g([d_in, config.rank], std)),
             scaling: config.scaling(),
             dropout: config.dropout,
             base,

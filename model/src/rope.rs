@@ -42,11 +42,6 @@ impl Rope {
         }
     }
 
-    /// Positions in the tables.
-    pub fn positions(&self) -> usize {
-        self.cos.dims()[0]
-    }
-
     /// Looks up the angles of `positions` `[batch, sequence]`.
     pub fn angles(&self, positions: Tensor<2, Int>) -> Angles {
         let [batch, sequence] = positions.dims();

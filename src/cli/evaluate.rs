@@ -1,4 +1,4 @@
-//! `uq4ct evaluate`: a finished run on other datasets.
+//! `uq4ct evaluate`: a finished run on other datasets, or asked by another method.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,10 +7,15 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Result, bail};
 use clap::Args;
 use data::loader::LoaderState;
+use train::RunConfig;
+use train::config::ConfigLayers;
+use train::dashboard::plain::Plain;
 use train::dashboard::state::DashboardState;
-use train::fine_tune::{Setup, evaluate, load_tuned, prepare_test};
+use train::evaluation::evaluate;
+use train::fine_tune::{Setup, fit, load_members};
 use train::method;
 use train::metric::{Bootstrap, Metrics};
+use train::prepare::{prepare, prepare_test};
 use train::run_directory::{RunDirectory, write_predictions};
 use train::telemetry::Telemetry;
 
@@ -21,9 +26,15 @@ use super::run::{PlaceArgs, environment, logging, print};
 pub(super) struct EvaluateArgs {
     /// A finished run's directory
     run: PathBuf,
-    /// Datasets other than the run's own, separated by commas
+    /// Datasets, separated by commas; the run's own only with another --method
     #[arg(long, value_delimiter = ',', required = true)]
     on: Vec<String>,
+    /// Ask the run's adapter by another method that queries the same training, such as mc_dropout for a lora run
+    #[arg(long)]
+    method: Option<String>,
+    /// A single setting of that method, such as method.samples=20; may be repeated
+    #[arg(long, value_name = "SECTION.KEY=VALUE", requires = "method")]
+    set: Vec<String>,
     /// At most this many test questions of each
     #[arg(long)]
     limit: Option<usize>,
@@ -36,40 +47,75 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
     logging();
     let device = args.places.device()?;
     let (run, trained) = RunDirectory::open(&args.run)?;
+    let config = settings(&args, &trained)?;
     for dataset in &args.on {
-        if *dataset == trained.data.dataset {
+        if args.method.is_none() && *dataset == trained.data.dataset {
             bail!(
                 "--on {dataset}: the run was trained on it and has scored it already, see {}",
                 args.run.join("report.md").display()
             );
         }
-        let mut config = trained.clone();
-        config.data.dataset.clone_from(dataset);
-        config.data.test_limit = args.limit;
-        config.validate()?;
-        let state = Arc::new(Mutex::new(DashboardState::default()));
-        let setup = Setup {
-            device: device.device.clone(),
-            finder: args.places.finder(&config.model.name),
-            run: args.run.clone(),
-            resume: true,
-            environment: environment(&device),
-            telemetry: Telemetry::new(state),
-            state: Arc::new(LoaderState::default()),
+        on(&config, dataset, args.limit).validate()?;
+    }
+    let state = Arc::new(Mutex::new(DashboardState::default()));
+    let _lines = Plain::start(state.clone(), 30);
+    let setup = Setup {
+        device: device.device.clone(),
+        finder: args.places.finder(&config.model.name),
+        run: args.run.clone(),
+        resume: true,
+        environment: environment(&device),
+        telemetry: Telemetry::new(state),
+        state: Arc::new(LoaderState::default()),
+    };
+    let method = method::build(&config)?;
+    // A fit looks at training questions; what needs none must not need the training data.
+    let mut trained_on = match method.fit_questions() {
+        0 => prepare_test(&config, &setup.finder)?,
+        _ => prepare(&config, &setup.finder)?,
+    };
+    // Weights are loaded for the longest question of all sets.
+    let mut sets = Vec::new();
+    for dataset in &args.on {
+        sets.push(prepare_test(
+            &on(&config, dataset, args.limit),
+            &setup.finder,
+        )?);
+    }
+    let positions = sets.iter().map(|set| set.positions()).max().unwrap_or(0);
+    let base = trained_on.load_for(&config, positions, &setup.device)?;
+    let members = load_members(&run, &config, &trained_on, &base)?;
+    let predictor = fit(&config, &setup, &*method, members, &trained_on.train)?;
+    for (dataset, prepared) in args.on.iter().zip(&sets) {
+        let views = prepared.views(
+            &prepared.splits.test,
+            method.perturbations(),
+            config.train.seed,
+        )?;
+        let evaluated = evaluate(
+            &config,
+            &setup,
+            dataset,
+            &*predictor,
+            &prepared.test,
+            &views,
+        )?;
+        let Some(evaluated) = evaluated else {
+            bail!("stopped before {dataset} was scored");
         };
-        let mut prepared = prepare_test(&config, &setup.finder)?;
-        let method = method::build(&config)?;
-        let tuned = load_tuned(&run, &config, &mut prepared, &setup.device)?;
-        let rows = evaluate(&config, &setup, dataset, &*method, &[tuned], &prepared.test)?
-            .unwrap_or_default();
         let bootstrap = Bootstrap {
             resamples: config.evaluation.bootstrap,
             seed: config.data.split_seed,
         };
-        let metrics = Metrics::of(&rows, config.evaluation.bins, bootstrap);
-        let folder = format!("evaluation/{dataset}");
-        write_predictions(&run.evaluation(dataset).join("predictions.jsonl"), &rows)?;
-        run.write_json(&format!("{folder}/metrics.json"), &metrics)?;
+        let metrics = Metrics::of(&evaluated.rows, config.evaluation.bins, bootstrap);
+        let folder = match &args.method {
+            Some(_) => format!("{dataset}-{}", config.method.title()),
+            None => dataset.clone(),
+        };
+        let predictions = run.evaluation(&folder).join("predictions.jsonl");
+        write_predictions(&predictions, &evaluated.rows)?;
+        run.write_json(&format!("evaluation/{folder}/metrics.json"), &metrics)?;
+        run.write_json(&format!("evaluation/{folder}/cost.json"), &evaluated.cost)?;
         let show = |e: train::metric::Estimate| e.value.map_or("-".into(), |v| format!("{v:.4}"));
         print(format_args!(
             "{dataset}: n {}  accuracy {}  ECE {}  NLL {}",
@@ -80,4 +126,51 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
         ));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The same settings on another dataset's test questions.
+fn on(config: &RunConfig, dataset: &str, limit: Option<usize>) -> RunConfig {
+    let mut config = config.clone();
+    config.data.dataset = dataset.into();
+    config.data.test_limit = limit;
+    config
+}
+
+/// The run's settings, with another method's if one is asked for.
+fn settings(args: &EvaluateArgs, trained: &RunConfig) -> Result<RunConfig> {
+    let Some(name) = &args.method else {
+        return Ok(trained.clone());
+    };
+    let mut layers = ConfigLayers::default();
+    layers.method(name)?;
+    let mut given = ConfigLayers::default();
+    for assignment in &args.set {
+        given.set(assignment)?;
+    }
+    layers.layer(given);
+    let mut config = trained.clone();
+    config.method = layers.resolve()?.method;
+    let asked = method::training(&config, trained.train.seed)?;
+    let known = method::training(trained, trained.train.seed)?;
+    if asked.method.name != known.method.name {
+        bail!(
+            "--method {name} queries a {} training, but {} is a {} one",
+            asked.method.name,
+            args.run.display(),
+            known.method.name
+        );
+    }
+    let members = method::build(&config)?.members();
+    if members != method::build(trained)?.members() {
+        bail!(
+            "--method {name} needs {members} trainings: train it with `uq4ct train --method {name}`"
+        );
+    }
+    if method::build(&config)?.uses_snapshots() && trained.train.snapshots == 0 {
+        bail!(
+            "--method {name} needs adapters kept along the training: train with --set train.snapshots=3"
+        );
+    }
+    config.validate()?;
+    Ok(config)
 }

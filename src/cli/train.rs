@@ -12,7 +12,8 @@ use train::config::ConfigLayers;
 use train::dashboard::plain::Plain;
 use train::dashboard::state::{DashboardState, clock, peak_memory};
 use train::dashboard::terminal::{self, Terminal};
-use train::fine_tune::{Outcome, Prepared, Setup, fine_tune, prepare};
+use train::fine_tune::{Outcome, Setup, fine_tune};
+use train::prepare::{Prepared, prepare};
 use train::report::Scored;
 use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
@@ -30,12 +31,9 @@ const STOPPED: u8 = 130;
 /// Flags of `train`.
 #[derive(Debug, Args)]
 pub(super) struct TrainArgs {
-    /// boolq, arc-easy, arc-challenge or openbookqa
-    #[arg(long)]
+    #[arg(long, help = datasets())]
     dataset: Option<String>,
-    /// base, lora, mixlora, uq4ct, or a preset: uq4ct-incremental, uq4ct-delta, mixlora-repo
-    /// [default: what --config says, else uq4ct]
-    #[arg(long)]
+    #[arg(long, help = methods())]
     method: Option<String>,
     /// Short name, owner/name on the Hub, directory, .gguf file, or tiny
     #[arg(long)]
@@ -69,6 +67,20 @@ pub(super) struct TrainArgs {
     plain: bool,
     #[command(flatten)]
     places: PlaceArgs,
+}
+
+/// What `--dataset` takes.
+fn datasets() -> String {
+    let names: Vec<&str> = data::dataset::DATASETS.iter().map(|d| d.name()).collect();
+    format!("{}, or custom with data.custom settings", names.join(", "))
+}
+
+/// What `--method` takes.
+fn methods() -> String {
+    format!(
+        "{} [default: what --config says, else uq4ct]",
+        train::config::method_presets().join(", ")
+    )
 }
 
 /// Runs `train`.
@@ -207,9 +219,12 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
         (None, None) => "uq4ct".into(),
     };
     if args.method.is_some() {
-        given.forget("method");
+        given.forget("method", "name");
+        given.forget("method", "variant");
     }
     layers.method(&method)?;
+    let preset = layers.resolve()?.method.name;
+    given.refuse_ignored(&preset, &layers)?;
     if shorten {
         layers.text(SHORT, "configs/short.toml")?;
     }

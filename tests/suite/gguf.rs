@@ -37,6 +37,7 @@ fn logits(llama: &Llama) -> Vec<f32> {
                 branches: row([0; 6]),
                 scored: Tensor::from_data([0, 1, 2, 3, 4, 5], &device),
                 dropout: DropoutSeed::OFF,
+                probe: None,
             })
             .logits,
     )

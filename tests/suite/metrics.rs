@@ -25,14 +25,9 @@ fn rows(case: &Value) -> Vec<ScoredRow> {
         .enumerate()
         .map(|(i, (p, label))| {
             let probabilities = numbers(p);
-            ScoredRow {
-                id: i.to_string(),
-                label: label as usize,
-                logits: probabilities.iter().map(|p| p.ln()).collect(),
-                // The confidence stands in for FLU: both are claims to be right.
-                flu: probabilities.iter().copied().reduce(f64::max),
-                probabilities,
-            }
+            // The confidence stands in for FLU: both are claims to be right.
+            let flu = probabilities.iter().copied().reduce(f64::max);
+            ScoredRow::from_probabilities(i.to_string(), label as usize, &probabilities, flu)
         })
         .collect()
 }

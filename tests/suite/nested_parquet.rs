@@ -1,5 +1,6 @@
 //! The Hub's nested parquet; the fixtures are made by `tests/fixtures/make_parquet.py`.
 
+use data::dataset::custom::Custom;
 use data::dataset::{find, parse_all};
 use data::rows;
 use proptest::prelude::*;
@@ -10,7 +11,12 @@ use crate::support::fixture;
 fn nested_parquet_of_arc_and_openbookqa_is_read() {
     for (dataset, file) in [("arc-easy", "arc"), ("openbookqa", "openbookqa")] {
         let path = fixture("parquet").join(format!("{file}.parquet"));
-        let found = parse_all(find(dataset).unwrap(), &path, rows::read(&path).unwrap()).unwrap();
+        let found = parse_all(
+            &*find(dataset, &Custom::default()).unwrap(),
+            &path,
+            rows::read(&path, &[]).unwrap(),
+        )
+        .unwrap();
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].choices, ["ice", "stone", "steel", "sand"]);
         assert_eq!((found[0].answer, found[1].answer), (0, 1));
@@ -38,6 +44,6 @@ proptest! {
         }
         let file = tempfile::Builder::new().suffix(".parquet").tempfile().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        let _ = rows::read(file.path());
+        let _ = rows::read(file.path(), &[]);
     }
 }

@@ -42,12 +42,9 @@ fn questions() -> Vec<EncodedQuestion> {
         .zip(LENGTHS)
         .zip(ANSWERS)
         .enumerate()
-        .map(|(row, ((ids, length), answer))| EncodedQuestion {
-            id: row.to_string(),
-            prompt: ids[..length].iter().map(|id| *id as u32).collect(),
-            labels: LABELS.to_vec(),
-            answer,
-            shortened: false,
+        .map(|(row, ((ids, length), answer))| {
+            let prompt = ids[..length].iter().map(|id| *id as u32).collect();
+            EncodedQuestion::lettered(&row.to_string(), prompt, &LABELS, answer)
         })
         .collect()
 }
@@ -135,6 +132,7 @@ fn lora() -> LoraConfig {
         alpha: 6.0,
         dropout: 0.0,
         target_modules: TargetModule::ALL.into(),
+        posterior_std: None,
     }
 }
 

@@ -69,6 +69,7 @@ fn tokenizer_and_logits_from_gguf_equal_the_reference() {
             branches: row(vec![0; n]),
             scored: Tensor::from_data([n as i32 - 1], &device),
             dropout: DropoutSeed::OFF,
+            probe: None,
         };
         let logits = floats(llama.forward(&input).logits);
         for (token, value) in ids(&case["tokens"])

@@ -189,6 +189,7 @@ pub(crate) fn mixture() -> MixLoraConfig {
             alpha: 6.0,
             dropout: 0.0,
             target_modules: TargetModule::ALL.into(),
+            posterior_std: None,
         },
         num_experts: 4,
         top_k: 2,
@@ -229,14 +230,10 @@ pub(crate) fn tiny_adapted_layers(
 /// Questions of different lengths with two to four choices.
 pub(crate) fn questions(n: usize) -> Vec<EncodedQuestion> {
     (0..n)
-        .map(|i| EncodedQuestion {
-            id: format!("q{i}"),
-            prompt: (0..5 + i * 5 % 11)
-                .map(|t| (3 + i * 31 + t * 17) as u32 % 250)
-                .collect(),
-            labels: (0..2 + i as u32 % 3).map(|c| 100 + c * 3).collect(),
-            answer: i % 2,
-            shortened: false,
+        .map(|i| {
+            let prompt = (0..5 + i * 5 % 11).map(|t| (3 + i * 31 + t * 17) as u32 % 250);
+            let labels: Vec<u32> = (0..2 + i as u32 % 3).map(|c| 100 + c * 3).collect();
+            EncodedQuestion::lettered(&format!("q{i}"), prompt.collect(), &labels, i % 2)
         })
         .collect()
 }

@@ -9,7 +9,8 @@ use burn::prelude::*;
 use data::loader::LoaderState;
 use data::source::Finder;
 use train::dashboard::state::DashboardState;
-use train::fine_tune::{Outcome, Setup, fine_tune, load_tuned, prepare};
+use train::fine_tune::{Outcome, Setup, fine_tune, load_members};
+use train::prepare::prepare;
 use train::run_directory::{Environment, MetricsLine, RunDirectory};
 use train::telemetry::Telemetry;
 use train::{RunConfig, TrainError};
@@ -59,7 +60,8 @@ fn adapter(config: &RunConfig, root: &Path) -> BTreeMap<String, Vec<f32>> {
     let device = Device::flex();
     let (directory, _) = RunDirectory::open(root).unwrap();
     let mut prepared = prepare(config, &setup(root, false, &device).finder).unwrap();
-    named_values(&load_tuned(&directory, config, &mut prepared, &device).unwrap())
+    let base = prepared.load(config, &device).unwrap();
+    named_values(&load_members(&directory, config, &prepared, &base).unwrap()[0])
 }
 
 fn finished(config: &RunConfig, root: &Path, device: &Device) -> Vec<MetricsLine> {

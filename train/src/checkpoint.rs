@@ -88,6 +88,27 @@ pub struct CloseChunk {
     pub state: Arc<LoaderState>,
     /// Whether training has failed: such a checkpoint must never be resumed from.
     pub telemetry: Telemetry,
+    /// Optimizer steps after which the adapter is kept.
+    pub snapshots: Vec<usize>,
+}
+
+/// Where the adapter of an optimizer step is kept.
+pub fn snapshot(run: &Path, step: usize) -> PathBuf {
+    run.join("adapter").join(format!("snapshot-{step}.bpk"))
+}
+
+/// Keeps a checkpoint's model. Burn writes it on another thread, so it may not be whole yet.
+fn keep(run: &Path, checkpoint: Checkpoint) -> Result<(), TrainError> {
+    let to = snapshot(run, checkpoint.steps);
+    let fail = |e: &dyn std::fmt::Display| TrainError::file(&to, e.to_string());
+    fs::create_dir_all(run.join("adapter")).map_err(|e| fail(&e))?;
+    for _ in 0..600 {
+        if let Ok(record) = model_record(run, checkpoint) {
+            return record.save(&to).map_err(|e| fail(&e));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    Err(fail(&"its checkpoint was not written within a minute"))
 }
 
 impl EarlyStoppingStrategy for CloseChunk {
@@ -101,6 +122,12 @@ impl EarlyStoppingStrategy for CloseChunk {
             .and_then(|text| fs::write(position(&self.run, chunk), text));
         if let Err(error) = written {
             tracing::warn!("checkpoint {chunk} cannot be resumed from: {error}");
+        }
+        if self.snapshots.contains(&steps) {
+            if let Err(error) = keep(&self.run, Checkpoint { chunk, steps }) {
+                self.telemetry.fail(error.to_string());
+                return true;
+            }
         }
         if let Some(old) = chunk.checked_sub(2) {
             // Burn keeps the last two checkpoints.

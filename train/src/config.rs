@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use data::DataError;
+use data::dataset::custom::Custom;
+use data::dataset::{self, AnyDataset};
 use data::loader::Schedule;
-use data::prompt::Template;
+use data::prompt::{LabelStyle, Normalization, Rendering, Scoring, Template};
 use model::{AdapterConfig, LoraConfig, MixLoraConfig, MixtureWeights, Placement, TargetModule};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -12,7 +15,10 @@ use toml::{Table, Value};
 use crate::error::TrainError;
 use crate::loss::calibration::{Correctness, FluTokens};
 use crate::loss::load_balancing::LoadBalancing;
+use crate::method::blob::BlobSection;
+use crate::method::laplace::LaplaceSection;
 use crate::method::lora::CrossEntropy;
+use crate::method::tfb::TfbSection;
 
 /// Everything that decides what a run does.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -65,6 +71,10 @@ pub struct DataSection {
     pub dataset: String,
     /// Wording of the prompt: `moe_peft`, `laplace_lora` or `passage`.
     pub template: Template,
+    /// How choices are scored: by their `letters`, or `cloze`, by the likelihood of their texts.
+    pub scoring: Scoring,
+    /// What a likelihood is divided by with cloze scoring: `token`, `character` or `sum` (nothing).
+    pub normalization: Normalization,
     /// Longest prompt, in tokens; longer ones lose the end of their question or passage.
     pub max_tokens: usize,
     /// Share of train that is held out where no validation split is left for it.
@@ -79,6 +89,9 @@ pub struct DataSection {
     pub monitor_limit: usize,
     /// Seed of the split, apart from the training's: several training seeds share one split.
     pub split_seed: u64,
+    /// Files and field names of the dataset `custom`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub custom: Custom,
 }
 
 /// `[method]`
@@ -89,6 +102,21 @@ pub struct MethodSection {
     pub name: String,
     /// Name of a variant, for the run's directory and the report; empty = the method's.
     pub variant: String,
+    /// Passes of a question: mc_dropout, tfb, blob (there 0 = the mean weights).
+    pub samples: usize,
+    /// Separate trainings of deep_ensemble.
+    pub members: usize,
+    /// Rewordings of a question that spuq asks beside it.
+    pub perturbations: usize,
+    /// Of laplace.
+    #[serde(skip_serializing_if = "is_default")]
+    pub laplace: LaplaceSection,
+    /// Of tfb.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tfb: TfbSection,
+    /// Of blob.
+    #[serde(skip_serializing_if = "is_default")]
+    pub blob: BlobSection,
 }
 
 /// `[adapter]`
@@ -172,6 +200,8 @@ pub struct TrainSection {
     pub gradient_clip: Option<f64>,
     /// Optimizer steps between checkpoints; held-out questions are scored at each.
     pub checkpoint_every: usize,
+    /// Adapters kept over the second half of training, evenly, the last one included: a checkpoint ensemble's members.
+    pub snapshots: usize,
     /// Seed of initial adapter, order and dropout.
     pub seed: u64,
     /// Put questions of like length into one batch.
@@ -205,6 +235,8 @@ impl Default for DataSection {
         Self {
             dataset: "boolq".into(),
             template: Template::MoePeft,
+            scoring: Scoring::Letters,
+            normalization: Normalization::Token,
             max_tokens: 512,
             held_out_fraction: 0.1,
             train_limit: None,
@@ -212,6 +244,7 @@ impl Default for DataSection {
             test_limit: None,
             monitor_limit: 64,
             split_seed: 0,
+            custom: Custom::default(),
         }
     }
 }
@@ -221,6 +254,12 @@ impl Default for MethodSection {
         Self {
             name: "uq4ct".into(),
             variant: String::new(),
+            samples: 10,
+            members: 3,
+            perturbations: 5,
+            laplace: LaplaceSection::default(),
+            tfb: TfbSection::default(),
+            blob: BlobSection::default(),
         }
     }
 }
@@ -268,6 +307,7 @@ impl Default for TrainSection {
             weight_decay: 0.01,
             gradient_clip: None,
             checkpoint_every: 50,
+            snapshots: 0,
             seed: 42,
             bucket: true,
         }
@@ -284,6 +324,30 @@ impl Default for EvaluationSection {
     }
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl DataSection {
+    /// The dataset.
+    ///
+    /// # Errors
+    /// An unknown name, or `custom` without its training file.
+    pub fn dataset(&self) -> Result<AnyDataset, DataError> {
+        dataset::find(&self.dataset, &self.custom)
+    }
+
+    /// How questions become prompts.
+    pub fn rendering(&self, labels: LabelStyle) -> Rendering {
+        Rendering {
+            template: self.template,
+            labels,
+            scoring: self.scoring,
+            normalization: self.normalization,
+        }
+    }
+}
+
 impl AdapterSection {
     /// As one plain LoRA.
     pub fn lora(&self) -> LoraConfig {
@@ -292,6 +356,7 @@ impl AdapterSection {
             alpha: self.alpha,
             dropout: self.dropout,
             target_modules: self.target_modules.clone(),
+            posterior_std: None,
         }
     }
 
@@ -327,35 +392,50 @@ impl TrainSection {
             epochs: self.epochs,
             max_steps: self.max_steps,
             checkpoint_every: self.checkpoint_every,
+            snapshots: self.snapshots,
             seed: self.seed,
             bucket: self.bucket,
         }
     }
 }
 
-/// The presets under `configs/` that a method or dataset brings.
+macro_rules! preset {
+    ($name:literal) => {
+        (
+            $name,
+            include_str!(concat!("../../configs/method/", $name, ".toml")),
+        )
+    };
+}
+
+/// The presets under `configs/method/`.
 const METHOD_PRESETS: &[(&str, &str)] = &[
-    ("base", include_str!("../../configs/method/base.toml")),
-    ("lora", include_str!("../../configs/method/lora.toml")),
-    ("mixlora", include_str!("../../configs/method/mixlora.toml")),
-    ("uq4ct", include_str!("../../configs/method/uq4ct.toml")),
-    (
-        "uq4ct-incremental",
-        include_str!("../../configs/method/uq4ct-incremental.toml"),
-    ),
-    (
-        "uq4ct-delta",
-        include_str!("../../configs/method/uq4ct-delta.toml"),
-    ),
-    (
-        "mixlora-repo",
-        include_str!("../../configs/method/mixlora-repo.toml"),
-    ),
+    preset!("base"),
+    preset!("lora"),
+    preset!("mc_dropout"),
+    preset!("deep_ensemble"),
+    preset!("deep-ensemble-8"),
+    preset!("laplace"),
+    preset!("laplace-last"),
+    preset!("mixlora"),
+    preset!("uq4ct"),
+    preset!("uq4ct-incremental"),
+    preset!("uq4ct-delta"),
+    preset!("mixlora-repo"),
+    preset!("spuq"),
+    preset!("checkpoint_ensemble"),
+    preset!("tfb"),
+    preset!("blob"),
 ];
 
-/// Names that `--method` knows.
+/// Names that `--method` knows: the presets, and methods that have none.
 pub fn method_presets() -> Vec<&'static str> {
-    METHOD_PRESETS.iter().map(|(name, _)| *name).collect()
+    let presets = METHOD_PRESETS.iter().map(|(name, _)| *name);
+    let bare = crate::method::METHODS
+        .iter()
+        .map(|entry| entry.name)
+        .filter(|name| METHOD_PRESETS.iter().all(|(preset, _)| preset != name));
+    presets.chain(bare).collect()
 }
 
 /// Layers of settings, later ones over earlier ones.
@@ -372,14 +452,16 @@ impl ConfigLayers {
     /// # Errors
     /// An unknown name, with the known ones and the nearest.
     pub fn method(&mut self, name: &str) -> Result<(), TrainError> {
-        let preset = METHOD_PRESETS.iter().find(|(known, _)| *known == name);
-        let Some((_, text)) = preset else {
-            return Err(TrainError::config(
+        if let Some((_, text)) = METHOD_PRESETS.iter().find(|(known, _)| *known == name) {
+            return self.text(text, &format!("configs/method/{name}.toml"));
+        }
+        match crate::method::entry(name) {
+            Ok(_) => self.set(&format!("method.name={name:?}")),
+            Err(_) => Err(TrainError::config(
                 "--method",
                 unknown("method", name, &method_presets()),
-            ));
-        };
-        self.text(text, &format!("configs/method/{name}.toml"))
+            )),
+        }
     }
 
     /// A file.
@@ -421,16 +503,16 @@ impl ConfigLayers {
         let wrong =
             || TrainError::config(&place, "expected section.key=value, such as train.epochs=1");
         let (path, value) = assignment.split_once('=').ok_or_else(wrong)?;
-        let (section, key) = path.trim().split_once('.').ok_or_else(wrong)?;
+        let (sections, key) = path.trim().rsplit_once('.').ok_or_else(wrong)?;
         let value: Value = format!("v = {value}")
             .parse::<Table>()
             .ok()
             .and_then(|mut t| t.remove("v"))
             .unwrap_or_else(|| Value::String(value.trim().into()));
-        let mut inner = Table::new();
-        inner.insert(key.into(), value);
-        let mut layer = Table::new();
-        layer.insert(section.into(), Value::Table(inner));
+        let mut layer = Table::from_iter([(key.to_string(), value)]);
+        for section in sections.rsplit('.') {
+            layer = Table::from_iter([(section.to_string(), Value::Table(layer))]);
+        }
         RunConfig::deserialize(Value::Table(layer.clone()))
             .map_err(|e| TrainError::config(&place, with_suggestion(e.message())))?;
         merge(&mut self.table, layer);
@@ -460,9 +542,11 @@ impl ConfigLayers {
         value.as_str().map(str::to_owned)
     }
 
-    /// Takes a section out.
-    pub fn forget(&mut self, section: &str) {
-        self.table.remove(section);
+    /// Takes a setting out.
+    pub fn forget(&mut self, section: &str, key: &str) {
+        if let Some(Value::Table(section)) = self.table.get_mut(section) {
+            section.remove(key);
+        }
     }
 
     /// Whether any layer sets `section.key`.
@@ -473,16 +557,53 @@ impl ConfigLayers {
             .is_some_and(|t| t.contains_key(key))
     }
 
+    /// Refuses settings of these layers that the method does not read, unless they change nothing in the layers below: whoever
+    /// sets them expects something.
+    ///
+    /// # Errors
+    /// An unknown method, or the first such setting.
+    pub fn refuse_ignored(&self, method: &str, below: &Self) -> Result<(), TrainError> {
+        let entry = crate::method::entry(method)?;
+        let without = values(
+            "",
+            &Value::try_from(below.resolve()?).unwrap_or(Value::Boolean(false)),
+        );
+        let changed = values("", &Value::Table(self.table.clone()))
+            .into_iter()
+            .filter(|pair| !without.contains(pair));
+        match changed.map(|(key, _)| key).find(|key| !entry.reads(key)) {
+            Some(key) => Err(TrainError::config(
+                key,
+                format!(
+                    "the method {method} does not read it: leave it out, or choose another method"
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// The settings with every gap filled, checked.
     ///
     /// # Errors
-    /// Values out of range, and settings that the method would ignore.
+    /// Values out of range.
     pub fn resolve(&self) -> Result<RunConfig, TrainError> {
         let config = RunConfig::deserialize(Value::Table(self.table.clone()))
             .map_err(|e| TrainError::config(self.places.join(", "), e.message()))?;
         config.validate()?;
         Ok(config)
     }
+}
+
+/// Every plain value of a table by its dotted key.
+fn values(prefix: &str, value: &Value) -> Vec<(String, Value)> {
+    let Value::Table(table) = value else {
+        return vec![(prefix.to_owned(), value.clone())];
+    };
+    let dot = if prefix.is_empty() { "" } else { "." };
+    table
+        .iter()
+        .flat_map(|(key, value)| values(&format!("{prefix}{dot}{key}"), value))
+        .collect()
 }
 
 fn merge(into: &mut Table, from: Table) {
@@ -546,6 +667,7 @@ impl RunConfig {
     /// The first setting out of range, with what was expected.
     pub fn validate(&self) -> Result<(), TrainError> {
         let (train, data, evaluation) = (&self.train, &self.data, &self.evaluation);
+        let method = &self.method;
         let at_least_one = [
             ("train.batch_size", train.batch_size),
             ("train.micro_batch", train.micro_batch),
@@ -555,6 +677,13 @@ impl RunConfig {
             ("evaluation.bins", evaluation.bins),
             ("evaluation.batch_tokens", evaluation.batch_tokens),
             ("train.max_steps", train.max_steps.unwrap_or(1)),
+            ("method.members", method.members),
+            ("method.laplace.questions", method.laplace.questions),
+            ("method.laplace.directions", method.laplace.directions),
+            ("method.laplace.samples", method.laplace.samples),
+            ("method.tfb.questions", method.tfb.questions),
+            ("method.tfb.trial_samples", method.tfb.trial_samples),
+            ("method.tfb.trials", method.tfb.trials),
         ];
         for (key, value) in at_least_one {
             if value == 0 {
@@ -566,6 +695,14 @@ impl RunConfig {
             ("train.epochs", train.epochs),
             // Unset is off; 0 would scale every gradient to nothing.
             ("train.gradient_clip", train.gradient_clip.unwrap_or(1.0)),
+            ("method.blob.posterior_std", method.blob.posterior_std),
+            ("method.blob.prior_std", method.blob.prior_std),
+            ("method.blob.gamma", method.blob.gamma),
+            ("method.tfb.max_sigma", method.tfb.max_sigma),
+            (
+                "method.laplace.prior_precision",
+                method.laplace.prior_precision.unwrap_or(1.0),
+            ),
         ];
         for (key, value) in positive {
             if !(value.is_finite() && value > 0.0) {
@@ -575,6 +712,8 @@ impl RunConfig {
         }
         let not_negative = [
             ("train.weight_decay", train.weight_decay),
+            ("method.blob.kl_learning_rate", method.blob.kl_learning_rate),
+            ("method.tfb.tolerance", method.tfb.tolerance),
             (
                 "objective.load_balancing_weight",
                 self.objective.load_balancing_weight,
@@ -597,8 +736,13 @@ impl RunConfig {
             );
             return Err(TrainError::config("data.held_out_fraction", reason));
         }
+        let samples = ["mc_dropout", "tfb"].contains(&method.name.as_str());
+        if samples && method.samples == 0 {
+            let reason = "expected at least 1, got 0";
+            return Err(TrainError::config("method.samples", reason));
+        }
         AdapterConfig::MixLora(self.adapter.mixture()).validate()?;
-        data::dataset::find(&data.dataset)?;
+        data.dataset()?;
         crate::method::build(self)?;
         Ok(())
     }

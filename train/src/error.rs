@@ -27,6 +27,9 @@ pub enum TrainError {
         /// What is wrong.
         reason: String,
     },
+    /// A stop was asked for.
+    #[error("stopped on request")]
+    Stopped,
     /// Training itself failed.
     #[error("training failed: {0}")]
     Training(String),

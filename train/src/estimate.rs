@@ -62,7 +62,7 @@ pub fn estimate(
     weight_bytes: usize,
     cores: usize,
 ) -> RunEstimate {
-    let tokens = |rows: &[EncodedQuestion]| rows.iter().map(|q| q.prompt.len()).sum::<usize>();
+    let tokens = |rows: &[EncodedQuestion]| rows.iter().map(|q| q.length()).sum::<usize>();
     let trains = *adapter != AdapterConfig::None;
     let steps = if trains {
         schedule.total_steps(train.len())
@@ -77,7 +77,7 @@ pub fn estimate(
     // Backward: one product for dX through frozen weights, two through the adapter's.
     let training = training_tokens as f64 * (2.0 * base + 3.0 * low_rank);
     let evaluation = evaluation_tokens as f64 * (base + low_rank);
-    let longest = train.iter().map(|q| q.prompt.len()).max().unwrap_or(0);
+    let longest = train.iter().map(EncodedQuestion::length).max().unwrap_or(0);
     let batch = schedule.micro_batch * longest;
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let activations = (batch * config.num_hidden_layers * (8 * d + 4 * f)) as f64 * ACTIVATIONS;

@@ -3,6 +3,9 @@
 //! | module | content |
 //! |---|---|
 //! | [`fine_tune`] | the recipe on one page |
+//! | [`prepare`] | model and questions before the first step |
+//! | [`training`] | one training through burn's Learner |
+//! | [`evaluation`] | scoring questions with a fitted method |
 //! | [`config`] | a run's settings, strict |
 //! | [`method`] | one row of the paper's table one file |
 //! | [`loss`] | cross-entropy, load balancing, calibration |
@@ -21,15 +24,19 @@ pub mod config;
 pub mod dashboard;
 pub mod error;
 pub mod estimate;
+pub mod evaluation;
 pub mod fine_tune;
+mod linear_algebra;
 pub mod loss;
 pub mod method;
 pub mod metric;
 pub mod prediction;
+pub mod prepare;
 pub mod report;
 pub mod run_directory;
 pub mod step;
 pub mod telemetry;
+pub mod training;
 
 pub use config::RunConfig;
 pub use error::TrainError;

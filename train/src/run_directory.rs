@@ -60,7 +60,7 @@ pub struct MetricsLine {
     pub split: String,
     /// Optimizer step.
     pub step: usize,
-    /// Seconds since the run began or went on.
+    /// Seconds of training so far, over all sessions.
     pub seconds: f64,
     /// Values by name.
     pub values: serde_json::Map<String, serde_json::Value>,
@@ -125,7 +125,7 @@ impl RunDirectory {
             let reason = format!("--overwrite replaces runs only, and this holds none ({error})");
             return Err(TrainError::file(root, reason));
         }
-        for name in ["checkpoint", "adapter", "evaluation"] {
+        for name in ["checkpoint", "adapter", "evaluation", "members"] {
             remove(&root.join(name), |p| fs::remove_dir_all(p))?;
         }
         for name in [
@@ -153,6 +153,18 @@ impl RunDirectory {
     /// `adapter/`
     pub fn adapter(&self) -> PathBuf {
         self.root.join("adapter").join("adapter.bpk")
+    }
+
+    /// The directory of one training of several, by its seed.
+    pub fn member(&self, seed: u64) -> Self {
+        Self {
+            root: self.root.join("members").join(format!("s{seed}")),
+        }
+    }
+
+    /// Whether a run was begun here.
+    pub fn exists(&self) -> bool {
+        self.config_path().is_file()
     }
 
     /// `evaluation/<name>/`

@@ -1,5 +1,6 @@
 //! Burn's `TrainStep` and `InferenceStep` around a method's objective.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
@@ -12,8 +13,8 @@ use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use data::Batch;
 use model::{DropoutSeed, Llama, LlamaOutput};
 
-use crate::loss::{Objective, calibration, load_balancing};
-use crate::method::{Method, answer_logits, input};
+use crate::loss::{Objective, load_balancing};
+use crate::method::{Method, functional_uncertainty, input, read_logits};
 use crate::prediction::{Prediction, ScoredRow, choice_logits};
 
 /// A model with the method that trains it.
@@ -26,7 +27,17 @@ pub struct Trainee {
     /// Largest allowed norm of the whole gradient; none = no clipping.
     #[module(skip)]
     gradient_clip: Option<f64>,
+    /// Training questions.
+    #[module(skip)]
+    questions: usize,
+    /// The optimizer step under way; clones share it, for `optimize` is not told.
+    #[module(skip)]
+    at: StepCounter,
 }
+
+/// An optimizer step's number; the module machinery wants `Clone` and `Debug`.
+#[derive(Debug, Clone, Default)]
+struct StepCounter(Arc<AtomicUsize>);
 
 /// A shared method; the module machinery wants `Clone` and `Debug`.
 #[derive(Debug, Clone)]
@@ -72,11 +83,18 @@ impl StepFacts {
 
 impl Trainee {
     /// Puts model and method together.
-    pub fn new(llama: Llama, method: Arc<dyn Method>, gradient_clip: Option<f64>) -> Self {
+    pub fn new(
+        llama: Llama,
+        method: Arc<dyn Method>,
+        gradient_clip: Option<f64>,
+        questions: usize,
+    ) -> Self {
         Self {
             llama,
             method: MethodHandle(method),
             gradient_clip,
+            questions,
+            at: StepCounter::default(),
         }
     }
 
@@ -93,18 +111,13 @@ impl Trainee {
         StepOutput {
             prediction: Prediction {
                 choice_logits: choice_logits(
-                    answer_logits(output, &batch).without_autodiff(),
+                    read_logits(output, &batch).without_autodiff(),
                     &batch,
                 )
                 .unsqueeze_dim(0),
                 flu: routed.then(|| {
-                    calibration::functional_uncertainty(
-                        &output.routing,
-                        &batch.prompt_mean,
-                        &batch.scored,
-                        self.method.0.flu_tokens(),
-                    )
-                    .without_autodiff()
+                    functional_uncertainty(output, &batch, self.method.0.flu_tokens())
+                        .without_autodiff()
                 }),
             },
             terms: objective
@@ -128,6 +141,7 @@ impl TrainStep for Trainee {
     fn step(&self, batch: Batch) -> TrainOutput<StepOutput> {
         // Off flex, dropout draws from the device's generator: seeded by (run, step), a resumed run draws the same masks.
         batch.tokens.device().without_autodiff().seed(batch.seed);
+        self.at.0.store(batch.step, Ordering::SeqCst);
         let (output, objective) = self.objective(&batch, DropoutSeed::new(batch.seed));
         let loss = objective.total() * batch.share;
         let report = self.report(&output, &objective, batch);
@@ -143,7 +157,13 @@ impl TrainStep for Trainee {
         if let Some(limit) = self.gradient_clip {
             clip_global_norm(&self, &mut gradients, limit);
         }
-        optimizer.step(rate, self, gradients)
+        let stepped: Self = optimizer.step(rate, self, gradients);
+        let step = stepped.at.0.load(Ordering::SeqCst);
+        let llama = stepped
+            .method
+            .0
+            .after_step(stepped.llama.clone(), step, stepped.questions);
+        Self { llama, ..stepped }
     }
 }
 
@@ -207,7 +227,8 @@ impl StepOutput {
             values.chunks(experts).map(<[f64]>::to_vec).collect()
         });
         StepFacts {
-            rows: self.prediction.rows(batch),
+            // Answers that are no numbers come with such a loss, which ends the training.
+            rows: self.prediction.rows(batch).unwrap_or_default(),
             terms: self
                 .terms
                 .iter()

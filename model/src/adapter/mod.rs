@@ -12,6 +12,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 
 pub mod dropout;
+pub mod probe;
 pub mod router;
 
 pub use router::{Router, Routing};
@@ -90,6 +91,9 @@ pub struct LoraConfig {
     pub dropout: f64,
     /// Adapted projections.
     pub target_modules: BTreeSet<TargetModule>,
+    /// A is random: largest initial value of G, whose square is A's standard deviation (BLoB). Absent: A is fixed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub posterior_std: Option<f64>,
 }
 
 /// A mixture of LoRA experts with a top-k router.
@@ -210,18 +214,23 @@ impl AdapterConfig {
         let (d, f) = (base.hidden_size, base.intermediate_size);
         let q = base.num_attention_heads * base.head_dim;
         let kv = base.num_key_value_heads * base.head_dim;
-        let widths = |target: &TargetModule| match target {
-            TargetModule::QProj => d + q,
-            TargetModule::KProj | TargetModule::VProj => d + kv,
-            TargetModule::OProj => q + d,
-            TargetModule::GateProj | TargetModule::UpProj | TargetModule::DownProj => d + f,
+        let sizes = |target: &TargetModule| match target {
+            TargetModule::QProj => [d, q],
+            TargetModule::KProj | TargetModule::VProj => [d, kv],
+            TargetModule::OProj => [q, d],
+            TargetModule::GateProj | TargetModule::UpProj => [d, f],
+            TargetModule::DownProj => [f, d],
         };
+        let widths = |target: &TargetModule| sizes(target).iter().sum::<usize>();
         let layer: usize = match self {
             Self::None => 0,
             Self::Lora(lora) => lora
                 .target_modules
                 .iter()
-                .map(|t| widths(t) * lora.rank)
+                .map(|t| {
+                    let random = lora.posterior_std.map_or(0, |_| sizes(t)[0]);
+                    (widths(t) + random) * lora.rank
+                })
                 .sum(),
             Self::MixLora(mix) => {
                 let ffn = mix.placement == Placement::Ffn;
@@ -277,6 +286,12 @@ impl Initializer {
     /// Zeros: a fresh adapter changes nothing.
     pub fn lora_b<const D: usize>(&mut self, shape: [usize; D]) -> Param<Tensor<D>> {
         self.draw(shape, |_| 0.0)
+    }
+
+    /// BLoB's initial G: `U(eps / sqrt(2), eps)`.
+    pub fn posterior_g(&mut self, shape: [usize; 2], eps: f64) -> Param<Tensor<2>> {
+        let (low, high) = ((eps / std::f64::consts::SQRT_2) as f32, eps as f32);
+        self.draw(shape, |rng| rng.random_range(low..=high))
     }
 
     /// `N(0, std^2)`, by Box and Muller.

@@ -502,13 +502,12 @@ mod tests {
             (0..8)
                 .map(|i| {
                     let p = 0.55 + 0.05 * i as f64;
-                    ScoredRow {
-                        id: format!("{step}-{i}"),
-                        label: usize::from((i + step).is_multiple_of(3)),
-                        logits: vec![p.ln(), (1.0 - p).ln()],
-                        probabilities: vec![p, 1.0 - p],
-                        flu: Some(0.3 + 0.05 * i as f64),
-                    }
+                    ScoredRow::from_probabilities(
+                        format!("{step}-{i}"),
+                        usize::from((i + step).is_multiple_of(3)),
+                        &[p, 1.0 - p],
+                        Some(0.3 + 0.05 * i as f64),
+                    )
                 })
                 .collect()
         };

@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
-use data::batch::NextTokens;
+use data::batch::{Continuations, NextTokens};
 
 /// Mean of `-log p(answer token)`, over the whole vocabulary.
 ///
@@ -10,6 +10,18 @@ use data::batch::NextTokens;
 /// - logits: `[batch, vocabulary]`; answer_tokens: `[batch]`
 pub fn answer(logits: Tensor<2>, answer_tokens: Tensor<1, Int>) -> Tensor<1> {
     picked(log_softmax(logits, 1), answer_tokens).mean().neg()
+}
+
+/// Mean over questions of the mean of `-log p(token)` over the right choice's tokens, each over the whole vocabulary.
+///
+/// # Shapes
+/// - token_log_probabilities: `[targets]`
+pub fn continuation(token_log_probabilities: Tensor<1>, targets: &Continuations) -> Tensor<1> {
+    let mean: Tensor<2> = targets
+        .answer
+        .clone()
+        .matmul(token_log_probabilities.unsqueeze_dim(1));
+    mean.mean().neg()
 }
 
 /// Mean of `-log p(answer)` over the row's own choices.

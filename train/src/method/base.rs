@@ -3,8 +3,9 @@
 use data::Batch;
 use model::{AdapterConfig, LlamaOutput};
 
-use super::{Method, answer_logits};
-use crate::loss::{Objective, Term, cross_entropy};
+use super::Method;
+use super::lora::{CrossEntropy, term};
+use crate::loss::Objective;
 
 /// `base`
 #[derive(Debug)]
@@ -20,13 +21,8 @@ impl Method for Base {
     }
 
     fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
-        let logits = answer_logits(output, batch);
         Objective {
-            terms: vec![Term {
-                name: "cross_entropy",
-                value: cross_entropy::answer(logits, batch.answer_tokens.clone()),
-                weight: 1.0,
-            }],
+            terms: vec![term(CrossEntropy::Answer, output, batch)],
         }
     }
 }

@@ -5,10 +5,10 @@ use data::Batch;
 use model::{AdapterConfig, LlamaOutput};
 use serde::{Deserialize, Serialize};
 
-use super::{Method, answer_logits};
+use super::{Method, read_logits};
 use crate::config::RunConfig;
 use crate::loss::{Objective, Term, cross_entropy};
-use crate::prediction::choice_logits;
+use crate::prediction::{choice_logits, token_log_probabilities};
 
 /// What the cross-entropy is taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -42,20 +42,20 @@ impl Lora {
 
 /// The cross-entropy term, shared by all methods that train.
 pub(super) fn term(scope: CrossEntropy, output: &LlamaOutput, batch: &Batch) -> Term {
-    let logits = answer_logits(output, batch);
-    let value = match (scope, &batch.next) {
-        (CrossEntropy::Sequence, Some(next)) => {
-            let rows = output.logits.dims()[0];
-            let rest = output
-                .logits
-                .clone()
-                .narrow(0, batch.len(), rows - batch.len());
+    let logits = read_logits(output, batch);
+    let value = match (scope, &batch.next, &batch.continuations) {
+        (CrossEntropy::Sequence, Some(next), _) => {
+            let (read, all) = (batch.read.dims()[0], output.logits.dims()[0]);
+            let rest = output.logits.clone().narrow(0, read, all - read);
             cross_entropy::sequence(rest, next)
         }
-        (CrossEntropy::Choices, _) => {
+        (CrossEntropy::Choices, _, _) => {
             cross_entropy::choices(choice_logits(logits, batch), batch.answers.clone())
         }
-        _ => cross_entropy::answer(logits, batch.answer_tokens.clone()),
+        (_, _, Some(targets)) => {
+            cross_entropy::continuation(token_log_probabilities(logits, targets), targets)
+        }
+        (_, _, None) => cross_entropy::answer(logits, batch.answer_tokens.clone()),
     };
     Term {
         name: "cross_entropy",

@@ -5,7 +5,7 @@ use data::Batch;
 use model::{AdapterConfig, LlamaOutput};
 
 use super::lora::{CrossEntropy, correct, term};
-use super::{Method, answer_logits};
+use super::{Method, functional_uncertainty, read_logits};
 use crate::config::RunConfig;
 use crate::loss::calibration::{self, Correctness, FluTokens};
 use crate::loss::load_balancing::{LoadBalancing, load_balancing};
@@ -58,7 +58,17 @@ impl Mixture {
             Correctness::Choices => correct(choice_logits(logits, batch), batch),
             Correctness::Vocabulary => {
                 let best: Tensor<1, Int> = logits.without_autodiff().argmax(1).squeeze_dim(1);
-                best.equal(batch.answer_tokens.clone())
+                match &batch.continuations {
+                    None => best.equal(batch.answer_tokens.clone()),
+                    // Every token of the right choice must be the best one.
+                    Some(targets) => {
+                        let best = best.select(0, targets.row.clone());
+                        let missed = best.not_equal(targets.token.clone()).float();
+                        let missed: Tensor<2> =
+                            targets.answer.clone().matmul(missed.unsqueeze_dim(1));
+                        missed.squeeze_dim::<1>(1).equal_scalar(0.0)
+                    }
+                }
             }
         }
     }
@@ -74,13 +84,8 @@ impl Method for Mixture {
     }
 
     fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
-        let flu = calibration::functional_uncertainty(
-            &output.routing,
-            &batch.prompt_mean,
-            &batch.scored,
-            self.flu_tokens,
-        );
-        let correct = self.correct(answer_logits(output, batch), batch);
+        let flu = functional_uncertainty(output, batch, self.flu_tokens);
+        let correct = self.correct(read_logits(output, batch), batch);
         let balance = load_balancing(&output.routing, &batch.token_mean, self.form);
         Objective {
             terms: vec![

@@ -1,19 +1,30 @@
 //! How to adapt, train and query a model so that its confidence can be trusted: one row of the paper's table one file.
+//!
+//! A [`Method`] says what is trained and by what objective; fitted on trained members it becomes a [`Predictor`], which answers
+//! questions. Several methods query the same training: [`training`] names it.
 
 use std::sync::Arc;
 
 use burn::prelude::*;
-use data::Batch;
+use data::{Batch, EncodedQuestion};
 use model::{AdapterConfig, DropoutSeed, Llama, LlamaInput, LlamaOutput};
 
 use crate::config::RunConfig;
 use crate::error::TrainError;
+use crate::loss::calibration::FluTokens;
 use crate::loss::{Objective, calibration};
 use crate::prediction::{Prediction, choice_logits};
 
 pub mod base;
+pub mod blob;
+pub mod checkpoint_ensemble;
+pub mod deep_ensemble;
+pub mod laplace;
 pub mod lora;
+pub mod mc_dropout;
 pub mod mixture;
+pub mod spuq;
+pub mod tfb;
 
 /// One row of the results table.
 pub trait Method: Send + Sync + std::fmt::Debug {
@@ -23,102 +34,353 @@ pub trait Method: Send + Sync + std::fmt::Debug {
     /// What is trainable; nothing means that there is no training.
     fn adapter(&self) -> AdapterConfig;
 
-    /// Separate trainings.
+    /// Separate trainings, with seeds one after another.
     fn members(&self) -> usize {
         1
+    }
+
+    /// Whether the members are the adapters kept along one training instead of its last one.
+    fn uses_snapshots(&self) -> bool {
+        false
     }
 
     /// What training minimises.
     fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective;
 
-    /// Answers a batch with the trained members: one deterministic pass of each, unless the method says otherwise.
-    fn predict(&self, members: &[Llama], batch: &Batch) -> Prediction {
-        let mut samples = Vec::with_capacity(members.len());
-        let mut flu = None;
-        for member in members {
-            let output = member.forward(&input(batch, DropoutSeed::OFF));
-            let routing = &output.routing;
-            if !routing.is_empty() && members.len() == 1 {
-                flu = Some(calibration::functional_uncertainty(
-                    routing,
-                    &batch.prompt_mean,
-                    &batch.scored,
-                    self.flu_tokens(),
-                ));
-            }
-            samples.push(choice_logits(output.logits, batch).unsqueeze_dim(0));
-        }
-        Prediction {
-            choice_logits: Tensor::cat(samples, 0),
-            flu,
-        }
+    /// What follows each of the optimizer's steps, counted from 1, in a training on so many questions.
+    fn after_step(&self, llama: Llama, step: usize, questions: usize) -> Llama {
+        let _ = (step, questions);
+        llama
+    }
+
+    /// Training questions that [`Method::fit`] wants to see.
+    fn fit_questions(&self) -> usize {
+        0
+    }
+
+    /// Rewordings of each question that are asked beside it.
+    fn perturbations(&self) -> usize {
+        0
+    }
+
+    /// Makes trained members answer; work between training and the first question happens here.
+    ///
+    /// # Errors
+    /// What the fit cannot do, or a stop on request.
+    fn fit(
+        &self,
+        members: Vec<Llama>,
+        context: &FitContext,
+    ) -> Result<Box<dyn Predictor>, TrainError> {
+        let _ = context;
+        Ok(Box::new(Members {
+            members,
+            flu_tokens: self.flu_tokens(),
+        }))
     }
 
     /// Over which tokens FLU is taken.
-    fn flu_tokens(&self) -> calibration::FluTokens {
-        calibration::FluTokens::default()
+    fn flu_tokens(&self) -> FluTokens {
+        FluTokens::default()
     }
 }
 
-/// Makes a method from a run's settings.
-type Constructor = fn(&RunConfig) -> Arc<dyn Method>;
+/// A method that is ready to answer.
+pub trait Predictor {
+    /// Answers a batch.
+    fn predict(&self, batch: &Batch) -> Prediction;
 
-/// Every method with a line of description, in the order of the paper's table.
-pub const METHODS: &[(&str, &str, Constructor)] = &[
-    ("base", "the model as it is, no adaptation", |_| {
-        Arc::new(base::Base)
-    }),
-    ("lora", "one LoRA adapter, cross-entropy", |config| {
-        Arc::new(lora::Lora::new(config))
-    }),
-    (
-        "mixlora",
-        "a mixture of LoRA experts, cross-entropy and load balancing",
-        |config| Arc::new(mixture::Mixture::mixlora(config)),
-    ),
-    (
-        "uq4ct",
-        "a mixture of LoRA experts whose routers are trained to state the probability of being right",
-        |config| Arc::new(mixture::Mixture::uq4ct(config)),
-    ),
+    /// Forward passes a question, a backward pass counted as two.
+    fn forward_passes(&self) -> usize;
+
+    /// Tokens of a batch that it can take, given what is set.
+    fn batch_tokens(&self, set: usize) -> usize {
+        set
+    }
+}
+
+/// What a fit may look at.
+pub struct FitContext<'a> {
+    /// Training questions, as many as [`Method::fit_questions`] asked for.
+    pub questions: &'a [EncodedQuestion],
+    /// Training questions in all.
+    pub all_questions: usize,
+    /// Most tokens of one batch.
+    pub batch_tokens: usize,
+    /// Where tensors live, plain.
+    pub device: &'a Device,
+    /// Seed of what is random.
+    pub seed: u64,
+    /// Called with questions done and in all; false = stop.
+    pub progress: &'a dyn Fn(usize, usize) -> bool,
+}
+
+impl FitContext<'_> {
+    /// Reports progress.
+    ///
+    /// # Errors
+    /// A stop on request.
+    pub(crate) fn report(&self, done: usize, total: usize) -> Result<(), TrainError> {
+        match (self.progress)(done, total) {
+            true => Ok(()),
+            false => Err(TrainError::Stopped),
+        }
+    }
+}
+
+/// One deterministic pass of each member; probabilities are averaged.
+pub(crate) struct Members {
+    pub(crate) members: Vec<Llama>,
+    pub(crate) flu_tokens: FluTokens,
+}
+
+impl Predictor for Members {
+    fn predict(&self, batch: &Batch) -> Prediction {
+        let passes = self.members.iter().map(|member| (member, DropoutSeed::OFF));
+        sample(passes, batch, self.flu_tokens)
+    }
+
+    fn forward_passes(&self) -> usize {
+        self.members.len()
+    }
+}
+
+/// Several passes over a batch, each with its model and seed. FLU is their mean.
+pub(crate) fn sample<'a>(
+    passes: impl Iterator<Item = (&'a Llama, DropoutSeed)>,
+    batch: &Batch,
+    flu_tokens: FluTokens,
+) -> Prediction {
+    let (mut samples, mut flu): (Vec<Tensor<3>>, Vec<Tensor<2>>) = (Vec::new(), Vec::new());
+    for (llama, seed) in passes {
+        let output = llama.forward(&input(batch, seed));
+        if !output.routing.is_empty() {
+            let found = functional_uncertainty(&output, batch, flu_tokens);
+            flu.push(found.unsqueeze_dim(0));
+        }
+        samples.push(choice_logits(read_logits(&output, batch), batch).unsqueeze_dim(0));
+    }
+    Prediction {
+        choice_logits: Tensor::cat(samples, 0),
+        flu: (!flu.is_empty()).then(|| Tensor::cat(flu, 0).mean_dim(0).squeeze_dim(0)),
+    }
+}
+
+/// FLU of a batch's questions, `[batch]`.
+pub(crate) fn functional_uncertainty(
+    output: &LlamaOutput,
+    batch: &Batch,
+    tokens: FluTokens,
+) -> Tensor<1> {
+    calibration::functional_uncertainty(&output.routing, &batch.prompt_mean, &batch.scored, tokens)
+}
+
+/// A row of the table of methods.
+#[derive(Debug)]
+pub struct Entry {
+    /// The name on the command line.
+    pub name: &'static str,
+    /// A line of description.
+    pub about: &'static str,
+    /// The method whose training it queries; its own name if it trains itself.
+    pub trained_as: &'static str,
+    /// Settings that it reads beside those that every method reads, by section or by key.
+    pub reads: &'static [&'static str],
+    construct: fn(&RunConfig) -> Arc<dyn Method>,
+}
+
+/// What plain LoRA reads.
+const LORA: &[&str] = &[
+    "train",
+    "adapter.rank",
+    "adapter.alpha",
+    "adapter.dropout",
+    "adapter.target_modules",
+    "objective.cross_entropy",
 ];
+
+/// What a mixture without the calibration loss reads.
+const MIXTURE: &[&str] = &[
+    "train",
+    "adapter",
+    "objective.cross_entropy",
+    "objective.load_balancing",
+    "objective.load_balancing_weight",
+    "objective.flu_tokens",
+];
+
+/// Every method, in the order of the paper's table; those beyond the paper last.
+pub const METHODS: &[Entry] = &[
+    Entry {
+        name: "base",
+        about: "the model as it is, no adaptation",
+        trained_as: "base",
+        reads: &[],
+        construct: |_| Arc::new(base::Base),
+    },
+    Entry {
+        name: "lora",
+        about: "one LoRA adapter, cross-entropy",
+        trained_as: "lora",
+        reads: LORA,
+        construct: |config| Arc::new(lora::Lora::new(config)),
+    },
+    Entry {
+        name: "mc_dropout",
+        about: "LoRA with dropout at inference, several passes",
+        trained_as: "lora",
+        reads: &["method.samples"],
+        construct: |config| Arc::new(mc_dropout::McDropout::new(config)),
+    },
+    Entry {
+        name: "deep_ensemble",
+        about: "several LoRA trainings, probabilities averaged",
+        trained_as: "lora",
+        reads: &["method.members"],
+        construct: |config| Arc::new(deep_ensemble::DeepEnsemble::new(config)),
+    },
+    Entry {
+        name: "laplace",
+        about: "Laplace approximation of LoRA's posterior, linearised (LA; LLLA: the last layer)",
+        trained_as: "lora",
+        reads: &["method.laplace"],
+        construct: |config| Arc::new(laplace::Laplace::new(config)),
+    },
+    Entry {
+        name: "mixlora",
+        about: "a mixture of LoRA experts, cross-entropy and load balancing",
+        trained_as: "mixlora",
+        reads: MIXTURE,
+        construct: |config| Arc::new(mixture::Mixture::mixlora(config)),
+    },
+    Entry {
+        name: "uq4ct",
+        about: "a mixture of LoRA experts whose routers are trained to state the probability of being right",
+        trained_as: "uq4ct",
+        reads: &["train", "adapter", "objective"],
+        construct: |config| Arc::new(mixture::Mixture::uq4ct(config)),
+    },
+    Entry {
+        name: "spuq",
+        about: "LoRA asked in several wordings, weighted by their likeness",
+        trained_as: "lora",
+        reads: &["method.perturbations"],
+        construct: |config| Arc::new(spuq::Spuq::new(config)),
+    },
+    Entry {
+        name: "checkpoint_ensemble",
+        about: "adapters of the second half of one LoRA training, probabilities averaged",
+        trained_as: "lora",
+        reads: &[],
+        construct: |config| Arc::new(checkpoint_ensemble::CheckpointEnsemble::new(config)),
+    },
+    Entry {
+        name: "tfb",
+        about: "training-free Bayesianization of LoRA: noise as large as its training answers bear",
+        trained_as: "lora",
+        reads: &["method.samples", "method.tfb"],
+        construct: |config| Arc::new(tfb::Tfb::new(config)),
+    },
+    Entry {
+        name: "blob",
+        about: "Bayesian LoRA by backpropagation: mean and variance of A are trained together",
+        trained_as: "blob",
+        reads: &["method.samples", "method.blob"],
+        construct: |config| Arc::new(blob::Blob::new(config)),
+    },
+];
+
+/// The table's row of a method.
+///
+/// # Errors
+/// An unknown name, with the known ones.
+pub fn entry(name: &str) -> Result<&'static Entry, TrainError> {
+    METHODS.iter().find(|e| e.name == name).ok_or_else(|| {
+        let known: Vec<_> = METHODS.iter().map(|e| e.name).collect();
+        TrainError::config(
+            "method.name",
+            format!("expected one of {}, got {name:?}", known.join(", ")),
+        )
+    })
+}
+
+impl Entry {
+    /// Whether a setting, `section.key`, makes a difference to the method.
+    pub fn reads(&self, key: &str) -> bool {
+        let (section, _) = key.split_once('.').unwrap_or((key, ""));
+        let own = [self.reads, entry(self.trained_as).map_or(&[], |e| e.reads)].concat();
+        let own = match self.name == "blob" {
+            true => [&own, LORA].concat(),
+            false => own,
+        };
+        let common = [
+            "model",
+            "data",
+            "evaluation",
+            "method.name",
+            "method.variant",
+        ];
+        let holds = |part: &&str| {
+            section == *part
+                || key == *part
+                || key
+                    .strip_prefix(*part)
+                    .is_some_and(|rest| rest.starts_with('.'))
+        };
+        common.iter().chain(&own).any(holds) || key == "train.seed"
+    }
+}
 
 /// The method that a run asks for.
 ///
 /// # Errors
 /// An unknown name, with the known ones.
 pub fn build(config: &RunConfig) -> Result<Arc<dyn Method>, TrainError> {
-    let name = config.method.name.as_str();
-    METHODS
-        .iter()
-        .find(|(known, _, _)| *known == name)
-        .map(|(_, _, construct)| construct(config))
-        .ok_or_else(|| {
-            let known: Vec<_> = METHODS.iter().map(|(name, _, _)| *name).collect();
-            TrainError::config(
-                "method.name",
-                format!("expected one of {}, got {name:?}", known.join(", ")),
-            )
-        })
+    entry(&config.method.name).map(|entry| (entry.construct)(config))
 }
 
-/// The model's input for a batch: the scored tokens first, then the targets of a sequence loss.
+/// The settings of the training that a method queries: its member's, with this seed. Two methods that share it agree in them to
+/// the last byte, whatever their own settings.
+///
+/// # Errors
+/// An unknown method.
+pub fn training(config: &RunConfig, seed: u64) -> Result<RunConfig, TrainError> {
+    let mut training = config.clone();
+    let entry = entry(&config.method.name)?;
+    let blob = training.method.blob.clone();
+    training.method = crate::config::MethodSection {
+        name: entry.trained_as.into(),
+        ..Default::default()
+    };
+    if entry.trained_as == "blob" {
+        training.method.blob = blob;
+    }
+    // MixLoRA is UQ4CT without the calibration loss.
+    if entry.trained_as == "mixlora" {
+        training.objective.calibration_weight = 0.0;
+    }
+    training.train.seed = seed;
+    Ok(training)
+}
+
+/// The model's input for a batch: the tokens after which choices are read first, then those of a sequence loss.
 pub fn input(batch: &Batch, dropout: DropoutSeed) -> LlamaInput {
     let scored = match &batch.next {
-        Some(next) => Tensor::cat(vec![batch.scored.clone(), next.at.clone()], 0),
-        None => batch.scored.clone(),
+        Some(next) => Tensor::cat(vec![batch.read.clone(), next.at.clone()], 0),
+        None => batch.read.clone(),
     };
     LlamaInput {
         tokens: batch.tokens.clone(),
         positions: batch.positions.clone(),
         segments: batch.segments.clone(),
-        branches: batch.tokens.zeros_like(),
+        branches: batch.branches.clone(),
         scored,
         dropout,
+        probe: None,
     }
 }
 
-/// The logits at the answers, without those of a sequence loss.
-pub fn answer_logits(output: &LlamaOutput, batch: &Batch) -> Tensor<2> {
-    output.logits.clone().narrow(0, 0, batch.len())
+/// The logits after which choices are read, without those of a sequence loss.
+pub fn read_logits(output: &LlamaOutput, batch: &Batch) -> Tensor<2> {
+    output.logits.clone().narrow(0, 0, batch.read.dims()[0])
 }

@@ -219,13 +219,7 @@ mod tests {
     use super::*;
 
     fn row(probabilities: &[f64], label: usize) -> ScoredRow {
-        ScoredRow {
-            id: String::new(),
-            label,
-            logits: probabilities.iter().map(|p| p.ln()).collect(),
-            probabilities: probabilities.to_vec(),
-            flu: Some(0.5),
-        }
+        ScoredRow::from_probabilities("", label, probabilities, Some(0.5))
     }
 
     const BOOTSTRAP: Bootstrap = Bootstrap {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;
 use crate::error::TrainError;
+use crate::evaluation::Cost;
 use crate::metric::{Estimate, Metrics};
 use crate::prediction::ScoredRow;
 use crate::run_directory::{Environment, MetricsLine, Provenance, RunDirectory};
@@ -31,6 +32,10 @@ pub struct Scored {
     pub base_rows: Vec<ScoredRow>,
     /// Tuned model's scored test questions.
     pub tuned_rows: Vec<ScoredRow>,
+    /// Tuned model's scored held-out questions.
+    pub held_out_rows: Vec<ScoredRow>,
+    /// What an answer of the tuned model costs.
+    pub cost: Cost,
 }
 
 /// The figures alone: `metrics.json`.
@@ -44,6 +49,8 @@ pub struct Figures {
     pub base_held_out: Metrics,
     /// Tuned model, held-out.
     pub tuned_held_out: Metrics,
+    /// What an answer of the tuned model costs.
+    pub cost: Cost,
 }
 
 impl Scored {
@@ -54,6 +61,7 @@ impl Scored {
             tuned: self.tuned.clone(),
             base_held_out: self.base_held_out.clone(),
             tuned_held_out: self.tuned_held_out.clone(),
+            cost: self.cost,
         }
     }
 }

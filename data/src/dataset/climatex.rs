@@ -1,0 +1,106 @@
+//! ClimateX (Lacombe et al. 2023): the confidence that the authors of the IPCC's sixth report gave their statements, as a
+//! question with four answers. A stand-in that can be had where the paper's ClimateQA cannot; it is **not** ClimateQA.
+
+use serde_json::Value;
+
+use super::arc::lettered_miniature;
+use super::{Dataset, OfficialSplit, lettered, text};
+use crate::example::MultipleChoice;
+use crate::prompt::LabelStyle;
+use crate::source::{Artifact, HubFile};
+
+/// `climatex`
+#[derive(Debug)]
+pub struct ClimateX;
+
+const LEVELS: [&str; 4] = ["low", "medium", "high", "very high"];
+
+impl Dataset for ClimateX {
+    fn name(&self) -> &'static str {
+        "climatex"
+    }
+
+    fn labels(&self) -> LabelStyle {
+        LabelStyle::Letter
+    }
+
+    fn splits(&self) -> &[OfficialSplit] {
+        &[OfficialSplit::Train, OfficialSplit::Test]
+    }
+
+    fn parts(&self, split: OfficialSplit) -> Vec<Artifact> {
+        let name = match split {
+            OfficialSplit::Test => "test",
+            _ => "train",
+        };
+        let file = "ipcc_statements_dataset.tsv";
+        vec![Artifact {
+            name: format!("climatex {name}"),
+            local: vec![
+                format!("climatex/{name}.jsonl"),
+                format!("climatex/{file}"),
+                format!("climatex/original/{file}"),
+                format!("data/{file}"),
+                file.into(),
+            ],
+            hub: vec![HubFile::dataset("rlacombe/ClimateX", file.to_string())],
+            only: vec![("split", name.into())],
+            how_to_get: Some(
+                "put data/ipcc_statements_dataset.tsv of github.com/rlacombe/ClimateX into a directory and give it with --data-dir",
+            ),
+            ..Artifact::default()
+        }]
+    }
+
+    fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
+        if row.get("statement").is_none() {
+            return lettered(row);
+        }
+        let level = text(row, "confidence")?;
+        Ok(Some(MultipleChoice {
+            id: match text(row, "statement_idx") {
+                Ok(number) => format!("climatex-{number}"),
+                Err(_) => String::new(),
+            },
+            question: format!(
+                "Which confidence level did the IPCC authors give this statement? {}",
+                text(row, "statement")?.trim()
+            ),
+            passage: None,
+            choices: LEVELS.map(String::from).into(),
+            answer: LEVELS
+                .iter()
+                .position(|known| *known == level)
+                .ok_or_else(|| format!("confidence: expected one of {LEVELS:?}, got {level:?}"))?,
+        }))
+    }
+
+    fn miniature(&self, split: OfficialSplit) -> Option<&'static str> {
+        Some(lettered_miniature(split))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::load;
+    use crate::source::Finder;
+
+    #[test]
+    fn one_file_holds_both_splits() {
+        let root = tempfile::tempdir().unwrap();
+        let rows = "statement_idx\tstatement\tconfidence\tscore\tsplit\n0\tIt warms\thigh\t2\ttrain\n1\t\"It\" rains\tvery high\t3\ttest\n2\tIt cools\tlow\t0\ttrain\n";
+        std::fs::write(root.path().join("ipcc_statements_dataset.tsv"), rows).unwrap();
+        let mut finder = Finder::from_env();
+        finder.data_dir = Some(root.path().into());
+        let train = load(&ClimateX, OfficialSplit::Train, &finder)
+            .unwrap()
+            .questions;
+        let test = load(&ClimateX, OfficialSplit::Test, &finder)
+            .unwrap()
+            .questions;
+        assert_eq!((train.len(), test.len()), (2, 1));
+        assert_eq!((&*train[1].id, train[1].answer), ("climatex-2", 0));
+        assert!(test[0].question.ends_with("this statement? \"It\" rains"));
+    }
+}

@@ -1,0 +1,250 @@
+//! Questions of the user's own: any jsonl, json, csv, tsv or parquet file; the names of its fields are settings.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Dataset, OfficialSplit, hub_choices};
+use crate::example::MultipleChoice;
+use crate::prompt::LabelStyle;
+use crate::source::Artifact;
+
+/// `[data.custom]`: files and the names of their fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Custom {
+    /// Training questions.
+    pub train: Option<PathBuf>,
+    /// Held-out questions; absent: a share of train.
+    pub held_out: Option<PathBuf>,
+    /// Test questions; absent: a share of train.
+    pub test: Option<PathBuf>,
+    /// Field of the question.
+    pub question: String,
+    /// Field of the list of choices, or one field a choice.
+    pub choices: Vec<String>,
+    /// Field of the right answer: an index from 0, a letter from A, or the choice's text.
+    pub answer: String,
+    /// Field of a text that answers the question; rows may lack it.
+    pub passage: String,
+    /// Field of the row's name; rows may lack it.
+    pub id: String,
+    /// The choices themselves are the answer's words, as in true or false; otherwise letters are.
+    pub answer_by_choice: bool,
+    /// The splits that have a file.
+    #[serde(skip)]
+    splits: Vec<OfficialSplit>,
+}
+
+impl Default for Custom {
+    fn default() -> Self {
+        Self {
+            train: None,
+            held_out: None,
+            test: None,
+            question: "question".into(),
+            choices: vec!["choices".into()],
+            answer: "answer".into(),
+            passage: "passage".into(),
+            id: "id".into(),
+            answer_by_choice: false,
+            splits: Vec::new(),
+        }
+    }
+}
+
+impl Custom {
+    /// The same with its splits worked out: what [`Dataset`] reads.
+    pub fn prepared(mut self) -> Self {
+        let files = [
+            (OfficialSplit::Train, &self.train),
+            (OfficialSplit::Validation, &self.held_out),
+            (OfficialSplit::Test, &self.test),
+        ];
+        self.splits = files
+            .into_iter()
+            .filter_map(|(split, file)| file.as_ref().map(|_| split))
+            .collect();
+        self
+    }
+
+    fn choices(&self, row: &Value) -> Result<Vec<String>, String> {
+        if let [field] = &self.choices[..] {
+            let found = row
+                .get(field)
+                .ok_or_else(|| format!("{field}: is missing"))?;
+            let list = match found {
+                Value::Array(list) => list.clone(),
+                // A cell of a csv file holds a list as JSON.
+                Value::String(cell) => serde_json::from_str(cell).map_err(|_| {
+                    format!("{field}: expected a list such as [\"a\", \"b\"], got {cell:?}; several columns: data.custom.choices = [..]")
+                })?,
+                Value::Object(_) if field == "choices" => {
+                    return hub_choices(row).map(|(_, texts)| texts);
+                }
+                other => return Err(format!("{field}: expected a list, got {other}")),
+            };
+            return list.iter().map(|value| plain(field, value)).collect();
+        }
+        self.choices
+            .iter()
+            .map(|field| {
+                let value = row
+                    .get(field)
+                    .ok_or_else(|| format!("{field}: is missing"))?;
+                plain(field, value)
+            })
+            // An empty cell is an absent choice.
+            .filter(|choice| choice.as_ref().map_or(true, |text| !text.is_empty()))
+            .collect()
+    }
+
+    fn answer(&self, row: &Value, choices: &[String]) -> Result<Option<usize>, String> {
+        let field = &self.answer;
+        let found = match row.get(field) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Number(number)) => {
+                let index = number.as_u64().and_then(|i| usize::try_from(i).ok());
+                let wrong = || format!("{field}: expected an index from 0, got {number}");
+                return index.map(Some).ok_or_else(wrong);
+            }
+            Some(value) => plain(field, value)?,
+        };
+        if found.is_empty() {
+            return Ok(None);
+        }
+        if let Some(index) = choices.iter().position(|choice| *choice == found) {
+            return Ok(Some(index));
+        }
+        let letter = match found.as_bytes() {
+            [letter] if letter.is_ascii_alphabetic() => {
+                Some(usize::from(letter.to_ascii_uppercase() - b'A'))
+            }
+            _ => found.parse().ok(),
+        };
+        letter.filter(|i| *i < choices.len()).map(Some).ok_or_else(|| {
+            format!("{field}: expected an index from 0, a letter from A, or one of {choices:?}, got {found:?}")
+        })
+    }
+}
+
+/// A text, or a number or truth value as text.
+fn plain(field: &str, value: &Value) -> Result<String, String> {
+    match value {
+        Value::String(text) => Ok(text.trim().to_owned()),
+        Value::Number(number) => Ok(number.to_string()),
+        Value::Bool(truth) => Ok(truth.to_string()),
+        other => Err(format!("{field}: expected text, got {other}")),
+    }
+}
+
+impl Dataset for Custom {
+    fn name(&self) -> &'static str {
+        "custom"
+    }
+
+    fn labels(&self) -> LabelStyle {
+        match self.answer_by_choice {
+            true => LabelStyle::Choice,
+            false => LabelStyle::Letter,
+        }
+    }
+
+    fn splits(&self) -> &[OfficialSplit] {
+        &self.splits
+    }
+
+    fn parts(&self, split: OfficialSplit) -> Vec<Artifact> {
+        let path = match split {
+            OfficialSplit::Train => &self.train,
+            OfficialSplit::Validation => &self.held_out,
+            OfficialSplit::Test => &self.test,
+        };
+        vec![Artifact {
+            name: "custom".into(),
+            path: path.clone(),
+            ..Artifact::default()
+        }]
+    }
+
+    fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
+        let optional = |field: &str| match row.get(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => plain(field, value).map(Some),
+        };
+        let question = optional(&self.question)?;
+        let choices = self.choices(row)?;
+        let Some(answer) = self.answer(row, &choices)? else {
+            return Ok(None);
+        };
+        Ok(Some(MultipleChoice {
+            id: optional(&self.id)?.unwrap_or_default(),
+            question: question.ok_or_else(|| format!("{}: is missing", self.question))?,
+            passage: optional(&self.passage)?.filter(|passage| !passage.is_empty()),
+            choices,
+            answer,
+        }))
+    }
+
+    fn miniature(&self, _: OfficialSplit) -> Option<&'static str> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn answer(custom: &Custom, row: &Value) -> Result<Option<usize>, String> {
+        custom.parse(row).map(|q| q.map(|q| q.answer))
+    }
+
+    #[test]
+    fn answers_by_index_letter_and_text() {
+        let custom = Custom::default();
+        let row = |answer: Value| json!({"question": "Which?", "choices": ["a", "b", "7"], "answer": answer});
+        for (given, expected) in [
+            (json!(1), 1),
+            (json!("1"), 1),
+            (json!("B"), 1),
+            (json!("b"), 1),
+            (json!("7"), 2),
+            (json!("a"), 0),
+        ] {
+            assert_eq!(
+                answer(&custom, &row(given.clone())),
+                Ok(Some(expected)),
+                "{given}"
+            );
+        }
+        assert_eq!(answer(&custom, &row(json!(null))), Ok(None));
+        let error = answer(&custom, &row(json!("z"))).unwrap_err();
+        assert!(error.starts_with("answer: expected an index"), "{error}");
+    }
+
+    #[test]
+    fn other_names_columns_and_cells() {
+        let custom = Custom {
+            question: "stem".into(),
+            choices: ["A", "B", "C"].map(String::from).into(),
+            answer: "key".into(),
+            ..Custom::default()
+        };
+        let row = json!({"stem": " Which? ", "A": "x", "B": 2, "C": "", "key": "2"});
+        let question = custom.parse(&row).unwrap().unwrap();
+        assert_eq!(question.choices, ["x", "2"]);
+        assert_eq!((&*question.question, question.answer), ("Which?", 1));
+        let cell = json!({"question": "Q", "choices": "[\"x\", \"y\"]", "answer": "y"});
+        assert_eq!(answer(&Custom::default(), &cell), Ok(Some(1)));
+        let flat = json!({"question": "Q", "choices": "x|y", "answer": "y"});
+        assert!(
+            answer(&Custom::default(), &flat)
+                .unwrap_err()
+                .starts_with("choices: expected")
+        );
+        let hub = json!({"question": "Q", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answer": "B"});
+        assert_eq!(answer(&Custom::default(), &hub), Ok(Some(1)));
+    }
+}

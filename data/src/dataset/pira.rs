@@ -1,0 +1,91 @@
+//! Pirá (Pirozelli et al. 2024), the multiple-choice part: the ocean, the Brazilian coast and the climate, five choices, with
+//! passage. A stand-in for climate questions; it is **not** ClimateQA.
+
+use serde_json::Value;
+
+use super::arc::lettered_miniature;
+use super::{Dataset, OfficialSplit, letter_index, lettered, text};
+use crate::example::MultipleChoice;
+use crate::prompt::LabelStyle;
+use crate::source::Artifact;
+
+/// `pira`
+#[derive(Debug)]
+pub struct Pira;
+
+impl Dataset for Pira {
+    fn name(&self) -> &'static str {
+        "pira"
+    }
+
+    fn labels(&self) -> LabelStyle {
+        LabelStyle::Letter
+    }
+
+    fn splits(&self) -> &[OfficialSplit] {
+        &[
+            OfficialSplit::Train,
+            OfficialSplit::Validation,
+            OfficialSplit::Test,
+        ]
+    }
+
+    fn parts(&self, split: OfficialSplit) -> Vec<Artifact> {
+        let name = match split {
+            OfficialSplit::Train => "train",
+            OfficialSplit::Validation => "validation",
+            OfficialSplit::Test => "test",
+        };
+        vec![Artifact {
+            name: format!("pira {name}"),
+            local: vec![
+                format!("pira/{name}.jsonl"),
+                format!("pira/MCQA-{name}.csv"),
+                format!("pira_mcqa/{name}.jsonl"),
+                format!("pira_mcqa/original/MCQA-{name}.csv"),
+                format!("MCQA/MCQA-{name}.csv"),
+                format!("MCQA-{name}.csv"),
+            ],
+            how_to_get: Some(
+                "put MCQA/MCQA-{train,validation,test}.csv of github.com/C4AI/Pira into a directory and give it with --data-dir",
+            ),
+            ..Artifact::default()
+        }]
+    }
+
+    fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
+        if row.get("alternative").is_none() {
+            return lettered(row);
+        }
+        let choice = |letter| text(row, letter).map(|text| text.trim().to_owned());
+        Ok(Some(MultipleChoice {
+            id: format!("pira-{}", text(row, "id")?),
+            question: text(row, "question")?.trim().to_owned(),
+            passage: Some(text(row, "text")?.to_owned()),
+            choices: ["A", "B", "C", "D", "E"]
+                .into_iter()
+                .map(choice)
+                .collect::<Result<_, _>>()?,
+            answer: letter_index("alternative", text(row, "alternative")?.trim())?,
+        }))
+    }
+
+    fn miniature(&self, split: OfficialSplit) -> Option<&'static str> {
+        Some(lettered_miniature(split))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_published_row_and_the_uniform_one_read_alike() {
+        let published = json!({"id": "A1", "text": "p", "question": "Which?", "A": "a", "B": "b", "C": "c", "D": "d", "E": "e", "correct": "d", "alternative": "D"});
+        let uniform = json!({"id": "pira-A1", "question": "Which?", "passage": "p", "choices": ["a", "b", "c", "d", "e"], "label": 3});
+        let [a, b] = [published, uniform].map(|row| Pira.parse(&row).unwrap().unwrap());
+        assert_eq!(a, b);
+        assert_eq!(a.answer, 3);
+    }
+}

@@ -1,0 +1,114 @@
+//! What a curvature needs to see of an adapted layer: the inputs of A and B, and the gradients at their outputs.
+//!
+//! A probe adds a leaf of zeros to the output of A and to that of B. The backward pass leaves in it the gradient of every row,
+//! from which follow the Jacobian of each row (an outer product) and the factors of a Kronecker approximation, without one
+//! backward pass a row.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::prelude::*;
+use burn::tensor::Gradients;
+
+use super::dropout::DropoutSeed;
+
+/// Records every LoRA of the layers that it covers, in the order of the forward pass. The clones share one record.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    first_layer: usize,
+    captures: Arc<Mutex<Vec<Capture>>>,
+}
+
+/// One LoRA in one forward pass; rows are the flat tokens.
+#[derive(Debug, Clone)]
+pub struct Capture {
+    /// A's input, `[tokens, d_in]`.
+    pub input: Tensor<2>,
+    /// B's input, `[tokens, r]`.
+    pub hidden: Tensor<2>,
+    at_hidden: Tensor<2>,
+    at_output: Tensor<2>,
+}
+
+impl Probe {
+    /// Covers the layers from `first_layer` on.
+    pub fn from_layer(first_layer: usize) -> Self {
+        Self {
+            first_layer,
+            captures: Arc::default(),
+        }
+    }
+
+    /// What was recorded since the last call.
+    pub fn take(&self) -> Vec<Capture> {
+        std::mem::take(&mut *self.captures.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn record(&self, capture: Capture) {
+        let mut captures = self.captures.lock().unwrap_or_else(PoisonError::into_inner);
+        captures.push(capture);
+    }
+}
+
+impl Capture {
+    /// The gradients at A's and at B's output, `[tokens, r]` and `[tokens, d_out]` (before the scaling `alpha / r`); zeros where
+    /// none arrived.
+    pub fn gradients(&self, gradients: &Gradients) -> (Tensor<2>, Tensor<2>) {
+        let at = |leaf: &Tensor<2>| {
+            leaf.grad(gradients)
+                .unwrap_or_else(|| leaf.clone().without_autodiff().zeros_like())
+        };
+        (at(&self.at_hidden), at(&self.at_output))
+    }
+}
+
+/// What accompanies a forward pass through the layers: the seed of what is random, and whether it is recorded.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass<'a> {
+    pub(crate) seed: DropoutSeed,
+    probe: Option<&'a Probe>,
+}
+
+impl<'a> Pass<'a> {
+    pub(crate) fn new(seed: DropoutSeed, probe: Option<&'a Probe>) -> Self {
+        Self { seed, probe }
+    }
+
+    /// The pass at one place of the model.
+    pub(crate) fn at(self, place: u64) -> Self {
+        Self {
+            seed: self.seed.at(place),
+            ..self
+        }
+    }
+
+    /// The same in a layer, which the probe may not cover.
+    pub(crate) fn layer(self, layer: usize) -> Self {
+        Self {
+            probe: self.probe.filter(|probe| layer >= probe.first_layer),
+            ..self.at(layer as u64)
+        }
+    }
+
+    /// `hidden B`, recorded if asked for.
+    pub(crate) fn second_product(
+        self,
+        input: Tensor<2>,
+        hidden: Tensor<2>,
+        lora_b: Tensor<2>,
+    ) -> Tensor<2> {
+        let Some(probe) = self.probe else {
+            return hidden.matmul(lora_b);
+        };
+        let leaf = |like: [usize; 2]| Tensor::<2>::zeros(like, &hidden.device()).require_grad();
+        let at_hidden = leaf(hidden.dims());
+        let at_output = leaf([hidden.dims()[0], lora_b.dims()[1]]);
+        let hidden = hidden + at_hidden.clone();
+        probe.record(Capture {
+            input: input.without_autodiff(),
+            hidden: hidden.clone().without_autodiff(),
+            at_hidden,
+            at_output: at_output.clone(),
+        });
+        hidden.matmul(lora_b) + at_output
+    }
+}

@@ -1,0 +1,177 @@
+//! BLoB (Wang et al. 2024): `A ~ N(M, Omega^2)` with `Omega = G^2` elementwise; M and G are trained together by the likelihood,
+//! through Flipout, and after each of its steps by the divergence from the prior `N(0, prior_std^2)`, with plain gradient descent.
+
+use burn::module::Param;
+use burn::prelude::*;
+use data::Batch;
+use model::{AdapterConfig, Llama, LlamaOutput};
+use serde::{Deserialize, Serialize};
+
+use super::lora::Lora;
+use super::mc_dropout::Stochastic;
+use super::{FitContext, Members, Method, Predictor};
+use crate::config::RunConfig;
+use crate::error::TrainError;
+use crate::loss::Objective;
+use crate::loss::calibration::FluTokens;
+
+/// `[method.blob]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BlobSection {
+    /// Largest initial value of G, whose square is A's standard deviation.
+    pub posterior_std: f64,
+    /// Standard deviation of the prior on A.
+    pub prior_std: f64,
+    /// Learning rate of the divergence's step.
+    pub kl_learning_rate: f64,
+    /// The divergence's weights double over a cycle of `100 n^(pi / gamma) / batch` steps.
+    pub gamma: f64,
+}
+
+impl Default for BlobSection {
+    fn default() -> Self {
+        Self {
+            posterior_std: 0.05,
+            prior_std: 0.2,
+            kl_learning_rate: 0.01,
+            gamma: 8.0,
+        }
+    }
+}
+
+/// `blob`
+#[derive(Debug)]
+pub struct Blob {
+    lora: Lora,
+    settings: BlobSection,
+    samples: usize,
+    batch_size: usize,
+    seed: u64,
+}
+
+impl Blob {
+    /// From a run's settings.
+    pub fn new(config: &RunConfig) -> Self {
+        Self {
+            lora: Lora::new(config),
+            settings: config.method.blob.clone(),
+            samples: config.method.samples,
+            batch_size: config.train.batch_size,
+            seed: config.train.seed,
+        }
+    }
+
+    /// Steps of one cycle of the divergence's weights.
+    fn cycle(&self, questions: usize) -> usize {
+        let power = (questions as f64).powf(std::f64::consts::PI / self.settings.gamma);
+        ((100.0 * power / self.batch_size as f64) as usize).max(1)
+    }
+}
+
+/// `2^i / (2^(cycle + 1) - 1)` for step i of a cycle, from 1; the weights of a cycle sum to almost 1.
+fn weight(step: usize, cycle: usize) -> f64 {
+    let i = (step - 1) % cycle + 1;
+    // The denominator's 1 vanishes; written as a difference of exponents it cannot overflow.
+    (i as f64 - cycle as f64 - 1.0).exp2()
+}
+
+/// One step of gradient descent on `KL(N(m, g^4) || N(0, prior_std^2))`, in closed form:
+/// `dKL/dm = m / prior_std^2`, `dKL/dg = 2 g (g^2 / prior_std^2 - 1 / g^2)`.
+fn divergence_step(
+    m: Tensor<2>,
+    g: Tensor<2>,
+    rate: f64,
+    prior_std: f64,
+) -> (Tensor<2>, Tensor<2>) {
+    let variance = prior_std * prior_std;
+    let std = g.clone().square();
+    let along_g = g.clone() * (std.clone() / variance - std.clamp_min(1e-12).recip()) * 2.0;
+    (m.clone() - m * (rate / variance), g - along_g * rate)
+}
+
+impl Method for Blob {
+    fn name(&self) -> &'static str {
+        "blob"
+    }
+
+    fn adapter(&self) -> AdapterConfig {
+        match self.lora.adapter() {
+            AdapterConfig::Lora(mut lora) => {
+                lora.posterior_std = Some(self.settings.posterior_std);
+                AdapterConfig::Lora(lora)
+            }
+            other => other,
+        }
+    }
+
+    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
+        self.lora.objective(output, batch)
+    }
+
+    fn after_step(&self, llama: Llama, step: usize, questions: usize) -> Llama {
+        let rate = self.settings.kl_learning_rate * weight(step, self.cycle(questions));
+        llama.map_lora(|mut lora| {
+            if let Some(g) = lora.lora_g.take() {
+                let plain = |t: Tensor<2>| t.detach();
+                let (m, new_g) = divergence_step(
+                    plain(lora.lora_a.val()),
+                    plain(g.val()),
+                    rate,
+                    self.settings.prior_std,
+                );
+                let renew = |param: Param<Tensor<2>>, value: Tensor<2>| {
+                    param.map(|_| value.detach().require_grad())
+                };
+                lora.lora_a = renew(lora.lora_a, m);
+                lora.lora_g = Some(renew(g, new_g));
+            }
+            lora
+        })
+    }
+
+    fn fit(&self, members: Vec<Llama>, _: &FitContext) -> Result<Box<dyn Predictor>, TrainError> {
+        if self.samples == 0 {
+            // The mean weights.
+            return Ok(Box::new(Members {
+                members,
+                flu_tokens: FluTokens::default(),
+            }));
+        }
+        Ok(Box::new(Stochastic {
+            members,
+            samples: self.samples,
+            seed: self.seed,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_weights_double_and_a_cycle_sums_to_almost_one() {
+        let sum: f64 = (1..=12).map(|step| weight(step, 12)).sum();
+        assert!((sum - 1.0).abs() < 1e-3, "{sum}");
+        assert_eq!(weight(3, 12) * 2.0, weight(4, 12));
+        assert_eq!(weight(13, 12), weight(1, 12));
+    }
+
+    #[test]
+    fn the_divergence_step_follows_the_finite_difference() {
+        let kl = |m: f64, g: f64, prior: f64| {
+            let std = g * g;
+            (prior / std).ln() + (std * std + m * m) / (2.0 * prior * prior) - 0.5
+        };
+        let device = Device::flex();
+        let one = |v: f64| Tensor::<2>::from_data([[v as f32]], &device);
+        let (m, g, prior, h) = (0.3, 0.4, 0.2, 1e-6);
+        let (new_m, new_g) = divergence_step(one(m), one(g), 1e-2, prior);
+        let slope_m = (kl(m + h, g, prior) - kl(m - h, g, prior)) / (2.0 * h);
+        let slope_g = (kl(m, g + h, prior) - kl(m, g - h, prior)) / (2.0 * h);
+        let moved = |t: Tensor<2>, from: f64| (from - t.into_scalar::<f64>()) / 1e-2;
+        assert!((moved(new_m, m) - slope_m).abs() < 1e-3, "{slope_m}");
+        assert!((moved(new_g, g) - slope_g).abs() < 1e-3, "{slope_g}");
+    }
+}

@@ -1,0 +1,89 @@
+//! MC dropout (Gal and Ghahramani 2016): LoRA's dropout stays on at inference; the mean of several passes' probabilities.
+
+use data::Batch;
+use data::loader::mix;
+use model::{AdapterConfig, DropoutSeed, Llama, LlamaOutput};
+
+use super::lora::Lora;
+use super::{FitContext, Method, Predictor, sample};
+use crate::config::RunConfig;
+use crate::error::TrainError;
+use crate::loss::Objective;
+use crate::loss::calibration::FluTokens;
+use crate::prediction::Prediction;
+
+/// `mc_dropout`
+#[derive(Debug)]
+pub struct McDropout {
+    lora: Lora,
+    samples: usize,
+    seed: u64,
+}
+
+impl McDropout {
+    /// From a run's settings.
+    pub fn new(config: &RunConfig) -> Self {
+        Self {
+            lora: Lora::new(config),
+            samples: config.method.samples,
+            seed: config.train.seed,
+        }
+    }
+}
+
+impl Method for McDropout {
+    fn name(&self) -> &'static str {
+        "mc_dropout"
+    }
+
+    fn adapter(&self) -> AdapterConfig {
+        self.lora.adapter()
+    }
+
+    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
+        self.lora.objective(output, batch)
+    }
+
+    fn fit(&self, members: Vec<Llama>, _: &FitContext) -> Result<Box<dyn Predictor>, TrainError> {
+        let dropout = match self.lora.adapter() {
+            AdapterConfig::Lora(lora) => lora.dropout,
+            _ => 0.0,
+        };
+        if dropout == 0.0 {
+            return Err(TrainError::config(
+                "adapter.dropout",
+                "mc_dropout needs a dropout above 0: all its passes would be the same",
+            ));
+        }
+        Ok(Box::new(Stochastic {
+            members,
+            samples: self.samples,
+            seed: self.seed,
+        }))
+    }
+}
+
+/// Passes with what is random in the adapter switched on; the seeds do not depend on the batch.
+pub(super) struct Stochastic {
+    pub(super) members: Vec<Llama>,
+    pub(super) samples: usize,
+    pub(super) seed: u64,
+}
+
+impl Predictor for Stochastic {
+    fn predict(&self, batch: &Batch) -> Prediction {
+        let passes = self.members.iter().flat_map(|member| {
+            (0..self.samples).map(move |s| {
+                let seed = mix(self.seed, s as u64);
+                // Off flex, dropout draws from the device's own generator.
+                batch.tokens.device().seed(seed);
+                (member, DropoutSeed::new(seed))
+            })
+        });
+        sample(passes, batch, FluTokens::default())
+    }
+
+    fn forward_passes(&self) -> usize {
+        self.members.len() * self.samples
+    }
+}

@@ -1,0 +1,266 @@
+//! Training-free Bayesianization (Shi et al. 2025): noise on a trained LoRA, isotropic in the directions of its update, as large
+//! as the training answers bear.
+//!
+//! With `B = U diag(s) V^T`, the update `B A` is written `(U diag(s)) (V^T A)`; row i of `V^T A` gets noise of standard deviation
+//! `sigma / s_i`. Sigma is the largest whose answers to training questions, taken as right, lose at most a small share of their
+//! log-likelihood. The public code returns the smallest tried value that breaks that bound; here the largest that keeps it, as the
+//! paper has it.
+
+use burn::data::dataloader::DataLoader;
+use burn::module::Param;
+use burn::prelude::*;
+use data::Batch;
+use data::loader::{EvaluationLoader, LoaderState};
+use model::projection::Lora as LoraProjection;
+use model::{AdapterConfig, Llama, LlamaOutput};
+use serde::{Deserialize, Serialize};
+
+use super::lora::Lora;
+use super::mc_dropout::Stochastic;
+use super::{FitContext, Members, Method, Predictor};
+use crate::config::RunConfig;
+use crate::error::TrainError;
+use crate::linear_algebra::{eigen, matrix, tensor};
+use crate::loss::Objective;
+use crate::loss::calibration::FluTokens;
+use crate::prediction::ScoredRow;
+
+/// `[method.tfb]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TfbSection {
+    /// Training questions on which sigma is chosen.
+    pub questions: usize,
+    /// Passes of each trial.
+    pub trial_samples: usize,
+    /// Trials, halving the interval.
+    pub trials: usize,
+    /// Largest sigma.
+    pub max_sigma: f64,
+    /// Allowed relative rise of the negative log-likelihood.
+    pub tolerance: f64,
+}
+
+impl Default for TfbSection {
+    fn default() -> Self {
+        Self {
+            questions: 100,
+            trial_samples: 5,
+            trials: 6,
+            max_sigma: 0.2,
+            tolerance: 0.003,
+        }
+    }
+}
+
+/// `tfb`
+#[derive(Debug)]
+pub struct Tfb {
+    lora: Lora,
+    settings: TfbSection,
+    samples: usize,
+    seed: u64,
+}
+
+impl Tfb {
+    /// From a run's settings.
+    pub fn new(config: &RunConfig) -> Self {
+        Self {
+            lora: Lora::new(config),
+            settings: config.method.tfb.clone(),
+            samples: config.method.samples,
+            seed: config.train.seed,
+        }
+    }
+}
+
+/// The same update as `(U diag(s)) (V^T A)` with the noise's scale for `sigma = 1`.
+struct Rotated {
+    lora: LoraProjection,
+    /// `1 / (s_i + 1e-6)`, `[1, r]`
+    scale: Tensor<2>,
+}
+
+impl Rotated {
+    fn of(mut lora: LoraProjection) -> Result<Self, TrainError> {
+        let b = lora.lora_b.val();
+        let device = b.device();
+        // B B^T = V diag(s^2) V^T in the layout `[r, d_out]`.
+        let (squares, vectors) = eigen(&matrix(b.clone().matmul(b.clone().transpose())))?;
+        let v = tensor(&vectors, &device);
+        let scale: Vec<f32> = squares
+            .iter()
+            .map(|square| (1.0 / (square.sqrt() + 1e-6)) as f32)
+            .collect();
+        let rank = scale.len();
+        lora.lora_b = Param::from_tensor(v.clone().transpose().matmul(b));
+        lora.lora_a = Param::from_tensor(lora.lora_a.val().matmul(v));
+        Ok(Self {
+            lora,
+            scale: Tensor::from_data(TensorData::new(scale, [1, rank]), &device),
+        })
+    }
+
+    /// G is the root of the standard deviation.
+    fn with_sigma(&self, sigma: f64) -> LoraProjection {
+        let shape = self.lora.lora_a.val().dims();
+        let g = (self.scale.clone() * sigma).sqrt().expand(shape);
+        let mut lora = self.lora.clone().without_dropout();
+        lora.lora_g = Some(Param::from_tensor(g));
+        lora
+    }
+}
+
+/// A model whose updates are rotated once, and can then be given any sigma.
+pub(crate) struct Bayesianized {
+    llama: Llama,
+    rotated: Vec<Rotated>,
+}
+
+impl Bayesianized {
+    /// # Errors
+    /// An adapter that holds values that are no numbers.
+    pub(crate) fn of(llama: Llama) -> Result<Self, TrainError> {
+        let mut rotated = Vec::new();
+        let mut failed = None;
+        let llama = llama.map_lora(|lora| {
+            match Rotated::of(lora.clone()) {
+                Ok(found) => rotated.push(found),
+                Err(error) => failed = Some(error),
+            }
+            lora
+        });
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(Self { llama, rotated }),
+        }
+    }
+
+    pub(crate) fn with_sigma(&self, sigma: f64) -> Llama {
+        let mut place = self.rotated.iter();
+        self.llama.clone().map_lora(|lora| {
+            place
+                .next()
+                .map_or(lora, |rotated| rotated.with_sigma(sigma))
+        })
+    }
+}
+
+/// Mean of `-log p(answer)`, where the answers are given by another set of rows.
+fn pseudo_likelihood(rows: &[ScoredRow], answers: &[usize]) -> f64 {
+    let sum: f64 = rows
+        .iter()
+        .zip(answers)
+        .map(|(row, answer)| -row.probabilities[*answer].max(1e-12).ln())
+        .sum();
+    sum / rows.len() as f64
+}
+
+/// The largest of `trials` halvings of `[0, max]` that `bears`, whose bound is monotone; 0 if none does.
+pub(crate) fn largest<E>(
+    max: f64,
+    trials: usize,
+    mut bears: impl FnMut(f64) -> Result<bool, E>,
+) -> Result<f64, E> {
+    if bears(max)? {
+        return Ok(max);
+    }
+    let (mut low, mut high) = (0.0, max);
+    for _ in 1..trials {
+        let middle = (low + high) / 2.0;
+        match bears(middle)? {
+            true => low = middle,
+            false => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+impl Method for Tfb {
+    fn name(&self) -> &'static str {
+        "tfb"
+    }
+
+    fn adapter(&self) -> AdapterConfig {
+        self.lora.adapter()
+    }
+
+    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
+        self.lora.objective(output, batch)
+    }
+
+    fn fit_questions(&self) -> usize {
+        self.settings.questions
+    }
+
+    fn fit(
+        &self,
+        members: Vec<Llama>,
+        context: &FitContext,
+    ) -> Result<Box<dyn Predictor>, TrainError> {
+        let fitted: Vec<Llama> = members
+            .into_iter()
+            .map(|member| self.bayesianize(member, context))
+            .collect::<Result<_, _>>()?;
+        Ok(Box::new(Stochastic {
+            members: fitted,
+            samples: self.samples,
+            seed: self.seed,
+        }))
+    }
+}
+
+impl Tfb {
+    fn bayesianize(&self, llama: Llama, context: &FitContext) -> Result<Llama, TrainError> {
+        let settings = &self.settings;
+        let total = context.questions.len() * (1 + settings.trials * settings.trial_samples);
+        let done = std::cell::Cell::new(0);
+        let score = |predictor: &dyn Predictor| -> Result<Vec<ScoredRow>, TrainError> {
+            let loader = EvaluationLoader::new(
+                context.questions,
+                context.batch_tokens,
+                LoaderState::default().into(),
+                context.device,
+            );
+            let mut rows = Vec::new();
+            for batch in loader.iter() {
+                let batch = batch.map_err(|e| TrainError::Training(e.to_string()))?;
+                rows.extend(predictor.predict(&batch).rows(&batch)?);
+                done.set(done.get() + batch.len() * predictor.forward_passes());
+                context.report(done.get(), total)?;
+            }
+            Ok(rows)
+        };
+        let plain = score(&Members {
+            members: vec![llama.clone()],
+            flu_tokens: FluTokens::default(),
+        })?;
+        let answers: Vec<usize> = plain.iter().map(ScoredRow::prediction).collect();
+        let bound = pseudo_likelihood(&plain, &answers) * (1.0 + settings.tolerance);
+        let bayesianized = Bayesianized::of(llama)?;
+        let sigma = largest(settings.max_sigma, settings.trials, |sigma| {
+            let rows = score(&Stochastic {
+                members: vec![bayesianized.with_sigma(sigma)],
+                samples: settings.trial_samples,
+                seed: context.seed,
+            })?;
+            Ok::<_, TrainError>(pseudo_likelihood(&rows, &answers) <= bound)
+        })?;
+        tracing::info!("tfb: sigma = {sigma}");
+        Ok(bayesianized.with_sigma(sigma))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_bearable_value_keeps_the_bound() {
+        let find = |limit: f64| largest(1.0, 6, |sigma| Ok::<_, ()>(sigma <= limit)).unwrap();
+        assert_eq!(find(2.0), 1.0);
+        assert_eq!(find(-1.0), 0.0);
+        let found = find(0.3);
+        assert!(found <= 0.3 && found > 0.3 - 1.0 / 32.0, "{found}");
+    }
+}

@@ -1,0 +1,320 @@
+//! What a run needs before its first step: model, questions, and where they came from.
+
+use std::sync::Arc;
+
+use burn::prelude::*;
+use burn::tensor::{DType, FloatDType};
+use data::dataset::Dataset;
+use data::loader::mix;
+use data::prompt::{Rendering, perturbations};
+use data::source::{Finder, Located, SourceKind, models};
+use data::split::{SplitOptions, Splits, split, test_only};
+use data::{DataError, EncodedQuestion, MultipleChoice, Tokenizer};
+use model::load::tiny::RandomWeights;
+use model::load::{ModelFiles, Weights};
+use model::{Llama, ModelConfig};
+
+use crate::config::{RunConfig, WeightType};
+use crate::error::TrainError;
+use crate::estimate::{RunEstimate, estimate};
+use crate::method;
+use crate::method::lora::CrossEntropy;
+use crate::run_directory::{Provenance, RunDirectory};
+
+/// Seed of the tiny model's random weights: it stands for pretrained weights, so it does not follow the run's seed.
+const TINY_SEED: u64 = 20_241_009;
+
+/// Everything a run needs before its first step, but for the weights.
+pub struct Prepared {
+    /// The decoder's shape.
+    pub model: ModelConfig,
+    weights: Box<dyn Weights>,
+    pub(crate) model_files: Vec<Located>,
+    /// The questions as text.
+    pub splits: Splits,
+    /// The training questions.
+    pub train: Arc<Vec<EncodedQuestion>>,
+    /// The held-out questions.
+    pub held_out: Vec<EncodedQuestion>,
+    /// The test questions.
+    pub test: Vec<EncodedQuestion>,
+    tokenizer: Tokenizer,
+    rendering: Rendering,
+    /// Tokens of the longest prompt.
+    room: usize,
+}
+
+/// Other wordings of a set of questions, one for each, with their likeness to the original.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// In the order of the originals.
+    pub questions: Vec<EncodedQuestion>,
+    /// Each wording's weight in the answer.
+    pub weights: Vec<f64>,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared")
+            .field("model", &self.model)
+            .field("split", &self.splits.account)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Finds model and data, divides and encodes the questions.
+///
+/// # Errors
+/// Files that are nowhere or damaged, labels that are not one token, empty splits.
+pub fn prepare(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainError> {
+    prepare_with(config, finder, split)
+}
+
+/// The same with the test questions alone.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_test(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainError> {
+    prepare_with(config, finder, test_only)
+}
+
+type Divide = fn(&dyn Dataset, &Finder, &SplitOptions) -> Result<Splits, DataError>;
+
+fn prepare_with(
+    config: &RunConfig,
+    finder: &Finder,
+    divide: Divide,
+) -> Result<Prepared, TrainError> {
+    let ((model, weights), tokenizer, model_files) = open_model(config, finder)?;
+    let dataset = config.data.dataset()?;
+    let splits = divide(
+        &*dataset,
+        finder,
+        &SplitOptions {
+            held_out_fraction: config.data.held_out_fraction,
+            seed: config.data.split_seed,
+            train_limit: config.data.train_limit,
+            held_out_limit: config.data.held_out_limit,
+            test_limit: config.data.test_limit,
+        },
+    )?;
+    // A loss over the sequence appends the answer's token.
+    let appended = usize::from(config.objective.cross_entropy == CrossEntropy::Sequence);
+    let positions = model.max_position_embeddings.saturating_sub(appended);
+    let room = config.data.max_tokens.min(positions);
+    let rendering = config.data.rendering(dataset.labels());
+    let encode =
+        |questions: &[MultipleChoice]| tokenizer.encode_questions(questions, &rendering, room);
+    let (train, held_out, test) = (
+        encode(&splits.train)?,
+        encode(&splits.held_out)?,
+        encode(&splits.test)?,
+    );
+    for question in train.iter().chain(&held_out).chain(&test) {
+        if let Some(id) = question.ids().find(|id| *id as usize >= model.vocab_size) {
+            return Err(TrainError::config(
+                "tokenizer",
+                format!(
+                    "row {}: token {id} is past the model's vocabulary of {}: the tokenizer belongs to another model",
+                    question.id, model.vocab_size
+                ),
+            ));
+        }
+    }
+    Ok(Prepared {
+        train: Arc::new(train),
+        held_out,
+        test,
+        splits,
+        model,
+        weights,
+        model_files,
+        tokenizer,
+        rendering,
+        room,
+    })
+}
+
+type OpenedModel = ((ModelConfig, Box<dyn Weights>), Tokenizer, Vec<Located>);
+
+fn open_model(config: &RunConfig, finder: &Finder) -> Result<OpenedModel, TrainError> {
+    if config.model.name == "tiny" {
+        let tokenizer = Tokenizer::tiny();
+        let shape = model::load::tiny::config(tokenizer.vocabulary());
+        let weights = RandomWeights::new(shape.clone(), TINY_SEED);
+        let files = vec![Located {
+            path: "tiny".into(),
+            source: SourceKind::Bundled,
+            origin: "random weights, made up for tests".into(),
+            sha256: String::new(),
+        }];
+        return Ok(((shape, Box::new(weights)), tokenizer, files));
+    }
+    let located = models::find(&config.model.name, &config.model.revision, finder)?;
+    let ModelFiles {
+        config: shape,
+        weights,
+        tokenizer,
+    } = model::load::open(&located.path)?;
+    Ok(((shape, weights), Tokenizer::new(tokenizer), located.files))
+}
+
+impl Prepared {
+    /// Loads the frozen weights onto a device.
+    ///
+    /// # Errors
+    /// A missing or misshapen weight.
+    pub fn load(&mut self, config: &RunConfig, device: &Device) -> Result<Llama, TrainError> {
+        self.load_for(config, 0, device)
+    }
+
+    /// Positions of the longest question, in any wording.
+    pub fn positions(&self) -> usize {
+        let questions = [&*self.train, &self.held_out, &self.test];
+        let longest = questions.into_iter().flatten().map(|q| q.positions() + 1);
+        // Other wordings are a few words longer.
+        longest.max().unwrap_or(1) + 64
+    }
+
+    /// Loads the frozen weights for questions of other sets too, the longest of so many positions.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_for(
+        &mut self,
+        config: &RunConfig,
+        positions: usize,
+        device: &Device,
+    ) -> Result<Llama, TrainError> {
+        let longest = self.positions().max(positions);
+        let dtype = match config.model.dtype {
+            WeightType::F32 => FloatDType::F32,
+            WeightType::Bf16 => FloatDType::BF16,
+        };
+        if !device.supports_dtype(DType::from(dtype)) {
+            return Err(TrainError::config(
+                "model.dtype",
+                "the device cannot compute in bf16: use f32",
+            ));
+        }
+        Ok(Llama::load(
+            &self.model,
+            &mut *self.weights,
+            longest,
+            dtype,
+            device,
+        )?)
+    }
+
+    /// Other wordings of questions, `count` views of all of them; each question's follow from its name and the seed.
+    ///
+    /// # Errors
+    /// A wording that cannot be encoded.
+    pub fn views(
+        &self,
+        questions: &[MultipleChoice],
+        count: usize,
+        seed: u64,
+    ) -> Result<Vec<View>, TrainError> {
+        let worded: Vec<_> = questions
+            .iter()
+            .map(|question| {
+                let own = question
+                    .id
+                    .bytes()
+                    .fold(seed, |hash, b| mix(hash, u64::from(b)));
+                perturbations(&self.rendering.render(question), count, own)
+            })
+            .collect();
+        (0..count)
+            .map(|view| {
+                let prompts = worded.iter().map(|w| &w[view].0);
+                let encoded = self.tokenizer.encode_prompts(
+                    questions.iter().zip(prompts),
+                    &self.rendering,
+                    self.room,
+                )?;
+                Ok(View {
+                    questions: encoded,
+                    weights: worded.iter().map(|w| w[view].1).collect(),
+                })
+            })
+            .collect()
+    }
+
+    /// Where each file of the model and the data came from.
+    pub fn origins(&self) -> Vec<&Located> {
+        self.model_files
+            .iter()
+            .chain(&self.splits.account.files)
+            .collect()
+    }
+
+    /// Refuses a run that was trained on another base model: its adapter would not fit.
+    ///
+    /// # Errors
+    /// Digests that differ from the run's `data.json`.
+    pub fn same_model(&self, run: &RunDirectory) -> Result<Provenance, TrainError> {
+        let known: Provenance = run.read_json("data.json")?;
+        same("model", run, &known.model, &self.model_files)?;
+        Ok(known)
+    }
+
+    /// Refuses to go on with a run on other files than it began with.
+    ///
+    /// # Errors
+    /// Digests that differ from the run's `data.json`.
+    pub(crate) fn same_files(&self, run: &RunDirectory) -> Result<(), TrainError> {
+        // Stopped before it was written: nothing was trained yet.
+        let Ok(known) = run.read_json::<Provenance>("data.json") else {
+            return Ok(());
+        };
+        self.same_model(run)?;
+        same("data", run, &known.split.files, &self.splits.account.files)
+    }
+
+    /// The size of the run.
+    ///
+    /// # Errors
+    /// An unknown method.
+    pub fn estimate(&self, config: &RunConfig, cores: usize) -> Result<RunEstimate, TrainError> {
+        let adapter = method::build(config)?.adapter();
+        Ok(estimate(
+            &self.model,
+            &adapter,
+            adapter.parameters(&self.model),
+            &config.train.schedule(),
+            &self.train,
+            &[&self.held_out, &self.test],
+            match config.model.dtype {
+                WeightType::F32 => 4,
+                WeightType::Bf16 => 2,
+            },
+            cores,
+        ))
+    }
+}
+
+fn same(
+    what: &str,
+    run: &RunDirectory,
+    known: &[Located],
+    found: &[Located],
+) -> Result<(), TrainError> {
+    let digests = |files: &[Located]| files.iter().map(|f| f.sha256.clone()).collect::<Vec<_>>();
+    if digests(known) == digests(found) {
+        return Ok(());
+    }
+    let origins = |files: &[Located]| {
+        let names: Vec<&str> = files.iter().map(|f| f.origin.as_str()).collect();
+        names.join(", ")
+    };
+    Err(TrainError::file(
+        run.root(),
+        format!(
+            "the run's {what} came from {}, but now {} would serve: give the same --data-dir or --model, or start another run",
+            origins(known),
+            origins(found)
+        ),
+    ))
+}

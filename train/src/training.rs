@@ -1,0 +1,295 @@
+//! One training through Burn's Learner, resumable at any optimizer step.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use burn::lr_scheduler::LrSchedulerConfig;
+use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
+use burn::lr_scheduler::linear::LinearLrSchedulerConfig;
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::lr_scheduler::sequential::SequentialLrSchedulerConfig;
+use burn::optim::AdamWConfig;
+use burn::prelude::*;
+use burn::store::ModuleRecord;
+use burn::train::checkpoint::KeepLastNCheckpoints;
+use burn::train::logger::InMemoryMetricLogger;
+use burn::train::{ExecutionStrategy, Learner, SupervisedTraining};
+use data::batch::BatchOptions;
+use data::loader::{EvaluationLoader, TrainLoader, chunk_ends};
+use data::{EncodedQuestion, QuestionBatcher};
+use model::{AdapterConfig, Llama};
+
+use crate::checkpoint::{self, CloseChunk};
+use crate::config::{RateSchedule, RunConfig, TrainSection};
+use crate::dashboard::renderer::Renderer;
+use crate::error::TrainError;
+use crate::fine_tune::Setup;
+use crate::method;
+use crate::method::lora::CrossEntropy;
+use crate::metric::live::{LossTerm, Tap, WholeSet};
+use crate::run_directory::RunDirectory;
+use crate::step::Trainee;
+
+/// What is trained on, and watched meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainingQuestions<'a> {
+    /// What the adapter learns from.
+    pub train: &'a Arc<Vec<EncodedQuestion>>,
+    /// Scored after each chunk.
+    pub held_out: &'a [EncodedQuestion],
+}
+
+/// The adapters of a training: the last one, and before it those kept along the way, oldest first.
+#[derive(Debug)]
+pub struct Trained {
+    /// The last adapter's model.
+    pub last: Llama,
+    /// The kept adapters' models; the last of them is `last`.
+    pub snapshots: Vec<Llama>,
+}
+
+/// Trains `config`'s method on `base` in `run`, from the newest checkpoint if there is one; a training that has finished is only
+/// loaded. `None` if a stop was asked for.
+///
+/// # Errors
+/// Anything that [`TrainError`] names. What was written before stays.
+pub fn train(
+    config: &RunConfig,
+    setup: &Setup,
+    run: &RunDirectory,
+    questions: TrainingQuestions,
+    base: &Llama,
+) -> Result<Option<Trained>, TrainError> {
+    if run.adapter().is_file() {
+        return load(config, run, base, questions.train.len()).map(Some);
+    }
+    match learn(config, setup, run, questions, base)? {
+        Some(llama) => {
+            save(run, llama)?;
+            load(config, run, base, questions.train.len()).map(Some)
+        }
+        None => Ok(None),
+    }
+}
+
+/// The adapters of a finished training.
+///
+/// # Errors
+/// An adapter that is missing or does not fit the settings.
+pub fn load(
+    config: &RunConfig,
+    run: &RunDirectory,
+    base: &Llama,
+    questions: usize,
+) -> Result<Trained, TrainError> {
+    let adapter = method::build(config)?.adapter();
+    let fresh = base.attach(&adapter, config.train.seed)?;
+    if adapter == AdapterConfig::None {
+        return Ok(Trained {
+            last: fresh,
+            snapshots: Vec::new(),
+        });
+    }
+    let with = |path: &std::path::Path| {
+        if !path.is_file() {
+            let reason = "is missing: the run has not finished; continue it with --resume";
+            return Err(TrainError::file(path, reason));
+        }
+        let record = ModuleRecord::load(path).map_err(|e| TrainError::file(path, e))?;
+        fresh
+            .clone()
+            .try_load_record(record)
+            .map_err(|e| TrainError::file(path, e))
+    };
+    let last = with(&run.adapter())?;
+    let steps = config.train.schedule().snapshot_steps(questions);
+    let mut snapshots = Vec::new();
+    for step in steps.iter().rev().skip(1).rev() {
+        snapshots.push(with(&checkpoint::snapshot(run.root(), *step))?);
+    }
+    if !steps.is_empty() {
+        snapshots.push(last.clone());
+    }
+    Ok(Trained { last, snapshots })
+}
+
+fn save(run: &RunDirectory, llama: Llama) -> Result<(), TrainError> {
+    let path = run.adapter();
+    let parent = path.parent().unwrap_or(run.root());
+    std::fs::create_dir_all(parent).map_err(|e| TrainError::file(parent, e))?;
+    // Whole or not at all: a file of this name means that the training has finished.
+    let part = path.with_file_name("unfinished.bpk");
+    llama
+        .into_record()
+        .save(&part)
+        .map_err(|e| TrainError::file(&part, e))?;
+    std::fs::rename(&part, &path).map_err(|e| TrainError::file(&path, e))
+}
+
+/// The model after all steps, from the newest checkpoint on; `None` if a stop was asked for.
+fn learn(
+    config: &RunConfig,
+    setup: &Setup,
+    run: &RunDirectory,
+    questions: TrainingQuestions,
+    base: &Llama,
+) -> Result<Option<Llama>, TrainError> {
+    let method = method::build(config)?;
+    let tuned = base.attach(&method.adapter(), config.train.seed)?;
+    let device = setup.device.clone().autodiff();
+    let schedule = config.train.schedule();
+    let rows = questions.train.len();
+    let total = schedule.total_steps(rows);
+    let from = checkpoint::latest(run.root());
+    let done = from.map_or(0, |c| c.steps);
+    if done == 0 && !run.metrics()?.is_empty() {
+        setup
+            .telemetry
+            .say("No checkpoint to go on from: training begins again at step 0.");
+    }
+    setup.state.steps_done.store(done, Ordering::SeqCst);
+    let monitor = &questions.held_out[..questions.held_out.len().min(config.data.monitor_limit)];
+    let log = run.metrics_log(done)?;
+    let before = run.metrics()?.last().map_or(0.0, |line| line.seconds);
+    setup.telemetry.start(log, before, monitor.len());
+    {
+        let mut state = setup.telemetry.state();
+        state.begin_training(done, total, schedule.steps_per_epoch(rows));
+    }
+    let trainee = Trainee::new(tuned, method, config.train.gradient_clip, rows);
+    let chunks = chunk_ends(&schedule, rows, done).len();
+    if chunks == 0 {
+        let from = from.ok_or_else(|| TrainError::Training("no step to train".into()))?;
+        let record = checkpoint::model_record(run.root(), from)?;
+        return Ok(Some(trainee.load_record(record).valid().llama));
+    }
+    let batcher = QuestionBatcher {
+        options: BatchOptions {
+            sequence_targets: config.objective.cross_entropy == CrossEntropy::Sequence,
+            pad_left: false,
+        },
+    };
+    let snapshots = schedule.snapshot_steps(rows);
+    let loader = TrainLoader::new(
+        questions.train.clone(),
+        batcher,
+        schedule,
+        setup.state.clone(),
+        &device,
+    );
+    let valid = EvaluationLoader::with_batcher(
+        monitor,
+        config.evaluation.batch_tokens,
+        batcher,
+        setup.state.clone(),
+        &setup.device,
+    );
+    let optimizer = AdamWConfig::new()
+        .with_beta_1(0.9)
+        .with_beta_2(0.999)
+        .with_epsilon(1e-8)
+        .with_weight_decay(config.train.weight_decay as f32);
+    let learner = Learner::new(
+        trainee.train(),
+        optimizer.init(),
+        learning_rate(&config.train, total)?,
+    );
+    let first_chunk = from.map_or(0, |c| c.chunk);
+    let mut training = SupervisedTraining::new(run.root(), Arc::new(loader), Arc::new(valid))
+        .num_epochs(first_chunk + chunks)
+        // The loader says where an optimizer step ends; see `data::loader`.
+        .grads_accumulation(usize::MAX)
+        .with_training_strategy(ExecutionStrategy::single(device).into())
+        .with_application_logger(None)
+        .with_metric_logger(InMemoryMetricLogger::default())
+        .with_default_checkpointers()
+        .with_checkpointing_strategy(KeepLastNCheckpoints::new(2))
+        .early_stopping(CloseChunk {
+            run: run.root().to_path_buf(),
+            state: setup.state.clone(),
+            telemetry: setup.telemetry.clone(),
+            snapshots,
+        })
+        .renderer(Box::new(Renderer::new(setup.telemetry.clone())));
+    training = register_metrics(training, setup);
+    if let Some(from) = from {
+        training = training.checkpoint(from.chunk);
+    }
+    let result = training.launch(learner);
+    if let Some(error) = result.error {
+        return Err(TrainError::Training(error.to_string()));
+    }
+    if let Some(reason) = setup.telemetry.failure() {
+        return Err(TrainError::Training(reason));
+    }
+    let steps = setup.state.steps_done.load(Ordering::SeqCst);
+    match steps < total {
+        true => Ok(None),
+        false => Ok(Some(result.model.llama)),
+    }
+}
+
+fn register_metrics(
+    training: SupervisedTraining<Trainee>,
+    setup: &Setup,
+) -> SupervisedTraining<Trainee> {
+    let (on_train, on_held_out) = (setup.telemetry.clone(), setup.telemetry.clone());
+    let stop = setup.state.clone();
+    training
+        .metric_train(Tap::new(Arc::new(move |facts| {
+            on_train.on_train(facts);
+            if on_train.failure().is_some() {
+                stop.stop.store(true, Ordering::SeqCst);
+            }
+            if !facts.loss().is_finite() {
+                on_train.fail(format!(
+                    "the loss is no number at step {}: lower train.learning_rate or set train.gradient_clip",
+                    facts.step
+                ));
+                stop.stop.store(true, Ordering::SeqCst);
+            }
+        })))
+        .metric_valid(Tap::new(Arc::new(move |facts| {
+            on_held_out.on_held_out(facts)
+        })))
+        .metric_train_numeric(LossTerm::total())
+        .metric_train_numeric(LossTerm::of("cross_entropy"))
+        .metric_train_numeric(LossTerm::of("load_balancing_loss"))
+        .metric_train_numeric(LossTerm::of("calibration_loss"))
+        .metric_train_numeric(WholeSet::accuracy())
+        .metric_train_numeric(WholeSet::ece())
+        .metric_train_numeric(WholeSet::flu())
+        .metric_valid_numeric(LossTerm::total())
+        .metric_valid_numeric(WholeSet::accuracy())
+        .metric_valid_numeric(WholeSet::ece())
+        .metric_valid_numeric(WholeSet::flu())
+}
+
+/// The learning rate by optimizer step: a linear warm-up, then constant, linear or cosine.
+fn learning_rate(train: &TrainSection, total: usize) -> Result<ModuleLrScheduler, TrainError> {
+    let peak = train.learning_rate;
+    let warmup = train.warmup_steps.min(total.saturating_sub(1));
+    let rest = total - warmup;
+    let body: LrSchedulerConfig = match train.schedule {
+        RateSchedule::Constant => {
+            LrSchedulerConfig::Linear(LinearLrSchedulerConfig::new(peak, peak, rest))
+        }
+        RateSchedule::Linear => {
+            LrSchedulerConfig::Linear(LinearLrSchedulerConfig::new(peak, 0.0, rest))
+        }
+        RateSchedule::Cosine => {
+            LrSchedulerConfig::Cosine(CosineAnnealingLrSchedulerConfig::new(peak, rest))
+        }
+    };
+    let (schedulers, milestones) = match warmup {
+        0 => (vec![body], vec![]),
+        _ => {
+            let first = peak / (warmup + 1) as f64;
+            let rise = LinearLrSchedulerConfig::new(first, peak, warmup);
+            (vec![LrSchedulerConfig::Linear(rise), body], vec![warmup])
+        }
+    };
+    SequentialLrSchedulerConfig::new(schedulers, milestones)
+        .init()
+        .map_err(|reason| TrainError::config("train.learning_rate", reason))
+}
