@@ -130,8 +130,7 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
 
 /// The same settings on another dataset's test questions.
 fn on(config: &RunConfig, dataset: &str, limit: Option<usize>) -> RunConfig {
-    let mut config = config.clone();
-    config.data.dataset = dataset.into();
+    let mut config = config.on(dataset);
     config.data.test_limit = limit;
     config
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod evaluate;
+mod reproduce;
 mod run;
 mod train;
 
@@ -20,8 +21,10 @@ struct Cli {
 enum Verb {
     /// Fine-tune on a dataset, score it, write a report.
     Train(train::TrainArgs),
-    /// Score a finished run on other datasets.
+    /// Score a finished run on other datasets, or ask it by another method.
     Evaluate(evaluate::EvaluateArgs),
+    /// A table of the paper: train and score what it compares, once each.
+    Reproduce(reproduce::ReproduceArgs),
 }
 
 /// `uq4ct train` alone.
@@ -42,6 +45,7 @@ pub fn main() -> ExitCode {
     finish(match cli.verb {
         Verb::Train(args) => train::run(args),
         Verb::Evaluate(args) => evaluate::run(args),
+        Verb::Reproduce(args) => reproduce::run(args),
     })
 }
 

@@ -1,10 +1,16 @@
 //! What several verbs share: places, devices, logging, the command line for the record.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
+use data::loader::LoaderState;
 use data::source::Finder;
+use train::dashboard::plain::Plain;
+use train::dashboard::state::DashboardState;
+use train::dashboard::terminal::{self, Terminal};
 use train::run_directory::Environment;
 
 use crate::backend::{self, NamedDevice};
@@ -51,6 +57,69 @@ pub(super) fn logging() {
         .try_init();
 }
 
+/// Exit code of work that was stopped and can go on.
+pub(super) const STOPPED: u8 = 130;
+
+/// Ctrl-C as a wish to stop.
+pub(super) struct StopSignal {
+    /// Carries the wish.
+    pub(super) state: Arc<LoaderState>,
+    begun: Arc<AtomicBool>,
+}
+
+impl StopSignal {
+    /// Catches the signal from here on; until [`Self::begin`] it ends the program at once.
+    pub(super) fn catch() -> Result<Self> {
+        let signal = Self {
+            state: Arc::default(),
+            begun: Arc::default(),
+        };
+        let (state, begun) = (signal.state.clone(), signal.begun.clone());
+        ctrlc::set_handler(move || {
+            // Before the work there is nothing to save; a second signal leaves at once, and the newest checkpoint stays.
+            let first = !state.stop.swap(true, Ordering::SeqCst);
+            if first && begun.load(Ordering::SeqCst) {
+                return;
+            }
+            if begun.load(Ordering::SeqCst) {
+                terminal::restore();
+            }
+            std::process::exit(i32::from(STOPPED));
+        })
+        .context("Ctrl-C cannot be caught")?;
+        Ok(signal)
+    }
+
+    /// The work begins.
+    pub(super) fn begin(&self) {
+        self.begun.store(true, Ordering::SeqCst);
+    }
+}
+
+/// What shows the run; dropping it ends the showing.
+pub(super) enum Display {
+    Dashboard { _terminal: Terminal },
+    Lines { _plain: Plain },
+}
+
+/// Dashboard on a terminal, lines elsewhere.
+pub(super) fn display(
+    plain: bool,
+    state: Arc<Mutex<DashboardState>>,
+    stop: Arc<LoaderState>,
+) -> Result<Display> {
+    if terminal::available() && !plain {
+        let terminal =
+            Terminal::start(state, stop).context("the dashboard cannot start; use --plain")?;
+        return Ok(Display::Dashboard {
+            _terminal: terminal,
+        });
+    }
+    Ok(Display::Lines {
+        _plain: Plain::start(state, 5),
+    })
+}
+
 /// Processor threads that computation may use.
 pub(super) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
@@ -82,14 +151,18 @@ fn command() -> String {
             "--resume" | "--resume=latest" | "--overwrite"
         )
     });
-    let quoted = words.map(|word| match word.contains([' ', '\'', '"', '$', '*']) {
-        true => format!("'{}'", word.replace('\'', r"'\''")),
-        false => word,
-    });
     std::iter::once(format!("cargo run --release --bin {program} --"))
-        .chain(quoted)
+        .chain(words.map(|word| quoted(&word)))
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// A word as a shell takes it.
+pub(super) fn quoted(word: &str) -> String {
+    match word.contains([' ', '\'', '"', '$', '*', ';', '&']) {
+        true => format!("'{}'", word.replace('\'', r"'\''")),
+        false => word.to_owned(),
+    }
 }
 
 /// Writes a line to standard output; a reader that has left (`| head`) is no error.

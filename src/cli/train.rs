@@ -2,16 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use data::loader::LoaderState;
 use train::config::ConfigLayers;
-use train::dashboard::plain::Plain;
 use train::dashboard::state::{DashboardState, clock, peak_memory};
-use train::dashboard::terminal::{self, Terminal};
 use train::fine_tune::{Outcome, Setup, fine_tune};
 use train::prepare::{Prepared, prepare};
 use train::report::Scored;
@@ -19,14 +15,11 @@ use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
 use train::{RunConfig, method};
 
-use super::run::{PlaceArgs, environment, logging, print, threads};
+use super::run::{PlaceArgs, STOPPED, StopSignal, display, environment, logging, print, threads};
 use crate::backend::NamedDevice;
 
 /// Settings of a short run, for a processor: about 15 minutes on 2 cores. `--full` leaves them out.
 const SHORT: &str = include_str!("../../configs/short.toml");
-
-/// Exit code of a run that was stopped and can go on.
-const STOPPED: u8 = 130;
 
 /// Flags of `train`.
 #[derive(Debug, Args)]
@@ -108,22 +101,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
                 .map_or("all".into(), |n| n.to_string()),
         );
     }
-    let stop = Arc::new(LoaderState::default());
-    let on_signal = stop.clone();
-    let training = Arc::new(AtomicBool::new(false));
-    let begun = training.clone();
-    ctrlc::set_handler(move || {
-        // Before training there is nothing to save; a second signal leaves at once, and the newest checkpoint stays.
-        let first = !on_signal.stop.swap(true, Ordering::SeqCst);
-        if first && begun.load(Ordering::SeqCst) {
-            return;
-        }
-        if begun.load(Ordering::SeqCst) {
-            terminal::restore();
-        }
-        std::process::exit(i32::from(STOPPED));
-    })
-    .context("Ctrl-C cannot be caught")?;
+    let signal = StopSignal::catch()?;
     let title = format!(
         "{} · {} · {}",
         config.data.dataset,
@@ -139,7 +117,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         resume: args.resume.is_some(),
         environment: environment(&device),
         telemetry: telemetry.clone(),
-        state: stop.clone(),
+        state: signal.state.clone(),
     };
     // Downloads show their own progress, so they come before the dashboard takes the screen over.
     let prepared = prepare(&config, &setup.finder)?;
@@ -150,36 +128,12 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     if args.overwrite {
         RunDirectory::clear(&root)?;
     }
-    training.store(true, Ordering::SeqCst);
+    signal.begin();
     let outcome = {
-        let _display = display(&args, state, stop)?;
+        let _display = display(args.plain, state, signal.state.clone())?;
         fine_tune(&config, &setup, prepared)
     };
     conclude(outcome?, &setup)
-}
-
-/// What shows the run; dropping it ends the showing.
-enum Display {
-    Dashboard { _terminal: Terminal },
-    Lines { _plain: Plain },
-}
-
-/// Dashboard on a terminal, lines elsewhere.
-fn display(
-    args: &TrainArgs,
-    state: Arc<Mutex<DashboardState>>,
-    stop: Arc<LoaderState>,
-) -> Result<Display> {
-    if terminal::available() && !args.plain {
-        let terminal =
-            Terminal::start(state, stop).context("the dashboard cannot start; use --plain")?;
-        return Ok(Display::Dashboard {
-            _terminal: terminal,
-        });
-    }
-    Ok(Display::Lines {
-        _plain: Plain::start(state, 5),
-    })
 }
 
 /// The settings in their layers, and whether they were shortened for a processor.

@@ -656,6 +656,13 @@ impl RunConfig {
         layers.resolve()
     }
 
+    /// The same settings on another dataset.
+    pub fn on(&self, dataset: &str) -> Self {
+        let mut other = self.clone();
+        other.data.dataset = dataset.into();
+        other
+    }
+
     /// The settings as TOML.
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).expect("settings are tables of plain values")

@@ -18,6 +18,10 @@ pub struct RunEstimate {
     pub memory: f64,
     /// Seconds of training and evaluation on the CPU.
     pub seconds: f64,
+    /// Seconds of training alone.
+    pub training_seconds: f64,
+    /// Seconds of one forward pass over a token.
+    pub seconds_per_token: f64,
 }
 
 /// Multiplications and additions of one token's forward pass: 2 for each weight of the decoder that it meets.
@@ -92,5 +96,7 @@ pub fn estimate(
             + activations
             + logits,
         seconds: (training + evaluation) / (FLOPS_PER_CORE * cores as f64),
+        training_seconds: training / (FLOPS_PER_CORE * cores as f64),
+        seconds_per_token: (base + low_rank) / (FLOPS_PER_CORE * cores as f64),
     }
 }

@@ -16,6 +16,7 @@ use crate::error::TrainError;
 use crate::evaluation::{Evaluated, evaluate};
 use crate::method::{self, FitContext, Method, Predictor};
 use crate::metric::{Bootstrap, Metrics};
+use crate::posthoc::Calibrated;
 use crate::prediction::ScoredRow;
 use crate::prepare::{Prepared, View};
 use crate::report::{self, Scored};
@@ -196,7 +197,7 @@ pub fn fit(
 }
 
 /// Writes what the run is made of, before its first step.
-fn record(
+pub(crate) fn record(
     run: &RunDirectory,
     setup: &Setup,
     prepared: &Prepared,
@@ -271,6 +272,12 @@ fn score(
     };
     let figures = |rows: &[ScoredRow]| Metrics::of(rows, config.evaluation.bins, bootstrap);
     let scored = Scored {
+        calibrated: Calibrated::of(
+            &held_out.rows,
+            &test.rows,
+            config.evaluation.bins,
+            bootstrap,
+        ),
         base: figures(&base_test.rows),
         tuned: figures(&test.rows),
         base_held_out: figures(&base_held_out.rows),

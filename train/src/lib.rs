@@ -11,12 +11,14 @@
 //! | [`loss`] | cross-entropy, load balancing, calibration |
 //! | [`step`] | burn's `TrainStep` and `InferenceStep` around a method's objective |
 //! | [`prediction`] | what a method says about a batch, and the scored rows of a whole set |
+//! | [`posthoc`] | temperature, conformal sets, confidence from softmax and FLU: fitted on held-out predictions |
 //! | [`metric`] | pure functions over the whole set; `live` wraps them as burn metrics |
 //! | [`checkpoint`] | resume at an optimizer step |
 //! | [`run_directory`] | what a run leaves on disk |
 //! | [`telemetry`] | where a run's numbers go while it runs |
 //! | [`dashboard`] | the terminal dashboard |
 //! | [`report`] | `report.html` and `report.md` |
+//! | [`reproduce`] | the paper's tables: plan, work, results |
 #![recursion_limit = "256"]
 
 pub mod checkpoint;
@@ -30,9 +32,11 @@ mod linear_algebra;
 pub mod loss;
 pub mod method;
 pub mod metric;
+pub mod posthoc;
 pub mod prediction;
 pub mod prepare;
 pub mod report;
+pub mod reproduce;
 pub mod run_directory;
 pub mod step;
 pub mod telemetry;

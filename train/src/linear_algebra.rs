@@ -41,6 +41,10 @@ pub(crate) fn tensor(matrix: &Mat<f64>, device: &Device) -> Tensor<2> {
 /// Values that are no numbers.
 pub(crate) fn eigen(matrix: &Mat<f64>) -> Result<(Vec<f64>, Mat<f64>), TrainError> {
     let n = matrix.nrows();
+    let finite = (0..n).all(|i| (0..n).all(|j| matrix[(i, j)].is_finite()));
+    if !finite {
+        return Err(failed("an eigendecomposition"));
+    }
     let found = matrix
         .self_adjoint_eigen(Side::Lower)
         .map_err(|_| failed("an eigendecomposition"))?;

@@ -100,6 +100,13 @@ impl RunDirectory {
         Ok(run)
     }
 
+    /// The directory of a run that may not exist yet.
+    pub fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_path_buf(),
+        }
+    }
+
     /// Opens a finished or interrupted run.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! One training through Burn's Learner, resumable at any optimizer step.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -90,27 +91,38 @@ pub fn load(
             snapshots: Vec::new(),
         });
     }
-    let with = |path: &std::path::Path| {
+    let record = |path: &Path| {
         if !path.is_file() {
             let reason = "is missing: the run has not finished; continue it with --resume";
             return Err(TrainError::file(path, reason));
         }
-        let record = ModuleRecord::load(path).map_err(|e| TrainError::file(path, e))?;
-        fresh
-            .clone()
-            .try_load_record(record)
-            .map_err(|e| TrainError::file(path, e))
+        ModuleRecord::load(path).map_err(|e| unfit(path, e))
     };
-    let last = with(&run.adapter())?;
+    let path = run.adapter();
+    let last = fresh
+        .clone()
+        .try_load_record(record(&path)?)
+        .map_err(|e| unfit(&path, e))?;
     let steps = config.train.schedule().snapshot_steps(questions);
     let mut snapshots = Vec::new();
     for step in steps.iter().rev().skip(1).rev() {
-        snapshots.push(with(&checkpoint::snapshot(run.root(), *step))?);
+        // Kept from a checkpoint, so the trainee's record.
+        let path = checkpoint::snapshot(run.root(), *step);
+        let trainee = Trainee::new(fresh.clone(), method::build(config)?, None, questions)
+            .try_load_record(record(&path)?)
+            .map_err(|e| unfit(&path, e))?;
+        snapshots.push(trainee.llama);
     }
     if !steps.is_empty() {
         snapshots.push(last.clone());
     }
     Ok(Trained { last, snapshots })
+}
+
+/// Burn's message names every tensor.
+fn unfit(path: &Path, error: impl ToString) -> TrainError {
+    let text: String = error.to_string().chars().take(200).collect();
+    TrainError::file(path, format!("does not fit the run's settings: {text}"))
 }
 
 fn save(run: &RunDirectory, llama: Llama) -> Result<(), TrainError> {

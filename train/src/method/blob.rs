@@ -105,6 +105,10 @@ impl Method for Blob {
         }
     }
 
+    fn passes(&self) -> usize {
+        self.samples.max(1)
+    }
+
     fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
         self.lora.objective(output, batch)
     }

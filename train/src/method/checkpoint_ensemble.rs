@@ -12,6 +12,7 @@ use crate::loss::Objective;
 #[derive(Debug)]
 pub struct CheckpointEnsemble {
     lora: Lora,
+    snapshots: usize,
 }
 
 impl CheckpointEnsemble {
@@ -19,6 +20,7 @@ impl CheckpointEnsemble {
     pub fn new(config: &RunConfig) -> Self {
         Self {
             lora: Lora::new(config),
+            snapshots: config.train.snapshots,
         }
     }
 }
@@ -34,6 +36,10 @@ impl Method for CheckpointEnsemble {
 
     fn uses_snapshots(&self) -> bool {
         true
+    }
+
+    fn passes(&self) -> usize {
+        self.snapshots
     }
 
     fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {

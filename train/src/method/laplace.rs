@@ -637,6 +637,15 @@ impl Method for Laplace {
         self.lora.adapter()
     }
 
+    /// A forward and a backward pass for each of about four choices.
+    fn passes(&self) -> usize {
+        12
+    }
+
+    fn fit_passes(&self) -> usize {
+        12
+    }
+
     fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
         self.lora.objective(output, batch)
     }

@@ -40,6 +40,10 @@ impl Method for McDropout {
         self.lora.adapter()
     }
 
+    fn passes(&self) -> usize {
+        self.samples
+    }
+
     fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
         self.lora.objective(output, batch)
     }

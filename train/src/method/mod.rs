@@ -53,6 +53,16 @@ pub trait Method: Send + Sync + std::fmt::Debug {
         llama
     }
 
+    /// Forward passes a question, roughly, before anything is fitted.
+    fn passes(&self) -> usize {
+        self.members()
+    }
+
+    /// Forward passes of the fit over each of its questions, roughly.
+    fn fit_passes(&self) -> usize {
+        0
+    }
+
     /// Training questions that [`Method::fit`] wants to see.
     fn fit_questions(&self) -> usize {
         0
@@ -355,9 +365,20 @@ pub fn training(config: &RunConfig, seed: u64) -> Result<RunConfig, TrainError> 
     if entry.trained_as == "blob" {
         training.method.blob = blob;
     }
-    // MixLoRA is UQ4CT without the calibration loss.
-    if entry.trained_as == "mixlora" {
-        training.objective.calibration_weight = 0.0;
+    // UQ4CT without the calibration loss is MixLoRA, whatever that loss would have been.
+    if training.method.name == "mixlora" || training.objective.calibration_weight == 0.0 {
+        if training.method.name == "uq4ct" {
+            training.method.name = "mixlora".into();
+        }
+        let kept = training.objective.clone();
+        training.objective = crate::config::ObjectiveSection {
+            cross_entropy: kept.cross_entropy,
+            load_balancing: kept.load_balancing,
+            load_balancing_weight: kept.load_balancing_weight,
+            flu_tokens: kept.flu_tokens,
+            calibration_weight: 0.0,
+            ..Default::default()
+        };
     }
     training.train.seed = seed;
     Ok(training)

@@ -185,6 +185,14 @@ impl Method for Tfb {
         self.lora.adapter()
     }
 
+    fn passes(&self) -> usize {
+        self.samples
+    }
+
+    fn fit_passes(&self) -> usize {
+        1 + self.settings.trials * self.settings.trial_samples
+    }
+
     fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
         self.lora.objective(output, batch)
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Report, lines, plot, show};
+use super::{Line, Report, calibrated_lines, lines, plot, show};
 use crate::error::TrainError;
 
 const STYLE: &str = "
@@ -42,38 +42,50 @@ fn push(body: &mut String, text: String) {
     body.push('\n');
 }
 
+fn table(title: &str, heads: [&str; 2], lines: &[Line]) -> String {
+    let mut rows = String::new();
+    for line in lines {
+        let _ = write!(
+            rows,
+            "<tr><td>{}{}</td><td class=n>{}</td><td class=n>{}</td><td class=small>{}</td></tr>",
+            escape(line.name),
+            if line.unit == super::Unit::Percent {
+                ", %"
+            } else {
+                ""
+            },
+            show(line.base, line.unit),
+            show(line.tuned, line.unit),
+            line.better
+        );
+    }
+    let [left, right] = heads;
+    format!(
+        "<h2>{title}</h2><table><tr><th>Figure</th><th class=n>{left}</th><th class=n>{right}</th><th>better</th></tr>{rows}</table>"
+    )
+}
+
 fn figures(body: &mut String, report: &Report) {
     let scored = report.scored;
-    for (name, base, tuned) in [
-        ("Test questions", &scored.base, &scored.tuned),
-        (
-            "Held-out questions",
-            &scored.base_held_out,
-            &scored.tuned_held_out,
-        ),
-    ] {
-        let mut rows = String::new();
-        for line in lines(base, tuned) {
-            let _ = write!(
-                rows,
-                "<tr><td>{}{}</td><td class=n>{}</td><td class=n>{}</td><td class=small>{}</td></tr>",
-                escape(line.name),
-                if line.unit == super::Unit::Percent {
-                    ", %"
-                } else {
-                    ""
-                },
-                show(line.base, line.unit),
-                show(line.tuned, line.unit),
-                line.better
-            );
-        }
-        let summary = format!(
-            "<h2>{name} (n = {})</h2><table><tr><th>Figure</th><th class=n>base model</th><th class=n>tuned model</th><th>better</th></tr>{rows}</table>",
-            tuned.n
-        );
-        push(body, summary);
+    let n = scored.tuned.n;
+    let heads = ["base model", "tuned model"];
+    let title = format!("Test questions (n = {n})");
+    push(
+        body,
+        table(&title, heads, &lines(&scored.base, &scored.tuned)),
+    );
+    let calibrated = table(
+        &format!("Test questions, after calibration on held-out questions (n = {n})"),
+        ["temperature", "confidence with FLU"],
+        &calibrated_lines(&scored.calibrated),
+    );
+    push(body, calibrated);
+    for sentence in report.calibration() {
+        push(body, format!("<p class=small>{}</p>", escape(&sentence)));
     }
+    let title = format!("Held-out questions (n = {})", scored.tuned_held_out.n);
+    let held_out = lines(&scored.base_held_out, &scored.tuned_held_out);
+    push(body, table(&title, heads, &held_out));
     push(
         body,
         format!(

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Report, Unit, lines, show};
+use super::{Report, Unit, calibrated_lines, lines, show};
 
 pub(super) fn render(report: &Report) -> String {
     let mut text = format!("# {}\n\n", report.title());
@@ -38,6 +38,28 @@ pub(super) fn render(report: &Report) -> String {
                 line.better
             );
         }
+    }
+    let calibrated = &scored.calibrated;
+    text += "\n## Test, after calibration on held-out questions\n\n| figure | temperature | confidence with FLU | better |\n|---|---:|---:|---|\n";
+    for line in calibrated_lines(calibrated) {
+        let unit = if line.unit == Unit::Percent {
+            ", %"
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            text,
+            "| {}{unit} | {} | {} | {} |",
+            line.name,
+            show(line.base, line.unit),
+            show(line.tuned, line.unit),
+            line.better
+        );
+    }
+    text.push('\n');
+    for sentence in report.calibration() {
+        text += &sentence;
+        text.push('\n');
     }
     text += "\n## How it was made\n\n";
     for (name, value) in report.facts().iter().chain(&report.sources()) {

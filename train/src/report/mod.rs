@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use data::MultipleChoice;
+use data::prompt::Scoring;
 use data::source::SourceKind;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +11,7 @@ use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::evaluation::Cost;
 use crate::metric::{Estimate, Metrics};
+use crate::posthoc::{ALPHA, Calibrated};
 use crate::prediction::ScoredRow;
 use crate::run_directory::{Environment, MetricsLine, Provenance, RunDirectory};
 
@@ -28,6 +30,8 @@ pub struct Scored {
     pub base_held_out: Metrics,
     /// Tuned model, held-out.
     pub tuned_held_out: Metrics,
+    /// Tuned model on test after calibration on held-out.
+    pub calibrated: Calibrated,
     /// Base model's scored test questions.
     pub base_rows: Vec<ScoredRow>,
     /// Tuned model's scored test questions.
@@ -49,6 +53,8 @@ pub struct Figures {
     pub base_held_out: Metrics,
     /// Tuned model, held-out.
     pub tuned_held_out: Metrics,
+    /// Tuned model on test after calibration on held-out.
+    pub calibrated: Calibrated,
     /// What an answer of the tuned model costs.
     pub cost: Cost,
 }
@@ -61,6 +67,7 @@ impl Scored {
             tuned: self.tuned.clone(),
             base_held_out: self.base_held_out.clone(),
             tuned_held_out: self.tuned_held_out.clone(),
+            calibrated: self.calibrated.clone(),
             cost: self.cost,
         }
     }
@@ -202,6 +209,22 @@ fn lines(base: &Metrics, tuned: &Metrics) -> Vec<Line> {
         .collect()
 }
 
+/// The figures that calibration changes, temperature beside the calibrator.
+fn calibrated_lines(calibrated: &Calibrated) -> Vec<Line> {
+    let changed = [
+        "Mean confidence",
+        "ECE",
+        "Adaptive ECE",
+        "NLL",
+        "Brier score",
+        "AUROC of correctness",
+    ];
+    lines(&calibrated.with_temperature, &calibrated.with_confidence)
+        .into_iter()
+        .filter(|line| changed.contains(&line.name))
+        .collect()
+}
+
 /// `62.2 [60.5, 63.9]`; a dash where there is none.
 fn show(estimate: Option<Estimate>, unit: Unit) -> String {
     let number = |v: f64| {
@@ -295,6 +318,36 @@ impl Report<'_> {
         text
     }
 
+    /// What calibration on held-out questions makes of the tuned model, in sentences.
+    fn calibration(&self) -> Vec<String> {
+        let Calibrated {
+            temperature,
+            confidence,
+            lac,
+            aps,
+            ..
+        } = &self.scored.calibrated;
+        let share = |v: Option<f64>| v.map_or("–".into(), |v| format!("{:.1} %", v * 100.0));
+        let size = |v: Option<f64>| v.map_or("–".into(), |v| format!("{v:.2}"));
+        vec![
+            format!(
+                "Temperature {:.2} (above 1: the model was over-confident). Calibrator: logit c = {:.2} + {:.2} logit(confidence) + {:.2} z(FLU).",
+                temperature.temperature,
+                confidence.weights[0],
+                confidence.weights[1],
+                confidence.weights[2]
+            ),
+            format!(
+                "Conformal sets for {:.0} % coverage: LAC covers {} with {} choices, APS {} with {}.",
+                (1.0 - ALPHA) * 100.0,
+                share(lac.coverage),
+                size(lac.set_size),
+                share(aps.coverage),
+                size(aps.set_size)
+            ),
+        ]
+    }
+
     fn sources(&self) -> Vec<(String, String)> {
         let files = self.provenance.model.iter().map(|f| ("model", f));
         let files = files.chain(self.provenance.split.files.iter().map(|f| ("data", f)));
@@ -343,6 +396,22 @@ impl Report<'_> {
                     self.provenance.shortened[1],
                     self.provenance.shortened[2]
                 ),
+            ),
+            (
+                "Cost of an answer".into(),
+                format!(
+                    "{} forward passes, {:.2} s",
+                    self.scored.cost.forward_passes, self.scored.cost.seconds_per_question
+                ),
+            ),
+            (
+                "Scoring".into(),
+                match self.config.data.scoring {
+                    Scoring::Letters => "letters".into(),
+                    Scoring::Cloze => {
+                        format!("cloze, per {:?}", self.config.data.normalization).to_lowercase()
+                    }
+                },
             ),
             (
                 "Machine".into(),

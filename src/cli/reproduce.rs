@@ -1,0 +1,311 @@
+//! `uq4ct reproduce`: a table of the paper, from trainings and evaluations that are each done once.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use data::source::Finder;
+use train::TrainError;
+use train::config::ConfigLayers;
+use train::dashboard::state::{DashboardState, clock};
+use train::fine_tune::Setup;
+use train::reproduce::work::{
+    ensure_evaluated, ensure_trained, evaluation_directory, is_trained, missing, training_directory,
+};
+use train::reproduce::{
+    Evaluation, Options, Plan, ResultTable, TABLES, Training, plot, render, tables,
+};
+use train::telemetry::Telemetry;
+
+use super::run::{PlaceArgs, STOPPED, StopSignal, display, environment, logging, print, threads};
+
+/// Flags of `reproduce`.
+#[derive(Debug, Args)]
+pub(super) struct ReproduceArgs {
+    #[arg(help = names())]
+    table: String,
+    /// Base model, as `train` takes it
+    #[arg(long, default_value = "smollm2-135m")]
+    model: String,
+    /// Seeds of every row
+    #[arg(long, default_value_t = 3)]
+    seeds: usize,
+    /// At most this many test questions of each dataset, and as many held-out ones
+    #[arg(long)]
+    limit: Option<usize>,
+    /// At most this many training questions
+    #[arg(long)]
+    train_limit: Option<usize>,
+    /// Rows to keep, by preset, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    methods: Vec<String>,
+    /// Columns to keep, by test dataset, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    on: Vec<String>,
+    /// Settings to lay over the presets of all rows; may be repeated
+    #[arg(long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// A single setting for all rows, such as data.scoring=cloze; may be repeated
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// Where trainings, evaluations and tables are kept
+    #[arg(long, default_value = "runs")]
+    root: PathBuf,
+    /// Print every training and evaluation as a command of its own, and stop
+    #[arg(long)]
+    plan: bool,
+    /// Do this one training or evaluation of the plan alone
+    #[arg(long, conflicts_with = "plan")]
+    job: Option<String>,
+    /// Lines instead of the dashboard
+    #[arg(long)]
+    plain: bool,
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+/// What `reproduce` knows.
+fn names() -> String {
+    let known: Vec<String> = TABLES
+        .iter()
+        .map(|table| format!("{}: {}", table.name, table.title))
+        .collect();
+    known.join("; ")
+}
+
+/// One piece of work.
+enum Job {
+    Training(Training),
+    Evaluation(Evaluation),
+}
+
+impl Job {
+    fn id(&self) -> &str {
+        match self {
+            Self::Training(training) => &training.id,
+            Self::Evaluation(evaluation) => &evaluation.id,
+        }
+    }
+
+    fn directory(&self, root: &std::path::Path) -> PathBuf {
+        match self {
+            Self::Training(training) => training_directory(root, training),
+            Self::Evaluation(evaluation) => evaluation_directory(root, evaluation),
+        }
+    }
+
+    fn done(&self, root: &std::path::Path) -> bool {
+        match self {
+            Self::Training(training) => is_trained(root, training),
+            Self::Evaluation(evaluation) => missing(root, evaluation).is_empty(),
+        }
+    }
+
+    fn run(&self, root: &std::path::Path, setup: &Setup) -> Result<(), TrainError> {
+        match self {
+            Self::Training(training) => ensure_trained(training, root, setup),
+            Self::Evaluation(evaluation) => ensure_evaluated(evaluation, root, setup),
+        }
+    }
+
+    /// Seconds by the same estimate as `train --dry-run`.
+    fn estimate(&self, finder: &Finder) -> Result<f64, TrainError> {
+        match self {
+            Self::Training(training) => {
+                let prepared = train::prepare::prepare(&training.config, finder)?;
+                Ok(prepared
+                    .estimate(&training.config, threads())?
+                    .training_seconds)
+            }
+            Self::Evaluation(evaluation) => {
+                train::reproduce::work::estimate(evaluation, finder, threads())
+            }
+        }
+    }
+}
+
+fn jobs(plan: &Plan) -> Vec<Job> {
+    let trainings = plan.trainings().into_iter().map(Job::Training);
+    let evaluations = plan.evaluations().into_iter().map(Job::Evaluation);
+    trainings.chain(evaluations).collect()
+}
+
+/// Runs `reproduce`.
+pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
+    logging();
+    let device = args.places.device()?;
+    let finder = args.places.finder(&args.model);
+    let options = options(&args)?;
+    let plan = Plan::new(&options, &finder)?;
+    for note in &plan.notes {
+        eprintln!("{note}");
+    }
+    if args.plan {
+        return print_plan(&args, &plan, &finder);
+    }
+    let signal = StopSignal::catch()?;
+    let state = Arc::new(Mutex::new(DashboardState::default()));
+    let telemetry = Telemetry::new(state.clone());
+    let setup = Setup {
+        device: device.device.clone(),
+        finder,
+        run: args.root.clone(),
+        resume: true,
+        environment: environment(&device),
+        telemetry: telemetry.clone(),
+        state: signal.state.clone(),
+    };
+    let mut work = jobs(&plan);
+    if let Some(id) = &args.job {
+        work.retain(|job| job.id() == id);
+        if work.is_empty() {
+            bail!("--job {id}: the plan has no such training or evaluation; see --plan");
+        }
+    }
+    let shown = display(args.plain, state.clone(), signal.state.clone())?;
+    signal.begin();
+    let total = work.len();
+    let open: Vec<(usize, &Job)> = work
+        .iter()
+        .enumerate()
+        .filter(|(_, job)| !job.done(&args.root))
+        .collect();
+    let estimates: Vec<f64> = open
+        .iter()
+        .map(|(_, job)| job.estimate(&setup.finder))
+        .collect::<Result<_, _>>()?;
+    let (began, mut estimated_done) = (Instant::now(), 0.0);
+    for (place, (number, job)) in open.iter().enumerate() {
+        let left: f64 = estimates[place..].iter().sum();
+        // Before anything was measured, the estimate stands for itself.
+        let pace = match estimated_done > 0.0 {
+            true => began.elapsed().as_secs_f64() / estimated_done,
+            false => 1.0,
+        };
+        let title = format!(
+            "{} {}/{total} · {} · about {} left",
+            plan.table.name,
+            number + 1,
+            job.id(),
+            clock(left * pace)
+        );
+        {
+            let mut shown = telemetry.state();
+            *shown = DashboardState::new(title.clone(), device.name.clone());
+            shown.say(title);
+        }
+        match job.run(&args.root, &setup) {
+            Ok(()) => {}
+            Err(TrainError::Stopped) => {
+                drop(shown);
+                eprintln!("Stopped. Repeat the command to go on.");
+                return Ok(ExitCode::from(STOPPED));
+            }
+            Err(error) => {
+                drop(shown);
+                return Err(error).context(format!("in {}", job.directory(&args.root).display()));
+            }
+        }
+        estimated_done += estimates[place];
+        if args.job.is_none() && matches!(job, Job::Evaluation(_)) {
+            write(&args, &plan)?;
+        }
+    }
+    drop(shown);
+    if args.job.is_some() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let folder = write(&args, &plan)?;
+    let table = ResultTable::collect(&plan, &args.root)?;
+    print(render::markdown(&table));
+    print(format_args!("Written to {}", folder.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the table as it stands, in all its forms.
+fn write(args: &ReproduceArgs, plan: &Plan) -> Result<PathBuf> {
+    let table = ResultTable::collect(plan, &args.root)?;
+    let model = std::path::Path::new(&args.model).file_name();
+    let model = model.map_or("model".into(), |name| name.to_string_lossy());
+    let folder = args
+        .root
+        .join("tables")
+        .join(format!("{}-{model}", table.name));
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let json = serde_json::to_string_pretty(&table)?;
+    for (ending, text) in [
+        ("md", render::markdown(&table)),
+        ("csv", render::csv(&table)),
+        ("tex", render::latex(&table)),
+        ("json", json),
+        ("svg", plot::svg(&table)?),
+    ] {
+        let path = folder.join(format!("{}.{ending}", table.name));
+        std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+    }
+    Ok(folder)
+}
+
+fn options(args: &ReproduceArgs) -> Result<Options> {
+    let mut given = ConfigLayers::default();
+    for file in &args.config {
+        given.file(file)?;
+    }
+    given.set(&format!("model.name={:?}", args.model))?;
+    if let Some(limit) = args.limit {
+        given.set(&format!("data.test_limit={limit}"))?;
+        given.set(&format!("data.held_out_limit={limit}"))?;
+    }
+    if let Some(limit) = args.train_limit {
+        given.set(&format!("data.train_limit={limit}"))?;
+    }
+    for assignment in &args.set {
+        given.set(assignment)?;
+    }
+    if args.seeds == 0 {
+        bail!("--seeds: expected at least 1, got 0");
+    }
+    Ok(Options {
+        table: tables::find(&args.table)?,
+        seeds: args.seeds,
+        methods: args.methods.clone(),
+        on: args.on.clone(),
+        given,
+        root: args.root.clone(),
+    })
+}
+
+/// One command a line on standard output, for `parallel`, `xargs` or an array job; what a reader wants to know on standard error.
+fn print_plan(args: &ReproduceArgs, plan: &Plan, finder: &Finder) -> Result<ExitCode> {
+    let words: Vec<String> = std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .filter(|word| word != "--plan")
+        .map(|word| super::run::quoted(&word))
+        .collect();
+    let mut seconds = 0.0;
+    for job in jobs(plan) {
+        let done = job.done(&args.root);
+        let estimate = job.estimate(finder)?;
+        if !done {
+            seconds += estimate;
+        }
+        eprintln!(
+            "{}: {}, about {}",
+            job.directory(&args.root).display(),
+            if done { "done" } else { "open" },
+            clock(estimate)
+        );
+        print(format_args!("{} --job {}", words.join(" "), job.id()));
+    }
+    eprintln!(
+        "{} trainings, {} evaluations; about {} of {} cores for what is open.",
+        plan.trainings().len(),
+        plan.evaluations().len(),
+        clock(seconds),
+        threads()
+    );
+    Ok(ExitCode::SUCCESS)
+}

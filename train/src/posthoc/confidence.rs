@@ -1,0 +1,296 @@
+//! The probability of being right, from softmax confidence and FLU together: logistic regression on their logits, drawn towards
+//! temperature scaling as strongly as held-out rows say.
+//!
+//! `logit c = w_0 + w_1 logit(conf_T) + w_2 z(FLU)`, where `conf_T` is the confidence after temperature scaling and z the
+//! standardised logit of FLU. The penalty `strength / 2 |w - (0, 1, 0)|^2` pulls to temperature scaling alone; its strength is
+//! chosen by five-fold cross-validation of the likelihood. The answer stays; the other choices share the rest as before.
+
+use serde::{Deserialize, Serialize};
+
+use super::PostHoc;
+use super::temperature::Temperature;
+use crate::prediction::ScoredRow;
+
+/// A fitted calibrator.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Confidence {
+    /// Applied first.
+    pub temperature: Temperature,
+    /// Of 1, the confidence's logit, and standardised FLU.
+    pub weights: [f64; 3],
+    /// Mean and standard deviation of FLU's logit on held-out rows.
+    pub flu: [f64; 2],
+    /// Strength of the pull to temperature scaling.
+    pub strength: f64,
+}
+
+/// Temperature scaling alone.
+const PRIOR: [f64; 3] = [0.0, 1.0, 0.0];
+
+/// Strengths tried, in pseudo-observations; the last one is all but temperature scaling.
+const STRENGTHS: [f64; 5] = [1.0, 10.0, 100.0, 1000.0, 1e6];
+
+const FOLDS: usize = 5;
+
+fn logit(p: f64) -> f64 {
+    let p = p.clamp(1e-6, 1.0 - 1e-6);
+    (p / (1.0 - p)).ln()
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// An observation: features and whether the answer was right.
+type Observation = ([f64; 3], bool);
+
+fn dot(weights: &[f64; 3], features: &[f64; 3]) -> f64 {
+    weights.iter().zip(features).map(|(w, x)| w * x).sum()
+}
+
+/// Penalised maximum likelihood by Newton's method.
+fn regress(observations: &[Observation], strength: f64) -> [f64; 3] {
+    let mut weights = PRIOR;
+    for _ in 0..50 {
+        let mut gradient = [0.0; 3];
+        let mut curvature = [[0.0; 3]; 3];
+        for i in 0..3 {
+            gradient[i] = strength * (weights[i] - PRIOR[i]);
+            curvature[i][i] = strength;
+        }
+        for (features, right) in observations {
+            let p = sigmoid(dot(&weights, features));
+            let error = p - f64::from(u8::from(*right));
+            for i in 0..3 {
+                gradient[i] += error * features[i];
+                for j in 0..3 {
+                    curvature[i][j] += p * (1.0 - p) * features[i] * features[j];
+                }
+            }
+        }
+        let step = solve(curvature, gradient);
+        // A full step may overshoot where the data are separable.
+        let size = step.iter().fold(0.0f64, |m, s| m.max(s.abs()));
+        let scale = (1.0 / size.max(1e-300)).min(1.0);
+        for i in 0..3 {
+            weights[i] -= scale * step[i];
+        }
+        if size < 1e-10 {
+            break;
+        }
+    }
+    weights
+}
+
+/// A positive definite 3 x 3 system, by elimination.
+fn solve(mut a: [[f64; 3]; 3], mut b: [f64; 3]) -> [f64; 3] {
+    for i in 0..3 {
+        for row in i + 1..3 {
+            let factor = a[row][i] / a[i][i];
+            for column in i..3 {
+                a[row][column] -= factor * a[i][column];
+            }
+            b[row] -= factor * b[i];
+        }
+    }
+    for i in (0..3).rev() {
+        for column in i + 1..3 {
+            b[i] -= a[i][column] * b[column];
+        }
+        b[i] /= a[i][i];
+    }
+    b
+}
+
+/// `-log` of the likelihood.
+fn loss(weights: &[f64; 3], observations: &[Observation]) -> f64 {
+    observations
+        .iter()
+        .map(|(features, right)| {
+            let x = dot(weights, features);
+            // ln(1 + exp(-x)) and its mirror image.
+            let x = if *right { x } else { -x };
+            (-x.abs()).exp().ln_1p() + (-x).max(0.0)
+        })
+        .sum()
+}
+
+/// The strength with the best likelihood on rows left out; ties go to the stronger.
+fn choose(observations: &[Observation]) -> f64 {
+    if observations.len() < 2 * FOLDS {
+        return STRENGTHS[STRENGTHS.len() - 1];
+    }
+    let left_out = |strength: f64| -> f64 {
+        (0..FOLDS)
+            .map(|fold| {
+                let (out, kept): (Vec<_>, Vec<_>) = observations
+                    .iter()
+                    .enumerate()
+                    .partition(|(row, _)| row % FOLDS == fold);
+                let plain = |rows: Vec<(usize, &Observation)>| -> Vec<Observation> {
+                    rows.into_iter().map(|(_, o)| *o).collect()
+                };
+                loss(&regress(&plain(kept), strength), &plain(out))
+            })
+            .sum()
+    };
+    let mut best = (f64::INFINITY, 0.0);
+    for strength in STRENGTHS.into_iter().rev() {
+        let found = left_out(strength);
+        if found < best.0 - 1e-9 {
+            best = (found, strength);
+        }
+    }
+    best.1
+}
+
+impl Confidence {
+    fn features(&self, row: &ScoredRow) -> [f64; 3] {
+        let scaled = self.temperature.apply(row);
+        let [mean, deviation] = self.flu;
+        [
+            1.0,
+            logit(scaled.confidence()),
+            row.flu.map_or(0.0, |flu| (logit(flu) - mean) / deviation),
+        ]
+    }
+
+    /// The probability that the row's answer is right.
+    pub fn probability(&self, row: &ScoredRow) -> f64 {
+        sigmoid(dot(&self.weights, &self.features(row)))
+    }
+}
+
+impl PostHoc for Confidence {
+    type Output = ScoredRow;
+
+    fn fit(held_out: &[ScoredRow]) -> Self {
+        let logits: Vec<f64> = held_out.iter().filter_map(|r| r.flu).map(logit).collect();
+        let n = logits.len().max(1) as f64;
+        let mean = logits.iter().sum::<f64>() / n;
+        let variance = logits.iter().map(|l| (l - mean).powi(2)).sum::<f64>() / n;
+        let mut fitted = Self {
+            temperature: Temperature::fit(held_out),
+            weights: PRIOR,
+            flu: [mean, variance.sqrt().max(1e-6)],
+            strength: 0.0,
+        };
+        let observations: Vec<Observation> = held_out
+            .iter()
+            .map(|row| (fitted.features(row), row.correct()))
+            .collect();
+        fitted.strength = choose(&observations);
+        fitted.weights = regress(&observations, fitted.strength);
+        fitted
+    }
+
+    /// The row with its answer's probability replaced; never below another choice's, so that the answer stays.
+    fn apply(&self, row: &ScoredRow) -> ScoredRow {
+        let answer = row.prediction();
+        let old = row.probabilities[answer];
+        let rest = (1.0 - old).max(1e-12);
+        let second = row
+            .probabilities
+            .iter()
+            .enumerate()
+            .filter(|(choice, _)| *choice != answer)
+            .map(|(_, p)| *p / rest)
+            .fold(0.0, f64::max);
+        let least = second / (1.0 + second);
+        let new = self.probability(row).max(least + 1e-9).min(1.0);
+        let probabilities: Vec<f64> = row
+            .probabilities
+            .iter()
+            .enumerate()
+            .map(|(choice, p)| match choice == answer {
+                true => new,
+                false => p / rest * (1.0 - new),
+            })
+            .collect();
+        ScoredRow {
+            logits: probabilities.iter().map(|p| p.max(1e-12).ln()).collect(),
+            probabilities,
+            ..row.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows with a constant confidence, right where FLU is high.
+    fn rows(n: usize, informative: bool) -> Vec<ScoredRow> {
+        (0..n)
+            .map(|i| {
+                let high = (i / 3) % 2 == 0;
+                let right = match informative {
+                    true => high != (i % 10 == 0),
+                    false => i % 4 < 2,
+                };
+                ScoredRow::from_probabilities(
+                    i.to_string(),
+                    usize::from(!right),
+                    &[0.7, 0.3],
+                    Some(if high { 0.8 } else { 0.4 }),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn informative_flu_raises_and_lowers_confidence_and_noise_is_left_alone() {
+        let fitted = Confidence::fit(&rows(300, true));
+        let probabilities: Vec<f64> = rows(300, true)
+            .iter()
+            .map(|r| fitted.probability(r))
+            .collect();
+        assert!(fitted.weights[2] > 1.0, "{fitted:?}");
+        assert!(probabilities[0] > 0.8 && probabilities[3] < 0.3);
+        let noise = Confidence::fit(&rows(300, false));
+        assert!(noise.weights[2].abs() < 0.1, "{noise:?}");
+    }
+
+    #[test]
+    fn the_answer_stays_and_probabilities_sum_to_one() {
+        let fitted = Confidence::fit(&rows(300, true));
+        let row = ScoredRow::from_probabilities("", 1, &[0.2, 0.5, 0.3], Some(0.01));
+        let applied = fitted.apply(&row);
+        assert_eq!(applied.prediction(), 1);
+        assert!((applied.probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+        assert!(applied.confidence() < 0.5);
+    }
+
+    #[test]
+    fn few_rows_leave_temperature_scaling() {
+        let few = rows(4, true);
+        let fitted = Confidence::fit(&few);
+        let scaled = Temperature::fit(&few).apply(&few[0]).confidence();
+        assert!((fitted.probability(&few[0]) - scaled).abs() < 1e-4);
+    }
+
+    #[test]
+    fn regression_ends_where_the_penalised_loss_is_flat() {
+        let observations: Vec<Observation> =
+            [(-1.0, false), (0.0, false), (1.0, true), (2.0, true)]
+                .map(|(x, right)| ([1.0, x, 0.0], right))
+                .into();
+        let weights = regress(&observations, 1.0);
+        let gradient = |w: &[f64; 3]| -> f64 {
+            let h = 1e-6;
+            let value = |w: &[f64; 3]| {
+                let pull: f64 = w.iter().zip(PRIOR).map(|(w, p)| (w - p).powi(2)).sum();
+                loss(w, &observations) + pull / 2.0
+            };
+            (0..3)
+                .map(|i| {
+                    let (mut up, mut down) = (*w, *w);
+                    up[i] += h;
+                    down[i] -= h;
+                    ((value(&up) - value(&down)) / (2.0 * h)).abs()
+                })
+                .fold(0.0, f64::max)
+        };
+        assert!(gradient(&weights) < 1e-6, "{weights:?}");
+    }
+}

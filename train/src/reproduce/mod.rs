@@ -1,0 +1,30 @@
+//! The paper's tables as plans of trainings and evaluations, each done once and found again by its content.
+//!
+//! A [`Table`] names rows (methods with settings) and columns (a dataset to train on, a dataset to test on). [`plan`] turns it into
+//! [`Training`]s and [`Evaluation`]s whose directories are named by a hash of everything that decides their content, so that tables
+//! share them, an interrupted run goes on, and several machines can work on one file system. [`results`] reads what they left,
+//! [`render`] prints it.
+//!
+//! | module | content |
+//! |---|---|
+//! | [`tables`] | the paper's tables and the ablations |
+//! | [`plan`] | rows and columns to trainings and evaluations |
+//! | [`work`] | one training or evaluation, idempotent |
+//! | [`lock`] | who works on a directory |
+//! | [`results`] | figures over seeds |
+//! | [`render`] | Markdown, CSV, LaTeX, JSON |
+//! | [`plot`] | grouped bars and curves |
+//! | [`paper`] | the published values |
+
+pub mod lock;
+pub mod paper;
+pub mod plan;
+pub mod plot;
+pub mod render;
+pub mod results;
+pub mod tables;
+pub mod work;
+
+pub use plan::{Evaluation, Options, Plan, Training};
+pub use results::ResultTable;
+pub use tables::{Column, Layout, Row, TABLES, Table};

@@ -1,0 +1,353 @@
+//! Rows and columns to trainings and evaluations, each named by what decides its content.
+
+use std::path::{Path, PathBuf};
+
+use data::DataError;
+use data::dataset::{self, OfficialSplit};
+use data::source::Finder;
+use sha2::{Digest, Sha256};
+
+use super::tables::{Column, Row, Table};
+use crate::config::{ConfigLayers, EvaluationSection, RunConfig};
+use crate::error::TrainError;
+use crate::method;
+
+/// What of a table is asked for, and how large.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The table.
+    pub table: &'static Table,
+    /// Seeds of a row: 42, 142, 242, ..; an ensemble's members lie between them.
+    pub seeds: usize,
+    /// Rows to keep, by preset or label; empty = all.
+    pub methods: Vec<String>,
+    /// Columns to keep, by test dataset; empty = all.
+    pub on: Vec<String>,
+    /// Settings laid over every row's preset.
+    pub given: ConfigLayers,
+    /// Below which everything is kept.
+    pub root: PathBuf,
+}
+
+/// One training: a member of one or more rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Training {
+    /// Its directory's name.
+    pub id: String,
+    /// Its settings, and nothing that does not decide the adapter.
+    pub config: RunConfig,
+}
+
+/// One method with one seed, trained on one dataset and tested on some.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    /// Its directory's name.
+    pub id: String,
+    /// The method's settings.
+    pub config: RunConfig,
+    /// Its members; none for the base model.
+    pub members: Vec<Training>,
+    /// Datasets to test on.
+    pub on: Vec<String>,
+}
+
+/// A row of the plan: its evaluations by seed and by training dataset.
+#[derive(Debug, Clone)]
+pub struct PlannedRow {
+    /// The table's row.
+    pub row: Row,
+    /// One a seed and training dataset.
+    pub evaluations: Vec<Evaluation>,
+}
+
+/// Everything that a table needs.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The table.
+    pub table: &'static Table,
+    /// Its columns, with stand-ins for what cannot be had.
+    pub columns: Vec<Column>,
+    /// Its rows.
+    pub rows: Vec<PlannedRow>,
+    /// What was replaced or left out, and why.
+    pub notes: Vec<String>,
+}
+
+/// Seeds are this far apart, so that ensembles of different seeds share no member.
+const SEED_STEP: u64 = 100;
+
+impl Plan {
+    /// Plans a table. `finder` is asked which datasets are there.
+    ///
+    /// # Errors
+    /// Unknown methods or datasets, and settings that do not resolve.
+    pub fn new(options: &Options, finder: &Finder) -> Result<Self, TrainError> {
+        let mut notes = Vec::new();
+        let columns = columns(options, finder, &mut notes)?;
+        let rows = rows(options)?;
+        let mut trained_on: Vec<&str> = Vec::new();
+        for column in &columns {
+            if !trained_on.contains(&column.train) {
+                trained_on.push(column.train);
+            }
+        }
+        let mut planned = Vec::new();
+        for row in rows {
+            let mut evaluations = Vec::new();
+            for seed in 0..options.seeds as u64 {
+                for train in &trained_on {
+                    let tests = columns.iter().filter(|c| c.train == *train);
+                    let on = tests.map(|c| c.test.to_owned()).collect();
+                    evaluations.push(evaluation(options, &row, train, seed, on)?);
+                }
+            }
+            planned.push(PlannedRow { row, evaluations });
+        }
+        Ok(Self {
+            table: options.table,
+            columns,
+            rows: planned,
+            notes,
+        })
+    }
+
+    /// Every training once, in the order of first need.
+    pub fn trainings(&self) -> Vec<Training> {
+        let mut found: Vec<Training> = Vec::new();
+        for evaluation in self.evaluations() {
+            for member in evaluation.members {
+                if found.iter().all(|known| known.id != member.id) {
+                    found.push(member);
+                }
+            }
+        }
+        found
+    }
+
+    /// Every evaluation once.
+    pub fn evaluations(&self) -> Vec<Evaluation> {
+        let mut found: Vec<Evaluation> = Vec::new();
+        for evaluation in self.rows.iter().flat_map(|row| &row.evaluations) {
+            if found.iter().all(|known| known.id != evaluation.id) {
+                found.push(evaluation.clone());
+            }
+        }
+        found
+    }
+}
+
+fn rows(options: &Options) -> Result<Vec<Row>, TrainError> {
+    let all = (options.table.rows)();
+    let named = |row: &Row, name: &str| row.preset == name || row.label == name;
+    for name in &options.methods {
+        if !all.iter().any(|row| named(row, name)) {
+            let known: Vec<&str> = all.iter().map(|row| row.preset).collect();
+            return Err(TrainError::config(
+                "--methods",
+                format!(
+                    "{} has no row {name:?}, only {}",
+                    options.table.name,
+                    known.join(", ")
+                ),
+            ));
+        }
+    }
+    let kept = all.into_iter().filter(|row| {
+        options.methods.is_empty() || options.methods.iter().any(|name| named(row, name))
+    });
+    Ok(kept.collect())
+}
+
+/// The columns that are asked for, with ClimateX in the place of ClimateQA where only that can be had.
+fn columns(
+    options: &Options,
+    finder: &Finder,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Column>, TrainError> {
+    let all = options.table.columns;
+    for name in &options.on {
+        if !all.iter().any(|c| c.test == name) && name != "climatex" {
+            let known: Vec<&str> = all.iter().map(|c| c.test).collect();
+            return Err(TrainError::config(
+                "--on",
+                format!(
+                    "{} has no column {name:?}, only {}",
+                    options.table.name,
+                    known.join(", ")
+                ),
+            ));
+        }
+    }
+    let mut columns = Vec::new();
+    for column in all {
+        let column = match column.test == "climateqa" && !there("climateqa", finder)? {
+            true => {
+                notes.push("ClimateQA cannot be had here (see `--dataset climateqa`): ClimateX, IPCC confidence levels, stands in its place.".into());
+                Column {
+                    label: "ClimateX",
+                    train: "climatex",
+                    test: "climatex",
+                }
+            }
+            false => *column,
+        };
+        if !options.on.is_empty() && !options.on.iter().any(|name| name == column.test) {
+            continue;
+        }
+        if column.test == "climatex" && !there("climatex", finder)? {
+            notes.push("ClimateX cannot be had here either: its column is left out.".into());
+            continue;
+        }
+        columns.push(column);
+    }
+    notes.dedup();
+    if columns.is_empty() {
+        return Err(TrainError::config("--on", "no column is left"));
+    }
+    Ok(columns)
+}
+
+/// Whether a dataset's test questions can be had.
+fn there(name: &str, finder: &Finder) -> Result<bool, TrainError> {
+    let found = dataset::find(name, &Default::default())?;
+    match dataset::load(&*found, OfficialSplit::Test, finder) {
+        Ok(_) => Ok(true),
+        Err(DataError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A row's settings on a training dataset, with its seed.
+fn settings(options: &Options, row: &Row, train: &str, seed: u64) -> Result<RunConfig, TrainError> {
+    let mut layers = ConfigLayers::default();
+    layers.method(row.preset)?;
+    layers.layer(options.given.clone());
+    for set in &row.set {
+        layers.set(set)?;
+    }
+    layers.set(&format!("data.dataset={train:?}"))?;
+    let mut config = layers.resolve()?;
+    config.train.seed += seed * SEED_STEP;
+    // Every LoRA training keeps what a checkpoint ensemble wants, so that one training serves all.
+    if method::entry(&config.method.name)?.trained_as == "lora" {
+        config.train.snapshots = config.train.snapshots.max(3);
+    }
+    Ok(config)
+}
+
+fn evaluation(
+    options: &Options,
+    row: &Row,
+    train: &str,
+    seed: u64,
+    on: Vec<String>,
+) -> Result<Evaluation, TrainError> {
+    let config = settings(options, row, train, seed)?;
+    let built = method::build(&config)?;
+    let members = match built.adapter() {
+        model::AdapterConfig::None => Vec::new(),
+        _ => (0..built.members() as u64)
+            .map(|member| training(&config, config.train.seed + member))
+            .collect::<Result<_, _>>()?,
+    };
+    Ok(Evaluation {
+        id: identity(&config, &config.to_toml()),
+        config,
+        members,
+        on,
+    })
+}
+
+/// The training behind a method, without what only its evaluation reads.
+fn training(config: &RunConfig, seed: u64) -> Result<Training, TrainError> {
+    let mut config = method::training(config, seed)?;
+    config.data.test_limit = None;
+    config.data.held_out_limit = None;
+    config.evaluation = EvaluationSection::default();
+    Ok(Training {
+        id: identity(&config, &config.to_toml()),
+        config,
+    })
+}
+
+/// `openbookqa-lora-smollm2-135m-s42-1a2b3c4d`: readable, and different for any difference in the settings.
+fn identity(config: &RunConfig, settings: &str) -> String {
+    let digest = Sha256::digest(settings.as_bytes());
+    let hash: String = digest[..4].iter().map(|b| format!("{b:02x}")).collect();
+    let name = config.directory(Path::new(""));
+    format!("{}-{hash}", name.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reproduce::tables;
+
+    fn options(table: &str, seeds: usize) -> Options {
+        let mut given = ConfigLayers::default();
+        given.set("model.name=tiny").unwrap();
+        given.set("data.test_limit=8").unwrap();
+        Options {
+            table: tables::find(table).unwrap(),
+            seeds,
+            methods: vec![],
+            on: vec![],
+            given,
+            root: PathBuf::new(),
+        }
+    }
+
+    fn finder() -> Finder {
+        Finder {
+            miniature: true,
+            ..Finder::from_env()
+        }
+    }
+
+    #[test]
+    fn trainings_are_shared_and_content_decides_the_name() {
+        let plan = Plan::new(&options("table1", 2), &finder()).unwrap();
+        // LoRA 42 and 142 with two more members each, MixLoRA, UQ4CT, UQ4CT-delta and BLoB for both seeds.
+        assert_eq!(plan.trainings().len(), 6 + 2 * 4);
+        assert_eq!(plan.rows.len(), 13);
+        assert_eq!(plan.evaluations().len(), 26);
+        let mut other = options("table1", 2);
+        other.given.set("data.test_limit=9").unwrap();
+        let other = Plan::new(&other, &finder()).unwrap();
+        assert_eq!(plan.trainings(), other.trainings());
+        assert_ne!(plan.evaluations()[0].id, other.evaluations()[0].id);
+        let mut longer = options("table1", 2);
+        longer.given.set("train.epochs=3").unwrap();
+        let longer = Plan::new(&longer, &finder()).unwrap();
+        assert_ne!(plan.trainings()[0].id, longer.trainings()[0].id);
+    }
+
+    #[test]
+    fn mixlora_is_uq4ct_at_beta_0() {
+        let sweep = Plan::new(&options("table2", 1), &finder()).unwrap();
+        let beta = |i: usize| sweep.rows[i].evaluations[0].members[0].config.clone();
+        assert_eq!(beta(0).objective.calibration_weight, 0.0);
+        let shifts = Plan::new(&options("table1", 1), &finder()).unwrap();
+        let of = |label: &str| {
+            let row = shifts.rows.iter().find(|r| r.row.label == label).unwrap();
+            row.evaluations[0].members[0].id.clone()
+        };
+        assert_eq!(of("MixLoRA"), sweep.rows[0].evaluations[0].members[0].id);
+        assert_eq!(of("UQ4CT"), sweep.rows[4].evaluations[0].members[0].id);
+        assert_eq!(of("LoRA"), of("TFB"));
+    }
+
+    #[test]
+    fn unknown_rows_and_columns_are_refused_with_the_known() {
+        let mut wrong = options("table6", 1);
+        wrong.methods = vec!["lora".into()];
+        let error = Plan::new(&wrong, &finder()).unwrap_err().to_string();
+        assert!(error.contains("only spuq, uq4ct"), "{error}");
+        let mut wrong = options("table6", 1);
+        wrong.on = vec!["mmlu-law".into()];
+        assert!(Plan::new(&wrong, &finder()).is_err());
+        let mut one = options("table6", 1);
+        one.on = vec!["boolq".into()];
+        assert_eq!(Plan::new(&one, &finder()).unwrap().columns.len(), 1);
+    }
+}

@@ -1,0 +1,216 @@
+//! Tables as pictures: grouped bars with error bars, curves with bands.
+
+use plotters::prelude::*;
+
+use super::results::{Figure, ResultTable};
+use crate::error::TrainError;
+
+const SIZE: (u32, u32) = (900, 620);
+const COLORS: [RGBColor; 8] = [
+    RGBColor(46, 107, 158),
+    RGBColor(208, 112, 44),
+    RGBColor(62, 140, 92),
+    RGBColor(150, 90, 160),
+    RGBColor(120, 120, 120),
+    RGBColor(200, 60, 70),
+    RGBColor(180, 160, 50),
+    RGBColor(70, 170, 180),
+];
+
+fn fail(error: impl std::fmt::Display) -> TrainError {
+    TrainError::Training(format!("a plot could not be drawn: {error}"))
+}
+
+/// Accuracy above, ECE below, as SVG; curves for a sweep, grouped bars otherwise.
+///
+/// # Errors
+/// A plot that cannot be drawn.
+pub fn svg(table: &ResultTable) -> Result<String, TrainError> {
+    let mut text = String::new();
+    {
+        let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
+        area.fill(&WHITE).map_err(fail)?;
+        let panels = area.split_evenly((2, 1));
+        for (panel, figure) in panels.iter().zip([Figure::Accuracy, Figure::Ece]) {
+            match table.sweep.as_deref() {
+                Some(quantity) => curves(panel, table, figure, quantity)?,
+                None => bars(panel, table, figure)?,
+            }
+        }
+        area.present().map_err(fail)?;
+    }
+    Ok(text)
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+
+/// Mean and deviation in percent.
+fn percent(table: &ResultTable, row: &str, column: &str, figure: Figure) -> Option<(f64, f64)> {
+    let over = table.value(row, column, figure)?.over_seeds;
+    Some((over.mean * 100.0, over.deviation.unwrap_or(0.0) * 100.0))
+}
+
+/// A little above the highest bar or band.
+fn top(table: &ResultTable, figure: Figure) -> f64 {
+    let cells = table.rows.iter().flat_map(|row| {
+        let columns = table.columns.iter();
+        columns.filter_map(move |column| percent(table, row, column, figure))
+    });
+    cells
+        .map(|(mean, deviation)| mean + deviation)
+        .fold(1.0, f64::max)
+        * 1.1
+}
+
+fn bars(area: &Area, table: &ResultTable, figure: Figure) -> Result<(), TrainError> {
+    let (rows, columns) = (table.rows.len(), table.columns.len());
+    let mut chart = ChartBuilder::on(area)
+        .caption(format!("{}, %", figure.name()), ("sans-serif", 16))
+        .margin(8)
+        .margin_right(150)
+        .x_label_area_size(28)
+        .y_label_area_size(44)
+        .build_cartesian_2d(0.0..columns as f64, 0.0..top(table, figure))
+        .map_err(fail)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .bold_line_style(RGBColor(232, 232, 232))
+        .light_line_style(WHITE)
+        .x_labels(0)
+        .label_style(("sans-serif", 12))
+        .draw()
+        .map_err(fail)?;
+    let width = 0.84 / rows.max(1) as f64;
+    for (r, row) in table.rows.iter().enumerate() {
+        let color = COLORS[r % COLORS.len()];
+        let style = match r < COLORS.len() {
+            true => color.filled(),
+            false => color.mix(0.5).filled(),
+        };
+        let found: Vec<(usize, (f64, f64))> = table
+            .columns
+            .iter()
+            .enumerate()
+            .filter_map(|(c, column)| Some((c, percent(table, row, column, figure)?)))
+            .collect();
+        let left = |c: usize| c as f64 + 0.08 + r as f64 * width;
+        chart
+            .draw_series(found.iter().map(|(c, (mean, _))| {
+                Rectangle::new([(left(*c), 0.0), (left(*c) + width * 0.92, *mean)], style)
+            }))
+            .map_err(fail)?
+            .label(row.as_str())
+            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 10, y + 5)], style));
+        let whiskers = found.iter().filter(|(_, (_, deviation))| *deviation > 0.0);
+        chart
+            .draw_series(whiskers.map(|(c, (mean, deviation))| {
+                let x = left(*c) + width * 0.46;
+                PathElement::new(vec![(x, mean - deviation), (x, mean + deviation)], BLACK)
+            }))
+            .map_err(fail)?;
+    }
+    let font = ("sans-serif", 13).into_font();
+    for (c, column) in table.columns.iter().enumerate() {
+        let (x, y) = chart.backend_coord(&(c as f64 + 0.5, 0.0));
+        let anchor = plotters::style::text_anchor::Pos::new(
+            plotters::style::text_anchor::HPos::Center,
+            plotters::style::text_anchor::VPos::Top,
+        );
+        let (left, upper) = area.get_base_pixel();
+        area.draw(&Text::new(
+            column.clone(),
+            (x - left, y - upper + 6),
+            font.clone().into_text_style(area).pos(anchor),
+        ))
+        .map_err(fail)?;
+    }
+    legend(&mut chart)
+}
+
+fn curves(
+    area: &Area,
+    table: &ResultTable,
+    figure: Figure,
+    quantity: &str,
+) -> Result<(), TrainError> {
+    let places: Vec<(f64, &String)> = table
+        .rows
+        .iter()
+        .filter_map(|row| Some((row.parse().ok()?, row)))
+        .collect();
+    let first = places.first().map_or(0.0, |(x, _)| *x);
+    let last = places.last().map_or(1.0, |(x, _)| *x);
+    let room = ((last - first) * 0.04).max(0.05);
+    let mut chart = ChartBuilder::on(area)
+        .caption(format!("{}, %", figure.name()), ("sans-serif", 16))
+        .margin(8)
+        .margin_right(150)
+        .x_label_area_size(34)
+        .y_label_area_size(44)
+        .build_cartesian_2d(first - room..last + room, 0.0..top(table, figure))
+        .map_err(fail)?;
+    chart
+        .configure_mesh()
+        .x_desc(quantity)
+        .bold_line_style(RGBColor(232, 232, 232))
+        .light_line_style(WHITE)
+        .label_style(("sans-serif", 12))
+        .draw()
+        .map_err(fail)?;
+    for (c, column) in table.columns.iter().enumerate() {
+        let color = COLORS[c % COLORS.len()];
+        let points: Vec<(f64, f64, f64)> = places
+            .iter()
+            .filter_map(|(x, row)| {
+                let (mean, deviation) = percent(table, row, column, figure)?;
+                Some((*x, mean, deviation))
+            })
+            .collect();
+        let upper = points
+            .iter()
+            .map(|(x, mean, deviation)| (*x, mean + deviation));
+        let lower = points
+            .iter()
+            .rev()
+            .map(|(x, mean, deviation)| (*x, mean - deviation));
+        let band: Vec<(f64, f64)> = upper.chain(lower).collect();
+        chart
+            .draw_series(std::iter::once(Polygon::new(band, color.mix(0.2))))
+            .map_err(fail)?;
+        chart
+            .draw_series(LineSeries::new(
+                points.iter().map(|(x, mean, _)| (*x, *mean)),
+                color.stroke_width(2),
+            ))
+            .map_err(fail)?
+            .label(column.as_str())
+            .legend(move |(x, y)| {
+                PathElement::new(vec![(x, y), (x + 14, y)], color.stroke_width(2))
+            });
+        chart
+            .draw_series(
+                points
+                    .iter()
+                    .map(|(x, mean, _)| Circle::new((*x, *mean), 3, color.filled())),
+            )
+            .map_err(fail)?;
+    }
+    legend(&mut chart)
+}
+
+fn legend<'a, 'b: 'a>(
+    chart: &mut ChartContext<
+        'a,
+        SVGBackend<'b>,
+        Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
+    >,
+) -> Result<(), TrainError> {
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::Coordinate(752, 4))
+        .background_style(WHITE.mix(0.8))
+        .label_font(("sans-serif", 12))
+        .draw()
+        .map_err(fail)
+}

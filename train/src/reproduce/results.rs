@@ -1,0 +1,468 @@
+//! What finished evaluations say, as figures over seeds.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::plan::{Evaluation, Plan};
+use super::tables::Layout;
+use super::work::{HELD_OUT, evaluation_directory, training_directory};
+use super::{paper, work};
+use crate::error::TrainError;
+use crate::evaluation::Cost;
+use crate::metric::calibration::{BinEdge, expected_calibration_error};
+use crate::metric::{brier, negative_log_likelihood, outcomes, ranking};
+use crate::posthoc::PostHoc;
+use crate::posthoc::confidence::Confidence;
+use crate::posthoc::temperature::Temperature;
+use crate::prediction::ScoredRow;
+use crate::run_directory::{Environment, Provenance, RunDirectory, read_predictions};
+
+/// A figure of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Figure {
+    /// Share of right answers.
+    Accuracy,
+    /// Of the softmax confidence.
+    Ece,
+    /// The same after temperature scaling on held-out questions.
+    EceTemperature,
+    /// The same of the calibrator that combines confidence and FLU.
+    EceConfidence,
+    /// Negative log-likelihood.
+    Nll,
+    /// After temperature scaling.
+    NllTemperature,
+    /// Brier score.
+    Brier,
+    /// Of correctness, by the softmax confidence.
+    Auroc,
+    /// The same by the calibrator.
+    AurocConfidence,
+    /// The same by FLU.
+    AurocFlu,
+    /// Of FLU as a confidence.
+    EceFlu,
+}
+
+impl Figure {
+    /// In the order in which they are printed; the paper's two first.
+    pub const ALL: [Self; 11] = [
+        Self::Accuracy,
+        Self::Ece,
+        Self::EceTemperature,
+        Self::EceConfidence,
+        Self::Nll,
+        Self::NllTemperature,
+        Self::Brier,
+        Self::Auroc,
+        Self::AurocConfidence,
+        Self::AurocFlu,
+        Self::EceFlu,
+    ];
+
+    /// As it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accuracy => "ACC",
+            Self::Ece => "ECE",
+            Self::EceTemperature => "ECE, temperature",
+            Self::EceConfidence => "ECE, confidence with FLU",
+            Self::Nll => "NLL",
+            Self::NllTemperature => "NLL, temperature",
+            Self::Brier => "Brier",
+            Self::Auroc => "AUROC",
+            Self::AurocConfidence => "AUROC, confidence with FLU",
+            Self::AurocFlu => "AUROC of FLU",
+            Self::EceFlu => "ECE of FLU",
+        }
+    }
+
+    /// Whether more is better.
+    pub fn higher_is_better(self) -> bool {
+        matches!(
+            self,
+            Self::Accuracy | Self::Auroc | Self::AurocConfidence | Self::AurocFlu
+        )
+    }
+
+    /// Shares are printed in percent.
+    pub fn is_share(self) -> bool {
+        !matches!(self, Self::Nll | Self::NllTemperature | Self::Brier)
+    }
+
+    fn of(self, set: &Calibrated, bins: usize) -> Option<f64> {
+        let mean = |rows: &[ScoredRow], f: &dyn Fn(&ScoredRow) -> f64| {
+            rows.iter().map(f).sum::<f64>() / rows.len() as f64
+        };
+        let pairs = |rows: &[ScoredRow]| outcomes(&rows.iter().collect::<Vec<_>>());
+        let ece =
+            |rows: &[ScoredRow]| expected_calibration_error(&pairs(rows), bins, BinEdge::Right);
+        let flu = || -> Option<Vec<(f64, bool)>> {
+            set.plain
+                .iter()
+                .map(|r| Some((r.flu?, r.correct())))
+                .collect()
+        };
+        let value = match self {
+            Self::Accuracy => mean(&set.plain, &|r| f64::from(u8::from(r.correct()))),
+            Self::Ece => ece(&set.plain),
+            Self::EceTemperature => ece(&set.temperature),
+            Self::EceConfidence => ece(&set.confidence),
+            Self::Nll => mean(&set.plain, &negative_log_likelihood),
+            Self::NllTemperature => mean(&set.temperature, &negative_log_likelihood),
+            Self::Brier => mean(&set.plain, &brier),
+            Self::Auroc => ranking::auroc(&pairs(&set.plain)),
+            Self::AurocConfidence => ranking::auroc(&pairs(&set.confidence)),
+            Self::AurocFlu => ranking::auroc(&flu()?),
+            Self::EceFlu => expected_calibration_error(&flu()?, bins, BinEdge::Right),
+        };
+        value.is_finite().then_some(value)
+    }
+}
+
+/// A scored set in its three forms.
+struct Calibrated {
+    plain: Vec<ScoredRow>,
+    temperature: Vec<ScoredRow>,
+    confidence: Vec<ScoredRow>,
+}
+
+/// Mean and sample standard deviation over seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct OverSeeds {
+    /// The mean.
+    pub mean: f64,
+    /// With `n - 1`; absent for one seed.
+    pub deviation: Option<f64>,
+}
+
+impl OverSeeds {
+    /// Of at least one value.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+        (!values.is_empty()).then(|| Self {
+            mean,
+            deviation: (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()),
+        })
+    }
+}
+
+/// A figure of a cell.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Value {
+    /// Which.
+    pub figure: Figure,
+    /// By seed.
+    pub seeds: Vec<f64>,
+    /// Over them.
+    pub over_seeds: OverSeeds,
+    /// What the paper prints, where model and setting agree.
+    pub paper: Option<f64>,
+}
+
+/// A row in a column.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cell {
+    /// The row's label.
+    pub row: String,
+    /// The column's label.
+    pub column: String,
+    /// Test questions.
+    pub n: usize,
+    /// Seeds that have been evaluated.
+    pub seeds: usize,
+    /// What is known; FLU's figures only with routers.
+    pub values: Vec<Value>,
+}
+
+/// What a row costs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RowCost {
+    /// The row's label.
+    pub row: String,
+    /// Trained parameters, all members together.
+    pub trainable_parameters: usize,
+    /// Seconds of training, all members together.
+    pub training_seconds: f64,
+    /// Forward passes a question.
+    pub forward_passes: usize,
+    /// Seconds a question, mean over what was scored.
+    pub seconds_per_question: f64,
+}
+
+/// A whole table.
+#[derive(Debug, Clone, Serialize)]
+pub struct ResultTable {
+    /// Its name.
+    pub name: String,
+    /// What it shows.
+    pub title: String,
+    /// The varied quantity of a sweep.
+    pub sweep: Option<String>,
+    /// Labels of its rows.
+    pub rows: Vec<String>,
+    /// Labels of its columns.
+    pub columns: Vec<String>,
+    /// What made it, in sentences.
+    pub caption: Vec<String>,
+    /// Row by row.
+    pub cells: Vec<Cell>,
+    /// One a row that has been evaluated.
+    pub costs: Vec<RowCost>,
+}
+
+impl ResultTable {
+    /// Reads what the plan's evaluations left below `root`; what is missing stays empty.
+    ///
+    /// # Errors
+    /// Files that are damaged.
+    pub fn collect(plan: &Plan, root: &Path) -> Result<Self, TrainError> {
+        let (mut cells, mut costs) = (Vec::new(), Vec::new());
+        for planned in &plan.rows {
+            let mut spent: Vec<Cost> = Vec::new();
+            for column in &plan.columns {
+                let mut sets = Vec::new();
+                for evaluation in &planned.evaluations {
+                    if evaluation.config.data.dataset == column.train {
+                        if let Some((set, cost)) = read(evaluation, column.test, root)? {
+                            sets.push((set, evaluation.config.evaluation.bins));
+                            spent.push(cost);
+                        }
+                    }
+                }
+                let agrees = planned
+                    .evaluations
+                    .iter()
+                    .all(|e| agrees(&e.config.model.name, plan.table.paper_model));
+                let published = paper::value(plan.table.name, &planned.row.label, column.label)
+                    .filter(|_| agrees);
+                cells.push(cell(&planned.row.label, column.label, &sets, published));
+            }
+            costs.extend(cost(
+                &planned.row.label,
+                &planned.evaluations,
+                &spent,
+                root,
+            )?);
+        }
+        Ok(Self {
+            name: plan.table.name.into(),
+            title: plan.table.title.into(),
+            sweep: match plan.table.layout {
+                Layout::Sweep(quantity) => Some(quantity.into()),
+                Layout::Methods => None,
+            },
+            rows: plan.rows.iter().map(|r| r.row.label.clone()).collect(),
+            columns: plan.columns.iter().map(|c| c.label.to_owned()).collect(),
+            caption: caption(plan, root)?,
+            cells,
+            costs,
+        })
+    }
+
+    /// The cell of a row and column.
+    pub fn cell(&self, row: &str, column: &str) -> Option<&Cell> {
+        self.cells
+            .iter()
+            .find(|c| c.row == row && c.column == column)
+    }
+
+    /// A figure of a cell.
+    pub fn value(&self, row: &str, column: &str, figure: Figure) -> Option<&Value> {
+        let values = &self.cell(row, column)?.values;
+        values.iter().find(|value| value.figure == figure)
+    }
+}
+
+/// Whether a model's name is that of the paper's model.
+fn agrees(name: &str, paper_model: &str) -> bool {
+    let plain = |text: &str| -> String {
+        text.to_lowercase()
+            .chars()
+            .filter(char::is_ascii_alphanumeric)
+            .collect()
+    };
+    !paper_model.is_empty() && plain(name).contains(&plain(paper_model))
+}
+
+/// The test rows of an evaluation in all forms, if they have been scored.
+fn read(
+    evaluation: &Evaluation,
+    test: &str,
+    root: &Path,
+) -> Result<Option<(Calibrated, Cost)>, TrainError> {
+    let missing = work::missing(root, evaluation);
+    if missing.iter().any(|set| set == test || set == HELD_OUT) {
+        return Ok(None);
+    }
+    let run = RunDirectory::at(&evaluation_directory(root, evaluation));
+    let rows = |set: &str| read_predictions(&run.evaluation(set).join("predictions.jsonl"));
+    let (held_out, plain) = (rows(HELD_OUT)?, rows(test)?);
+    let temperature = Temperature::fit(&held_out);
+    let confidence = Confidence::fit(&held_out);
+    let cost = run.read_json(&format!("evaluation/{test}/cost.json"))?;
+    Ok(Some((
+        Calibrated {
+            temperature: plain.iter().map(|row| temperature.apply(row)).collect(),
+            confidence: plain.iter().map(|row| confidence.apply(row)).collect(),
+            plain,
+        },
+        cost,
+    )))
+}
+
+fn cell(
+    row: &str,
+    column: &str,
+    sets: &[(Calibrated, usize)],
+    published: Option<(f64, f64)>,
+) -> Cell {
+    let value = |figure: Figure| {
+        let seeds: Option<Vec<f64>> = sets
+            .iter()
+            .map(|(set, bins)| figure.of(set, *bins))
+            .collect();
+        let seeds = seeds?;
+        Some(Value {
+            figure,
+            over_seeds: OverSeeds::of(&seeds)?,
+            paper: match figure {
+                Figure::Accuracy => published.map(|(accuracy, _)| accuracy / 100.0),
+                Figure::Ece => published.map(|(_, ece)| ece / 100.0),
+                _ => None,
+            },
+            seeds,
+        })
+    };
+    Cell {
+        row: row.into(),
+        column: column.into(),
+        n: sets.first().map_or(0, |(set, _)| set.plain.len()),
+        seeds: sets.len(),
+        values: Figure::ALL.into_iter().filter_map(value).collect(),
+    }
+}
+
+fn cost(
+    row: &str,
+    evaluations: &[Evaluation],
+    spent: &[Cost],
+    root: &Path,
+) -> Result<Option<RowCost>, TrainError> {
+    let Some(first) = evaluations.first().filter(|_| !spent.is_empty()) else {
+        return Ok(None);
+    };
+    let (mut parameters, mut seconds) = (0, 0.0);
+    for member in &first.members {
+        let run = RunDirectory::at(&training_directory(root, member));
+        parameters += run
+            .read_json::<Provenance>("data.json")?
+            .trainable_parameters;
+        seconds += run.metrics()?.last().map_or(0.0, |line| line.seconds);
+    }
+    let questions: usize = spent.iter().map(|c| c.questions).sum();
+    let total: f64 = spent
+        .iter()
+        .map(|c| c.seconds_per_question * c.questions as f64)
+        .sum();
+    Ok(Some(RowCost {
+        row: row.into(),
+        trainable_parameters: parameters,
+        training_seconds: seconds,
+        forward_passes: spent[0].forward_passes,
+        seconds_per_question: total / questions.max(1) as f64,
+    }))
+}
+
+/// Model, data, template, budget, machine.
+fn caption(plan: &Plan, root: &Path) -> Result<Vec<String>, TrainError> {
+    let mut text = Vec::new();
+    let evaluations = plan.evaluations();
+    let Some(first) = evaluations.first() else {
+        return Ok(text);
+    };
+    let config = &first.config;
+    let limit = |n: Option<usize>| n.map_or("all".into(), |n: usize| format!("at most {n}"));
+    text.push(format!(
+        "Model {}, template {:?}, scoring {:?}, {} training and {} test questions, {} epochs of batches of {}, learning rate {}.",
+        config.model.name,
+        config.data.template,
+        config.data.scoring,
+        limit(config.data.train_limit),
+        limit(config.data.test_limit),
+        config.train.epochs,
+        config.train.batch_size,
+        config.train.learning_rate
+    ));
+    let mut seeds: Vec<u64> = evaluations.iter().map(|e| e.config.train.seed).collect();
+    seeds.sort_unstable();
+    seeds.dedup();
+    text.push(format!(
+        "Mean and sample standard deviation over {} seed(s): {}. Shares in percent; ECE with {} bins. Best bold, second best underlined.",
+        seeds.len(),
+        seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
+        config.evaluation.bins
+    ));
+    let mut origins: Vec<String> = Vec::new();
+    let mut machine = None;
+    for evaluation in &evaluations {
+        let run = RunDirectory::at(&evaluation_directory(root, evaluation));
+        let Ok(known) = run.read_json::<Provenance>("data.json") else {
+            continue;
+        };
+        let files = known.model.iter().chain(&known.split.files);
+        origins.extend(files.map(|file| file.origin.clone()));
+        if let Ok(found) = run.read_json::<Environment>("environment.json") {
+            machine = Some(found);
+        }
+    }
+    origins.sort();
+    origins.dedup();
+    if !origins.is_empty() {
+        text.push(format!("Sources: {}.", origins.join("; ")));
+    }
+    if let Some(machine) = machine {
+        text.push(format!(
+            "uq4ct {} {}, on {} with {} threads.",
+            machine.version,
+            machine.commit.as_deref().unwrap_or(""),
+            machine.device,
+            machine.threads
+        ));
+    }
+    if agrees(&config.model.name, plan.table.paper_model) {
+        text.push("In brackets: the paper's value.".into());
+    } else if !plan.table.paper_model.is_empty() {
+        text.push(format!(
+            "The paper's table is of {}: its values are not comparable and are left out.",
+            plan.table.paper_model
+        ));
+    }
+    text.extend(plan.notes.iter().cloned());
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mean_and_sample_deviation() {
+        let three = OverSeeds::of(&[1.0, 2.0, 3.0]).unwrap();
+        assert_eq!((three.mean, three.deviation), (2.0, Some(1.0)));
+        assert_eq!(OverSeeds::of(&[1.5]).unwrap().deviation, None);
+        assert_eq!(OverSeeds::of(&[]), None);
+    }
+
+    #[test]
+    fn the_papers_model_is_known_by_its_names() {
+        assert!(agrees("llama-2-7b", "llama-2-7b"));
+        assert!(agrees("meta-llama/Llama-2-7b-hf", "llama-2-7b"));
+        assert!(!agrees("smollm2-135m", "llama-2-7b"));
+        assert!(!agrees("tiny", ""));
+    }
+}

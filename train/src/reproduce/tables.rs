@@ -1,0 +1,302 @@
+//! What the paper's tables compare.
+
+use crate::error::TrainError;
+
+/// A column: trained on one dataset, tested on another or the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Column {
+    /// As the paper heads it.
+    pub label: &'static str,
+    /// Dataset of the training.
+    pub train: &'static str,
+    /// Dataset of the test.
+    pub test: &'static str,
+}
+
+/// A row: a preset of `configs/method/` with settings of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// As it is printed.
+    pub label: String,
+    /// Name of the preset.
+    pub preset: &'static str,
+    /// `section.key=value`, over the preset.
+    pub set: Vec<String>,
+}
+
+/// How a table is printed and drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Methods by columns; drawn as grouped bars.
+    Methods,
+    /// One quantity is varied; drawn as curves over it.
+    Sweep(&'static str),
+}
+
+/// A table of the paper, or one of ours.
+pub struct Table {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it shows.
+    pub title: &'static str,
+    /// The paper's model.
+    pub paper_model: &'static str,
+    /// Its rows.
+    pub rows: fn() -> Vec<Row>,
+    /// Its columns.
+    pub columns: &'static [Column],
+    /// How it is printed.
+    pub layout: Layout,
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+const fn same(label: &'static str, dataset: &'static str) -> Column {
+    Column {
+        label,
+        train: dataset,
+        test: dataset,
+    }
+}
+
+const fn shifted(label: &'static str, test: &'static str) -> Column {
+    Column {
+        label,
+        train: "openbookqa",
+        test,
+    }
+}
+
+const TASKS: &[Column] = &[
+    same("BoolQ", "boolq"),
+    same("ARC-E", "arc-easy"),
+    same("ARC-C", "arc-challenge"),
+    same("OBQA", "openbookqa"),
+    same("ClimateQA", "climateqa"),
+];
+
+const SHIFTS: &[Column] = &[
+    same("OBQA", "openbookqa"),
+    shifted("ARC-C", "arc-challenge"),
+    shifted("ARC-E", "arc-easy"),
+    shifted("CS", "mmlu-cs"),
+    shifted("Eng", "mmlu-eng"),
+    shifted("Law", "mmlu-law"),
+    shifted("Health", "mmlu-health"),
+];
+
+const OBQA: &[Column] = &[same("OBQA", "openbookqa")];
+
+fn row(label: &str, preset: &'static str) -> Row {
+    Row {
+        label: label.into(),
+        preset,
+        set: Vec::new(),
+    }
+}
+
+fn with(label: String, preset: &'static str, set: &[String]) -> Row {
+    Row {
+        label,
+        preset,
+        set: set.to_vec(),
+    }
+}
+
+/// The paper's six methods.
+fn six() -> Vec<Row> {
+    vec![
+        row("LoRA", "lora"),
+        row("MC Drop", "mc_dropout"),
+        row("Ensemble", "deep_ensemble"),
+        row("LA", "laplace"),
+        row("MixLoRA", "mixlora"),
+        row("UQ4CT", "uq4ct"),
+    ]
+}
+
+/// The paper's six, and every other method.
+fn all() -> Vec<Row> {
+    let mut rows = vec![row("Base", "base")];
+    rows.extend(six());
+    rows.insert(5, row("LLLA", "laplace-last"));
+    rows.extend([
+        row("UQ4CT-delta", "uq4ct-delta"),
+        row("SPUQ", "spuq"),
+        row("Checkpoints", "checkpoint_ensemble"),
+        row("TFB", "tfb"),
+        row("BLoB", "blob"),
+    ]);
+    rows
+}
+
+fn betas() -> Vec<Row> {
+    ["0", "0.2", "0.5", "0.8", "1", "1.2", "1.5", "1.8", "2"]
+        .map(|beta| {
+            let set = format!("objective.calibration_weight={beta}");
+            with(beta.into(), "uq4ct", &[set])
+        })
+        .into()
+}
+
+fn top_k() -> Vec<Row> {
+    (1..=5)
+        .map(|k| with(k.to_string(), "uq4ct", &[format!("adapter.top_k={k}")]))
+        .collect()
+}
+
+fn incremental() -> Vec<Row> {
+    vec![
+        row("UQ4CT", "uq4ct"),
+        row("UQ4CT_Incremental", "uq4ct-incremental"),
+    ]
+}
+
+fn spuq() -> Vec<Row> {
+    vec![row("SPUQ", "spuq"), row("UQ4CT", "uq4ct")]
+}
+
+/// What the paper leaves open, one setting at a time against the default.
+fn ablations() -> Vec<Row> {
+    let mut rows = vec![row("UQ4CT (defaults)", "uq4ct")];
+    for (label, set) in [
+        ("FLU of the last token", "objective.flu_tokens=last"),
+        ("placement: ffn", "adapter.placement=ffn"),
+        ("mixture weights: raw", "adapter.mixture_weights=raw"),
+        (
+            "mixture weights: raw_delta",
+            "adapter.mixture_weights=raw_delta",
+        ),
+        (
+            "cross-entropy: sequence",
+            "objective.cross_entropy=sequence",
+        ),
+        ("cross-entropy: choices", "objective.cross_entropy=choices"),
+        ("load balancing: top_k", "objective.load_balancing=top_k"),
+        (
+            "correctness: vocabulary",
+            "objective.correctness=vocabulary",
+        ),
+    ] {
+        rows.push(with(label.into(), "uq4ct", &[set.into()]));
+    }
+    rows
+}
+
+/// Every table that `reproduce` knows.
+pub static TABLES: &[Table] = &[
+    Table {
+        name: "fig3",
+        title: "In-distribution accuracy and ECE (Figure 3)",
+        paper_model: "llama-2-7b",
+        rows: six,
+        columns: TASKS,
+        layout: Layout::Methods,
+    },
+    Table {
+        name: "table1",
+        title: "Trained on OpenBookQA, tested there and under distribution shift (Table 1)",
+        paper_model: "llama-2-7b",
+        rows: all,
+        columns: SHIFTS,
+        layout: Layout::Methods,
+    },
+    Table {
+        name: "table2",
+        title: "Weight beta of the calibration loss (Table 2)",
+        paper_model: "llama-2-7b",
+        rows: betas,
+        columns: OBQA,
+        layout: Layout::Sweep("beta"),
+    },
+    Table {
+        name: "table3",
+        title: "Constant and incremental weight of the calibration loss (Table 3)",
+        paper_model: "llama-2-7b",
+        rows: incremental,
+        columns: TASKS,
+        layout: Layout::Methods,
+    },
+    Table {
+        name: "table4",
+        title: "Another base model (Table 4)",
+        paper_model: "mistral-7b",
+        rows: six,
+        columns: TASKS,
+        layout: Layout::Methods,
+    },
+    Table {
+        name: "table5",
+        title: "Active experts, top-k (Table 5)",
+        paper_model: "llama-2-7b",
+        rows: top_k,
+        columns: OBQA,
+        layout: Layout::Sweep("top-k"),
+    },
+    Table {
+        name: "table6",
+        title: "Prompt perturbation, SPUQ (Table 6)",
+        paper_model: "llama-2-7b",
+        rows: spuq,
+        columns: TASKS,
+        layout: Layout::Methods,
+    },
+    Table {
+        name: "ablations",
+        title: "What the paper leaves open, one setting at a time",
+        paper_model: "",
+        rows: ablations,
+        columns: OBQA,
+        layout: Layout::Methods,
+    },
+];
+
+/// The table of a name.
+///
+/// # Errors
+/// An unknown name, with the known ones.
+pub fn find(name: &str) -> Result<&'static Table, TrainError> {
+    TABLES.iter().find(|t| t.name == name).ok_or_else(|| {
+        let known: Vec<_> = TABLES.iter().map(|t| t.name).collect();
+        TrainError::config(
+            "reproduce",
+            format!("expected one of {}, got {name:?}", known.join(", ")),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ConfigLayers;
+
+    #[test]
+    fn every_row_resolves_and_names_known_datasets() {
+        for table in TABLES {
+            for row in (table.rows)() {
+                let mut layers = ConfigLayers::default();
+                layers.method(row.preset).unwrap();
+                for set in &row.set {
+                    layers.set(set).unwrap();
+                }
+                for column in table.columns {
+                    layers
+                        .set(&format!("data.dataset={}", column.test))
+                        .unwrap();
+                    layers.resolve().unwrap();
+                }
+            }
+        }
+        let weights: Vec<f64> = betas()
+            .iter()
+            .map(|row| row.set[0].rsplit('=').next().unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(weights, [0.0, 0.2, 0.5, 0.8, 1.0, 1.2, 1.5, 1.8, 2.0]);
+    }
+}
