@@ -8,6 +8,7 @@ mod gguf;
 mod hub;
 mod invariants;
 mod malformed;
+mod methods;
 mod metrics;
 mod nested_parquet;
 mod parity;

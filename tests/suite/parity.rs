@@ -24,7 +24,7 @@ const LENGTHS: [usize; 2] = [13, 7];
 const LABELS: [u32; 4] = [5, 9, 11, 17];
 const ANSWERS: [usize; 2] = [2, 0];
 
-fn load(name: &str, device: &Device) -> Llama {
+pub(crate) fn load(name: &str, device: &Device) -> Llama {
     let folder = fixture("parity").join(name);
     let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
     let config = ModelConfig::from_json(&text).unwrap();
@@ -33,7 +33,7 @@ fn load(name: &str, device: &Device) -> Llama {
 }
 
 /// The tokens of `make_parity.py`.
-fn questions() -> Vec<EncodedQuestion> {
+pub(crate) fn questions() -> Vec<EncodedQuestion> {
     let ids = tensors(&fixture("parity/tokens.safetensors"))
         .remove("tokens")
         .unwrap()
@@ -126,7 +126,7 @@ fn the_hidden_state_of_a_one_layer_model_equals_transformers() {
     }
 }
 
-fn lora() -> LoraConfig {
+pub(crate) fn lora() -> LoraConfig {
     LoraConfig {
         rank: 3,
         alpha: 6.0,
