@@ -108,12 +108,24 @@ pub fn mix(a: u64, b: u64) -> u64 {
 }
 
 /// What the loader shares with whoever watches it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LoaderState {
     /// Optimizer steps served so far, counted from the start of training.
     pub steps_done: AtomicUsize,
     /// Ask for an end: the chunk stops after the current optimizer step.
     pub stop: AtomicBool,
+    /// The optimizer step before which the first device's loader saw the wish: the others stop there too.
+    stopped_at: AtomicUsize,
+}
+
+impl Default for LoaderState {
+    fn default() -> Self {
+        Self {
+            steps_done: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            stopped_at: AtomicUsize::new(usize::MAX),
+        }
+    }
 }
 
 /// Serves training in chunks of optimizer steps.
@@ -124,6 +136,9 @@ pub struct TrainLoader {
     schedule: Schedule,
     device: Device,
     state: Arc<LoaderState>,
+    /// Devices that share every optimizer step, and which of them this loader serves.
+    parts: usize,
+    part: usize,
 }
 
 impl TrainLoader {
@@ -141,6 +156,16 @@ impl TrainLoader {
             schedule,
             device: device.clone(),
             state,
+            parts: 1,
+            part: 0,
+        }
+    }
+
+    /// The same for several devices: [`DataLoader::slice`] then gives each its share of every optimizer step's rows.
+    pub fn shared_by(self, devices: usize) -> Self {
+        Self {
+            parts: devices,
+            ..self
         }
     }
 
@@ -157,21 +182,38 @@ impl TrainLoader {
             epoch_order(&self.questions, &self.schedule, epoch)
         })[inside]
             .clone();
-        rows.chunks(self.schedule.micro_batch)
+        let micro = self.schedule.micro_batch;
+        // Every device gets as many micro-batches, so that all reach the end of the step together.
+        let rounds = rows.len().div_ceil(self.parts).div_ceil(micro);
+        let mine: Vec<&[usize]> = match self.parts {
+            1 => rows.chunks(micro).collect(),
+            parts => (0..rounds)
+                .map(|round| even(&rows, self.part * rounds + round, parts * rounds))
+                .collect(),
+        };
+        mine.iter()
             .enumerate()
-            .map(|(micro, part)| {
-                let items = part
+            .map(|(round, part)| {
+                // More places than rows: a row that counts for nothing keeps the devices in step.
+                let taken = if part.is_empty() { &rows[..1] } else { part };
+                let items = taken
                     .iter()
                     .map(|row| self.questions[*row].clone())
                     .collect();
                 let mut batch = self.batcher.batch(items, &self.device);
-                batch.seed = mix(mix(self.schedule.seed, step as u64), micro as u64);
+                let place = (self.part * rounds + round) as u64;
+                batch.seed = mix(mix(self.schedule.seed, step as u64), place);
                 batch.step = step + 1;
                 batch.share = part.len() as f64 / rows.len() as f64;
                 batch
             })
             .collect()
     }
+}
+
+/// Piece `i` of `n` whose lengths differ by at most 1.
+fn even(rows: &[usize], i: usize, n: usize) -> &[usize] {
+    &rows[i * rows.len() / n..(i + 1) * rows.len() / n]
 }
 
 /// The order of the current epoch.
@@ -211,7 +253,12 @@ impl Iterator for ChunkIterator<'_> {
                 return Some(Ok(batch));
             }
             // A stop takes effect between optimizer steps, and never before the first: a chunk of nothing has no metrics.
-            let stopped = self.next > self.first && self.loader.state.stop.load(Ordering::SeqCst);
+            let state = &self.loader.state;
+            if self.loader.part == 0 && self.next > self.first && state.stop.load(Ordering::SeqCst)
+            {
+                state.stopped_at.store(self.next, Ordering::SeqCst);
+            }
+            let stopped = state.stopped_at.load(Ordering::SeqCst) <= self.next;
             if self.next >= self.last || stopped {
                 return None;
             }
@@ -233,6 +280,7 @@ impl DataLoaderIterator<Batch> for ChunkIterator<'_> {
 impl DataLoader<Batch> for TrainLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
         let first = self.state.steps_done.load(Ordering::SeqCst);
+        self.state.stopped_at.store(usize::MAX, Ordering::SeqCst);
         let last = self.schedule.chunk_end(self.questions.len(), first);
         Box::new(ChunkIterator {
             loader: self,
@@ -244,8 +292,12 @@ impl DataLoader<Batch> for TrainLoader {
         })
     }
 
+    /// Burn divides this number among the devices to find each one's slice.
     fn num_items(&self) -> usize {
-        self.questions.len()
+        match self.parts {
+            1 => self.questions.len(),
+            parts => parts,
+        }
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Batch>> {
@@ -255,9 +307,10 @@ impl DataLoader<Batch> for TrainLoader {
         })
     }
 
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch>> {
+    /// The loader of device `start`; see [`TrainLoader::shared_by`].
+    fn slice(&self, start: usize, _: usize) -> Arc<dyn DataLoader<Batch>> {
         Arc::new(Self {
-            questions: Arc::new(self.questions[start..end].to_vec()),
+            part: start,
             ..self.clone()
         })
     }
@@ -467,11 +520,58 @@ mod tests {
         let all: Vec<_> = (0..4).flat_map(|_| chunk(&straight)).collect();
         let state = Arc::new(LoaderState {
             steps_done: 3.into(),
-            ..Default::default()
+            ..LoaderState::default()
         });
         let resumed = loader(&state);
         let rest: Vec<_> = (0..2).flat_map(|_| chunk(&resumed)).collect();
         assert_eq!(rest, all[all.len() - rest.len()..]);
+    }
+
+    #[test]
+    fn devices_share_every_optimizer_step_and_stay_in_step() {
+        for micro_batch in [1, 2, 3] {
+            let shared = TrainLoader::new(
+                questions(10),
+                QuestionBatcher::default(),
+                Schedule {
+                    micro_batch,
+                    ..schedule()
+                },
+                Arc::default(),
+                &Device::flex(),
+            )
+            .shared_by(3);
+            assert_eq!(shared.num_items(), 3);
+            let parts: Vec<_> = (0..3).map(|part| shared.slice(part, part + 1)).collect();
+            let mut iterators: Vec<_> = parts.iter().map(|part| part.iter()).collect();
+            let (mut rows, mut share) = (Vec::new(), 0.0);
+            for round in 0.. {
+                let served: Vec<Batch> = iterators
+                    .iter_mut()
+                    .filter_map(|i| i.next().map(Result::unwrap))
+                    .collect();
+                if served.is_empty() {
+                    break;
+                }
+                assert_eq!(served.len(), 3, "round {round}");
+                assert!(served.iter().all(|b| b.step == served[0].step));
+                let whole = iterators.iter().map(|i| i.progress().is_completed());
+                let whole: Vec<bool> = whole.collect();
+                assert!(whole.iter().all(|w| *w == whole[0]));
+                for batch in served {
+                    share += batch.share;
+                    if batch.share > 0.0 {
+                        rows.extend(batch.ids);
+                    }
+                }
+            }
+            // The first chunk is two optimizer steps.
+            assert!((share - 2.0).abs() < 1e-12);
+            rows.sort();
+            let mut alone: Vec<String> = chunk(&loader(&Arc::default())).concat();
+            alone.sort();
+            assert_eq!(rows, alone);
+        }
     }
 
     #[test]

@@ -61,6 +61,7 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
     let _lines = Plain::start(state.clone(), 30);
     let setup = Setup {
         device: device.device.clone(),
+        others: Vec::new(),
         finder: args.places.finder(&config.model.name),
         run: args.run.clone(),
         resume: true,

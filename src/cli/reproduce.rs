@@ -151,6 +151,7 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
     let telemetry = Telemetry::new(state.clone());
     let setup = Setup {
         device: device.device.clone(),
+        others: args.places.others()?,
         finder,
         run: args.root.clone(),
         resume: true,

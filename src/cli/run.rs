@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
+use burn::tensor::Device;
 use clap::Args;
 use data::loader::LoaderState;
 use data::source::Finder;
@@ -25,8 +26,11 @@ pub(super) struct PlaceArgs {
     #[arg(long)]
     offline: bool,
     /// Where to compute: auto, cpu, ndarray, wgpu[:index], cuda[:index]
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", conflicts_with = "devices")]
     device: String,
+    /// Several devices that share every training step, such as cuda:0,cuda:1; the first one evaluates
+    #[arg(long, value_delimiter = ',')]
+    devices: Vec<String>,
 }
 
 impl PlaceArgs {
@@ -43,7 +47,13 @@ impl PlaceArgs {
 
     /// The device asked for.
     pub(super) fn device(&self) -> Result<NamedDevice> {
-        backend::find(&self.device)
+        backend::find(self.devices.first().unwrap_or(&self.device))
+    }
+
+    /// The further devices of `--devices`.
+    pub(super) fn others(&self) -> Result<Vec<Device>> {
+        let names = self.devices.iter().skip(1);
+        names.map(|name| Ok(backend::find(name)?.device)).collect()
     }
 }
 

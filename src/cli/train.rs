@@ -112,6 +112,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     let telemetry = Telemetry::new(state.clone());
     let setup = Setup {
         device: device.device.clone(),
+        others: args.places.others()?,
         finder: args.places.finder(&config.model.name),
         run: root.clone(),
         resume: args.resume.is_some(),

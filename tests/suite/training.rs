@@ -11,7 +11,7 @@ use data::source::Finder;
 use train::dashboard::state::DashboardState;
 use train::fine_tune::{Outcome, Setup, fine_tune, load_members};
 use train::prepare::prepare;
-use train::run_directory::{Environment, MetricsLine, RunDirectory};
+use train::run_directory::{Environment, MetricsLine, RunDirectory, read_predictions};
 use train::telemetry::Telemetry;
 use train::{RunConfig, TrainError};
 
@@ -35,6 +35,7 @@ fn setup(root: &Path, resume: bool, device: &Device) -> Setup {
     finder.miniature = true;
     Setup {
         device: device.clone(),
+        others: Vec::new(),
         finder,
         run: root.to_path_buf(),
         resume,
@@ -226,4 +227,82 @@ fn every_preset_and_switch_trains() {
             finished(&layers.resolve().unwrap(), root.path(), &device);
         }
     }
+}
+
+#[test]
+fn two_devices_give_the_losses_of_one_with_the_same_global_batch() {
+    let device = Device::flex();
+    let mut config = config();
+    // Dropout masks and the load balancing's means belong to the micro-batch.
+    config.adapter.dropout = 0.0;
+    config.objective.load_balancing_weight = 0.0;
+    // Ten rows a step: the devices' shares are cut into micro-batches of unequal size.
+    config.train.batch_size = 10;
+    config.train.micro_batch = 3;
+    let losses = |others: Vec<Device>| -> Vec<f64> {
+        let root = tempfile::tempdir().unwrap();
+        let setup = Setup {
+            others,
+            ..setup(root.path(), false, &device)
+        };
+        assert!(matches!(
+            run(&config, &setup).unwrap(),
+            Outcome::Finished(_)
+        ));
+        let lines = RunDirectory::open(root.path())
+            .unwrap()
+            .0
+            .metrics()
+            .unwrap();
+        let train = lines.iter().filter(|l| l.split == "train");
+        train
+            .map(|l| l.values["cross_entropy"].as_f64().unwrap())
+            .collect()
+    };
+    let (one, two) = (losses(vec![]), losses(vec![device.clone()]));
+    assert_eq!(one.len(), two.len());
+    for (a, b) in one.iter().zip(&two) {
+        assert!((a - b).abs() < 1e-5, "{one:?} {two:?}");
+    }
+}
+
+#[test]
+fn an_ensembles_answers_are_the_mean_of_its_members_and_a_checkpoint_ensemble_keeps_its_adapters() {
+    let device = Device::flex();
+    let root = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.method.name = "deep_ensemble".into();
+    config.method.members = 2;
+    finished(&config, root.path(), &device);
+    let rows =
+        |root: &Path| read_predictions(&root.join("evaluation/boolq/predictions.jsonl")).unwrap();
+    let together = rows(root.path());
+    let mut alone = Vec::new();
+    for member in 0..2 {
+        let own = tempfile::tempdir().unwrap();
+        let mut config = config.clone();
+        config.method.name = "lora".into();
+        config.train.seed += member;
+        finished(&config, own.path(), &device);
+        alone.push(rows(own.path()));
+    }
+    for ((joint, a), b) in together.iter().zip(&alone[0]).zip(&alone[1]) {
+        let mean = (a.probabilities[0] + b.probabilities[0]) / 2.0;
+        assert!((joint.probabilities[0] - mean).abs() < 1e-6);
+        assert!(joint.agreement.is_some_and(|share| share >= 0.5));
+    }
+    let root = tempfile::tempdir().unwrap();
+    config.method.name = "checkpoint_ensemble".into();
+    config.train.snapshots = 3;
+    finished(&config, root.path(), &device);
+    // Twelve steps: kept after 8 and 10, and the last.
+    for step in [8, 10] {
+        assert!(
+            root.path()
+                .join(format!("adapter/snapshot-{step}.bpk"))
+                .is_file()
+        );
+    }
+    let scored = rows(root.path());
+    assert!(scored.iter().all(|row| row.agreement.is_some()));
 }

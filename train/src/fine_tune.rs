@@ -29,6 +29,8 @@ use crate::training::{self, Trained, TrainingQuestions};
 pub struct Setup {
     /// The tensor device, plain.
     pub device: Device,
+    /// Further devices that share the training's steps.
+    pub others: Vec<Device>,
     /// Where files are looked for.
     pub finder: Finder,
     /// The run's directory.

@@ -227,8 +227,12 @@ impl StepOutput {
             values.chunks(experts).map(<[f64]>::to_vec).collect()
         });
         StepFacts {
-            // Answers that are no numbers come with such a loss, which ends the training.
-            rows: self.prediction.rows(batch).unwrap_or_default(),
+            // Answers that are no numbers come with such a loss, which ends the training; a batch of no weight only keeps
+            // several devices in step.
+            rows: match batch.share > 0.0 {
+                true => self.prediction.rows(batch).unwrap_or_default(),
+                false => Vec::new(),
+            },
             terms: self
                 .terms
                 .iter()

@@ -14,7 +14,7 @@ use burn::prelude::*;
 use burn::store::ModuleRecord;
 use burn::train::checkpoint::KeepLastNCheckpoints;
 use burn::train::logger::InMemoryMetricLogger;
-use burn::train::{ExecutionStrategy, Learner, SupervisedTraining};
+use burn::train::{ExecutionStrategy, Learner, MultiDeviceOptim, SupervisedTraining};
 use data::batch::BatchOptions;
 use data::loader::{EvaluationLoader, TrainLoader, chunk_ends};
 use data::{EncodedQuestion, QuestionBatcher};
@@ -188,7 +188,8 @@ fn learn(
         schedule,
         setup.state.clone(),
         &device,
-    );
+    )
+    .shared_by(1 + setup.others.len());
     let valid = EvaluationLoader::with_batcher(
         monitor,
         config.evaluation.batch_tokens,
@@ -211,7 +212,7 @@ fn learn(
         .num_epochs(first_chunk + chunks)
         // The loader says where an optimizer step ends; see `data::loader`.
         .grads_accumulation(usize::MAX)
-        .with_training_strategy(ExecutionStrategy::single(device).into())
+        .with_training_strategy(strategy(setup).into())
         .with_application_logger(None)
         .with_metric_logger(InMemoryMetricLogger::default())
         .with_default_checkpointers()
@@ -275,6 +276,16 @@ fn register_metrics(
         .metric_valid_numeric(WholeSet::accuracy())
         .metric_valid_numeric(WholeSet::ece())
         .metric_valid_numeric(WholeSet::flu())
+}
+
+/// One device, or several that share every optimizer step; the first one updates the adapter.
+fn strategy(setup: &Setup) -> ExecutionStrategy {
+    let all = std::iter::once(&setup.device).chain(&setup.others);
+    let mut devices: Vec<Device> = all.map(|device| device.clone().autodiff()).collect();
+    match devices.len() {
+        1 => ExecutionStrategy::single(devices.remove(0)),
+        _ => ExecutionStrategy::multi(devices, MultiDeviceOptim::OptimMainDevice),
+    }
 }
 
 /// The learning rate by optimizer step: a linear warm-up, then constant, linear or cosine.
