@@ -663,6 +663,20 @@ impl RunConfig {
         other
     }
 
+    /// Every setting that is not at its default, `section.key = value`, in the order of the sections. A setting that a later
+    /// version adds changes nothing here until it is used.
+    pub fn changes(&self) -> String {
+        let all = |config: &Self| {
+            let value = Value::try_from(config).expect("settings are tables of plain values");
+            values("", &value)
+        };
+        let defaults = all(&Self::default());
+        let changed = all(self).into_iter().filter(|pair| !defaults.contains(pair));
+        changed
+            .map(|(key, value)| format!("{key} = {value}\n"))
+            .collect()
+    }
+
     /// The settings as TOML.
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).expect("settings are tables of plain values")
@@ -784,6 +798,10 @@ mod tests {
         assert_eq!(config.data.dataset, "arc-easy");
         let again: RunConfig = toml::from_str(&config.to_toml()).unwrap();
         assert_eq!(again, config);
+        assert_eq!(RunConfig::default().changes(), "");
+        let changes = config.changes();
+        assert!(changes.contains("train.epochs = 3.0\n"), "{changes}");
+        assert_eq!(changes.lines().count(), 5, "{changes}");
     }
 
     #[test]

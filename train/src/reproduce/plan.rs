@@ -251,7 +251,7 @@ fn evaluation(
             .collect::<Result<_, _>>()?,
     };
     Ok(Evaluation {
-        id: identity(&config, &config.to_toml()),
+        id: identity(&config),
         config,
         members,
         on,
@@ -265,14 +265,14 @@ fn training(config: &RunConfig, seed: u64) -> Result<Training, TrainError> {
     config.data.held_out_limit = None;
     config.evaluation = EvaluationSection::default();
     Ok(Training {
-        id: identity(&config, &config.to_toml()),
+        id: identity(&config),
         config,
     })
 }
 
 /// `openbookqa-lora-smollm2-135m-s42-1a2b3c4d`: readable, and different for any difference in the settings.
-fn identity(config: &RunConfig, settings: &str) -> String {
-    let digest = Sha256::digest(settings.as_bytes());
+fn identity(config: &RunConfig) -> String {
+    let digest = Sha256::digest(config.changes().as_bytes());
     let hash: String = digest[..4].iter().map(|b| format!("{b:02x}")).collect();
     let name = config.directory(Path::new(""));
     format!("{}-{hash}", name.display())
