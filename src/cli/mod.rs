@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod compare;
 mod evaluate;
 mod reproduce;
 mod run;
@@ -23,6 +24,8 @@ enum Verb {
     Train(train::TrainArgs),
     /// Score a finished run on other datasets, or ask it by another method.
     Evaluate(evaluate::EvaluateArgs),
+    /// Finished runs side by side, with paired tests.
+    Compare(compare::CompareArgs),
     /// A table of the paper: train and score what it compares, once each.
     Reproduce(reproduce::ReproduceArgs),
 }
@@ -45,6 +48,7 @@ pub fn main() -> ExitCode {
     finish(match cli.verb {
         Verb::Train(args) => train::run(args),
         Verb::Evaluate(args) => evaluate::run(args),
+        Verb::Compare(args) => compare::run(&args),
         Verb::Reproduce(args) => reproduce::run(args),
     })
 }

@@ -4,6 +4,7 @@
 
 mod command_line;
 mod configs;
+mod datasets;
 mod gguf;
 mod hub;
 mod invariants;
@@ -15,4 +16,5 @@ mod parity;
 mod readme;
 mod smollm2;
 mod support;
+mod tables;
 mod training;

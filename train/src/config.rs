@@ -671,7 +671,9 @@ impl RunConfig {
             values("", &value)
         };
         let defaults = all(&Self::default());
-        let changed = all(self).into_iter().filter(|pair| !defaults.contains(pair));
+        let changed = all(self)
+            .into_iter()
+            .filter(|pair| !defaults.contains(pair));
         changed
             .map(|(key, value)| format!("{key} = {value}\n"))
             .collect()

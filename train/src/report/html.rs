@@ -32,9 +32,15 @@ pub(super) fn render(report: &Report) -> Result<String, TrainError> {
     plots(&mut body, report)?;
     worst(&mut body, report);
     provenance(&mut body, report);
-    Ok(format!(
+    Ok(page(&report.title(), &body))
+}
+
+/// A whole page around a body.
+pub(super) fn page(title: &str, body: &str) -> String {
+    let title = escape(title);
+    format!(
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n"
-    ))
+    )
 }
 
 fn push(body: &mut String, text: String) {
@@ -197,7 +203,7 @@ fn provenance(body: &mut String, report: &Report) {
     );
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

@@ -15,6 +15,7 @@ use crate::posthoc::{ALPHA, Calibrated};
 use crate::prediction::ScoredRow;
 use crate::run_directory::{Environment, MetricsLine, Provenance, RunDirectory};
 
+pub mod compare;
 mod html;
 mod markdown;
 mod plot;

@@ -1,0 +1,287 @@
+//! `reproduce` and `compare` on the tiny model: every table, every method, one machine or several.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn uq4ct(words: &[&str]) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_uq4ct"))
+        .args(words)
+        .env_remove("UQ4CT_DATA")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{words:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+fn reproduce(table: &str, root: &Path, more: &[&str]) -> Output {
+    let root = root.to_str().unwrap();
+    let words = [
+        &[
+            "reproduce",
+            table,
+            "--model",
+            "tiny",
+            "--plain",
+            "--offline",
+            "--root",
+            root,
+        ],
+        more,
+    ];
+    uq4ct(&words.concat())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A table's file.
+fn file(root: &Path, table: &str, ending: &str) -> String {
+    let folder = root.join("tables").join(format!("{table}-tiny"));
+    std::fs::read_to_string(folder.join(format!("{table}.{ending}"))).unwrap()
+}
+
+#[test]
+fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
+    let root = tempfile::tempdir().unwrap();
+    let size = ["--limit", "8", "--seeds", "2"];
+    let shown = text(&reproduce("table1", root.path(), &size).stdout);
+    let json: serde_json::Value =
+        serde_json::from_str(&file(root.path(), "table1", "json")).unwrap();
+    let cells = json["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 13 * 7);
+    for cell in cells {
+        assert_eq!(
+            (&cell["n"], &cell["seeds"]),
+            (&8.into(), &2.into()),
+            "{cell}"
+        );
+        let values = cell["values"].as_array().unwrap();
+        // AUROC is undefined where all answers are wrong.
+        assert!(values.len() >= 7, "{cell}");
+        assert!(
+            values
+                .iter()
+                .all(|v| v["over_seeds"]["deviation"].is_number())
+        );
+    }
+    assert_eq!(json["costs"].as_array().unwrap().len(), 13);
+    let passes = |row: &str| {
+        let costs = json["costs"].as_array().unwrap();
+        let found = costs.iter().find(|cost| cost["row"] == row).unwrap();
+        found["forward_passes"].as_u64().unwrap()
+    };
+    assert_eq!(
+        (passes("LoRA"), passes("MC Drop"), passes("Ensemble")),
+        (1, 10, 3)
+    );
+    assert_eq!(
+        (passes("SPUQ"), passes("Checkpoints"), passes("TFB")),
+        (6, 3, 10)
+    );
+    assert!(
+        shown.contains("| ACC ↑ | LLLA |") && shown.contains("Mean and sample standard deviation")
+    );
+    assert!(file(root.path(), "table1", "tex").contains("\\begin{tabular}{llrrrrrrr}"));
+    assert!(file(root.path(), "table1", "csv").lines().count() > 13 * 7 * 7);
+    assert!(file(root.path(), "table1", "svg").contains("<svg"));
+    // LoRA's three members and their other seed, MixLoRA, UQ4CT, UQ4CT-delta and BLoB with both.
+    let trainings = std::fs::read_dir(root.path().join("trainings"))
+        .unwrap()
+        .count();
+    assert_eq!(trainings, 14);
+    let again = reproduce("table1", root.path(), &size);
+    assert!(
+        !text(&again.stderr).contains("step "),
+        "{}",
+        text(&again.stderr)
+    );
+    assert_eq!(text(&again.stdout), shown);
+    // Another table finds UQ4CT's and SPUQ's trainings there.
+    reproduce(
+        "table6",
+        root.path(),
+        &["--limit", "8", "--seeds", "1", "--on", "openbookqa"],
+    );
+    let trainings = std::fs::read_dir(root.path().join("trainings"))
+        .unwrap()
+        .count();
+    assert_eq!(trainings, 14);
+}
+
+#[test]
+fn every_other_table_runs_at_its_smallest() {
+    let root = tempfile::tempdir().unwrap();
+    for table in train::reproduce::TABLES {
+        if table.name == "table1" {
+            continue;
+        }
+        let size = [
+            "--limit",
+            "4",
+            "--train-limit",
+            "16",
+            "--seeds",
+            "1",
+            "--set",
+            "train.max_steps=2",
+        ];
+        let shown = text(&reproduce(table.name, root.path(), &size).stdout);
+        for row in (table.rows)() {
+            let line = format!("| ACC ↑ | {} |", row.label);
+            let found = shown.lines().find(|l| l.starts_with(&line));
+            assert!(
+                found.is_some_and(|l| !l.contains('–')),
+                "{}: {shown}",
+                table.name
+            );
+        }
+        assert!(file(root.path(), table.name, "svg").contains("</svg>"));
+    }
+}
+
+#[test]
+fn a_plan_is_independent_commands_that_several_processes_may_run() {
+    let root = tempfile::tempdir().unwrap();
+    let size = [
+        "--limit",
+        "4",
+        "--train-limit",
+        "16",
+        "--seeds",
+        "1",
+        "--on",
+        "openbookqa,mmlu-eng",
+        "--methods",
+        "deep_ensemble,lora,base",
+    ];
+    let planned = reproduce("table1", root.path(), &[&size[..], &["--plan"]].concat());
+    let plan = text(&planned.stdout);
+    assert_eq!(plan.lines().count(), 3 + 3, "{plan}");
+    assert!(text(&planned.stderr).contains("3 trainings, 3 evaluations"));
+    assert!(!root.path().join("trainings").exists());
+    // Evaluations first: each trains what it needs, or waits for whoever does.
+    let commands: Vec<&str> = plan.lines().rev().collect();
+    let list = root.path().join("plan.txt");
+    std::fs::write(&list, commands.join("\n")).unwrap();
+    let status = Command::new("xargs")
+        .args(["-P", "2", "-I", "COMMAND", "sh", "-c", "COMMAND"])
+        .stdin(std::fs::File::open(&list).unwrap())
+        .stderr(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let assembled = reproduce("table1", root.path(), &size);
+    assert!(!text(&assembled.stderr).contains("step "));
+    assert!(text(&assembled.stdout).contains("| ACC ↑ | Ensemble |"));
+    let locks = ["trainings", "evaluations"].map(|kind| {
+        let folders = std::fs::read_dir(root.path().join(kind)).unwrap();
+        folders
+            .filter(|f| f.as_ref().unwrap().path().join("lock.json").exists())
+            .count()
+    });
+    assert_eq!(locks, [0, 0]);
+}
+
+#[test]
+fn runs_are_compared_and_asked_by_another_method() {
+    let root = tempfile::tempdir().unwrap();
+    let run = |method: &str| root.path().join(method).to_str().unwrap().to_owned();
+    for method in ["lora", "uq4ct"] {
+        uq4ct(&[
+            "train",
+            "--dataset",
+            "boolq",
+            "--model",
+            "tiny",
+            "--plain",
+            "--method",
+            method,
+            "--run",
+            &run(method),
+        ]);
+    }
+    let out = root.path().to_str().unwrap();
+    let shown = text(&uq4ct(&["compare", &run("lora"), &run("uq4ct"), "--out", out]).stdout);
+    assert!(
+        shown.contains("2 runs on boolq (n = 24)") && shown.contains("p = "),
+        "{shown}"
+    );
+    let page = std::fs::read_to_string(root.path().join("compare.html")).unwrap();
+    assert_eq!(page.matches("<svg").count(), 2);
+    let asked = uq4ct(&[
+        "evaluate",
+        &run("lora"),
+        "--on",
+        "boolq,mmlu-law",
+        "--method",
+        "mc_dropout",
+        "--set",
+        "method.samples=2",
+    ]);
+    assert_eq!(text(&asked.stdout).lines().count(), 2);
+    assert!(
+        root.path()
+            .join("lora/evaluation/mmlu-law-mc_dropout/cost.json")
+            .is_file()
+    );
+    let refused = |words: &[&str], reason: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_uq4ct"))
+            .args(words)
+            .output()
+            .unwrap();
+        let error = text(&output.stderr);
+        assert!(
+            !output.status.success() && error.contains(reason),
+            "{words:?}: {error}"
+        );
+    };
+    refused(
+        &[
+            "evaluate",
+            &run("uq4ct"),
+            "--on",
+            "mmlu-law",
+            "--method",
+            "laplace",
+        ],
+        "queries a lora training",
+    );
+    refused(
+        &[
+            "evaluate",
+            &run("lora"),
+            "--on",
+            "mmlu-law",
+            "--method",
+            "deep_ensemble",
+        ],
+        "needs 3 trainings",
+    );
+    refused(
+        &["compare", &run("lora"), &run("uq4ct"), "--on", "mmlu-law"],
+        "uq4ct evaluate",
+    );
+    refused(&["compare", &run("lora"), "/nowhere"], "/nowhere");
+    refused(
+        &["train", "--dataset", "mmlu-law", "--model", "tiny"],
+        "has no training questions",
+    );
+    refused(
+        &[
+            "train",
+            "--dataset",
+            "boolq",
+            "--method",
+            "lora",
+            "--set",
+            "adapter.num_experts=4",
+        ],
+        "does not read it",
+    );
+    refused(&["reproduce", "table9"], "expected one of fig3, table1");
+}

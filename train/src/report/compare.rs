@@ -1,0 +1,382 @@
+//! Several runs on the same questions: figures side by side, differences with paired bootstrap tests, reliability diagrams.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Unit, html, plot, show};
+use crate::config::RunConfig;
+use crate::error::TrainError;
+use crate::metric::calibration::{BinEdge, expected_calibration_error};
+use crate::metric::{Bootstrap, Estimate, Metrics, brier, negative_log_likelihood, outcomes};
+use crate::prediction::ScoredRow;
+use crate::run_directory::{RunDirectory, read_predictions};
+
+/// One run's answers to the compared questions.
+#[derive(Debug, Clone)]
+pub struct Contender {
+    /// Method, dataset, seed.
+    pub name: String,
+    /// Where it lies.
+    pub run: PathBuf,
+    /// Its answers to the questions that all runs have, in one order.
+    pub rows: Vec<ScoredRow>,
+    /// Over them.
+    pub metrics: Metrics,
+}
+
+/// How a run differs from the first one in a figure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Difference {
+    /// The run's value less the first run's, with its 95 % interval.
+    pub estimate: Estimate,
+    /// Two-sided: twice the smaller share of resamples on one side of zero.
+    pub p_value: f64,
+}
+
+/// Runs compared.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// The dataset of the questions.
+    pub dataset: String,
+    /// The runs, the reference first.
+    pub contenders: Vec<Contender>,
+    /// For each run but the first: accuracy, ECE, NLL, Brier score.
+    pub differences: Vec<[Difference; 4]>,
+    bins: usize,
+    resamples: usize,
+}
+
+const FIGURES: [(&str, Unit); 4] = [
+    ("Accuracy", Unit::Percent),
+    ("ECE", Unit::Percent),
+    ("NLL", Unit::Plain),
+    ("Brier score", Unit::Plain),
+];
+
+/// Loads runs and compares their answers to a dataset's test questions; without a name, to that which all were trained on.
+///
+/// # Errors
+/// Runs of different datasets without a name, predictions that are missing, or no common question.
+pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainError> {
+    let opened: Vec<(RunDirectory, RunConfig)> = runs
+        .iter()
+        .map(|run| RunDirectory::open(run))
+        .collect::<Result<_, _>>()?;
+    let (_, first) = opened
+        .first()
+        .ok_or_else(|| TrainError::config("compare", "expected at least one run"))?;
+    let dataset = on.unwrap_or(&first.data.dataset).to_owned();
+    if let Some((_, other)) = opened
+        .iter()
+        .find(|(_, config)| on.is_none() && config.data.dataset != dataset)
+    {
+        return Err(TrainError::config(
+            "compare",
+            format!(
+                "the runs were trained on {dataset} and {}: name what to compare them on with --on",
+                other.data.dataset
+            ),
+        ));
+    }
+    let mut answers: Vec<Vec<ScoredRow>> = Vec::new();
+    for (run, _) in &opened {
+        let path = run.evaluation(&dataset).join("predictions.jsonl");
+        if !path.is_file() {
+            let reason = format!(
+                "is missing: finish the run, or score it with `uq4ct evaluate {} --on {dataset}`",
+                run.root().display()
+            );
+            return Err(TrainError::file(path, reason));
+        }
+        answers.push(read_predictions(&path)?);
+    }
+    let answers = common(answers);
+    if answers.iter().any(Vec::is_empty) {
+        return Err(TrainError::config(
+            "compare",
+            "the runs have no question in common",
+        ));
+    }
+    let bootstrap = Bootstrap {
+        resamples: first.evaluation.bootstrap,
+        seed: first.data.split_seed,
+    };
+    let bins = first.evaluation.bins;
+    let differences = answers[1..]
+        .iter()
+        .map(|rows| differences(&answers[0], rows, bins, bootstrap))
+        .collect();
+    let contenders = opened
+        .into_iter()
+        .zip(answers)
+        .map(|((run, config), rows)| Contender {
+            name: format!(
+                "{}, {}, seed {}",
+                config.method.title(),
+                config.data.dataset,
+                config.train.seed
+            ),
+            run: run.root().to_path_buf(),
+            metrics: Metrics::of(&rows, bins, bootstrap),
+            rows,
+        })
+        .collect();
+    Ok(Comparison {
+        dataset,
+        contenders,
+        differences,
+        bins,
+        resamples: bootstrap.resamples,
+    })
+}
+
+/// The rows that every run has, in the first one's order.
+fn common(answers: Vec<Vec<ScoredRow>>) -> Vec<Vec<ScoredRow>> {
+    let mut by_id: Vec<HashMap<String, ScoredRow>> = answers
+        .iter()
+        .map(|rows| rows.iter().map(|r| (r.id.clone(), r.clone())).collect())
+        .collect();
+    let order: Vec<String> = answers[0]
+        .iter()
+        .map(|row| row.id.clone())
+        .filter(|id| by_id.iter().all(|rows| rows.contains_key(id)))
+        .collect();
+    by_id
+        .iter_mut()
+        .map(|rows| order.iter().filter_map(|id| rows.remove(id)).collect())
+        .collect()
+}
+
+fn figures(rows: &[&ScoredRow], bins: usize) -> [f64; 4] {
+    let mean = |f: &dyn Fn(&ScoredRow) -> f64| {
+        rows.iter().map(|row| f(row)).sum::<f64>() / rows.len() as f64
+    };
+    [
+        mean(&|row| f64::from(u8::from(row.correct()))),
+        expected_calibration_error(&outcomes(rows), bins, BinEdge::Right),
+        mean(&negative_log_likelihood),
+        mean(&brier),
+    ]
+}
+
+/// Both runs are resampled by the same questions: what makes a question hard for both cancels out.
+fn differences(
+    first: &[ScoredRow],
+    other: &[ScoredRow],
+    bins: usize,
+    bootstrap: Bootstrap,
+) -> [Difference; 4] {
+    let n = first.len();
+    let mut rng = ChaCha8Rng::seed_from_u64(bootstrap.seed);
+    let gap = |chosen: &[usize]| -> [f64; 4] {
+        let pick = |rows: &'_ [ScoredRow]| -> [f64; 4] {
+            let picked: Vec<&ScoredRow> = chosen.iter().map(|i| &rows[*i]).collect();
+            figures(&picked, bins)
+        };
+        let (a, b) = (pick(first), pick(other));
+        std::array::from_fn(|i| b[i] - a[i])
+    };
+    let whole = gap(&(0..n).collect::<Vec<_>>());
+    let resampled: Vec<[f64; 4]> = (0..bootstrap.resamples)
+        .map(|_| {
+            let chosen: Vec<usize> = (0..n).map(|_| rng.random_range(0..n)).collect();
+            gap(&chosen)
+        })
+        .collect();
+    std::array::from_fn(|i| {
+        let mut values: Vec<f64> = resampled.iter().map(|gaps| gaps[i]).collect();
+        values.sort_by(f64::total_cmp);
+        let at = |q: f64| {
+            let last = values.len().checked_sub(1)?;
+            Some(values[(q * last as f64).round() as usize])
+        };
+        let share = |keep: &dyn Fn(f64) -> bool| {
+            let kept = values.iter().filter(|v| keep(**v)).count();
+            // One more of each: a share of resamples is never 0.
+            (kept + 1) as f64 / (values.len() + 1) as f64
+        };
+        Difference {
+            estimate: Estimate {
+                value: Some(whole[i]),
+                low: at(0.025),
+                high: at(0.975),
+            },
+            p_value: (2.0 * share(&|v| v <= 0.0).min(share(&|v| v >= 0.0))).min(1.0),
+        }
+    })
+}
+
+impl Comparison {
+    fn title(&self) -> String {
+        format!(
+            "{} runs on {} (n = {})",
+            self.contenders.len(),
+            self.dataset,
+            self.contenders[0].rows.len()
+        )
+    }
+
+    /// Head and rows of the figures.
+    fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let mut head = vec!["Run".to_owned()];
+        head.extend(FIGURES.map(|(name, unit)| match unit {
+            Unit::Percent => format!("{name}, %"),
+            Unit::Plain => name.into(),
+        }));
+        head.push("AUROC, %".into());
+        let rows = self.contenders.iter().map(|contender| {
+            let m = &contender.metrics;
+            vec![
+                contender.name.clone(),
+                show(Some(m.accuracy), Unit::Percent),
+                show(Some(m.expected_calibration_error), Unit::Percent),
+                show(Some(m.negative_log_likelihood), Unit::Plain),
+                show(Some(m.brier_score), Unit::Plain),
+                show(Some(m.auroc), Unit::Percent),
+            ]
+        });
+        (head, rows.collect())
+    }
+
+    /// Head and rows of the differences from the first run.
+    fn difference_table(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let mut head = vec![format!("less {}", self.contenders[0].name)];
+        head.extend(FIGURES.map(|(name, _)| name.to_owned()));
+        let rows =
+            self.contenders[1..]
+                .iter()
+                .zip(&self.differences)
+                .map(|(contender, differences)| {
+                    let mut cells = vec![contender.name.clone()];
+                    cells.extend(differences.iter().zip(FIGURES).map(|(found, (_, unit))| {
+                        format!(
+                            "{}, p = {:.3}",
+                            show(Some(found.estimate), unit),
+                            found.p_value
+                        )
+                    }));
+                    cells
+                });
+        (head, rows.collect())
+    }
+
+    fn note(&self) -> String {
+        format!(
+            "Brackets: 95 % bootstrap interval ({} resamples); differences are resampled by question, p is two-sided. ECE with {} bins.",
+            self.resamples, self.bins
+        )
+    }
+
+    /// As text.
+    pub fn markdown(&self) -> String {
+        let mut text = format!("# {}\n", self.title());
+        let mut tables = vec![self.table()];
+        if self.contenders.len() > 1 {
+            tables.push(self.difference_table());
+        }
+        for (head, rows) in tables {
+            let _ = writeln!(text, "\n| {} |", head.join(" | "));
+            let _ = writeln!(text, "|---|{}", "---:|".repeat(head.len() - 1));
+            for row in rows {
+                let _ = writeln!(text, "| {} |", row.join(" | "));
+            }
+        }
+        let _ = write!(text, "\n{}\n", self.note());
+        text
+    }
+
+    /// As one self-contained page, with the reliability diagrams side by side.
+    ///
+    /// # Errors
+    /// A plot that cannot be drawn.
+    pub fn html(&self) -> Result<String, TrainError> {
+        let mut body = format!("<h1>{}</h1>", html::escape(&self.title()));
+        let mut tables = vec![("Figures", self.table())];
+        if self.contenders.len() > 1 {
+            tables.push(("Differences", self.difference_table()));
+        }
+        for (name, (head, rows)) in tables {
+            let line = |cells: &[String], tag: &str| -> String {
+                let cells = cells.iter().enumerate().map(|(i, cell)| {
+                    let class = if i == 0 { "" } else { " class=n" };
+                    format!("<{tag}{class}>{}</{tag}>", html::escape(cell))
+                });
+                format!("<tr>{}</tr>", cells.collect::<String>())
+            };
+            let lines: String = rows.iter().map(|row| line(row, "td")).collect();
+            let _ = write!(
+                body,
+                "<h2>{name}</h2><table>{}{lines}</table>",
+                line(&head, "th")
+            );
+        }
+        let _ = write!(body, "<p class=small>{}</p>", html::escape(&self.note()));
+        let diagrams: Vec<String> = self
+            .contenders
+            .iter()
+            .map(|c| plot::reliability_diagram(&c.name, &c.rows, self.bins))
+            .collect::<Result<_, _>>()?;
+        let _ = write!(
+            body,
+            "<h2>Accuracy by confidence</h2><div class=plots>{}</div>",
+            diagrams.join("\n")
+        );
+        Ok(html::page(&self.title(), &body))
+    }
+
+    /// Writes `compare.html` and `compare.md` into a directory.
+    ///
+    /// # Errors
+    /// Files that cannot be written.
+    pub fn write(&self, directory: &Path) -> Result<(), TrainError> {
+        let target = RunDirectory::at(directory);
+        target.write_text("compare.html", &self.html()?)?;
+        target.write_text("compare.md", &self.markdown())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(n: usize, right: impl Fn(usize) -> bool, confidence: f64) -> Vec<ScoredRow> {
+        (0..n)
+            .map(|i| {
+                let label = usize::from(!right(i));
+                let p = [confidence, 1.0 - confidence];
+                ScoredRow::from_probabilities(i.to_string(), label, &p, None)
+            })
+            .collect()
+    }
+
+    const BOOTSTRAP: Bootstrap = Bootstrap {
+        resamples: 500,
+        seed: 1,
+    };
+
+    #[test]
+    fn a_paired_test_sees_a_small_difference_on_the_same_questions() {
+        let first = rows(200, |i| i % 2 == 0, 0.6);
+        let better = rows(200, |i| i % 2 == 0 || i % 20 == 1, 0.6);
+        let [accuracy, ..] = differences(&first, &better, 15, BOOTSTRAP);
+        assert!((accuracy.estimate.value.unwrap() - 0.05).abs() < 1e-12);
+        assert!(accuracy.p_value < 0.05 && accuracy.estimate.low.unwrap() > 0.0);
+        let [same, ..] = differences(&first, &first, 15, BOOTSTRAP);
+        assert_eq!((same.estimate.value, same.p_value), (Some(0.0), 1.0));
+    }
+
+    #[test]
+    fn only_common_questions_count_in_one_order() {
+        let mut second = rows(5, |_| true, 0.7);
+        second.reverse();
+        second.remove(0);
+        let found = common(vec![rows(5, |_| true, 0.6), second]);
+        let ids = |rows: &[ScoredRow]| rows.iter().map(|r| r.id.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(&found[0]), ["0", "1", "2", "3"]);
+        assert_eq!(ids(&found[0]), ids(&found[1]));
+    }
+}
