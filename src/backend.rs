@@ -63,6 +63,20 @@ pub fn find(name: &str) -> Result<NamedDevice> {
     }
 }
 
+/// Makes a processor backend Burn's default: what Burn places by itself, such as an optimizer's record on resume, would else go
+/// to a GPU that is compiled in but not there.
+pub fn make_default(device: &NamedDevice) {
+    let name = match device.name.as_str() {
+        "cpu" => "flex",
+        "ndarray" => "ndarray",
+        _ => return,
+    };
+    if std::env::var_os("BURN_DEVICE").is_none() {
+        // SAFETY: called while the command line is read, before any thread of this program looks at the environment.
+        unsafe { std::env::set_var("BURN_DEVICE", name) }
+    }
+}
+
 /// Every compiled backend's devices that are really there, the processor first.
 pub fn available() -> Vec<NamedDevice> {
     let mut found = vec![NamedDevice {

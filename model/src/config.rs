@@ -108,22 +108,26 @@ impl ModelConfig {
     /// # Errors
     /// The first setting that does not fit, with what was expected.
     pub fn validated(self) -> Result<Self, ModelError> {
-        let positive = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("num_key_value_heads", self.num_key_value_heads),
-            ("head_dim", self.head_dim),
-            ("max_position_embeddings", self.max_position_embeddings),
+        // Far beyond any model, and small enough that every product of them stays inside 64 bits.
+        let bounds = [
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 20),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
+            ("num_attention_heads", self.num_attention_heads, 1 << 14),
+            ("num_key_value_heads", self.num_key_value_heads, 1 << 14),
+            ("head_dim", self.head_dim, 1 << 14),
+            (
+                "max_position_embeddings",
+                self.max_position_embeddings,
+                1 << 31,
+            ),
         ];
-        for (key, value) in positive {
-            // 2^31 elements a side is beyond any model and keeps every product below inside 64 bits.
-            if value == 0 || value > 1 << 31 {
+        for (key, value, most) in bounds {
+            if value == 0 || value > most {
                 return Err(ModelError::setting(
                     key,
-                    format!("expected 1 to 2^31, got {value}"),
+                    format!("expected 1 to {most}, got {value}"),
                 ));
             }
         }

@@ -47,7 +47,9 @@ impl PlaceArgs {
 
     /// The device asked for.
     pub(super) fn device(&self) -> Result<NamedDevice> {
-        backend::find(self.devices.first().unwrap_or(&self.device))
+        let found = backend::find(self.devices.first().unwrap_or(&self.device))?;
+        backend::make_default(&found);
+        Ok(found)
     }
 
     /// The further devices of `--devices`.

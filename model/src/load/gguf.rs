@@ -253,6 +253,11 @@ impl Weights for Gguf {
             _ if name.contains("k_proj") => Some(self.key_value_heads),
             _ => None,
         };
+        if shape.is_empty() || shape.len() > 2 {
+            return Err(fail(format!(
+                "expected one or two dimensions, got {shape:?}"
+            )));
+        }
         let (rows, columns) = (shape[0], shape.get(1).copied().unwrap_or(1));
         let values = match heads {
             Some(heads) if rows.is_multiple_of(2 * heads) => {

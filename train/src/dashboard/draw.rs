@@ -396,17 +396,20 @@ fn flu(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
             .enumerate()
             .map(|(i, c)| (i as f64 + 0.5) / FLU_BARS as f64 * *c as f64)
             .sum();
-        sum / n as f64
+        match n {
+            0 => "–".to_string(),
+            n => format!("{:.2}", sum / n as f64),
+        }
     };
     let mut lines = vec![Line::from(vec![
         Span::raw("  FLU  "),
         Span::styled(
-            format!("right (mean {:.2})", mean(&right)),
+            format!("right (mean {})", mean(&right)),
             view.ink(Color::Green),
         ),
         Span::raw("  "),
         Span::styled(
-            format!("wrong (mean {:.2})", mean(&wrong)),
+            format!("wrong (mean {})", mean(&wrong)),
             view.ink(Color::Red),
         ),
     ])];
