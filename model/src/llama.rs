@@ -4,7 +4,6 @@
 
 use burn::module::{ModuleVisitor, Param};
 use burn::prelude::*;
-use burn::tensor::activation::silu;
 use burn::tensor::module::attention;
 use burn::tensor::{DType, FloatDType};
 
@@ -16,6 +15,7 @@ use crate::adapter::{
 };
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::fused::swiglu::swiglu;
 use crate::load::Weights;
 use crate::norm::RmsNorm;
 use crate::projection::{Dense, Lora, Projection};
@@ -210,7 +210,8 @@ impl Mlp {
         }
         let gate = self.gate_proj.forward(x.clone(), routing, pass.at(4));
         let up = self.up_proj.forward(x, routing, pass.at(5));
-        self.down_proj.forward(silu(gate) * up, routing, pass.at(6))
+        self.down_proj
+            .forward(swiglu(gate, up), routing, pass.at(6))
     }
 
     /// `sum_k w_k F_k(x)` where `F_k` is the whole block with expert k's updates (the MixLoRA code).
@@ -231,13 +232,10 @@ impl Mlp {
             let expert = routing.experts.clone().narrow(1, slot, 1);
             let weight = routing.weights.clone().narrow(1, slot, 1);
             let pass = pass.at(8 + slot as u64);
-            let hidden = silu(with_expert(
-                &self.gate_proj,
-                gate.clone(),
-                &x,
-                &expert,
-                pass.at(4),
-            )) * with_expert(&self.up_proj, up.clone(), &x, &expert, pass.at(5));
+            let hidden = swiglu(
+                with_expert(&self.gate_proj, gate.clone(), &x, &expert, pass.at(4)),
+                with_expert(&self.up_proj, up.clone(), &x, &expert, pass.at(5)),
+            );
             if let Some(down) = self.down_proj.mixture() {
                 let update = down.update(hidden.clone(), expert, weight.clone(), pass.at(6).seed);
                 updates = Some(sum(updates, update));
@@ -247,7 +245,7 @@ impl Mlp {
         let mut inside = inside.expect("top_k is at least 1");
         if mixture_weights == MixtureWeights::RawDelta {
             // base(x) + sum p_k (F_k(x) - base(x)): the frozen block keeps the mass that the experts leave.
-            inside = inside + silu(gate) * up * (routing.mass().neg() + 1.0);
+            inside = inside + swiglu(gate, up) * (routing.mass().neg() + 1.0);
         }
         let frozen = self.down_proj.base().forward(inside);
         match updates {

@@ -168,18 +168,20 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
     }
     let shown = display(args.plain, state.clone(), signal.state.clone())?;
     signal.begin();
-    let total = work.len();
-    let open: Vec<(usize, &Job)> = work
+    let open: Vec<&Job> = work
         .iter()
-        .enumerate()
-        .filter(|(_, job)| !job.done(&args.root))
+        .filter(|job| match job {
+            // An adapter that no open evaluation asks for may be gone: results are copied without their adapters.
+            Job::Training(training) if args.job.is_none() => plan.needs(training, &args.root),
+            _ => !job.done(&args.root),
+        })
         .collect();
     let estimates: Vec<f64> = open
         .iter()
-        .map(|(_, job)| job.estimate(&setup.finder))
+        .map(|job| job.estimate(&setup.finder))
         .collect::<Result<_, _>>()?;
     let (began, mut estimated_done) = (Instant::now(), 0.0);
-    for (place, (number, job)) in open.iter().enumerate() {
+    for (place, job) in open.iter().enumerate() {
         let left: f64 = estimates[place..].iter().sum();
         // Before anything was measured, the estimate stands for itself.
         let pace = match estimated_done > 0.0 {
@@ -187,9 +189,10 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
             false => 1.0,
         };
         let title = format!(
-            "{} {}/{total} · {} · about {} left",
+            "{} {}/{} · {} · about {} left",
             plan.table.name,
-            number + 1,
+            place + 1,
+            open.len(),
             job.id(),
             clock(left * pace)
         );

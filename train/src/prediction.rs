@@ -1,10 +1,11 @@
 //! What a method says about a batch, and the scored rows of a whole set: the only place that averages.
 
 use burn::prelude::*;
-use burn::tensor::activation::{log_softmax, softmax};
+use burn::tensor::activation::softmax;
 use data::Batch;
 use data::batch::Continuations;
-use serde::{Deserialize, Serialize};
+use model::fused::log_likelihood::log_likelihood;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::TrainError;
 
@@ -39,11 +40,7 @@ pub fn choice_logits(logits: Tensor<2>, batch: &Batch) -> Tensor<2> {
 /// # Shapes
 /// - logits: `[reads, vocabulary]`, output: `[targets]`
 pub fn token_log_probabilities(logits: Tensor<2>, targets: &Continuations) -> Tensor<1> {
-    let [rows, vocabulary] = logits.dims();
-    let at = targets.row.clone() * vocabulary as i64 + targets.token.clone();
-    log_softmax(logits, 1)
-        .reshape([rows * vocabulary])
-        .select(0, at)
+    log_likelihood(logits, targets.row.clone(), targets.token.clone())
 }
 
 impl Prediction {
@@ -113,14 +110,26 @@ pub struct ScoredRow {
     /// Index of the right choice.
     pub label: usize,
     /// Logits of its choices.
+    #[serde(serialize_with = "short_list")]
     pub logits: Vec<f64>,
     /// Probabilities of its choices.
+    #[serde(serialize_with = "short_list")]
     pub probabilities: Vec<f64>,
     /// Functional-level uncertainty, high = certain; absent without routers.
+    #[serde(serialize_with = "short")]
     pub flu: Option<f64>,
     /// Weighted share of the samples whose own prediction is the joint one; absent for one sample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreement: Option<f64>,
+}
+
+/// The model computes in f32: more digits would be noise, and half of the file.
+fn short_list<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(values.iter().map(|value| *value as f32))
+}
+
+fn short<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.map(|value| value as f32).serialize(serializer)
 }
 
 impl ScoredRow {

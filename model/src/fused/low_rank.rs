@@ -1,10 +1,10 @@
 //! The low-rank part of a mixture, computed for the chosen experts only.
 
 use burn::backend::{Dispatch, flex::FlexTensor};
-use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 use rayon::prelude::*;
 
-use super::{FusedOps, LowRank, add, dims, dot, has_kernels, tensor, values};
+use super::{FusedOps, LowRank, add, dims, dot, has_kernels, integers, tensor, values};
 
 /// Rows handled by one task of the forward pass, and of the final sum.
 const TOKENS: usize = 64;
@@ -303,24 +303,5 @@ fn matmul(out: &mut [f32], a: Mat, b: Mat) {
             false,
             gemm::Parallelism::None,
         );
-    }
-}
-
-/// The chosen experts; flex stores integers as i32 unless told otherwise.
-fn integers(t: &FlexTensor) -> Vec<usize> {
-    let t = t.to_contiguous();
-    match t.dtype() {
-        DType::I64 => t
-            .as_slice::<i64>()
-            .expect("contiguous i64")
-            .iter()
-            .map(|&i| i as usize)
-            .collect(),
-        _ => t
-            .as_slice::<i32>()
-            .expect("flex indices are i32 or i64")
-            .iter()
-            .map(|&i| i as usize)
-            .collect(),
     }
 }

@@ -13,8 +13,11 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, Flex, backend_extension, flex::FlexTensor};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
+mod exponential;
+pub mod log_likelihood;
 pub mod low_rank;
 pub mod rms_norm;
+pub mod swiglu;
 
 /// Inputs of the grouped low-rank product, see [`low_rank::grouped_low_rank`].
 #[derive(ExtensionType, Clone, Debug)]
@@ -41,6 +44,25 @@ pub trait Kernels: Backend {
     ) -> [FloatTensor<Self>; 2];
     /// The gradient to x; the gain is frozen.
     fn rms_backward(saved: [FloatTensor<Self>; 3], grad: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`swiglu::swiglu`].
+    fn swiglu_forward(gate: &FloatTensor<Self>, up: &FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Gradients to gate and up.
+    fn swiglu_backward(
+        saved: [FloatTensor<Self>; 2],
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2];
+    /// Returns the log-likelihoods `[targets]` and `ln sum exp` of each row.
+    fn log_likelihood_forward(
+        logits: &FloatTensor<Self>,
+        row: &IntTensor<Self>,
+        token: &IntTensor<Self>,
+    ) -> [FloatTensor<Self>; 2];
+    /// The gradient to the logits, from the logits and `ln sum exp`, at the targets' rows and tokens.
+    fn log_likelihood_backward(
+        saved: [FloatTensor<Self>; 2],
+        at: [IntTensor<Self>; 2],
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     /// Returns y `[n, o]` and the unweighted hidden rows `x A` `[n k, r]`, in the order of the index.
     fn low_rank_forward(inputs: &LowRank<Self>) -> [FloatTensor<Self>; 2];
     /// Gradients to x, a, b and weight.
@@ -57,6 +79,14 @@ pub trait Kernels: Backend {
 pub trait FusedOps: Backend {
     /// See [`rms_norm::rms_norm`].
     fn rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f64) -> FloatTensor<Self>;
+    /// See [`swiglu::swiglu`].
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`log_likelihood::log_likelihood`].
+    fn log_likelihood(
+        logits: FloatTensor<Self>,
+        row: IntTensor<Self>,
+        token: IntTensor<Self>,
+    ) -> FloatTensor<Self>;
     /// See [`low_rank::grouped_low_rank`].
     fn grouped_low_rank(#[extension_type] inputs: LowRank<Self>) -> FloatTensor<Self>;
 }
@@ -64,6 +94,19 @@ pub trait FusedOps: Backend {
 impl FusedOps for Flex {
     fn rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         let [y, _] = Self::rms_forward(&x, &gain, eps);
+        y
+    }
+
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::swiglu_forward(&gate, &up)
+    }
+
+    fn log_likelihood(
+        logits: FloatTensor<Self>,
+        row: IntTensor<Self>,
+        token: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let [y, _] = Self::log_likelihood_forward(&logits, &row, &token);
         y
     }
 
@@ -86,6 +129,41 @@ impl<B: Kernels> Backward<B, 1> for RmsNormBackward {
         let [parent] = ops.parents;
         if let Some(parent) = parent {
             grads.register::<B>(parent.id, B::rms_backward([x, gain, inverse], grad));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SwigluBackward;
+
+impl<B: Kernels> Backward<B, 2> for SwigluBackward {
+    /// gate, up: handles, not copies.
+    type State = [FloatTensor<B>; 2];
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let found = B::swiglu_backward(ops.state, grad);
+        for (parent, grad) in ops.parents.into_iter().zip(found) {
+            if let Some(parent) = parent {
+                grads.register::<B>(parent.id, grad);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LogLikelihoodBackward;
+
+impl<B: Kernels> Backward<B, 1> for LogLikelihoodBackward {
+    /// Logits and `ln sum exp`; rows and tokens of the targets.
+    type State = ([FloatTensor<B>; 2], [IntTensor<B>; 2]);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (saved, at) = ops.state;
+        let [parent] = ops.parents;
+        if let Some(parent) = parent {
+            grads.register::<B>(parent.id, B::log_likelihood_backward(saved, at, grad));
         }
     }
 }
@@ -121,6 +199,37 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
             .stateful()
         {
             OpsKind::Tracked(prep) => prep.finish((x, gain, inverse), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (gate, gate_node) = gate.into_parts();
+        let (up, up_node) = up.into_parts();
+        let y = B::swiglu_forward(&gate, &up);
+        match SwigluBackward
+            .prepare::<C>([gate_node, up_node])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish([gate, up], y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn log_likelihood(
+        logits: FloatTensor<Self>,
+        row: IntTensor<Self>,
+        token: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (logits, node) = logits.into_parts();
+        let [y, sums] = B::log_likelihood_forward(&logits, &row, &token);
+        match LogLikelihoodBackward
+            .prepare::<C>([node])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish(([logits, sums], [row, token]), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
@@ -163,6 +272,30 @@ impl Kernels for Flex {
         rms_norm::backward(saved, grad)
     }
 
+    fn swiglu_forward(gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
+        swiglu::forward(gate, up)
+    }
+
+    fn swiglu_backward(saved: [FlexTensor; 2], grad: FlexTensor) -> [FlexTensor; 2] {
+        swiglu::backward(saved, grad)
+    }
+
+    fn log_likelihood_forward(
+        logits: &FlexTensor,
+        row: &FlexTensor,
+        token: &FlexTensor,
+    ) -> [FlexTensor; 2] {
+        log_likelihood::forward(logits, row, token)
+    }
+
+    fn log_likelihood_backward(
+        saved: [FlexTensor; 2],
+        at: [FlexTensor; 2],
+        grad: FlexTensor,
+    ) -> FlexTensor {
+        log_likelihood::backward(saved, at, grad)
+    }
+
     fn low_rank_forward(inputs: &LowRank<Self>) -> [FlexTensor; 2] {
         low_rank::forward(inputs)
     }
@@ -191,6 +324,25 @@ fn values(t: &FlexTensor) -> &[f32] {
 /// A primitive from its values.
 fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, Shape::from(shape)))
+}
+
+/// The chosen experts; flex stores integers as i32 unless told otherwise.
+fn integers(t: &FlexTensor) -> Vec<usize> {
+    let t = t.to_contiguous();
+    match t.dtype() {
+        DType::I64 => t
+            .as_slice::<i64>()
+            .expect("contiguous i64")
+            .iter()
+            .map(|&i| i as usize)
+            .collect(),
+        _ => t
+            .as_slice::<i32>()
+            .expect("flex indices are i32 or i64")
+            .iter()
+            .map(|&i| i as usize)
+            .collect(),
+    }
 }
 
 /// Dot product with independent partial sums, so that the compiler can vectorise it.
@@ -247,6 +399,51 @@ mod tests {
             let (fused, composed) = (run(rms_norm::rms_norm), run(rms_norm::composed));
             assert_close(fused.0, composed.0, 1e-5);
             assert_close(fused.1, composed.1, 1e-4);
+        }
+    }
+
+    #[test]
+    fn swiglu_equals_its_composed_form_in_value_and_gradients() {
+        let device = Device::flex();
+        device.seed(4);
+        for (n, d) in [(1, 1), (71, 37), (64, 1536)] {
+            let (gate, up) = (random([n, d], &device) * 8.0, random([d, n], &device));
+            let upstream = random([n, d], &device);
+            let run = |op: fn(Tensor<2>, Tensor<2>) -> Tensor<2>| {
+                let (gate, up) = (leaf(&gate), leaf(&up));
+                // One of the inputs is a transposed view.
+                let y = op(gate.clone(), up.clone().transpose());
+                let grads = (y.clone() * upstream.clone()).sum().backward();
+                let (d_gate, d_up) = (gate.grad(&grads).unwrap(), up.grad(&grads).unwrap());
+                (y.without_autodiff(), d_gate, d_up)
+            };
+            let (fused, composed) = (run(swiglu::swiglu), run(swiglu::composed));
+            assert_close(fused.0, composed.0, 1e-5);
+            assert_close(fused.1, composed.1, 1e-5);
+            assert_close(fused.2, composed.2, 1e-5);
+        }
+    }
+
+    #[test]
+    fn log_likelihood_equals_its_composed_form_in_value_and_gradient() {
+        let device = Device::flex();
+        device.seed(5);
+        // A row that several targets read, one that none does, a repeated target.
+        let row = Tensor::<1, Int>::from_data([0, 2, 2, 3, 3], &device);
+        for width in [5, 16, 1003] {
+            let logits = random([4, width], &device) * 30.0;
+            let token = Tensor::<1, Int>::from_data([4, 0, 3, 1, 1], &device);
+            let upstream: Tensor<1> = random([5], &device);
+            let run = |op: fn(Tensor<2>, Tensor<1, Int>, Tensor<1, Int>) -> Tensor<1>| {
+                let logits = leaf(&logits);
+                let y = op(logits.clone(), row.clone(), token.clone());
+                let grads = (y.clone() * upstream.clone()).sum().backward();
+                (y.without_autodiff(), logits.grad(&grads).unwrap())
+            };
+            let fused = run(log_likelihood::log_likelihood);
+            let composed = run(log_likelihood::composed);
+            assert_close(fused.0, composed.0, 1e-5);
+            assert_close(fused.1, composed.1, 1e-5);
         }
     }
 

@@ -3,13 +3,14 @@
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
 use data::batch::{Continuations, NextTokens};
+use model::fused::log_likelihood::log_likelihood;
 
 /// Mean of `-log p(answer token)`, over the whole vocabulary.
 ///
 /// # Shapes
 /// - logits: `[batch, vocabulary]`; answer_tokens: `[batch]`
 pub fn answer(logits: Tensor<2>, answer_tokens: Tensor<1, Int>) -> Tensor<1> {
-    picked(log_softmax(logits, 1), answer_tokens).mean().neg()
+    one_a_row(logits, answer_tokens).mean().neg()
 }
 
 /// Mean over questions of the mean of `-log p(token)` over the right choice's tokens, each over the whole vocabulary.
@@ -37,8 +38,14 @@ pub fn choices(choice_logits: Tensor<2>, answers: Tensor<1, Int>) -> Tensor<1> {
 /// # Shapes
 /// - logits: `[targets, vocabulary]`, the rows of `next.at`
 pub fn sequence(logits: Tensor<2>, next: &NextTokens) -> Tensor<1> {
-    let found = picked(log_softmax(logits, 1), next.target.clone());
+    let found = one_a_row(logits, next.target.clone());
     (found * next.weight.clone()).sum().neg()
+}
+
+/// `log p(token)` of one token a row.
+fn one_a_row(logits: Tensor<2>, tokens: Tensor<1, Int>) -> Tensor<1> {
+    let rows = Tensor::arange(0..tokens.dims()[0] as i64, &tokens.device());
+    log_likelihood(logits, rows, tokens)
 }
 
 /// One entry of each row.

@@ -8,6 +8,7 @@ use data::source::Finder;
 use sha2::{Digest, Sha256};
 
 use super::tables::{Column, Row, Table};
+use super::work;
 use crate::config::{ConfigLayers, EvaluationSection, RunConfig};
 use crate::error::TrainError;
 use crate::method;
@@ -122,6 +123,18 @@ impl Plan {
             }
         }
         found
+    }
+
+    /// Whether a training has yet to be done for an evaluation that has yet to be done.
+    pub fn needs(&self, training: &Training, root: &Path) -> bool {
+        let asks = |evaluation: &Evaluation| {
+            evaluation
+                .members
+                .iter()
+                .any(|member| member.id == training.id)
+                && !work::missing(root, evaluation).is_empty()
+        };
+        !work::is_trained(root, training) && self.evaluations().iter().any(asks)
     }
 
     /// Every evaluation once.
