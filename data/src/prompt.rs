@@ -277,7 +277,8 @@ const REWORDINGS: &[(&str, [&str; 3])] = &[
 /// Other wordings of a prompt with their likeness to it (ROUGE-L), for SPUQ: a system line, a meaningless mark and another
 /// instruction in turn, drawn from `seed`. The choices and the place where the answer is read stay as they are.
 pub fn perturbations(prompt: &Prompt, count: usize, seed: u64) -> Vec<(Prompt, f64)> {
-    let draw = |i: usize, n: usize| (mix(seed, i as u64) % n as u64) as usize;
+    // Rounds of one kind follow each other, so that none comes twice before all have come.
+    let draw = |i: usize, n: usize| (mix(seed, (i % 3) as u64) as usize % n + i / 3) % n;
     (0..count)
         .map(|i| {
             let mut other = prompt.clone();
@@ -285,7 +286,7 @@ pub fn perturbations(prompt: &Prompt, count: usize, seed: u64) -> Vec<(Prompt, f
                 0 => other.head = [SYSTEM_LINES[draw(i, 5)], &prompt.head].concat(),
                 1 => {
                     let mark = DUMMY_TOKENS[draw(i, 5)];
-                    match draw(i + count, 2) {
+                    match mix(seed, 100 + i as u64) % 2 {
                         0 => other.shortenable = [mark, &prompt.shortenable].concat(),
                         _ => other.shortenable.push_str(mark),
                     }

@@ -154,9 +154,12 @@ pub fn split(
 
 /// The published split that serves as the test; none if it is to be a share of train.
 fn test_split(dataset: &dyn Dataset) -> Option<OfficialSplit> {
-    [OfficialSplit::Test, OfficialSplit::Validation]
-        .into_iter()
-        .find(|split| dataset.splits().contains(split))
+    let published = dataset.splits();
+    if published.contains(&OfficialSplit::Test) {
+        return Some(OfficialSplit::Test);
+    }
+    let serves = dataset.validation_is_test() && published.contains(&OfficialSplit::Validation);
+    serves.then_some(OfficialSplit::Validation)
 }
 
 /// Loads the test questions alone: all that a finished run needs of another dataset.

@@ -147,9 +147,22 @@ fn settings(args: &EvaluateArgs, trained: &RunConfig) -> Result<RunConfig> {
     for assignment in &args.set {
         given.set(assignment)?;
     }
-    layers.layer(given);
+    if let Some(key) = given
+        .keys()
+        .find(|key| !key.starts_with("method.") && !key.starts_with("evaluation."))
+    {
+        bail!(
+            "--set {key}: the training is done; only settings of [method] and [evaluation] still count"
+        );
+    }
+    given.refuse_ignored(&layers.resolve()?.method.name, &layers)?;
+    layers.layer(given.clone());
     let mut config = trained.clone();
-    config.method = layers.resolve()?.method;
+    let resolved = layers.resolve()?;
+    config.method = resolved.method;
+    if given.keys().any(|key| key.starts_with("evaluation.")) {
+        config.evaluation = resolved.evaluation;
+    }
     let asked = method::training(&config, trained.train.seed)?;
     let known = method::training(trained, trained.train.seed)?;
     if asked.method.name != known.method.name {

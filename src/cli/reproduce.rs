@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use data::source::Finder;
 use train::TrainError;
@@ -18,6 +18,7 @@ use train::reproduce::work::{
 use train::reproduce::{
     Evaluation, Options, Plan, ResultTable, TABLES, Training, plot, render, tables,
 };
+use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
 
 use super::run::{PlaceArgs, STOPPED, StopSignal, display, environment, logging, print, threads};
@@ -27,9 +28,9 @@ use super::run::{PlaceArgs, STOPPED, StopSignal, display, environment, logging, 
 pub(super) struct ReproduceArgs {
     #[arg(help = names())]
     table: String,
-    /// Base model, as `train` takes it
-    #[arg(long, default_value = "smollm2-135m")]
-    model: String,
+    /// Base model, as `train` takes it [default: what --config says, else smollm2-135m]
+    #[arg(long)]
+    model: Option<String>,
     /// Seeds of every row
     #[arg(long, default_value_t = 3)]
     seeds: usize,
@@ -83,10 +84,10 @@ enum Job {
 }
 
 impl Job {
-    fn id(&self) -> &str {
+    fn id(&self) -> String {
         match self {
-            Self::Training(training) => &training.id,
-            Self::Evaluation(evaluation) => &evaluation.id,
+            Self::Training(training) => format!("trainings/{}", training.id),
+            Self::Evaluation(evaluation) => format!("evaluations/{}", evaluation.id),
         }
     }
 
@@ -137,8 +138,8 @@ fn jobs(plan: &Plan) -> Vec<Job> {
 pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
     logging();
     let device = args.places.device()?;
-    let finder = args.places.finder(&args.model);
     let options = options(&args)?;
+    let finder = args.places.finder(&model(&options));
     let plan = Plan::new(&options, &finder)?;
     for note in &plan.notes {
         eprintln!("{note}");
@@ -161,7 +162,7 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
     };
     let mut work = jobs(&plan);
     if let Some(id) = &args.job {
-        work.retain(|job| job.id() == id);
+        work.retain(|job| job.id() == *id);
         if work.is_empty() {
             bail!("--job {id}: the plan has no such training or evaluation; see --plan");
         }
@@ -181,6 +182,7 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
         .map(|job| job.estimate(&setup.finder))
         .collect::<Result<_, _>>()?;
     let (began, mut estimated_done) = (Instant::now(), 0.0);
+    let mut failed: Vec<String> = Vec::new();
     for (place, job) in open.iter().enumerate() {
         let left: f64 = estimates[place..].iter().sum();
         // Before anything was measured, the estimate stands for itself.
@@ -208,21 +210,30 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
                 eprintln!("Stopped. Repeat the command to go on.");
                 return Ok(ExitCode::from(STOPPED));
             }
+            // The rest of the table does not depend on it.
             Err(error) => {
-                drop(shown);
-                return Err(error).context(format!("in {}", job.directory(&args.root).display()));
+                let place = job.directory(&args.root);
+                let line = format!("{}: {error}", place.display());
+                telemetry.say(format!("failed: {line}"));
+                failed.push(line);
             }
         }
         estimated_done += estimates[place];
         if args.job.is_none() && matches!(job, Job::Evaluation(_)) {
-            write(&args, &plan)?;
+            write(&args, &options, &plan)?;
         }
     }
     drop(shown);
+    if !failed.is_empty() {
+        for line in &failed {
+            eprintln!("failed: {line}");
+        }
+        bail!("{} of {} pieces failed", failed.len(), open.len());
+    }
     if args.job.is_some() {
         return Ok(ExitCode::SUCCESS);
     }
-    let folder = write(&args, &plan)?;
+    let folder = write(&args, &options, &plan)?;
     let table = ResultTable::collect(&plan, &args.root)?;
     print(render::markdown(&table));
     print(format_args!("Written to {}", folder.display()));
@@ -230,27 +241,31 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
 }
 
 /// Writes the table as it stands, in all its forms.
-fn write(args: &ReproduceArgs, plan: &Plan) -> Result<PathBuf> {
+fn write(args: &ReproduceArgs, options: &Options, plan: &Plan) -> Result<PathBuf> {
     let table = ResultTable::collect(plan, &args.root)?;
-    let model = std::path::Path::new(&args.model).file_name();
-    let model = model.map_or("model".into(), |name| name.to_string_lossy());
-    let folder = args
-        .root
-        .join("tables")
-        .join(format!("{}-{model}", table.name));
-    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let json = serde_json::to_string_pretty(&table)?;
+    let model = model(options);
+    let model = std::path::Path::new(&model).file_name();
+    let model = model.map_or("model".into(), |name| name.to_string_lossy().to_lowercase());
+    let name = format!("{}-{model}-{}", table.name, plan.identity());
+    let folder = RunDirectory::at(&args.root.join("tables").join(name));
     for (ending, text) in [
         ("md", render::markdown(&table)),
         ("csv", render::csv(&table)),
         ("tex", render::latex(&table)),
-        ("json", json),
+        ("json", serde_json::to_string_pretty(&table)?),
         ("svg", plot::svg(&table)?),
     ] {
-        let path = folder.join(format!("{}.{ending}", table.name));
-        std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+        folder.write_text(&format!("{}.{ending}", table.name), &text)?;
     }
-    Ok(folder)
+    Ok(folder.root().to_path_buf())
+}
+
+/// The base model of all rows.
+fn model(options: &Options) -> String {
+    options
+        .given
+        .model_name()
+        .unwrap_or_else(|| train::RunConfig::default().model.name)
 }
 
 fn options(args: &ReproduceArgs) -> Result<Options> {
@@ -258,7 +273,9 @@ fn options(args: &ReproduceArgs) -> Result<Options> {
     for file in &args.config {
         given.file(file)?;
     }
-    given.set(&format!("model.name={:?}", args.model))?;
+    if let Some(model) = &args.model {
+        given.set(&format!("model.name={model:?}"))?;
+    }
     if let Some(limit) = args.limit {
         given.set(&format!("data.test_limit={limit}"))?;
         given.set(&format!("data.held_out_limit={limit}"))?;
@@ -269,8 +286,14 @@ fn options(args: &ReproduceArgs) -> Result<Options> {
     for assignment in &args.set {
         given.set(assignment)?;
     }
-    if args.seeds == 0 {
-        bail!("--seeds: expected at least 1, got 0");
+    for (flag, value) in [
+        ("--seeds", Some(args.seeds)),
+        ("--limit", args.limit),
+        ("--train-limit", args.train_limit),
+    ] {
+        if value == Some(0) {
+            bail!("{flag}: expected at least 1, got 0");
+        }
     }
     Ok(Options {
         table: tables::find(&args.table)?,

@@ -171,9 +171,10 @@ fn command() -> String {
 
 /// A word as a shell takes it.
 pub(super) fn quoted(word: &str) -> String {
-    match word.contains([' ', '\'', '"', '$', '*', ';', '&']) {
-        true => format!("'{}'", word.replace('\'', r"'\''")),
-        false => word.to_owned(),
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
 

@@ -18,7 +18,8 @@ fn help(verb: &str) -> String {
 
 #[test]
 fn every_flag_of_the_readme_is_known() {
-    let known = help("train") + &help("evaluate");
+    let verbs = ["train", "evaluate", "compare", "reproduce"];
+    let known: String = verbs.map(help).concat();
     // Flags of cargo and of Rust's documentation stand before the program's own.
     let others = ["--bin", "--release", "--features", "--workspace", "--"];
     for word in file("README.md").split(|c: char| !(c.is_alphanumeric() || c == '-')) {

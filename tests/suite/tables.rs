@@ -41,8 +41,18 @@ fn text(bytes: &[u8]) -> String {
 
 /// A table's file.
 fn file(root: &Path, table: &str, ending: &str) -> String {
-    let folder = root.join("tables").join(format!("{table}-tiny"));
-    std::fs::read_to_string(folder.join(format!("{table}.{ending}"))).unwrap()
+    let name = format!("{table}-tiny-");
+    let folders = std::fs::read_dir(root.join("tables")).unwrap();
+    let found = folders
+        .map(|folder| folder.unwrap().path())
+        .find(|path| {
+            path.file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with(&name)
+        })
+        .unwrap();
+    std::fs::read_to_string(found.join(format!("{table}.{ending}"))).unwrap()
 }
 
 #[test]
@@ -81,7 +91,7 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
     );
     assert_eq!(
         (passes("SPUQ"), passes("Checkpoints"), passes("TFB")),
-        (6, 3, 10)
+        (6, 2, 10)
     );
     assert!(
         shown.contains("| ACC ↑ | LLLA |") && shown.contains("Mean and sample standard deviation")
@@ -96,7 +106,7 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
     assert_eq!(trainings, 14);
     let again = reproduce("table1", root.path(), &size);
     assert!(
-        !text(&again.stderr).contains("step "),
+        !text(&again.stderr).contains("step ") && !text(&again.stderr).contains(" on "),
         "{}",
         text(&again.stderr)
     );
@@ -169,7 +179,9 @@ fn a_plan_is_independent_commands_that_several_processes_may_run() {
     let list = root.path().join("plan.txt");
     std::fs::write(&list, commands.join("\n")).unwrap();
     let status = Command::new("xargs")
-        .args(["-P", "2", "-I", "COMMAND", "sh", "-c", "COMMAND"])
+        .args([
+            "-d", "\n", "-P", "2", "-I", "COMMAND", "sh", "-c", "COMMAND",
+        ])
         .stdin(std::fs::File::open(&list).unwrap())
         .stderr(std::process::Stdio::null())
         .status()

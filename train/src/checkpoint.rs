@@ -104,7 +104,9 @@ fn keep(run: &Path, checkpoint: Checkpoint) -> Result<(), TrainError> {
     fs::create_dir_all(run.join("adapter")).map_err(|e| fail(&e))?;
     for _ in 0..600 {
         if let Ok(record) = model_record(run, checkpoint) {
-            return record.save(&to).map_err(|e| fail(&e));
+            let part = to.with_extension("part.bpk");
+            record.save(&part).map_err(|e| fail(&e))?;
+            return fs::rename(&part, &to).map_err(|e| fail(&e));
         }
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
@@ -117,17 +119,18 @@ impl EarlyStoppingStrategy for CloseChunk {
             return true;
         }
         let steps = self.state.steps_done.load(Ordering::SeqCst);
-        let written = serde_json::to_string(&Position { steps })
-            .map_err(std::io::Error::from)
-            .and_then(|text| fs::write(position(&self.run, chunk), text));
-        if let Err(error) = written {
-            tracing::warn!("checkpoint {chunk} cannot be resumed from: {error}");
-        }
+        // Before the position: a run that goes on from here will not pass this step again.
         if self.snapshots.contains(&steps) {
             if let Err(error) = keep(&self.run, Checkpoint { chunk, steps }) {
                 self.telemetry.fail(error.to_string());
                 return true;
             }
+        }
+        let written = serde_json::to_string(&Position { steps })
+            .map_err(std::io::Error::from)
+            .and_then(|text| fs::write(position(&self.run, chunk), text));
+        if let Err(error) = written {
+            tracing::warn!("checkpoint {chunk} cannot be resumed from: {error}");
         }
         if let Some(old) = chunk.checked_sub(2) {
             // Burn keeps the last two checkpoints.

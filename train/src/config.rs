@@ -549,6 +549,17 @@ impl ConfigLayers {
         }
     }
 
+    /// Every dotted key that some layer sets.
+    pub fn keys(&self) -> impl Iterator<Item = String> {
+        let all = values("", &Value::Table(self.table.clone()));
+        all.into_iter().map(|(key, _)| key)
+    }
+
+    /// Whether any layer sets a dotted key.
+    pub fn has(&self, key: &str) -> bool {
+        self.keys().any(|known| known == key)
+    }
+
     /// Whether any layer sets `section.key`.
     pub fn sets(&self, section: &str, key: &str) -> bool {
         self.table
@@ -763,6 +774,18 @@ impl RunConfig {
         if samples && method.samples == 0 {
             let reason = "expected at least 1, got 0";
             return Err(TrainError::config("method.samples", reason));
+        }
+        if method.name == "mc_dropout" && self.adapter.dropout == 0.0 {
+            return Err(TrainError::config(
+                "adapter.dropout",
+                "mc_dropout needs a dropout above 0: all its passes would be the same",
+            ));
+        }
+        if method.name == "checkpoint_ensemble" && train.snapshots == 0 {
+            return Err(TrainError::config(
+                "train.snapshots",
+                "checkpoint_ensemble needs at least 1: they are its members",
+            ));
         }
         AdapterConfig::MixLora(self.adapter.mixture()).validate()?;
         data.dataset()?;

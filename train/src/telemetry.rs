@@ -100,6 +100,9 @@ impl Telemetry {
 
     /// One micro-batch was trained on; the last of an optimizer step makes a point.
     pub fn on_train(&self, facts: &StepFacts) {
+        if facts.share == 0.0 {
+            return;
+        }
         let mut inner = self.inner();
         inner.pending.push(facts.clone());
         let share: f64 = inner.pending.iter().map(|f| f.share).sum();

@@ -95,9 +95,28 @@ impl Custom {
                     .ok_or_else(|| format!("{field}: is missing"))?;
                 plain(field, value)
             })
-            // An empty cell is an absent choice.
-            .filter(|choice| choice.as_ref().map_or(true, |text| !text.is_empty()))
-            .collect()
+            .collect::<Result<Vec<String>, String>>()
+            .and_then(|choices| self.without_absent(choices))
+    }
+
+    /// Empty cells at the end are absent choices; one before another choice would shift the letters.
+    fn without_absent(&self, mut choices: Vec<String>) -> Result<Vec<String>, String> {
+        while choices.last().is_some_and(String::is_empty) {
+            choices.pop();
+        }
+        match choices.iter().position(String::is_empty) {
+            Some(gap) => Err(format!(
+                "{}: is empty, but a later choice is not",
+                self.choices[gap]
+            )),
+            None => Ok(choices),
+        }
+    }
+
+    /// The labels of the Hub's form, which name the answer there.
+    fn labels(&self, row: &Value) -> Option<Vec<String>> {
+        let nested = self.choices == ["choices"] && row.get("choices")?.is_object();
+        nested.then(|| hub_choices(row).ok().map(|(labels, _)| labels))?
     }
 
     fn answer(&self, row: &Value, choices: &[String]) -> Result<Option<usize>, String> {
@@ -114,8 +133,20 @@ impl Custom {
         if found.is_empty() {
             return Ok(None);
         }
+        if let Some(labels) = self.labels(row) {
+            if let Some(index) = labels.iter().position(|label| *label == found) {
+                return Ok(Some(index));
+            }
+        }
         if let Some(index) = choices.iter().position(|choice| *choice == found) {
-            return Ok(Some(index));
+            // The text `0` may be the second choice, or mean the first.
+            let other = found.parse::<usize>().ok().filter(|i| *i < choices.len());
+            return match other.is_some_and(|other| other != index) {
+                false => Ok(Some(index)),
+                true => Err(format!(
+                    "{field}: {found:?} is both a choice and an index: give letters, or numbers without quotation marks in jsonl"
+                )),
+            };
         }
         let letter = match found.as_bytes() {
             [letter] if letter.is_ascii_alphabetic() => {
@@ -187,6 +218,11 @@ impl Dataset for Custom {
         }))
     }
 
+    /// What the user calls held-out stays held out.
+    fn validation_is_test(&self) -> bool {
+        self.train.is_none()
+    }
+
     fn miniature(&self, _: OfficialSplit) -> Option<&'static str> {
         None
     }
@@ -211,6 +247,7 @@ mod tests {
             (json!("B"), 1),
             (json!("b"), 1),
             (json!("7"), 2),
+            (json!("2"), 2),
             (json!("a"), 0),
         ] {
             assert_eq!(
@@ -244,6 +281,13 @@ mod tests {
                 .unwrap_err()
                 .starts_with("choices: expected")
         );
+        let gap = json!({"stem": "Which?", "A": "", "B": "x", "C": "y", "key": "B"});
+        assert!(custom.parse(&gap).unwrap_err().starts_with("A: is empty"));
+        let clash = json!({"question": "Q", "choices": ["3", "1", "0"], "answer": "0"});
+        let error = answer(&Custom::default(), &clash).unwrap_err();
+        assert!(error.contains("both a choice and an index"), "{error}");
+        let numbered = json!({"question": "Q", "choices": {"text": ["x", "y", "z"], "label": ["1", "2", "3"]}, "answer": "2"});
+        assert_eq!(answer(&Custom::default(), &numbered), Ok(Some(1)));
         let hub = json!({"question": "Q", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answer": "B"});
         assert_eq!(answer(&Custom::default(), &hub), Ok(Some(1)));
     }

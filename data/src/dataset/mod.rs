@@ -52,6 +52,10 @@ pub trait Dataset: Sync {
     fn splits(&self) -> &[OfficialSplit];
     /// Where the rows of a split can be found: parts that make it up together.
     fn parts(&self, split: OfficialSplit) -> Vec<Artifact>;
+    /// Whether the validation split is the test where there is no test split, as in datasets whose test is unlabelled.
+    fn validation_is_test(&self) -> bool {
+        true
+    }
     /// Names of the columns where the published csv files have no header.
     fn columns(&self) -> &'static [&'static str] {
         &[]

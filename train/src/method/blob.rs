@@ -135,6 +135,11 @@ impl Method for Blob {
     }
 
     fn fit(&self, members: Vec<Llama>, _: &FitContext) -> Result<Box<dyn Predictor>, TrainError> {
+        // What is random at inference is A alone.
+        let members: Vec<Llama> = members
+            .into_iter()
+            .map(|member| member.map_lora(|lora| lora.without_dropout()))
+            .collect();
         if self.samples == 0 {
             // The mean weights.
             return Ok(Box::new(Members {

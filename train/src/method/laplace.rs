@@ -310,8 +310,11 @@ pub struct Probed {
 struct ClassPass {
     logits: Tensor<2>,
     captures: Vec<Capture>,
-    gradients: Vec<(Tensor<2>, Tensor<2>)>,
+    gradients: ClassGradients,
 }
+
+/// The gradients at A's and B's output, place by place.
+type ClassGradients = Vec<(Tensor<2>, Tensor<2>)>;
 
 impl Probed {
     /// The adapter is frozen: gradients are wanted at its outputs, not of its weights.
@@ -365,35 +368,45 @@ pub struct Jacobians {
     pub matrices: Vec<Tensor<4>>,
 }
 
-/// The Jacobian of every choice's logit, by one forward and one backward pass a choice: `sum over tokens of input (x) gradient`.
-pub fn jacobians(probed: &Probed, batch: &Batch, device: &Device) -> Jacobians {
-    let batch = probed.on_device(batch, device);
-    let [rows, sequence] = batch.tokens.dims();
+/// One forward and one backward pass a choice.
+fn class_passes(probed: &Probed, batch: &Batch) -> (ClassPass, Vec<ClassGradients>) {
     let choices = batch.labels.dims()[1];
-    let passes: Vec<ClassPass> = (0..choices)
-        .map(|choice| probed.pass(&batch, |logits| column(logits, choice, &batch)))
-        .collect();
+    let pass = |choice: usize| probed.pass(batch, |logits| column(logits, choice, batch));
+    let first = pass(0);
+    // Inputs are the same for every choice: only the gradients of the others are kept.
+    let others = (1..choices).map(|choice| pass(choice).gradients).collect();
+    (first, others)
+}
+
+/// The Jacobians of A and of B at one place, `[batch, choices, rows, columns]`: `sum over tokens of input (x) gradient`.
+fn place_jacobians(
+    first: &ClassPass,
+    others: &[ClassGradients],
+    place: usize,
+    [rows, sequence]: [usize; 2],
+) -> [Tensor<4>; 2] {
     let by_question = |input: &Tensor<2>, gradient: &Tensor<2>| -> Tensor<4> {
         let (d_in, d_out) = (input.dims()[1], gradient.dims()[1]);
         let input = input.clone().reshape([rows, sequence, d_in]);
         let gradient = gradient.clone().reshape([rows, sequence, d_out]);
         input.transpose().matmul(gradient).unsqueeze_dim(1)
     };
-    let first = &passes[0];
-    let mut matrices = Vec::new();
-    for place in 0..first.captures.len() {
-        let capture = &first.captures[place];
-        let of = |side: fn(&(Tensor<2>, Tensor<2>)) -> &Tensor<2>, input: &Tensor<2>| {
-            let all = passes
-                .iter()
-                .map(|pass| by_question(input, side(&pass.gradients[place])));
-            Tensor::cat(all.collect(), 1)
-        };
-        matrices.push(of(|gradients| &gradients.0, &capture.input));
-        matrices.push(of(|gradients| &gradients.1, &capture.hidden));
-    }
+    let capture = &first.captures[place];
+    let all = || std::iter::once(&first.gradients).chain(others);
+    let a = all().map(|gradients| by_question(&capture.input, &gradients[place].0));
+    let b = all().map(|gradients| by_question(&capture.hidden, &gradients[place].1));
+    [Tensor::cat(a.collect(), 1), Tensor::cat(b.collect(), 1)]
+}
+
+/// The Jacobian of every choice's logit by every covered matrix at once; a prediction goes place by place.
+pub fn jacobians(probed: &Probed, batch: &Batch, device: &Device) -> Jacobians {
+    let batch = probed.on_device(batch, device);
+    let (first, others) = class_passes(probed, &batch);
+    let matrices = (0..first.captures.len())
+        .flat_map(|place| place_jacobians(&first, &others, place, batch.tokens.dims()))
+        .collect();
     Jacobians {
-        logits: first.logits.clone(),
+        logits: first.logits,
         matrices,
     }
 }
@@ -407,9 +420,11 @@ struct PlaceCollector {
 impl PlaceCollector {
     fn new(capture: &Capture, d_out: usize, keep: usize, seed: u64, device: &Device) -> Self {
         let (d_in, r) = (capture.input.dims()[1], capture.hidden.dims()[1]);
-        let side = |width: usize, s: u64| Collected::new(width, keep, mix(seed, s), device);
+        let wide = |width: usize, s: u64| Collected::new(width, keep, mix(seed, s), device);
+        // The rank's side is small: whole.
+        let small = || Collected::Whole(Tensor::zeros([r, r], device));
         Self {
-            sides: [[side(d_in, 0), side(r, 1)], [side(r, 2), side(d_out, 3)]],
+            sides: [[wide(d_in, 0), small()], [small(), wide(d_out, 3)]],
             shapes: [[d_in, r], [r, d_out]],
         }
     }
@@ -527,50 +542,68 @@ struct Linearised {
 }
 
 impl Linearised {
-    /// `J P^-1 J^T` on the host: `[batch][choices * choices]`.
-    fn covariance(&self, jacobians: &Jacobians) -> Vec<f64> {
-        let blocks = self.posterior.blocks.iter().zip(&jacobians.matrices);
-        let sum = blocks
-            .map(|(block, jacobian)| block.covariance(jacobian.clone(), self.posterior.prior))
-            .reduce(|a, b| a + b)
-            .expect("an adapted layer");
-        values(sum)
+    /// The logits, and `J P^-1 J^T` on the host: `[batch][choices * choices]`. One place's Jacobians are held at a time: those
+    /// of all are as large as the adapter, for every question and choice.
+    fn logits_and_covariance(&self, batch: &Batch) -> (Tensor<2>, Vec<f64>) {
+        let batch = self.probed.on_device(batch, &self.device);
+        let (first, others) = class_passes(&self.probed, &batch);
+        let mut sum: Option<Tensor<3>> = None;
+        for (place, blocks) in self.posterior.blocks.chunks(2).enumerate() {
+            let found = place_jacobians(&first, &others, place, batch.tokens.dims());
+            for (block, jacobian) in blocks.iter().zip(found) {
+                let more = block.covariance(jacobian, self.posterior.prior);
+                sum = Some(match sum {
+                    Some(sum) => sum + more,
+                    None => more,
+                });
+            }
+        }
+        (first.logits, values(sum.expect("an adapted layer")))
     }
 }
 
 impl Predictor for Linearised {
     fn predict(&self, batch: &Batch) -> Prediction {
-        let jacobians = jacobians(&self.probed, batch, &self.device);
-        let [rows, choices] = jacobians.logits.dims();
-        let covariance = self.covariance(&jacobians);
+        let (logits, covariance) = self.logits_and_covariance(batch);
+        let [rows, choices] = logits.dims();
+        // Of the question's own choices; the jitter follows the scale, for the sums are of f32.
         let of = |row: usize| {
             let own = &covariance[row * choices * choices..(row + 1) * choices * choices];
-            Mat::from_fn(choices, choices, |i, j| {
-                own[i * choices + j] + if i == j { 1e-6 } else { 0.0 }
+            let n = batch.choices[row];
+            let trace: f64 = (0..n).map(|i| own[i * choices + i]).sum();
+            let jitter = 1e-6 * (1.0 + trace / n as f64);
+            Mat::from_fn(n, n, |i, j| {
+                own[i * choices + j] + if i == j { jitter } else { 0.0 }
             })
         };
         let samples = match self.settings.predictive {
             Predictive::Probit => {
                 let scale: Vec<f32> = (0..rows * choices)
                     .map(|i| {
-                        let variance = of(i / choices)[(i % choices, i % choices)];
+                        let (row, choice) = (i / choices, i % choices);
+                        let absent = choice >= batch.choices[row];
+                        let variance = if absent {
+                            0.0
+                        } else {
+                            of(row)[(choice, choice)]
+                        };
                         (1.0 + std::f64::consts::PI / 8.0 * variance).sqrt().recip() as f32
                     })
                     .collect();
-                let scale = Tensor::from_data(
-                    TensorData::new(scale, [rows, choices]),
-                    &jacobians.logits.device(),
-                );
-                (jacobians.logits * scale).unsqueeze_dim(0)
+                let scale =
+                    Tensor::from_data(TensorData::new(scale, [rows, choices]), &logits.device());
+                (logits * scale).unsqueeze_dim(0)
             }
             Predictive::Sampled => {
                 let noise: Vec<Vec<f32>> = (0..rows)
                     .map(|row| {
                         // A covariance that is no number shows in the samples, which `Prediction::rows` refuses.
-                        let lower = cholesky(&of(row))
-                            .unwrap_or_else(|_| Mat::from_fn(choices, choices, |_, _| f64::NAN));
+                        let lower = cholesky(&of(row)).unwrap_or_else(|_| {
+                            Mat::from_fn(batch.choices[row], batch.choices[row], |_, _| f64::NAN)
+                        });
                         draw(
                             &lower,
+                            choices,
                             self.settings.samples,
                             mix(self.seed, name(&batch.ids[row])),
                         )
@@ -585,9 +618,9 @@ impl Predictor for Linearised {
                 }
                 let noise = Tensor::<3>::from_data(
                     TensorData::new(all, [samples, rows, choices]),
-                    &jacobians.logits.device(),
+                    &logits.device(),
                 );
-                jacobians.logits.unsqueeze_dim::<3>(0) + noise
+                logits.unsqueeze_dim::<3>(0) + noise
             }
         };
         Prediction {
@@ -612,20 +645,19 @@ fn name(id: &str) -> u64 {
     })
 }
 
-/// Samples of `N(0, L L^T)`, one after another.
-fn draw(lower: &Mat<f64>, samples: usize, seed: u64) -> Vec<f32> {
+/// Samples of `N(0, L L^T)`, one after another, each filled up with zeros to `width`.
+fn draw(lower: &Mat<f64>, width: usize, samples: usize, seed: u64) -> Vec<f32> {
     let n = lower.nrows();
     let standard = normal(samples * n, seed);
-    standard
-        .chunks(n)
-        .flat_map(|z| {
-            (0..n).map(move |i| {
-                (0..=i)
-                    .map(|j| lower[(i, j)] * f64::from(z[j]))
-                    .sum::<f64>() as f32
-            })
-        })
-        .collect()
+    let mut all = vec![0f32; samples * width];
+    for (z, sample) in standard.chunks(n).zip(all.chunks_mut(width)) {
+        for (i, value) in sample.iter_mut().take(n).enumerate() {
+            *value = (0..=i)
+                .map(|j| lower[(i, j)] * f64::from(z[j]))
+                .sum::<f64>() as f32;
+        }
+    }
+    all
 }
 
 impl Method for Laplace {

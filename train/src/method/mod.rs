@@ -380,6 +380,20 @@ pub fn training(config: &RunConfig, seed: u64) -> Result<RunConfig, TrainError> 
             ..Default::default()
         };
     }
+    if ["lora", "blob"].contains(&entry.trained_as) {
+        training.objective = crate::config::ObjectiveSection {
+            cross_entropy: training.objective.cross_entropy,
+            ..Default::default()
+        };
+        let defaults = crate::config::AdapterSection::default();
+        training.adapter = crate::config::AdapterSection {
+            rank: training.adapter.rank,
+            alpha: training.adapter.alpha,
+            dropout: training.adapter.dropout,
+            target_modules: training.adapter.target_modules.clone(),
+            ..defaults
+        };
+    }
     training.train.seed = seed;
     Ok(training)
 }

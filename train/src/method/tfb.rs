@@ -86,7 +86,9 @@ impl Rotated {
         let b = lora.lora_b.val();
         let device = b.device();
         // B B^T = V diag(s^2) V^T in the layout `[r, d_out]`.
-        let (squares, vectors) = eigen(&matrix(b.clone().matmul(b.clone().transpose())))?;
+        // The product in f64: small singular values would drown in f32's rounding of the large ones' squares.
+        let wide = matrix(b.clone());
+        let (squares, vectors) = eigen(&(&wide * wide.transpose()))?;
         let v = tensor(&vectors, &device);
         let scale: Vec<f32> = squares
             .iter()

@@ -187,24 +187,33 @@ impl PostHoc for Confidence {
     /// The row with its answer's probability replaced; never below another choice's, so that the answer stays.
     fn apply(&self, row: &ScoredRow) -> ScoredRow {
         let answer = row.prediction();
-        let old = row.probabilities[answer];
-        let rest = (1.0 - old).max(1e-12);
-        let second = row
+        // The others' shares of what the answer leaves; a saturated softmax leaves nothing to go by.
+        let others: Vec<f64> = row
             .probabilities
             .iter()
             .enumerate()
-            .filter(|(choice, _)| *choice != answer)
-            .map(|(_, p)| *p / rest)
-            .fold(0.0, f64::max);
+            .map(|(choice, p)| if choice == answer { 0.0 } else { *p })
+            .collect();
+        let rest: f64 = others.iter().sum();
+        let even = 1.0 / (others.len() - 1).max(1) as f64;
+        let shares: Vec<f64> = others
+            .iter()
+            .enumerate()
+            .map(|(choice, p)| match (choice == answer, rest > 0.0) {
+                (true, _) => 0.0,
+                (false, true) => p / rest,
+                (false, false) => even,
+            })
+            .collect();
+        let second = shares.iter().copied().fold(0.0, f64::max);
         let least = second / (1.0 + second);
         let new = self.probability(row).max(least + 1e-9).min(1.0);
-        let probabilities: Vec<f64> = row
-            .probabilities
+        let probabilities: Vec<f64> = shares
             .iter()
             .enumerate()
-            .map(|(choice, p)| match choice == answer {
+            .map(|(choice, share)| match choice == answer {
                 true => new,
-                false => p / rest * (1.0 - new),
+                false => share * (1.0 - new),
             })
             .collect();
         ScoredRow {
@@ -259,6 +268,18 @@ mod tests {
         assert_eq!(applied.prediction(), 1);
         assert!((applied.probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-9);
         assert!(applied.confidence() < 0.5);
+        // A saturated softmax, as f32 gives it: one, and next to nothing for the others.
+        for others in [0.0, 2e-9] {
+            let p = [1.0, others, others / 2.0, others];
+            let row = ScoredRow::from_probabilities("", 1, &p, Some(0.01));
+            let applied = fitted.apply(&row);
+            assert!((applied.probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+            let least = applied.confidence() - fitted.probability(&row);
+            assert!(
+                least.abs() < 1e-6 || applied.confidence() < 0.51,
+                "{applied:?}"
+            );
+        }
     }
 
     #[test]

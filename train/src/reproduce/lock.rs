@@ -1,7 +1,7 @@
 //! Who works on a directory: a file with host and process, for machines that share a file system.
 //!
-//! The file's time is renewed while the work goes on. A lock is stale if its process is gone (same host), or if its time is older
-//! than [`STALE`] (another host): clocks of one cluster agree to within minutes.
+//! The file's time is renewed while the work goes on. A lock is stale if its process is gone (same machine, same system of process
+//! numbers), or if its time is older than [`STALE`]: clocks of one cluster agree to within minutes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 
-/// Age after which another host's lock counts as left behind.
+/// Age after which a lock counts as left behind.
 pub const STALE: Duration = Duration::from_secs(600);
 
 /// How often a lock's time is renewed.
@@ -28,13 +28,30 @@ pub struct Holder {
     pub host: String,
     /// The process.
     pub pid: u32,
+    /// Boot and process namespace in which that number means something; empty where the system does not say.
+    #[serde(default)]
+    pub namespace: String,
+    /// Tells this lock from every other.
+    #[serde(default)]
+    pub token: u64,
 }
 
 impl Holder {
+    fn unknown() -> Self {
+        Self {
+            host: "another".into(),
+            pid: 0,
+            namespace: String::new(),
+            token: 0,
+        }
+    }
+
     fn this() -> Self {
         Self {
             host: gethostname::gethostname().to_string_lossy().into_owned(),
             pid: std::process::id(),
+            namespace: namespace(),
+            token: rand::random(),
         }
     }
 }
@@ -43,6 +60,7 @@ impl Holder {
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
+    token: u64,
     end: Arc<AtomicBool>,
     renewal: Option<JoinHandle<()>>,
 }
@@ -74,22 +92,16 @@ impl Lock {
             match holder {
                 Some(holder) if !stale(&path, &holder) => return Ok(Attempt::Held(holder)),
                 // Just created and not written yet, or damaged: only its age tells.
-                None if !old(&path) => {
-                    return Ok(Attempt::Held(Holder {
-                        host: "another".into(),
-                        pid: 0,
-                    }));
-                }
-                _ => take_away(&path),
+                None if !old(&path) => return Ok(Attempt::Held(Holder::unknown())),
+                known => take_away(&path, known.map(|holder| holder.token)),
             }
         }
-        let holder = read(&path).unwrap_or_else(Holder::this);
-        Ok(Attempt::Held(holder))
+        Ok(Attempt::Held(read(&path).unwrap_or_else(Holder::unknown)))
     }
 
     fn hold(path: PathBuf, mut file: File) -> Result<Self, TrainError> {
-        let text =
-            serde_json::to_string(&Holder::this()).map_err(|e| TrainError::file(&path, e))?;
+        let holder = Holder::this();
+        let text = serde_json::to_string(&holder).map_err(|e| TrainError::file(&path, e))?;
         file.write_all(text.as_bytes())
             .and_then(|()| file.sync_all())
             .map_err(|e| TrainError::file(&path, e))?;
@@ -109,6 +121,7 @@ impl Lock {
         });
         Ok(Self {
             path,
+            token: holder.token,
             end,
             renewal: Some(renewal),
         })
@@ -121,7 +134,20 @@ impl Drop for Lock {
         if let Some(renewal) = self.renewal.take() {
             let _ = renewal.join();
         }
-        let _ = fs::remove_file(&self.path);
+        // Only our own: it may have been taken over while this machine slept.
+        if read(&self.path).is_some_and(|holder| holder.token == self.token) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The boot and the namespace of process numbers, as Linux tells them.
+fn namespace() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let numbers = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    match boot.is_empty() {
+        true => String::new(),
+        false => format!("{} {}", boot.trim(), numbers.display()),
     }
 }
 
@@ -135,22 +161,29 @@ fn old(path: &Path) -> bool {
 }
 
 fn stale(path: &Path, holder: &Holder) -> bool {
-    match holder.host == Holder::this().host {
-        true => !alive(holder.pid),
-        false => old(path),
-    }
+    let ours = namespace();
+    let comparable = !ours.is_empty() && holder.namespace == ours;
+    (comparable && !alive(holder.pid)) || old(path)
 }
 
-/// Whether a process of this host is there. Where that cannot be seen, it is taken to be.
+/// Whether a process of this machine is there.
 fn alive(pid: u32) -> bool {
-    let processes = Path::new("/proc");
-    !processes.join("self").exists() || processes.join(pid.to_string()).exists()
+    Path::new("/proc").join(pid.to_string()).exists()
 }
 
-/// Removes a stale lock. It is renamed first: of two who see it stale, one alone succeeds.
-fn take_away(path: &Path) {
-    let aside = path.with_extension(format!("stale-{}", std::process::id()));
-    if fs::rename(path, &aside).is_ok() {
+/// Removes a stale lock. It is renamed first: of two who see it stale, one alone gets it. Whoever comes later and gets a fresh
+/// lock instead puts it back.
+fn take_away(path: &Path, stale: Option<u64>) {
+    let aside = path.with_extension(format!("stale-{:016x}", rand::random::<u64>()));
+    if fs::rename(path, &aside).is_err() {
+        return;
+    }
+    let found = read(&aside).map(|holder| holder.token);
+    if found == stale {
+        let _ = fs::remove_file(aside);
+    } else {
+        // A hard link fails where a file is: never over a third lock.
+        let _ = fs::hard_link(&aside, path);
         let _ = fs::remove_file(aside);
     }
 }
@@ -165,7 +198,7 @@ mod tests {
         let first = Lock::attempt(root.path()).unwrap();
         assert!(matches!(first, Attempt::Taken(_)));
         match Lock::attempt(root.path()).unwrap() {
-            Attempt::Held(holder) => assert_eq!(holder, Holder::this()),
+            Attempt::Held(holder) => assert_eq!(holder.pid, std::process::id()),
             Attempt::Taken(_) => panic!("two holders"),
         }
         drop(first);
@@ -179,10 +212,11 @@ mod tests {
     fn locks_left_behind_are_taken_over_and_living_ones_of_other_hosts_are_not() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("lock.json");
-        let leave = |host: &str, pid: u32, age: Duration| {
+        let leave = |namespace: &str, pid: u32, age: Duration| {
             let holder = Holder {
-                host: host.into(),
                 pid,
+                namespace: namespace.into(),
+                ..Holder::unknown()
             };
             fs::write(&path, serde_json::to_string(&holder).unwrap()).unwrap();
             let file = File::options().write(true).open(&path).unwrap();
@@ -190,7 +224,16 @@ mod tests {
         };
         let taken = || matches!(Lock::attempt(root.path()).unwrap(), Attempt::Taken(_));
         // No process has this number: it is past every limit.
-        leave(&Holder::this().host, u32::MAX - 1, Duration::ZERO);
+        leave(&namespace(), u32::MAX - 1, Duration::ZERO);
+        assert!(taken());
+        // A number that is taken again, as in containers, does not keep an old lock alive.
+        leave(&namespace(), std::process::id(), Duration::from_secs(30));
+        assert!(!taken());
+        leave(
+            &namespace(),
+            std::process::id(),
+            STALE + Duration::from_secs(1),
+        );
         assert!(taken());
         leave("elsewhere", 1, Duration::from_secs(30));
         assert!(!taken());
@@ -198,5 +241,20 @@ mod tests {
         assert!(taken());
         fs::write(&path, "{").unwrap();
         assert!(!taken());
+    }
+
+    #[test]
+    fn a_late_takeover_puts_a_fresh_lock_back_and_a_lost_lock_is_not_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("lock.json");
+        let Attempt::Taken(fresh) = Lock::attempt(root.path()).unwrap() else {
+            panic!("the directory is free");
+        };
+        take_away(&path, Some(fresh.token.wrapping_add(1)));
+        assert_eq!(read(&path).unwrap().token, fresh.token);
+        let other = Holder::this();
+        fs::write(&path, serde_json::to_string(&other).unwrap()).unwrap();
+        drop(fresh);
+        assert_eq!(read(&path).unwrap(), other);
     }
 }

@@ -70,6 +70,8 @@ pub struct Plan {
     pub columns: Vec<Column>,
     /// Its rows.
     pub rows: Vec<PlannedRow>,
+    /// Equal-width bins of the calibration errors.
+    pub bins: usize,
     /// What was replaced or left out, and why.
     pub notes: Vec<String>,
 }
@@ -81,8 +83,19 @@ impl Plan {
     /// Plans a table. `finder` is asked which datasets are there.
     ///
     /// # Errors
-    /// Unknown methods or datasets, and settings that do not resolve.
+    /// Unknown methods or datasets, settings that do not resolve, and settings that the rows and columns decide.
     pub fn new(options: &Options, finder: &Finder) -> Result<Self, TrainError> {
+        for key in [
+            "method.name",
+            "method.variant",
+            "data.dataset",
+            "train.seed",
+        ] {
+            if options.given.has(key) {
+                let reason = "is decided by the table: use --methods, --on and --seeds";
+                return Err(TrainError::config(key, reason));
+            }
+        }
         let mut notes = Vec::new();
         let columns = columns(options, finder, &mut notes)?;
         let rows = rows(options)?;
@@ -93,7 +106,9 @@ impl Plan {
             }
         }
         let mut planned = Vec::new();
+        let mut bins = EvaluationSection::default().bins;
         for row in rows {
+            bins = settings(options, &row, trained_on[0], 0)?.evaluation.bins;
             let mut evaluations = Vec::new();
             for seed in 0..options.seeds as u64 {
                 for train in &trained_on {
@@ -108,6 +123,7 @@ impl Plan {
             table: options.table,
             columns,
             rows: planned,
+            bins,
             notes,
         })
     }
@@ -123,6 +139,13 @@ impl Plan {
             }
         }
         found
+    }
+
+    /// Names the plan: other rows, columns, seeds or sizes give another.
+    pub fn identity(&self) -> String {
+        let mut ids: Vec<String> = self.evaluations().into_iter().map(|e| e.id).collect();
+        ids.extend(self.columns.iter().map(|c| c.test.to_owned()));
+        short_hash(&ids.join(" "))
     }
 
     /// Whether a training has yet to be done for an evaluation that has yet to be done.
@@ -193,6 +216,11 @@ fn columns(
     }
     let mut columns = Vec::new();
     for column in all {
+        let wanted =
+            |test: &str| options.on.is_empty() || options.on.iter().any(|name| name == test);
+        if !wanted(column.test) && !(column.test == "climateqa" && wanted("climatex")) {
+            continue;
+        }
         let column = match column.test == "climateqa" && !there("climateqa", finder)? {
             true => {
                 notes.push("ClimateQA cannot be had here (see `--dataset climateqa`): ClimateX, IPCC confidence levels, stands in its place.".into());
@@ -204,9 +232,6 @@ fn columns(
             }
             false => *column,
         };
-        if !options.on.is_empty() && !options.on.iter().any(|name| name == column.test) {
-            continue;
-        }
         if column.test == "climatex" && !there("climatex", finder)? {
             notes.push("ClimateX cannot be had here either: its column is left out.".into());
             continue;
@@ -215,7 +240,8 @@ fn columns(
     }
     notes.dedup();
     if columns.is_empty() {
-        return Err(TrainError::config("--on", "no column is left"));
+        let reason = format!("no column is left. {}", notes.join(" "));
+        return Err(TrainError::config("--on", reason));
     }
     Ok(columns)
 }
@@ -236,6 +262,13 @@ fn settings(options: &Options, row: &Row, train: &str, seed: u64) -> Result<RunC
     layers.method(row.preset)?;
     layers.layer(options.given.clone());
     for set in &row.set {
+        let key = set.split('=').next().unwrap_or_default();
+        if options.given.has(key) {
+            return Err(TrainError::config(
+                key,
+                format!("is what {} varies: leave it out", options.table.name),
+            ));
+        }
         layers.set(set)?;
     }
     layers.set(&format!("data.dataset={train:?}"))?;
@@ -255,7 +288,12 @@ fn evaluation(
     seed: u64,
     on: Vec<String>,
 ) -> Result<Evaluation, TrainError> {
-    let config = settings(options, row, train, seed)?;
+    let mut config = settings(options, row, train, seed)?;
+    // How figures are taken from the answers does not change them.
+    config.evaluation = EvaluationSection {
+        batch_tokens: config.evaluation.batch_tokens,
+        ..Default::default()
+    };
     let built = method::build(&config)?;
     let members = match built.adapter() {
         model::AdapterConfig::None => Vec::new(),
@@ -285,10 +323,13 @@ fn training(config: &RunConfig, seed: u64) -> Result<Training, TrainError> {
 
 /// `openbookqa-lora-smollm2-135m-s42-1a2b3c4d`: readable, and different for any difference in the settings.
 fn identity(config: &RunConfig) -> String {
-    let digest = Sha256::digest(config.changes().as_bytes());
-    let hash: String = digest[..4].iter().map(|b| format!("{b:02x}")).collect();
     let name = config.directory(Path::new(""));
-    format!("{}-{hash}", name.display())
+    format!("{}-{}", name.display(), short_hash(&config.changes()))
+}
+
+fn short_hash(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    digest[..4].iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

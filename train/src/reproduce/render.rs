@@ -124,7 +124,7 @@ pub fn markdown(table: &ResultTable) -> String {
                 cost.seconds_per_question
             );
         }
-        text += "\nA backward pass counts as two forward passes. Training time of the first seed, all members together.\n";
+        text += "\nA backward pass counts as two forward passes. Training: of the first seed on the first training dataset, all members together.\n";
     }
     text.push('\n');
     for sentence in &table.caption {
@@ -220,10 +220,14 @@ fn latex_cell(value: Option<&Value>, place: Place) -> String {
         Place::Second => format!("\\underline{{{mean}}}"),
         Place::Other => mean,
     };
-    match value.over_seeds.deviation {
-        Some(deviation) => format!("${mean}_{{{}}}$", number(value.figure, deviation)),
-        None => format!("${mean}$"),
-    }
+    let deviation = value.over_seeds.deviation;
+    let below = deviation.map_or(String::new(), |deviation| {
+        format!("_{{{}}}", number(value.figure, deviation))
+    });
+    let paper = value.paper.map_or(String::new(), |paper| {
+        format!(" [{}]", number(value.figure, paper))
+    });
+    format!("${mean}{below}${paper}")
 }
 
 #[cfg(test)]

@@ -229,7 +229,7 @@ impl ResultTable {
                 for evaluation in &planned.evaluations {
                     if evaluation.config.data.dataset == column.train {
                         if let Some((set, cost)) = read(evaluation, column.test, root)? {
-                            sets.push((set, evaluation.config.evaluation.bins));
+                            sets.push((set, plan.bins));
                             spent.push(cost);
                         }
                     }
@@ -278,15 +278,14 @@ impl ResultTable {
     }
 }
 
-/// Whether a model's name is that of the paper's model.
+/// Whether a model is the paper's: by its short name, or its repository.
 fn agrees(name: &str, paper_model: &str) -> bool {
-    let plain = |text: &str| -> String {
-        text.to_lowercase()
-            .chars()
-            .filter(char::is_ascii_alphanumeric)
-            .collect()
+    let names: &[&str] = match paper_model {
+        "llama-2-7b" => &["llama-2-7b", "meta-llama/llama-2-7b-hf"],
+        "mistral-7b" => &["mistral-7b", "mistralai/mistral-7b-v0.1"],
+        _ => &[],
     };
-    !paper_model.is_empty() && plain(name).contains(&plain(paper_model))
+    names.contains(&name.to_lowercase().as_str())
 }
 
 /// The test rows of an evaluation in all forms, if they have been scored.
@@ -388,7 +387,7 @@ fn caption(plan: &Plan, root: &Path) -> Result<Vec<String>, TrainError> {
     let config = &first.config;
     let limit = |n: Option<usize>| n.map_or("all".into(), |n: usize| format!("at most {n}"));
     text.push(format!(
-        "Model {}, template {:?}, scoring {:?}, {} training and {} test questions, {} epochs of batches of {}, learning rate {}.",
+        "Model {}, template {:?}, scoring {:?}, {} training and {} test questions, {} epochs of batches of {}{}, learning rate {}.",
         config.model.name,
         config.data.template,
         config.data.scoring,
@@ -396,6 +395,10 @@ fn caption(plan: &Plan, root: &Path) -> Result<Vec<String>, TrainError> {
         limit(config.data.test_limit),
         config.train.epochs,
         config.train.batch_size,
+        config
+            .train
+            .max_steps
+            .map_or(String::new(), |n| format!(", at most {n} steps")),
         config.train.learning_rate
     ));
     let mut seeds: Vec<u64> = evaluations.iter().map(|e| e.config.train.seed).collect();
@@ -405,17 +408,16 @@ fn caption(plan: &Plan, root: &Path) -> Result<Vec<String>, TrainError> {
         "Mean and sample standard deviation over {} seed(s): {}. Shares in percent; ECE with {} bins. Best bold, second best underlined.",
         seeds.len(),
         seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
-        config.evaluation.bins
+        plan.bins
     ));
     let mut origins: Vec<String> = Vec::new();
     let mut machine = None;
     for evaluation in &evaluations {
         let run = RunDirectory::at(&evaluation_directory(root, evaluation));
-        let Ok(known) = run.read_json::<Provenance>("data.json") else {
-            continue;
-        };
-        let files = known.model.iter().chain(&known.split.files);
-        origins.extend(files.map(|file| file.origin.clone()));
+        for set in &evaluation.on {
+            let found = run.read_json::<Vec<String>>(&format!("evaluation/{set}/sources.json"));
+            origins.extend(found.unwrap_or_default());
+        }
         if let Ok(found) = run.read_json::<Environment>("environment.json") {
             machine = Some(found);
         }
@@ -424,6 +426,16 @@ fn caption(plan: &Plan, root: &Path) -> Result<Vec<String>, TrainError> {
     origins.dedup();
     if !origins.is_empty() {
         text.push(format!("Sources: {}.", origins.join("; ")));
+    }
+    let open = evaluations
+        .iter()
+        .filter(|e| !work::missing(root, e).is_empty())
+        .count();
+    if open > 0 {
+        text.push(format!(
+            "Unfinished: {open} of {} evaluations are open.",
+            evaluations.len()
+        ));
     }
     if let Some(machine) = machine {
         text.push(format!(
@@ -462,6 +474,7 @@ mod tests {
     fn the_papers_model_is_known_by_its_names() {
         assert!(agrees("llama-2-7b", "llama-2-7b"));
         assert!(agrees("meta-llama/Llama-2-7b-hf", "llama-2-7b"));
+        assert!(!agrees("meta-llama/Llama-2-7b-chat-hf", "llama-2-7b"));
         assert!(!agrees("smollm2-135m", "llama-2-7b"));
         assert!(!agrees("tiny", ""));
     }

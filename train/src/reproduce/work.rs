@@ -13,7 +13,7 @@ use crate::evaluation::evaluate;
 use crate::fine_tune::{Setup, chosen, fit, record};
 use crate::method;
 use crate::prepare::{Prepared, prepare, prepare_test};
-use crate::run_directory::{RunDirectory, write_predictions};
+use crate::run_directory::{Provenance, RunDirectory, write_predictions};
 use crate::training::{self, TrainingQuestions};
 
 /// Name of the held-out questions among an evaluation's sets.
@@ -59,7 +59,7 @@ fn enter(
         match Lock::attempt(directory)? {
             // Someone may have finished between the look and the lock.
             Attempt::Taken(lock) => return Ok((!done()).then_some(lock)),
-            Attempt::Held(Holder { host, pid }) => {
+            Attempt::Held(Holder { host, pid, .. }) => {
                 if !told {
                     let name = directory.file_name().unwrap_or_default().to_string_lossy();
                     setup.telemetry.say(format!(
@@ -169,6 +169,8 @@ pub fn ensure_evaluated(
     let run = RunDirectory::create(&directory, config, run.exists())?;
     let method = method::build(config)?;
     let mut prepared = prepare(config, &setup.finder)?;
+    // Sets that were scored before must be of the same files as those that follow.
+    prepared.same_files(&run)?;
     record(&run, &setup, &prepared, &method.adapter())?;
     let mut sets: Vec<(String, Prepared)> = Vec::new();
     for name in &evaluation.on {
@@ -185,7 +187,8 @@ pub fn ensure_evaluated(
             let mut members = Vec::new();
             for member in &evaluation.members {
                 let trained = RunDirectory::at(&training_directory(root, member));
-                let questions = prepared.same_model(&trained)?.split.used[0];
+                prepared.same_files(&trained)?;
+                let questions = trained.read_json::<Provenance>("data.json")?.split.used[0];
                 let adapters = training::load(&member.config, &trained, &base, questions)?;
                 members.extend(chosen(&*method, adapters));
             }
@@ -194,16 +197,13 @@ pub fn ensure_evaluated(
     };
     let predictor = fit(config, &setup, &*method, members, &prepared.train)?;
     for set in missing(root, evaluation) {
-        let (questions, texts) = if set == HELD_OUT {
-            (&prepared.held_out, &prepared.splits.held_out)
-        } else if set == config.data.dataset {
-            (&prepared.test, &prepared.splits.test)
-        } else {
-            let found = sets.iter().find(|(name, _)| *name == set);
-            let (_, other) = found.expect("every other dataset was prepared");
-            (&other.test, &other.splits.test)
+        let other = sets.iter().find(|(name, _)| *name == set);
+        let of = other.map_or(&prepared, |(_, other)| other);
+        let (questions, texts) = match set == HELD_OUT {
+            true => (&of.held_out, &of.splits.held_out),
+            false => (&of.test, &of.splits.test),
         };
-        let views = prepared.views(texts, method.perturbations(), config.train.seed)?;
+        let views = of.views(texts, method.perturbations(), config.train.seed)?;
         let name = format!("{} on {set}", config.method.title());
         let evaluated = evaluate(config, &setup, &name, &*predictor, questions, &views)?
             .ok_or(TrainError::Stopped)?;
@@ -211,6 +211,8 @@ pub fn ensure_evaluated(
             &run.evaluation(&set).join("predictions.jsonl"),
             &evaluated.rows,
         )?;
+        let origins: Vec<String> = of.origins().iter().map(|f| f.origin.clone()).collect();
+        run.write_json(&format!("evaluation/{set}/sources.json"), &origins)?;
         // Last: it says that the set is done.
         run.write_json(&format!("evaluation/{set}/cost.json"), &evaluated.cost)?;
     }
