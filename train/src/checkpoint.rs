@@ -120,11 +120,11 @@ impl EarlyStoppingStrategy for CloseChunk {
         }
         let steps = self.state.steps_done.load(Ordering::SeqCst);
         // Before the position: a run that goes on from here will not pass this step again.
-        if self.snapshots.contains(&steps) {
-            if let Err(error) = keep(&self.run, Checkpoint { chunk, steps }) {
-                self.telemetry.fail(error.to_string());
-                return true;
-            }
+        if self.snapshots.contains(&steps)
+            && let Err(error) = keep(&self.run, Checkpoint { chunk, steps })
+        {
+            self.telemetry.fail(error.to_string());
+            return true;
         }
         let written = serde_json::to_string(&Position { steps })
             .map_err(std::io::Error::from)

@@ -133,10 +133,9 @@ impl Custom {
         if found.is_empty() {
             return Ok(None);
         }
-        if let Some(labels) = self.labels(row) {
-            if let Some(index) = labels.iter().position(|label| *label == found) {
-                return Ok(Some(index));
-            }
+        let labels = self.labels(row).unwrap_or_default();
+        if let Some(index) = labels.iter().position(|label| *label == found) {
+            return Ok(Some(index));
         }
         if let Some(index) = choices.iter().position(|choice| *choice == found) {
             // The text `0` may be the second choice, or mean the first.

@@ -75,7 +75,7 @@ pub enum AnyDataset {
     /// One of [`DATASETS`].
     Listed(&'static dyn Dataset),
     /// Files of the user's own.
-    Custom(custom::Custom),
+    Custom(Box<custom::Custom>),
 }
 
 impl std::ops::Deref for AnyDataset {
@@ -84,7 +84,7 @@ impl std::ops::Deref for AnyDataset {
     fn deref(&self) -> &Self::Target {
         match self {
             Self::Listed(dataset) => *dataset,
-            Self::Custom(custom) => custom,
+            Self::Custom(custom) => &**custom,
         }
     }
 }
@@ -116,7 +116,7 @@ pub fn find(name: &str, custom: &custom::Custom) -> Result<AnyDataset, DataError
                 "the dataset custom needs data.custom.train or data.custom.test, a file of questions",
             ));
         }
-        return Ok(AnyDataset::Custom(custom.clone().prepared()));
+        return Ok(AnyDataset::Custom(Box::new(custom.clone().prepared())));
     }
     let known = || {
         let names: Vec<_> = DATASETS.iter().map(|d| d.name()).collect();

@@ -5,6 +5,8 @@
 //! standardised logit of FLU. The penalty `strength / 2 |w - (0, 1, 0)|^2` pulls to temperature scaling alone; its strength is
 //! chosen by five-fold cross-validation of the likelihood. The answer stays; the other choices share the rest as before.
 
+use faer::linalg::solvers::Solve;
+use faer::{Mat, Side};
 use serde::{Deserialize, Serialize};
 
 use super::PostHoc;
@@ -82,24 +84,14 @@ fn regress(observations: &[Observation], strength: f64) -> [f64; 3] {
     weights
 }
 
-/// A positive definite 3 x 3 system, by elimination.
-fn solve(mut a: [[f64; 3]; 3], mut b: [f64; 3]) -> [f64; 3] {
-    for i in 0..3 {
-        for row in i + 1..3 {
-            let factor = a[row][i] / a[i][i];
-            for column in i..3 {
-                a[row][column] -= factor * a[i][column];
-            }
-            b[row] -= factor * b[i];
-        }
-    }
-    for i in (0..3).rev() {
-        for column in i + 1..3 {
-            b[i] -= a[i][column] * b[column];
-        }
-        b[i] /= a[i][i];
-    }
-    b
+/// A positive definite system; no step where it is none, which only values that are no numbers can bring about.
+fn solve(a: [[f64; 3]; 3], b: [f64; 3]) -> [f64; 3] {
+    let matrix = Mat::from_fn(3, 3, |i, j| a[i][j]);
+    let right = Mat::from_fn(3, 1, |i, _| b[i]);
+    matrix.llt(Side::Lower).map_or([0.0; 3], |factor| {
+        let x = factor.solve(&right);
+        std::array::from_fn(|i| x[(i, 0)])
+    })
 }
 
 /// `-log` of the likelihood.

@@ -227,11 +227,11 @@ impl ResultTable {
             for column in &plan.columns {
                 let mut sets = Vec::new();
                 for evaluation in &planned.evaluations {
-                    if evaluation.config.data.dataset == column.train {
-                        if let Some((set, cost)) = read(evaluation, column.test, root)? {
-                            sets.push((set, plan.bins));
-                            spent.push(cost);
-                        }
+                    if evaluation.config.data.dataset == column.train
+                        && let Some((set, cost)) = read(evaluation, column.test, root)?
+                    {
+                        sets.push((set, plan.bins));
+                        spent.push(cost);
                     }
                 }
                 let agrees = planned
