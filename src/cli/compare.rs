@@ -18,7 +18,7 @@ pub(super) struct CompareArgs {
     /// Dataset whose test questions are compared [default: the runs' own]
     #[arg(long)]
     on: Option<String>,
-    /// Where compare.html and compare.md are written
+    /// Where compare.html, .md, .csv, .tex and .json are written
     #[arg(long, default_value = ".")]
     out: PathBuf,
 }

@@ -225,6 +225,28 @@ fn runs_are_compared_and_asked_by_another_method() {
     );
     let page = std::fs::read_to_string(root.path().join("compare.html")).unwrap();
     assert_eq!(page.matches("<svg").count(), 2);
+    // Another seed joins its method's row.
+    let other = run("lora-43");
+    uq4ct(&[
+        "train",
+        "--dataset",
+        "boolq",
+        "--model",
+        "tiny",
+        "--plain",
+        "--method",
+        "lora",
+        "--seed",
+        "43",
+        "--run",
+        &other,
+    ]);
+    uq4ct(&["compare", &run("lora"), &other, &run("uq4ct"), "--out", out]);
+    let json = std::fs::read_to_string(root.path().join("compare.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["rows"].as_array().unwrap().len(), 2);
+    assert_eq!(json["cells"][0]["seeds"], 2);
+    assert!(root.path().join("compare.tex").is_file() && root.path().join("compare.csv").is_file());
     let asked = uq4ct(&[
         "evaluate",
         &run("lora"),

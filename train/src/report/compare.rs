@@ -13,6 +13,8 @@ use crate::error::TrainError;
 use crate::metric::calibration::{BinEdge, expected_calibration_error};
 use crate::metric::{Bootstrap, Estimate, Metrics, brier, negative_log_likelihood, outcomes};
 use crate::prediction::ScoredRow;
+use crate::reproduce::render;
+use crate::reproduce::results::{Group, ResultTable};
 use crate::run_directory::{RunDirectory, read_predictions};
 
 /// One run's answers to the compared questions.
@@ -46,6 +48,8 @@ pub struct Comparison {
     pub contenders: Vec<Contender>,
     /// For each run but the first: accuracy, ECE, NLL, Brier score.
     pub differences: Vec<[Difference; 4]>,
+    /// Means over the runs of one method, model and training dataset.
+    pub by_method: ResultTable,
     bins: usize,
     resamples: usize,
 }
@@ -110,16 +114,27 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
         .iter()
         .map(|rows| differences(&answers[0], rows, bins, bootstrap))
         .collect();
+    let mut groups: Vec<Group> = Vec::new();
+    for ((run, config), rows) in opened.iter().zip(&answers) {
+        let own = run.evaluation(&config.data.dataset);
+        let held_out = read_predictions(&own.join("held-out-predictions.jsonl"))?;
+        let name = group_name(config);
+        let run = (held_out, rows.clone());
+        match groups.iter_mut().find(|group| group.name == name) {
+            Some(group) => group.runs.push(run),
+            None => groups.push(Group {
+                name,
+                runs: vec![run],
+            }),
+        }
+    }
+    let title = format!("{} runs on {dataset}", opened.len());
+    let by_method = ResultTable::of_groups(&title, &dataset, groups, bins);
     let contenders = opened
         .into_iter()
         .zip(answers)
         .map(|((run, config), rows)| Contender {
-            name: format!(
-                "{}, {}, seed {}",
-                config.method.title(),
-                config.data.dataset,
-                config.train.seed
-            ),
+            name: format!("{}, seed {}", group_name(&config), config.train.seed),
             run: run.root().to_path_buf(),
             metrics: Metrics::of(&rows, bins, bootstrap),
             rows,
@@ -129,9 +144,20 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
         dataset,
         contenders,
         differences,
+        by_method,
         bins,
         resamples: bootstrap.resamples,
     })
+}
+
+/// Method, training dataset and model.
+fn group_name(config: &RunConfig) -> String {
+    format!(
+        "{}, {}, {}",
+        config.method.title(),
+        config.data.dataset,
+        config.model.name
+    )
 }
 
 /// The rows that every run has, in the first one's order.
@@ -285,7 +311,8 @@ impl Comparison {
                 let _ = writeln!(text, "| {} |", row.join(" | "));
             }
         }
-        let _ = write!(text, "\n{}\n", self.note());
+        let _ = write!(text, "\n{}\n\n", self.note());
+        text += &render::markdown(&self.by_method);
         text
     }
 
@@ -328,14 +355,17 @@ impl Comparison {
         Ok(html::page(&self.title(), &body))
     }
 
-    /// Writes `compare.html` and `compare.md` into a directory.
+    /// Writes `compare.html`, `.md`, `.csv`, `.tex` and `.json` into a directory.
     ///
     /// # Errors
     /// Files that cannot be written.
     pub fn write(&self, directory: &Path) -> Result<(), TrainError> {
         let target = RunDirectory::at(directory);
         target.write_text("compare.html", &self.html()?)?;
-        target.write_text("compare.md", &self.markdown())
+        target.write_text("compare.md", &self.markdown())?;
+        target.write_text("compare.csv", &render::csv(&self.by_method))?;
+        target.write_text("compare.tex", &render::latex(&self.by_method))?;
+        target.write_json("compare.json", &self.by_method)
     }
 }
 

@@ -129,6 +129,18 @@ struct Calibrated {
     confidence: Vec<ScoredRow>,
 }
 
+impl Calibrated {
+    fn of(held_out: &[ScoredRow], plain: Vec<ScoredRow>) -> Self {
+        let temperature = Temperature::fit(held_out);
+        let confidence = Confidence::fit(held_out);
+        Self {
+            temperature: plain.iter().map(|row| temperature.apply(row)).collect(),
+            confidence: plain.iter().map(|row| confidence.apply(row)).collect(),
+            plain,
+        }
+    }
+}
+
 /// Mean and sample standard deviation over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct OverSeeds {
@@ -300,18 +312,48 @@ fn read(
     }
     let run = RunDirectory::at(&evaluation_directory(root, evaluation));
     let rows = |set: &str| read_predictions(&run.evaluation(set).join("predictions.jsonl"));
-    let (held_out, plain) = (rows(HELD_OUT)?, rows(test)?);
-    let temperature = Temperature::fit(&held_out);
-    let confidence = Confidence::fit(&held_out);
+    let set = Calibrated::of(&rows(HELD_OUT)?, rows(test)?);
     let cost = run.read_json(&format!("evaluation/{test}/cost.json"))?;
-    Ok(Some((
-        Calibrated {
-            temperature: plain.iter().map(|row| temperature.apply(row)).collect(),
-            confidence: plain.iter().map(|row| confidence.apply(row)).collect(),
-            plain,
-        },
-        cost,
-    )))
+    Ok(Some((set, cost)))
+}
+
+/// Several trainings of one method, such as seeds: what a row of a comparison is made of.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// The row's label.
+    pub name: String,
+    /// Held-out and test rows of each training.
+    pub runs: Vec<(Vec<ScoredRow>, Vec<ScoredRow>)>,
+}
+
+impl ResultTable {
+    /// A table of one column from runs that need no plan.
+    pub fn of_groups(title: &str, dataset: &str, groups: Vec<Group>, bins: usize) -> Self {
+        let rows: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
+        let cells = groups
+            .into_iter()
+            .map(|group| {
+                let sets: Vec<(Calibrated, usize)> = group
+                    .runs
+                    .into_iter()
+                    .map(|(held_out, test)| (Calibrated::of(&held_out, test), bins))
+                    .collect();
+                cell(&group.name, dataset, &sets, None)
+            })
+            .collect();
+        Self {
+            name: "compare".into(),
+            title: title.into(),
+            sweep: None,
+            rows,
+            columns: vec![dataset.into()],
+            caption: vec![format!(
+                "Mean and sample standard deviation over the runs of a method. Shares in percent; ECE with {bins} bins. Best bold, second best underlined."
+            )],
+            cells,
+            costs: Vec::new(),
+        }
+    }
 }
 
 fn cell(
