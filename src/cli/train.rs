@@ -157,13 +157,13 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
     }
     // Whoever says how much to train or test on is taken at their word.
     let sized = [
-        ("train", "epochs"),
-        ("train", "max_steps"),
-        ("data", "train_limit"),
-        ("data", "test_limit"),
+        "train.epochs",
+        "train.max_steps",
+        "data.train_limit",
+        "data.test_limit",
     ]
     .iter()
-    .any(|(section, key)| given.sets(section, key));
+    .any(|key| given.has(key));
     let tiny = given.model_name().as_deref() == Some("tiny");
     let shorten = device.is_cpu() && !args.full && !sized && !tiny;
     let mut layers = ConfigLayers::default();

@@ -14,7 +14,7 @@ use model::{
 };
 use train::RunConfig;
 use train::loss::load_balancing::{LoadBalancing, load_balancing};
-use train::method::{self, Method};
+use train::method::{self, Method, Training};
 
 use crate::support::{
     assert_close, devices, fixture, floats, load_adapter, named_gradients, tensors,

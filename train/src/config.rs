@@ -15,6 +15,7 @@ use toml::{Table, Value};
 use crate::error::TrainError;
 use crate::loss::calibration::{Correctness, FluTokens};
 use crate::loss::load_balancing::LoadBalancing;
+use crate::method::Entry;
 use crate::method::blob::BlobSection;
 use crate::method::laplace::LaplaceSection;
 use crate::method::lora::CrossEntropy;
@@ -503,16 +504,16 @@ impl ConfigLayers {
         let wrong =
             || TrainError::config(&place, "expected section.key=value, such as train.epochs=1");
         let (path, value) = assignment.split_once('=').ok_or_else(wrong)?;
-        let (sections, key) = path.trim().rsplit_once('.').ok_or_else(wrong)?;
+        let path = path.trim();
+        if !path.contains('.') {
+            return Err(wrong());
+        }
         let value: Value = format!("v = {value}")
             .parse::<Table>()
             .ok()
             .and_then(|mut t| t.remove("v"))
             .unwrap_or_else(|| Value::String(value.trim().into()));
-        let mut layer = Table::from_iter([(key.to_string(), value)]);
-        for section in sections.rsplit('.') {
-            layer = Table::from_iter([(section.to_string(), Value::Table(layer))]);
-        }
+        let layer = nested(path, value);
         RunConfig::deserialize(Value::Table(layer.clone()))
             .map_err(|e| TrainError::config(&place, with_suggestion(e.message())))?;
         merge(&mut self.table, layer);
@@ -560,14 +561,6 @@ impl ConfigLayers {
         self.keys().any(|known| known == key)
     }
 
-    /// Whether any layer sets `section.key`.
-    pub fn sets(&self, section: &str, key: &str) -> bool {
-        self.table
-            .get(section)
-            .and_then(Value::as_table)
-            .is_some_and(|t| t.contains_key(key))
-    }
-
     /// Refuses settings of these layers that the method does not read, unless they change nothing in the layers below: whoever
     /// sets them expects something.
     ///
@@ -575,10 +568,7 @@ impl ConfigLayers {
     /// An unknown method, or the first such setting.
     pub fn refuse_ignored(&self, method: &str, below: &Self) -> Result<(), TrainError> {
         let entry = crate::method::entry(method)?;
-        let without = values(
-            "",
-            &Value::try_from(below.resolve()?).unwrap_or(Value::Boolean(false)),
-        );
+        let without = below.resolve()?.values();
         let changed = values("", &Value::Table(self.table.clone()))
             .into_iter()
             .filter(|pair| !without.contains(pair));
@@ -598,10 +588,24 @@ impl ConfigLayers {
     /// # Errors
     /// Values out of range.
     pub fn resolve(&self) -> Result<RunConfig, TrainError> {
-        let config = RunConfig::deserialize(Value::Table(self.table.clone()))
-            .map_err(|e| TrainError::config(self.places.join(", "), e.message()))?;
+        let config = self.parse()?;
         config.validate()?;
         Ok(config)
+    }
+
+    fn parse(&self) -> Result<RunConfig, TrainError> {
+        RunConfig::deserialize(Value::Table(self.table.clone()))
+            .map_err(|e| TrainError::config(self.places.join(", "), e.message()))
+    }
+}
+
+/// A value in the tables that its dotted key names.
+fn nested(key: &str, value: Value) -> Table {
+    let (sections, key) = key.rsplit_once('.').unwrap_or(("", key));
+    let inner = Table::from_iter([(key.to_string(), value)]);
+    match sections {
+        "" => inner,
+        _ => nested(sections, Value::Table(inner)),
     }
 }
 
@@ -674,15 +678,32 @@ impl RunConfig {
         other
     }
 
+    /// The same settings with those that a method does not read at their defaults.
+    ///
+    /// # Errors
+    /// None in practice: settings are tables of plain values.
+    pub fn read_by(&self, entry: &Entry) -> Result<Self, TrainError> {
+        let mut layers = ConfigLayers::default();
+        for (key, value) in self.values() {
+            if entry.reads(&key) {
+                merge(&mut layers.table, nested(&key, value));
+            }
+        }
+        layers.parse()
+    }
+
+    /// Every setting by its dotted key.
+    fn values(&self) -> Vec<(String, Value)> {
+        let value = Value::try_from(self).expect("settings are tables of plain values");
+        values("", &value)
+    }
+
     /// Every setting that is not at its default, `section.key = value`, in the order of the sections. A setting that a later
     /// version adds changes nothing here until it is used.
     pub fn changes(&self) -> String {
-        let all = |config: &Self| {
-            let value = Value::try_from(config).expect("settings are tables of plain values");
-            values("", &value)
-        };
-        let defaults = all(&Self::default());
-        let changed = all(self)
+        let defaults = Self::default().values();
+        let changed = self
+            .values()
             .into_iter()
             .filter(|pair| !defaults.contains(pair));
         changed

@@ -159,10 +159,12 @@ impl TrainStep for Trainee {
         }
         let stepped: Self = optimizer.step(rate, self, gradients);
         let step = stepped.at.0.load(Ordering::SeqCst);
-        let llama = stepped
-            .method
-            .0
-            .after_step(stepped.llama.clone(), step, stepped.questions);
+        let llama =
+            stepped
+                .method
+                .0
+                .training()
+                .after_step(stepped.llama.clone(), step, stepped.questions);
         Self { llama, ..stepped }
     }
 }

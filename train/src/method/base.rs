@@ -3,19 +3,15 @@
 use data::Batch;
 use model::{AdapterConfig, LlamaOutput};
 
-use super::Method;
 use super::lora::{CrossEntropy, term};
+use super::{Method, Training};
 use crate::loss::Objective;
 
 /// `base`
 #[derive(Debug)]
 pub struct Base;
 
-impl Method for Base {
-    fn name(&self) -> &'static str {
-        "base"
-    }
-
+impl Training for Base {
     fn adapter(&self) -> AdapterConfig {
         AdapterConfig::None
     }
@@ -24,5 +20,15 @@ impl Method for Base {
         Objective {
             terms: vec![term(CrossEntropy::Answer, output, batch)],
         }
+    }
+}
+
+impl Method for Base {
+    fn name(&self) -> &'static str {
+        "base"
+    }
+
+    fn training(&self) -> &dyn Training {
+        self
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lora::Lora;
 use super::mc_dropout::Stochastic;
-use super::{FitContext, Members, Method, Predictor};
+use super::{FitContext, Members, Method, Predictor, Training};
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::loss::Objective;
@@ -90,11 +90,7 @@ fn divergence_step(
     (m.clone() - m * (rate / variance), g - along_g * rate)
 }
 
-impl Method for Blob {
-    fn name(&self) -> &'static str {
-        "blob"
-    }
-
+impl Training for Blob {
     fn adapter(&self) -> AdapterConfig {
         match self.lora.adapter() {
             AdapterConfig::Lora(mut lora) => {
@@ -103,10 +99,6 @@ impl Method for Blob {
             }
             other => other,
         }
-    }
-
-    fn passes(&self) -> usize {
-        self.samples.max(1)
     }
 
     fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
@@ -132,6 +124,20 @@ impl Method for Blob {
             }
             lora
         })
+    }
+}
+
+impl Method for Blob {
+    fn name(&self) -> &'static str {
+        "blob"
+    }
+
+    fn training(&self) -> &dyn Training {
+        self
+    }
+
+    fn passes(&self) -> usize {
+        self.samples.max(1)
     }
 
     fn fit(&self, members: Vec<Llama>, _: &FitContext) -> Result<Box<dyn Predictor>, TrainError> {

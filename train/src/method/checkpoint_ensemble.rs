@@ -1,12 +1,8 @@
 //! Checkpoint ensemble (Chen et al. 2017): adapters kept over the second half of one training, probabilities averaged.
 
-use data::Batch;
-use model::{AdapterConfig, LlamaOutput};
-
-use super::Method;
 use super::lora::Lora;
+use super::{Method, Training};
 use crate::config::RunConfig;
-use crate::loss::Objective;
 
 /// `checkpoint_ensemble`
 #[derive(Debug)]
@@ -30,8 +26,8 @@ impl Method for CheckpointEnsemble {
         "checkpoint_ensemble"
     }
 
-    fn adapter(&self) -> AdapterConfig {
-        self.lora.adapter()
+    fn training(&self) -> &dyn Training {
+        &self.lora
     }
 
     fn uses_snapshots(&self) -> bool {
@@ -40,9 +36,5 @@ impl Method for CheckpointEnsemble {
 
     fn passes(&self) -> usize {
         self.snapshots
-    }
-
-    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
-        self.lora.objective(output, batch)
     }
 }

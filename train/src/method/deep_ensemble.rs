@@ -1,12 +1,8 @@
 //! Deep ensemble (Lakshminarayanan et al. 2017): separate trainings from seeds one after another, probabilities averaged.
 
-use data::Batch;
-use model::{AdapterConfig, LlamaOutput};
-
-use super::Method;
 use super::lora::Lora;
+use super::{Method, Training};
 use crate::config::RunConfig;
-use crate::loss::Objective;
 
 /// `deep_ensemble`
 #[derive(Debug)]
@@ -30,15 +26,11 @@ impl Method for DeepEnsemble {
         "deep_ensemble"
     }
 
-    fn adapter(&self) -> AdapterConfig {
-        self.lora.adapter()
+    fn training(&self) -> &dyn Training {
+        &self.lora
     }
 
     fn members(&self) -> usize {
         self.members
-    }
-
-    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
-        self.lora.objective(output, batch)
     }
 }

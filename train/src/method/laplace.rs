@@ -18,15 +18,14 @@ use data::Batch;
 use data::loader::{EvaluationLoader, LoaderState, mix};
 use faer::Mat;
 use model::adapter::dropout::normal;
-use model::{AdapterConfig, Capture, DropoutSeed, Llama, LlamaInput, LlamaOutput, Probe};
+use model::{Capture, DropoutSeed, Llama, LlamaInput, Probe};
 use serde::{Deserialize, Serialize};
 
 use super::lora::Lora;
-use super::{FitContext, Method, Predictor, input};
+use super::{FitContext, Method, Predictor, Training, input};
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::linear_algebra::{cholesky, eigen, matrix, orthonormal, tensor, values};
-use crate::loss::Objective;
 use crate::prediction::{Prediction, choice_logits};
 
 /// Which adapted layers the posterior covers.
@@ -665,8 +664,8 @@ impl Method for Laplace {
         "laplace"
     }
 
-    fn adapter(&self) -> AdapterConfig {
-        self.lora.adapter()
+    fn training(&self) -> &dyn Training {
+        &self.lora
     }
 
     /// A forward and a backward pass for each of about four choices.
@@ -676,10 +675,6 @@ impl Method for Laplace {
 
     fn fit_passes(&self) -> usize {
         12
-    }
-
-    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
-        self.lora.objective(output, batch)
     }
 
     fn fit_questions(&self) -> usize {

@@ -5,7 +5,7 @@ use data::Batch;
 use model::{AdapterConfig, LlamaOutput};
 use serde::{Deserialize, Serialize};
 
-use super::{Method, read_logits};
+use super::{Method, Training, read_logits};
 use crate::config::RunConfig;
 use crate::loss::{Objective, Term, cross_entropy};
 use crate::prediction::{choice_logits, token_log_probabilities};
@@ -64,11 +64,7 @@ pub(super) fn term(scope: CrossEntropy, output: &LlamaOutput, batch: &Batch) -> 
     }
 }
 
-impl Method for Lora {
-    fn name(&self) -> &'static str {
-        "lora"
-    }
-
+impl Training for Lora {
     fn adapter(&self) -> AdapterConfig {
         self.adapter.clone()
     }
@@ -77,6 +73,16 @@ impl Method for Lora {
         Objective {
             terms: vec![term(self.scope, output, batch)],
         }
+    }
+}
+
+impl Method for Lora {
+    fn name(&self) -> &'static str {
+        "lora"
+    }
+
+    fn training(&self) -> &dyn Training {
+        self
     }
 }
 

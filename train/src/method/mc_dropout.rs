@@ -2,13 +2,12 @@
 
 use data::Batch;
 use data::loader::mix;
-use model::{AdapterConfig, DropoutSeed, Llama, LlamaOutput};
+use model::{AdapterConfig, DropoutSeed, Llama};
 
 use super::lora::Lora;
-use super::{FitContext, Method, Predictor, sample};
+use super::{FitContext, Method, Predictor, Training, sample};
 use crate::config::RunConfig;
 use crate::error::TrainError;
-use crate::loss::Objective;
 use crate::loss::calibration::FluTokens;
 use crate::prediction::Prediction;
 
@@ -36,16 +35,12 @@ impl Method for McDropout {
         "mc_dropout"
     }
 
-    fn adapter(&self) -> AdapterConfig {
-        self.lora.adapter()
+    fn training(&self) -> &dyn Training {
+        &self.lora
     }
 
     fn passes(&self) -> usize {
         self.samples
-    }
-
-    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
-        self.lora.objective(output, batch)
     }
 
     fn fit(&self, members: Vec<Llama>, _: &FitContext) -> Result<Box<dyn Predictor>, TrainError> {

@@ -5,7 +5,7 @@ use data::Batch;
 use model::{AdapterConfig, LlamaOutput};
 
 use super::lora::{CrossEntropy, correct, term};
-use super::{Method, functional_uncertainty, read_logits};
+use super::{Method, Training, functional_uncertainty, read_logits};
 use crate::config::RunConfig;
 use crate::loss::calibration::{self, Correctness, FluTokens};
 use crate::loss::load_balancing::{LoadBalancing, load_balancing};
@@ -74,11 +74,7 @@ impl Mixture {
     }
 }
 
-impl Method for Mixture {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
+impl Training for Mixture {
     fn adapter(&self) -> AdapterConfig {
         self.adapter.clone()
     }
@@ -102,6 +98,16 @@ impl Method for Mixture {
                 },
             ],
         }
+    }
+}
+
+impl Method for Mixture {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn training(&self) -> &dyn Training {
+        self
     }
 
     fn flu_tokens(&self) -> FluTokens {

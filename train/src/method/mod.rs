@@ -1,7 +1,7 @@
 //! How to adapt, train and query a model so that its confidence can be trusted: one row of the paper's table one file.
 //!
-//! A [`Method`] says what is trained and by what objective; fitted on trained members it becomes a [`Predictor`], which answers
-//! questions. Several methods query the same training: [`training`] names it.
+//! A [`Training`] says what is trained and by what objective. A [`Method`] queries one: fitted on trained members it becomes a
+//! [`Predictor`], which answers questions. Several methods query the same training: [`training`] gives its settings.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use burn::prelude::*;
 use data::{Batch, EncodedQuestion};
 use model::{AdapterConfig, DropoutSeed, Llama, LlamaInput, LlamaOutput};
 
-use crate::config::RunConfig;
+use crate::config::{MethodSection, RunConfig};
 use crate::error::TrainError;
 use crate::loss::calibration::FluTokens;
 use crate::loss::{Objective, calibration};
@@ -26,13 +26,28 @@ pub mod mixture;
 pub mod spuq;
 pub mod tfb;
 
+/// What is trained, and by what objective.
+pub trait Training: Send + Sync + std::fmt::Debug {
+    /// What is trainable; nothing means that there is no training.
+    fn adapter(&self) -> AdapterConfig;
+
+    /// What training minimises.
+    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective;
+
+    /// What follows each of the optimizer's steps, counted from 1, in a training on so many questions.
+    fn after_step(&self, llama: Llama, step: usize, questions: usize) -> Llama {
+        let _ = (step, questions);
+        llama
+    }
+}
+
 /// One row of the results table.
 pub trait Method: Send + Sync + std::fmt::Debug {
     /// The name on the command line.
     fn name(&self) -> &'static str;
 
-    /// What is trainable; nothing means that there is no training.
-    fn adapter(&self) -> AdapterConfig;
+    /// The training that it queries: its own, or another method's.
+    fn training(&self) -> &dyn Training;
 
     /// Separate trainings, with seeds one after another.
     fn members(&self) -> usize {
@@ -42,15 +57,6 @@ pub trait Method: Send + Sync + std::fmt::Debug {
     /// Whether the members are the adapters kept along one training instead of its last one.
     fn uses_snapshots(&self) -> bool {
         false
-    }
-
-    /// What training minimises.
-    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective;
-
-    /// What follows each of the optimizer's steps, counted from 1, in a training on so many questions.
-    fn after_step(&self, llama: Llama, step: usize, questions: usize) -> Llama {
-        let _ = (step, questions);
-        llama
     }
 
     /// Forward passes a question, roughly, before anything is fitted.
@@ -92,6 +98,18 @@ pub trait Method: Send + Sync + std::fmt::Debug {
     /// Over which tokens FLU is taken.
     fn flu_tokens(&self) -> FluTokens {
         FluTokens::default()
+    }
+}
+
+impl dyn Method + '_ {
+    /// Of its training.
+    pub fn adapter(&self) -> AdapterConfig {
+        self.training().adapter()
+    }
+
+    /// Of its training.
+    pub fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
+        self.training().objective(output, batch)
     }
 }
 
@@ -195,7 +213,7 @@ pub struct Entry {
     /// The method whose training it queries; its own name if it trains itself.
     pub trained_as: &'static str,
     /// Settings that it reads beside those that every method reads, by section or by key.
-    pub reads: &'static [&'static str],
+    pub reads: &'static [&'static [&'static str]],
     construct: fn(&RunConfig) -> Arc<dyn Method>,
 }
 
@@ -232,70 +250,70 @@ pub const METHODS: &[Entry] = &[
         name: "lora",
         about: "one LoRA adapter, cross-entropy",
         trained_as: "lora",
-        reads: LORA,
+        reads: &[LORA],
         construct: |config| Arc::new(lora::Lora::new(config)),
     },
     Entry {
         name: "mc_dropout",
         about: "LoRA with dropout at inference, several passes",
         trained_as: "lora",
-        reads: &["method.samples"],
+        reads: &[LORA, &["method.samples"]],
         construct: |config| Arc::new(mc_dropout::McDropout::new(config)),
     },
     Entry {
         name: "deep_ensemble",
         about: "several LoRA trainings, probabilities averaged",
         trained_as: "lora",
-        reads: &["method.members"],
+        reads: &[LORA, &["method.members"]],
         construct: |config| Arc::new(deep_ensemble::DeepEnsemble::new(config)),
     },
     Entry {
         name: "laplace",
         about: "Laplace approximation of LoRA's posterior, linearised (LA; LLLA: the last layer)",
         trained_as: "lora",
-        reads: &["method.laplace"],
+        reads: &[LORA, &["method.laplace"]],
         construct: |config| Arc::new(laplace::Laplace::new(config)),
     },
     Entry {
         name: "mixlora",
         about: "a mixture of LoRA experts, cross-entropy and load balancing",
         trained_as: "mixlora",
-        reads: MIXTURE,
+        reads: &[MIXTURE],
         construct: |config| Arc::new(mixture::Mixture::mixlora(config)),
     },
     Entry {
         name: "uq4ct",
         about: "a mixture of LoRA experts whose routers are trained to state the probability of being right",
         trained_as: "uq4ct",
-        reads: &["train", "adapter", "objective"],
+        reads: &[&["train", "adapter", "objective"]],
         construct: |config| Arc::new(mixture::Mixture::uq4ct(config)),
     },
     Entry {
         name: "spuq",
         about: "LoRA asked in several wordings, weighted by their likeness",
         trained_as: "lora",
-        reads: &["method.perturbations"],
+        reads: &[LORA, &["method.perturbations"]],
         construct: |config| Arc::new(spuq::Spuq::new(config)),
     },
     Entry {
         name: "checkpoint_ensemble",
         about: "adapters of the second half of one LoRA training, probabilities averaged",
         trained_as: "lora",
-        reads: &[],
+        reads: &[LORA],
         construct: |config| Arc::new(checkpoint_ensemble::CheckpointEnsemble::new(config)),
     },
     Entry {
         name: "tfb",
         about: "training-free Bayesianization of LoRA: noise as large as its training answers bear",
         trained_as: "lora",
-        reads: &["method.samples", "method.tfb"],
+        reads: &[LORA, &["method.samples", "method.tfb"]],
         construct: |config| Arc::new(tfb::Tfb::new(config)),
     },
     Entry {
         name: "blob",
         about: "Bayesian LoRA by backpropagation: mean and variance of A are trained together",
         trained_as: "blob",
-        reads: &["method.samples", "method.blob"],
+        reads: &[LORA, &["method.samples", "method.blob"]],
         construct: |config| Arc::new(blob::Blob::new(config)),
     },
 ];
@@ -314,30 +332,26 @@ pub fn entry(name: &str) -> Result<&'static Entry, TrainError> {
     })
 }
 
+/// What every method reads.
+const ALL: &[&str] = &[
+    "model",
+    "data",
+    "evaluation",
+    "method.name",
+    "method.variant",
+    "train.seed",
+];
+
 impl Entry {
     /// Whether a setting, `section.key`, makes a difference to the method.
     pub fn reads(&self, key: &str) -> bool {
-        let (section, _) = key.split_once('.').unwrap_or((key, ""));
-        let own = [self.reads, entry(self.trained_as).map_or(&[], |e| e.reads)].concat();
-        let own = match self.name == "blob" {
-            true => [&own, LORA].concat(),
-            false => own,
-        };
-        let common = [
-            "model",
-            "data",
-            "evaluation",
-            "method.name",
-            "method.variant",
-        ];
         let holds = |part: &&str| {
-            section == *part
-                || key == *part
-                || key
-                    .strip_prefix(*part)
-                    .is_some_and(|rest| rest.starts_with('.'))
+            let rest = key.strip_prefix(*part);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        common.iter().chain(&own).any(holds) || key == "train.seed"
+        ALL.iter()
+            .chain(self.reads.iter().copied().flatten())
+            .any(holds)
     }
 }
 
@@ -355,44 +369,19 @@ pub fn build(config: &RunConfig) -> Result<Arc<dyn Method>, TrainError> {
 /// # Errors
 /// An unknown method.
 pub fn training(config: &RunConfig, seed: u64) -> Result<RunConfig, TrainError> {
-    let mut training = config.clone();
-    let entry = entry(&config.method.name)?;
-    let blob = training.method.blob.clone();
-    training.method = crate::config::MethodSection {
-        name: entry.trained_as.into(),
+    // UQ4CT without the calibration loss is MixLoRA, whatever that loss would have been.
+    let name = match entry(&config.method.name)?.trained_as {
+        "uq4ct" if config.objective.calibration_weight == 0.0 => "mixlora",
+        name => name,
+    };
+    let mut training = config.read_by(entry(name)?)?;
+    training.method = MethodSection {
+        name: name.into(),
+        blob: training.method.blob,
         ..Default::default()
     };
-    if entry.trained_as == "blob" {
-        training.method.blob = blob;
-    }
-    // UQ4CT without the calibration loss is MixLoRA, whatever that loss would have been.
-    if training.method.name == "mixlora" || training.objective.calibration_weight == 0.0 {
-        if training.method.name == "uq4ct" {
-            training.method.name = "mixlora".into();
-        }
-        let kept = training.objective.clone();
-        training.objective = crate::config::ObjectiveSection {
-            cross_entropy: kept.cross_entropy,
-            load_balancing: kept.load_balancing,
-            load_balancing_weight: kept.load_balancing_weight,
-            flu_tokens: kept.flu_tokens,
-            calibration_weight: 0.0,
-            ..Default::default()
-        };
-    }
-    if ["lora", "blob"].contains(&entry.trained_as) {
-        training.objective = crate::config::ObjectiveSection {
-            cross_entropy: training.objective.cross_entropy,
-            ..Default::default()
-        };
-        let defaults = crate::config::AdapterSection::default();
-        training.adapter = crate::config::AdapterSection {
-            rank: training.adapter.rank,
-            alpha: training.adapter.alpha,
-            dropout: training.adapter.dropout,
-            target_modules: training.adapter.target_modules.clone(),
-            ..defaults
-        };
+    if name == "mixlora" {
+        training.objective.calibration_weight = 0.0;
     }
     training.train.seed = seed;
     Ok(training)

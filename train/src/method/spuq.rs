@@ -2,13 +2,9 @@
 //! averaged, weighted by the wordings' likeness to the original (ROUGE-L). The public code has another model paraphrase; here the
 //! wordings are made offline, by rule (`data::prompt::perturbations`).
 
-use data::Batch;
-use model::{AdapterConfig, LlamaOutput};
-
-use super::Method;
 use super::lora::Lora;
+use super::{Method, Training};
 use crate::config::RunConfig;
-use crate::loss::Objective;
 
 /// `spuq`
 #[derive(Debug)]
@@ -32,15 +28,11 @@ impl Method for Spuq {
         "spuq"
     }
 
-    fn adapter(&self) -> AdapterConfig {
-        self.lora.adapter()
+    fn training(&self) -> &dyn Training {
+        &self.lora
     }
 
     fn perturbations(&self) -> usize {
         self.perturbations
-    }
-
-    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
-        self.lora.objective(output, batch)
     }
 }

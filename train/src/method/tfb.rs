@@ -9,19 +9,17 @@
 use burn::data::dataloader::DataLoader;
 use burn::module::Param;
 use burn::prelude::*;
-use data::Batch;
 use data::loader::{EvaluationLoader, LoaderState};
+use model::Llama;
 use model::projection::Lora as LoraProjection;
-use model::{AdapterConfig, Llama, LlamaOutput};
 use serde::{Deserialize, Serialize};
 
 use super::lora::Lora;
 use super::mc_dropout::Stochastic;
-use super::{FitContext, Members, Method, Predictor};
+use super::{FitContext, Members, Method, Predictor, Training};
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::linear_algebra::{eigen, matrix, tensor};
-use crate::loss::Objective;
 use crate::loss::calibration::FluTokens;
 use crate::prediction::ScoredRow;
 
@@ -183,8 +181,8 @@ impl Method for Tfb {
         "tfb"
     }
 
-    fn adapter(&self) -> AdapterConfig {
-        self.lora.adapter()
+    fn training(&self) -> &dyn Training {
+        &self.lora
     }
 
     fn passes(&self) -> usize {
@@ -193,10 +191,6 @@ impl Method for Tfb {
 
     fn fit_passes(&self) -> usize {
         1 + self.settings.trials * self.settings.trial_samples
-    }
-
-    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
-        self.lora.objective(output, batch)
     }
 
     fn fit_questions(&self) -> usize {

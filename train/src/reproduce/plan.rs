@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::tables::{Column, Row, Table};
 use super::work;
-use crate::config::{ConfigLayers, EvaluationSection, RunConfig};
+use crate::config::{ConfigLayers, EvaluationSection, RunConfig, TrainSection};
 use crate::error::TrainError;
 use crate::method;
 
@@ -298,9 +298,8 @@ fn evaluation(
     let built = method::build(&config)?;
     if built.adapter() == model::AdapterConfig::None {
         // Without training no seed makes a difference: one evaluation serves all.
-        config.adapter = Default::default();
-        config.objective = Default::default();
-        config.train = Default::default();
+        config = config.read_by(method::entry(&config.method.name)?)?;
+        config.train.seed = TrainSection::default().seed;
     }
     let members = match built.adapter() {
         model::AdapterConfig::None => Vec::new(),
