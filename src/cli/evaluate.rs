@@ -14,7 +14,7 @@ use train::dashboard::state::DashboardState;
 use train::evaluation::evaluate;
 use train::fine_tune::{Setup, fit, load_members};
 use train::method;
-use train::metric::{Bootstrap, Metrics};
+use train::metric::Metrics;
 use train::prepare::{prepare, prepare_test};
 use train::run_directory::{RunDirectory, write_predictions};
 use train::telemetry::Telemetry;
@@ -101,14 +101,7 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
             &prepared.test,
             &views,
         )?;
-        let Some(evaluated) = evaluated else {
-            bail!("stopped before {dataset} was scored");
-        };
-        let bootstrap = Bootstrap {
-            resamples: config.evaluation.bootstrap,
-            seed: config.data.split_seed,
-        };
-        let metrics = Metrics::of(&evaluated.rows, config.evaluation.bins, bootstrap);
+        let metrics = Metrics::of(&evaluated.rows, config.evaluation.bins, config.bootstrap());
         let folder = match &args.method {
             Some(_) => format!("{dataset}-{}", config.method.title()),
             None => dataset.clone(),

@@ -13,7 +13,8 @@ use train::config::ConfigLayers;
 use train::dashboard::state::{DashboardState, clock};
 use train::fine_tune::Setup;
 use train::reproduce::work::{
-    ensure_evaluated, ensure_trained, evaluation_directory, is_trained, missing, training_directory,
+    Estimates, ensure_evaluated, ensure_trained, evaluation_directory, is_trained, missing,
+    training_directory,
 };
 use train::reproduce::{
     Evaluation, Options, Plan, ResultTable, TABLES, Training, plot, render, tables,
@@ -113,17 +114,10 @@ impl Job {
     }
 
     /// Seconds by the same estimate as `train --dry-run`.
-    fn estimate(&self, finder: &Finder) -> Result<f64, TrainError> {
+    fn estimate(&self, estimates: &mut Estimates) -> Result<f64, TrainError> {
         match self {
-            Self::Training(training) => {
-                let prepared = train::prepare::prepare(&training.config, finder)?;
-                Ok(prepared
-                    .estimate(&training.config, threads())?
-                    .training_seconds)
-            }
-            Self::Evaluation(evaluation) => {
-                train::reproduce::work::estimate(evaluation, finder, threads())
-            }
+            Self::Training(training) => estimates.training(training),
+            Self::Evaluation(evaluation) => estimates.evaluation(evaluation),
         }
     }
 }
@@ -177,10 +171,12 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
             _ => !job.done(&args.root),
         })
         .collect();
+    let mut made = Estimates::new(&setup.finder, threads());
     let estimates: Vec<f64> = open
         .iter()
-        .map(|job| job.estimate(&setup.finder))
+        .map(|job| job.estimate(&mut made))
         .collect::<Result<_, _>>()?;
+    drop(made);
     let (began, mut estimated_done) = (Instant::now(), 0.0);
     let mut failed: Vec<String> = Vec::new();
     for (place, job) in open.iter().enumerate() {
@@ -233,15 +229,14 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
     if args.job.is_some() {
         return Ok(ExitCode::SUCCESS);
     }
-    let folder = write(&args, &options, &plan)?;
-    let table = ResultTable::collect(&plan, &args.root)?;
+    let (folder, table) = write(&args, &options, &plan)?;
     print(render::markdown(&table));
     print(format_args!("Written to {}", folder.display()));
     Ok(ExitCode::SUCCESS)
 }
 
 /// Writes the table as it stands, in all its forms.
-fn write(args: &ReproduceArgs, options: &Options, plan: &Plan) -> Result<PathBuf> {
+fn write(args: &ReproduceArgs, options: &Options, plan: &Plan) -> Result<(PathBuf, ResultTable)> {
     let table = ResultTable::collect(plan, &args.root)?;
     let model = model(options);
     let model = std::path::Path::new(&model).file_name();
@@ -257,7 +252,7 @@ fn write(args: &ReproduceArgs, options: &Options, plan: &Plan) -> Result<PathBuf
     ] {
         folder.write_text(&format!("{}.{ending}", table.name), &text)?;
     }
-    Ok(folder.root().to_path_buf())
+    Ok((folder.root().to_path_buf(), table))
 }
 
 /// The base model of all rows.
@@ -313,9 +308,10 @@ fn print_plan(args: &ReproduceArgs, plan: &Plan, finder: &Finder) -> Result<Exit
         .map(|word| super::run::quoted(&word))
         .collect();
     let mut seconds = 0.0;
+    let mut estimates = Estimates::new(finder, threads());
     for job in jobs(plan) {
         let done = job.done(&args.root);
-        let estimate = job.estimate(finder)?;
+        let estimate = job.estimate(&mut estimates)?;
         if !done {
             seconds += estimate;
         }

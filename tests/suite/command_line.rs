@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Runs `uq4ct` in a directory of its own; on failure everything that it printed is shown.
-fn uq4ct(directory: &Path, args: &[&str]) -> Output {
+pub(crate) fn uq4ct(directory: &Path, args: &[&str]) -> Output {
     program(env!("CARGO_BIN_EXE_uq4ct"), directory, args)
         .output()
         .unwrap()
@@ -43,7 +43,7 @@ fn succeeds(directory: &Path, args: &[&str]) -> String {
 }
 
 /// The error of a command that must fail with exit code 1, whose message must hold `parts`, and which must not panic.
-fn fails(directory: &Path, args: &[&str], parts: &[&str]) {
+pub(crate) fn fails(directory: &Path, args: &[&str], parts: &[&str]) {
     let output = uq4ct(directory, args);
     let text = text(&output);
     assert_eq!(output.status.code(), Some(1), "{args:?}: {text}");

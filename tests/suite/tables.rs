@@ -3,36 +3,32 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-fn uq4ct(words: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_uq4ct"))
-        .args(words)
-        .env_remove("UQ4CT_DATA")
-        .output()
-        .unwrap();
+use crate::command_line::{fails, uq4ct};
+
+/// Runs `uq4ct`, which must succeed.
+fn succeeds(root: &Path, words: &[&str]) -> Output {
+    let output = uq4ct(root, words);
     assert!(
         output.status.success(),
         "{words:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
+        text(&output.stderr)
     );
     output
 }
 
 fn reproduce(table: &str, root: &Path, more: &[&str]) -> Output {
-    let root = root.to_str().unwrap();
+    let place = root.to_str().unwrap();
     let words = [
-        &[
-            "reproduce",
-            table,
-            "--model",
-            "tiny",
-            "--plain",
-            "--offline",
-            "--root",
-            root,
-        ],
-        more,
+        "reproduce",
+        table,
+        "--model",
+        "tiny",
+        "--plain",
+        "--offline",
+        "--root",
+        place,
     ];
-    uq4ct(&words.concat())
+    succeeds(root, &[&words[..], more].concat())
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -203,8 +199,8 @@ fn a_plan_is_independent_commands_that_several_processes_may_run() {
 fn runs_are_compared_and_asked_by_another_method() {
     let root = tempfile::tempdir().unwrap();
     let run = |method: &str| root.path().join(method).to_str().unwrap().to_owned();
-    for method in ["lora", "uq4ct"] {
-        uq4ct(&[
+    let train = |method: &str, seed: &str, run: &str| {
+        let words = [
             "train",
             "--dataset",
             "boolq",
@@ -213,12 +209,23 @@ fn runs_are_compared_and_asked_by_another_method() {
             "--plain",
             "--method",
             method,
+            "--seed",
+            seed,
             "--run",
-            &run(method),
-        ]);
-    }
+            run,
+        ];
+        succeeds(root.path(), &words);
+    };
+    train("lora", "42", &run("lora"));
+    train("uq4ct", "42", &run("uq4ct"));
     let out = root.path().to_str().unwrap();
-    let shown = text(&uq4ct(&["compare", &run("lora"), &run("uq4ct"), "--out", out]).stdout);
+    let shown = text(
+        &succeeds(
+            root.path(),
+            &["compare", &run("lora"), &run("uq4ct"), "--out", out],
+        )
+        .stdout,
+    );
     assert!(
         shown.contains("2 runs on boolq (n = 24)") && shown.contains("p = "),
         "{shown}"
@@ -227,53 +234,36 @@ fn runs_are_compared_and_asked_by_another_method() {
     assert_eq!(page.matches("<svg").count(), 2);
     // Another seed joins its method's row.
     let other = run("lora-43");
-    uq4ct(&[
-        "train",
-        "--dataset",
-        "boolq",
-        "--model",
-        "tiny",
-        "--plain",
-        "--method",
-        "lora",
-        "--seed",
-        "43",
-        "--run",
-        &other,
-    ]);
-    uq4ct(&["compare", &run("lora"), &other, &run("uq4ct"), "--out", out]);
+    train("lora", "43", &other);
+    succeeds(
+        root.path(),
+        &["compare", &run("lora"), &other, &run("uq4ct"), "--out", out],
+    );
     let json = std::fs::read_to_string(root.path().join("compare.json")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["rows"].as_array().unwrap().len(), 2);
     assert_eq!(json["cells"][0]["seeds"], 2);
     assert!(root.path().join("compare.tex").is_file() && root.path().join("compare.csv").is_file());
-    let asked = uq4ct(&[
-        "evaluate",
-        &run("lora"),
-        "--on",
-        "boolq,mmlu-law",
-        "--method",
-        "mc_dropout",
-        "--set",
-        "method.samples=2",
-    ]);
+    let asked = succeeds(
+        root.path(),
+        &[
+            "evaluate",
+            &run("lora"),
+            "--on",
+            "boolq,mmlu-law",
+            "--method",
+            "mc_dropout",
+            "--set",
+            "method.samples=2",
+        ],
+    );
     assert_eq!(text(&asked.stdout).lines().count(), 2);
     assert!(
         root.path()
             .join("lora/evaluation/mmlu-law-mc_dropout/cost.json")
             .is_file()
     );
-    let refused = |words: &[&str], reason: &str| {
-        let output = Command::new(env!("CARGO_BIN_EXE_uq4ct"))
-            .args(words)
-            .output()
-            .unwrap();
-        let error = text(&output.stderr);
-        assert!(
-            !output.status.success() && error.contains(reason),
-            "{words:?}: {error}"
-        );
-    };
+    let refused = |words: &[&str], reason: &str| fails(root.path(), words, &[reason]);
     refused(
         &[
             "evaluate",

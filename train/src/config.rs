@@ -20,6 +20,7 @@ use crate::method::blob::BlobSection;
 use crate::method::laplace::LaplaceSection;
 use crate::method::lora::CrossEntropy;
 use crate::method::tfb::TfbSection;
+use crate::metric::Bootstrap;
 
 /// Everything that decides what a run does.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -669,6 +670,14 @@ impl RunConfig {
         let mut layers = ConfigLayers::default();
         layers.file(path)?;
         layers.resolve()
+    }
+
+    /// The resampling of every interval.
+    pub fn bootstrap(&self) -> Bootstrap {
+        Bootstrap {
+            resamples: self.evaluation.bootstrap,
+            seed: self.data.split_seed,
+        }
     }
 
     /// The same settings on another dataset.

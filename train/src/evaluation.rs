@@ -37,10 +37,10 @@ pub struct Evaluated {
     pub cost: Cost,
 }
 
-/// Scores questions, in their own order, together with their other wordings. `None` if a stop was asked for.
+/// Scores questions, in their own order, together with their other wordings.
 ///
 /// # Errors
-/// A question that cannot be served, or an answer that is no number.
+/// A question that cannot be served, an answer that is no number, or a stop on request.
 pub fn evaluate(
     config: &RunConfig,
     setup: &Setup,
@@ -48,30 +48,26 @@ pub fn evaluate(
     predictor: &dyn Predictor,
     questions: &[EncodedQuestion],
     views: &[View],
-) -> Result<Option<Evaluated>, TrainError> {
+) -> Result<Evaluated, TrainError> {
     let began = Instant::now();
-    let Some(originals) = score(config, setup, name, predictor, questions)? else {
-        return Ok(None);
-    };
+    let originals = score(config, setup, name, predictor, questions)?;
     let mut answers: Vec<Vec<(f64, ScoredRow)>> =
         originals.into_iter().map(|row| vec![(1.0, row)]).collect();
     for (number, view) in views.iter().enumerate() {
         let name = format!("{name}, wording {} of {}", number + 1, views.len());
-        let Some(rows) = score(config, setup, &name, predictor, &view.questions)? else {
-            return Ok(None);
-        };
+        let rows = score(config, setup, &name, predictor, &view.questions)?;
         for ((answers, row), weight) in answers.iter_mut().zip(rows).zip(&view.weights) {
             answers.push((*weight, row));
         }
     }
-    Ok(Some(Evaluated {
+    Ok(Evaluated {
         rows: answers.iter().map(|a| ScoredRow::mixed(a)).collect(),
         cost: Cost {
             questions: questions.len(),
             forward_passes: predictor.forward_passes() * (1 + views.len()),
             seconds_per_question: began.elapsed().as_secs_f64() / questions.len().max(1) as f64,
         },
-    }))
+    })
 }
 
 /// One wording of every question.
@@ -81,7 +77,7 @@ fn score(
     name: &str,
     predictor: &dyn Predictor,
     questions: &[EncodedQuestion],
-) -> Result<Option<Vec<ScoredRow>>, TrainError> {
+) -> Result<Vec<ScoredRow>, TrainError> {
     let loader = EvaluationLoader::new(
         questions,
         predictor.batch_tokens(config.evaluation.batch_tokens),
@@ -105,8 +101,8 @@ fn score(
         state.tokens_per_second = tokens as f64 / began.elapsed().as_secs_f64();
     }
     if setup.state.stop.load(Ordering::SeqCst) {
-        return Ok(None);
+        return Err(TrainError::Stopped);
     }
     let ordered = questions.iter().filter_map(|q| rows.remove(&q.id));
-    Ok(Some(ordered.collect()))
+    Ok(ordered.collect())
 }

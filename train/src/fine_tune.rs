@@ -13,12 +13,12 @@ use model::{AdapterConfig, Llama};
 use crate::config::RunConfig;
 use crate::dashboard::state::Phase;
 use crate::error::TrainError;
-use crate::evaluation::{Evaluated, evaluate};
+use crate::evaluation::evaluate;
 use crate::method::{self, FitContext, Method, Predictor};
-use crate::metric::{Bootstrap, Metrics};
+use crate::metric::Metrics;
 use crate::posthoc::Calibrated;
 use crate::prediction::ScoredRow;
-use crate::prepare::{Prepared, View};
+use crate::prepare::Prepared;
 use crate::report::{self, Scored};
 use crate::run_directory::{Environment, Provenance, RunDirectory, write_predictions};
 use crate::telemetry::Telemetry;
@@ -71,11 +71,8 @@ pub fn fine_tune(
         prepared.same_files(&run)?;
     }
     record(&run, setup, &prepared, &method.adapter())?;
-    let finished =
-        train_members(config, setup, &run, &prepared, &base).and_then(|members| match members {
-            Some(members) => score(config, setup, &run, &prepared, &base, members, &*method),
-            None => Err(TrainError::Stopped),
-        });
+    let finished = train_members(config, setup, &run, &prepared, &base, &*method)
+        .and_then(|members| score(config, setup, &run, &prepared, &base, members, &*method));
     match finished {
         Ok(scored) => Ok(Outcome::Finished(Box::new(scored))),
         Err(TrainError::Stopped) => Ok(Outcome::Stopped(
@@ -92,28 +89,26 @@ fn train_members(
     run: &RunDirectory,
     prepared: &Prepared,
     base: &Llama,
-) -> Result<Option<Vec<Llama>>, TrainError> {
-    let method = method::build(config)?;
+    method: &dyn Method,
+) -> Result<Vec<Llama>, TrainError> {
     if method.adapter() == AdapterConfig::None {
-        return Ok(Some(vec![base.clone()]));
+        return Ok(vec![base.clone()]);
     }
     let questions = TrainingQuestions {
         train: &prepared.train,
         held_out: &prepared.held_out,
     };
     let mut members = Vec::new();
-    for (seed, directory) in member_directories(config, run)? {
+    for (seed, directory) in member_directories(config, method, run) {
         let settings = method::training(config, seed)?;
         if directory.root() != run.root() {
             RunDirectory::create(directory.root(), &settings, directory.exists())?;
             setup.telemetry.say(format!("Member with seed {seed}"));
         }
-        match training::train(&settings, setup, &directory, questions, base)? {
-            Some(trained) => members.extend(chosen(&*method, trained)),
-            None => return Ok(None),
-        }
+        let trained = training::train(&settings, setup, &directory, questions, base)?;
+        members.extend(chosen(method, trained));
     }
-    Ok(Some(members))
+    Ok(members)
 }
 
 /// The adapters of one training that the method queries.
@@ -127,16 +122,17 @@ pub fn chosen(method: &dyn Method, trained: Trained) -> Vec<Llama> {
 /// Seed and directory of each member's training.
 fn member_directories(
     config: &RunConfig,
+    method: &dyn Method,
     run: &RunDirectory,
-) -> Result<Vec<(u64, RunDirectory)>, TrainError> {
-    let method = method::build(config)?;
-    let seeds = (0..method.members()).map(|m| config.train.seed + m as u64);
-    Ok(seeds
-        .map(|seed| match method.members() {
+) -> Vec<(u64, RunDirectory)> {
+    let members = method.members();
+    (0..members as u64)
+        .map(|member| config.train.seed + member)
+        .map(|seed| match members {
             1 => (seed, run.clone()),
             _ => (seed, run.member(seed)),
         })
-        .collect())
+        .collect()
 }
 
 /// The members of a finished run.
@@ -153,7 +149,7 @@ pub fn load_members(
     let method = method::build(config)?;
     let questions = known.split.used[0];
     let mut members = Vec::new();
-    for (seed, directory) in member_directories(config, run)? {
+    for (seed, directory) in member_directories(config, &*method, run) {
         let settings = method::training(config, seed)?;
         let trained = training::load(&settings, &directory, base, questions)?;
         members.extend(chosen(&*method, trained));
@@ -245,7 +241,7 @@ fn score(
             let count = if views { method.perturbations() } else { 0 };
             let views = prepared.views(texts, count, config.train.seed)?;
             let name = format!("{who} on {what} questions");
-            scored_set(config, setup, &name, predictor, questions, &views)
+            evaluate(config, setup, &name, predictor, questions, &views)
         })
     };
     let [base_held_out, base_test] = set(&*zero_shot, "base model", false);
@@ -268,10 +264,7 @@ fn score(
     ] {
         write_predictions(&folder.join(name), rows)?;
     }
-    let bootstrap = Bootstrap {
-        resamples: config.evaluation.bootstrap,
-        seed: config.data.split_seed,
-    };
+    let bootstrap = config.bootstrap();
     let figures = |rows: &[ScoredRow]| Metrics::of(rows, config.evaluation.bins, bootstrap);
     let scored = Scored {
         calibrated: Calibrated::of(
@@ -294,16 +287,4 @@ fn score(
     report::write(run, config, &scored, &prepared.splits.test)?;
     setup.telemetry.phase(Phase::Done);
     Ok(scored)
-}
-
-/// One set of questions; a stop is an error here.
-fn scored_set(
-    config: &RunConfig,
-    setup: &Setup,
-    name: &str,
-    predictor: &dyn Predictor,
-    questions: &[EncodedQuestion],
-    views: &[View],
-) -> Result<Evaluated, TrainError> {
-    evaluate(config, setup, name, predictor, questions, views)?.ok_or(TrainError::Stopped)
 }

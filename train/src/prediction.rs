@@ -8,6 +8,7 @@ use model::fused::log_likelihood::log_likelihood;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::TrainError;
+use crate::linear_algebra::values;
 
 /// A method's answer to a batch: one or more samples (passes of one model, or members of an ensemble).
 #[derive(Debug, Clone)]
@@ -57,15 +58,15 @@ impl Prediction {
     /// A probability that is no number: the model overflowed, and no choice can be named.
     pub fn rows(&self, batch: &Batch) -> Result<Vec<ScoredRow>, TrainError> {
         let [samples, rows, choices] = self.choice_logits.dims();
-        let logits: Vec<f64> = read(self.choice_logits.clone());
-        let probabilities: Vec<f64> = read(softmax(self.choice_logits.clone(), 2));
+        let logits: Vec<f64> = values(self.choice_logits.clone());
+        let probabilities: Vec<f64> = values(softmax(self.choice_logits.clone(), 2));
         let answers: Vec<i64> = batch
             .answers
             .clone()
             .into_data()
             .try_into_vec_as()
             .expect("integers convert");
-        let flu: Option<Vec<f64>> = self.flu.clone().map(read);
+        let flu: Option<Vec<f64>> = self.flu.clone().map(values);
         (0..rows)
             .map(|row| {
                 let of = |values: &[f64], sample: usize| -> Vec<f64> {
@@ -93,13 +94,6 @@ impl Prediction {
             })
             .collect()
     }
-}
-
-fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
-    tensor
-        .into_data()
-        .try_into_vec_as()
-        .expect("floats convert to f64")
 }
 
 /// One scored question: a line of `predictions.jsonl`, from which every figure is computed.

@@ -13,6 +13,7 @@ use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use data::Batch;
 use model::{DropoutSeed, Llama, LlamaOutput};
 
+use crate::linear_algebra::values;
 use crate::loss::{Objective, load_balancing};
 use crate::method::{Method, functional_uncertainty, input, read_logits};
 use crate::prediction::{Prediction, ScoredRow, choice_logits};
@@ -222,11 +223,7 @@ impl StepOutput {
         let batch = &self.batch;
         let load = self.expert_load.clone().map(|load| {
             let [_, experts] = load.dims();
-            let values: Vec<f64> = load
-                .into_data()
-                .try_into_vec_as()
-                .expect("floats convert to f64");
-            values.chunks(experts).map(<[f64]>::to_vec).collect()
+            values(load).chunks(experts).map(<[f64]>::to_vec).collect()
         });
         StepFacts {
             // Answers that are no numbers come with such a loss, which ends the training; a batch of no weight only keeps

@@ -50,27 +50,21 @@ pub struct Trained {
 }
 
 /// Trains `config`'s method on `base` in `run`, from the newest checkpoint if there is one; a training that has finished is only
-/// loaded. `None` if a stop was asked for.
+/// loaded.
 ///
 /// # Errors
-/// Anything that [`TrainError`] names. What was written before stays.
+/// Anything that [`TrainError`] names, a stop on request among it. What was written before stays.
 pub fn train(
     config: &RunConfig,
     setup: &Setup,
     run: &RunDirectory,
     questions: TrainingQuestions,
     base: &Llama,
-) -> Result<Option<Trained>, TrainError> {
-    if run.adapter().is_file() {
-        return load(config, run, base, questions.train.len()).map(Some);
+) -> Result<Trained, TrainError> {
+    if !run.adapter().is_file() {
+        save(run, learn(config, setup, run, questions, base)?)?;
     }
-    match learn(config, setup, run, questions, base)? {
-        Some(llama) => {
-            save(run, llama)?;
-            load(config, run, base, questions.train.len()).map(Some)
-        }
-        None => Ok(None),
-    }
+    load(config, run, base, questions.train.len())
 }
 
 /// The adapters of a finished training.
@@ -138,14 +132,14 @@ fn save(run: &RunDirectory, llama: Llama) -> Result<(), TrainError> {
     std::fs::rename(&part, &path).map_err(|e| TrainError::file(&path, e))
 }
 
-/// The model after all steps, from the newest checkpoint on; `None` if a stop was asked for.
+/// The model after all steps, from the newest checkpoint on.
 fn learn(
     config: &RunConfig,
     setup: &Setup,
     run: &RunDirectory,
     questions: TrainingQuestions,
     base: &Llama,
-) -> Result<Option<Llama>, TrainError> {
+) -> Result<Llama, TrainError> {
     let method = method::build(config)?;
     let tuned = base.attach(&method.adapter(), config.train.seed)?;
     let device = setup.device.clone().autodiff();
@@ -173,7 +167,7 @@ fn learn(
     if chunks == 0 {
         let from = from.ok_or_else(|| TrainError::Training("no step to train".into()))?;
         let record = checkpoint::model_record(run.root(), from)?;
-        return Ok(Some(trainee.load_record(record).valid().llama));
+        return Ok(trainee.load_record(record).valid().llama);
     }
     let batcher = QuestionBatcher {
         options: BatchOptions {
@@ -237,8 +231,8 @@ fn learn(
     }
     let steps = setup.state.steps_done.load(Ordering::SeqCst);
     match steps < total {
-        true => Ok(None),
-        false => Ok(Some(result.model.llama)),
+        true => Err(TrainError::Stopped),
+        false => Ok(result.model.llama),
     }
 }
 

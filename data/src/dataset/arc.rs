@@ -5,7 +5,6 @@ use serde_json::Value;
 
 use super::{Dataset, OfficialSplit, lettered};
 use crate::example::MultipleChoice;
-use crate::prompt::LabelStyle;
 use crate::source::{Artifact, HubFile};
 
 /// `arc-easy` and `arc-challenge`
@@ -36,23 +35,12 @@ impl Dataset for Arc {
         self.name
     }
 
-    fn labels(&self) -> LabelStyle {
-        LabelStyle::Letter
-    }
-
-    fn splits(&self) -> &[OfficialSplit] {
-        &[
-            OfficialSplit::Train,
-            OfficialSplit::Validation,
-            OfficialSplit::Test,
-        ]
-    }
-
     fn parts(&self, split: OfficialSplit) -> Vec<Artifact> {
-        let (name, original) = match split {
-            OfficialSplit::Train => ("train", "Train"),
-            OfficialSplit::Validation => ("validation", "Dev"),
-            OfficialSplit::Test => ("test", "Test"),
+        let name = split.name();
+        let original = match split {
+            OfficialSplit::Train => "Train",
+            OfficialSplit::Validation => "Dev",
+            OfficialSplit::Test => "Test",
         };
         let (folder, set) = (self.folder, self.set);
         vec![Artifact {
@@ -76,19 +64,6 @@ impl Dataset for Arc {
 
     fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
         lettered(row)
-    }
-
-    fn miniature(&self, split: OfficialSplit) -> Option<&'static str> {
-        Some(lettered_miniature(split))
-    }
-}
-
-/// The lettered datasets share one miniature.
-pub(super) fn lettered_miniature(split: OfficialSplit) -> &'static str {
-    match split {
-        OfficialSplit::Train => include_str!("../../miniature/lettered-train.jsonl"),
-        OfficialSplit::Validation => include_str!("../../miniature/lettered-validation.jsonl"),
-        OfficialSplit::Test => include_str!("../../miniature/lettered-test.jsonl"),
     }
 }
 

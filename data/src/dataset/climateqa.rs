@@ -4,10 +4,8 @@
 
 use serde_json::Value;
 
-use super::arc::lettered_miniature;
 use super::{Dataset, OfficialSplit, letter_index, lettered, text};
 use crate::example::MultipleChoice;
-use crate::prompt::LabelStyle;
 use crate::source::{Artifact, HubFile};
 
 /// `climateqa`
@@ -17,10 +15,6 @@ pub struct ClimateQa;
 impl Dataset for ClimateQa {
     fn name(&self) -> &'static str {
         "climateqa"
-    }
-
-    fn labels(&self) -> LabelStyle {
-        LabelStyle::Letter
     }
 
     fn splits(&self) -> &[OfficialSplit] {
@@ -69,10 +63,6 @@ impl Dataset for ClimateQa {
             choices: options(text(row, "Options")?)?,
             answer: letter_index("Answer", &text(row, "Answer")?.trim().to_uppercase())?,
         }))
-    }
-
-    fn miniature(&self, split: OfficialSplit) -> Option<&'static str> {
-        Some(lettered_miniature(split))
     }
 }
 

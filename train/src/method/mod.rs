@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use burn::prelude::*;
+use data::loader::{EvaluationLoader, LoaderState};
 use data::{Batch, EncodedQuestion};
 use model::{AdapterConfig, DropoutSeed, Llama, LlamaInput, LlamaOutput};
 
@@ -144,6 +145,13 @@ pub struct FitContext<'a> {
 }
 
 impl FitContext<'_> {
+    /// The questions in batches of at most so many tokens.
+    pub(crate) fn loader(&self, batch_tokens: usize) -> EvaluationLoader {
+        // A stop is noticed in `report`.
+        let state = LoaderState::default();
+        EvaluationLoader::new(self.questions, batch_tokens, state.into(), self.device)
+    }
+
     /// Reports progress.
     ///
     /// # Errors

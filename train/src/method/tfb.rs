@@ -9,7 +9,6 @@
 use burn::data::dataloader::DataLoader;
 use burn::module::Param;
 use burn::prelude::*;
-use data::loader::{EvaluationLoader, LoaderState};
 use model::Llama;
 use model::projection::Lora as LoraProjection;
 use serde::{Deserialize, Serialize};
@@ -220,14 +219,8 @@ impl Tfb {
         let total = context.questions.len() * (1 + settings.trials * settings.trial_samples);
         let done = std::cell::Cell::new(0);
         let score = |predictor: &dyn Predictor| -> Result<Vec<ScoredRow>, TrainError> {
-            let loader = EvaluationLoader::new(
-                context.questions,
-                context.batch_tokens,
-                LoaderState::default().into(),
-                context.device,
-            );
             let mut rows = Vec::new();
-            for batch in loader.iter() {
+            for batch in context.loader(context.batch_tokens).iter() {
                 let batch = batch.map_err(|e| TrainError::Training(e.to_string()))?;
                 rows.extend(predictor.predict(&batch).rows(&batch)?);
                 done.set(done.get() + batch.len() * predictor.forward_passes());

@@ -28,6 +28,22 @@ pub struct Estimate {
     pub high: Option<f64>,
 }
 
+impl Estimate {
+    /// A value with the 95 % percentile interval of its resamples.
+    pub fn with_interval(value: Option<f64>, mut resampled: Vec<f64>) -> Self {
+        resampled.sort_by(f64::total_cmp);
+        let at = |q: f64| {
+            let last = resampled.len().checked_sub(1)?;
+            Some(resampled[(q * last as f64).round() as usize])
+        };
+        Self {
+            value,
+            low: at(0.025),
+            high: at(0.975),
+        }
+    }
+}
+
 /// Every figure of a scored set. Shares are in `[0, 1]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
@@ -189,7 +205,7 @@ pub fn estimate(
     let all: Vec<&ScoredRow> = rows.iter().collect();
     let defined = |v: f64| v.is_finite().then_some(v);
     let mut rng = ChaCha8Rng::seed_from_u64(bootstrap.seed);
-    let mut values: Vec<f64> = (0..bootstrap.resamples)
+    let values: Vec<f64> = (0..bootstrap.resamples)
         .filter(|_| rows.len() > 1)
         .filter_map(|_| {
             let resample: Vec<&ScoredRow> = (0..rows.len())
@@ -198,20 +214,11 @@ pub fn estimate(
             defined(f(&resample))
         })
         .collect();
-    values.sort_by(f64::total_cmp);
-    let at = |q: f64| {
-        let last = values.len().checked_sub(1)?;
-        Some(values[(q * last as f64).round() as usize])
+    let value = match rows.is_empty() {
+        true => None,
+        false => defined(f(&all)),
     };
-    Estimate {
-        value: if rows.is_empty() {
-            None
-        } else {
-            defined(f(&all))
-        },
-        low: at(0.025),
-        high: at(0.975),
-    }
+    Estimate::with_interval(value, values)
 }
 
 #[cfg(test)]

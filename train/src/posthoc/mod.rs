@@ -34,6 +34,28 @@ pub trait PostHoc: Sized {
 /// Error rate that conformal sets are made for in reports.
 pub const ALPHA: f64 = 0.1;
 
+/// Both calibrators of held-out rows; the temperature is the one that the confidence builds on.
+#[derive(Debug, Clone, Copy)]
+pub struct Calibrators(Confidence);
+
+impl Calibrators {
+    /// Fits them.
+    pub fn fit(held_out: &[ScoredRow]) -> Self {
+        Self(Confidence::fit(held_out))
+    }
+
+    /// Rows with temperature scaling, and with the calibrator's confidence.
+    pub fn apply(&self, rows: &[ScoredRow]) -> [Vec<ScoredRow>; 2] {
+        let Self(confidence) = self;
+        [
+            rows.iter()
+                .map(|row| confidence.temperature.apply(row))
+                .collect(),
+            rows.iter().map(|row| confidence.apply(row)).collect(),
+        ]
+    }
+}
+
 /// A scored test set after each way of calibration; part of `metrics.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibrated {
@@ -59,15 +81,14 @@ impl Calibrated {
         bins: usize,
         bootstrap: Bootstrap,
     ) -> Self {
-        let temperature = Temperature::fit(held_out);
-        let confidence = Confidence::fit(held_out);
-        let scaled: Vec<ScoredRow> = test.iter().map(|row| temperature.apply(row)).collect();
-        let combined: Vec<ScoredRow> = test.iter().map(|row| confidence.apply(row)).collect();
+        let calibrators = Calibrators::fit(held_out);
+        let [scaled, combined] = calibrators.apply(test);
+        let Calibrators(confidence) = calibrators;
         let sets = |score| Conformal::fit(held_out, score, ALPHA).metrics(test);
         Self {
             with_temperature: Metrics::of(&scaled, bins, bootstrap),
             with_confidence: Metrics::of(&combined, bins, bootstrap),
-            temperature,
+            temperature: confidence.temperature,
             confidence,
             lac: sets(Score::Lac),
             aps: sets(Score::Aps),

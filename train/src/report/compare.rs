@@ -105,10 +105,7 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
             "the runs have no question in common",
         ));
     }
-    let bootstrap = Bootstrap {
-        resamples: first.evaluation.bootstrap,
-        seed: first.data.split_seed,
-    };
+    let bootstrap = first.bootstrap();
     let bins = first.evaluation.bins;
     let differences = answers[1..]
         .iter()
@@ -214,23 +211,14 @@ fn differences(
         })
         .collect();
     std::array::from_fn(|i| {
-        let mut values: Vec<f64> = resampled.iter().map(|gaps| gaps[i]).collect();
-        values.sort_by(f64::total_cmp);
-        let at = |q: f64| {
-            let last = values.len().checked_sub(1)?;
-            Some(values[(q * last as f64).round() as usize])
-        };
+        let values: Vec<f64> = resampled.iter().map(|gaps| gaps[i]).collect();
         let share = |keep: &dyn Fn(f64) -> bool| {
             let kept = values.iter().filter(|v| keep(**v)).count();
             // One more of each: a share of resamples is never 0.
             (kept + 1) as f64 / (values.len() + 1) as f64
         };
         Difference {
-            estimate: Estimate {
-                value: Some(whole[i]),
-                low: at(0.025),
-                high: at(0.975),
-            },
+            estimate: Estimate::with_interval(Some(whole[i]), values.clone()),
             p_value: (2.0 * share(&|v| v <= 0.0).min(share(&|v| v >= 0.0))).min(1.0),
         }
     })

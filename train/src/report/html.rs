@@ -53,13 +53,8 @@ fn table(title: &str, heads: [&str; 2], lines: &[Line]) -> String {
     for line in lines {
         let _ = write!(
             rows,
-            "<tr><td>{}{}</td><td class=n>{}</td><td class=n>{}</td><td class=small>{}</td></tr>",
-            escape(line.name),
-            if line.unit == super::Unit::Percent {
-                ", %"
-            } else {
-                ""
-            },
+            "<tr><td>{}</td><td class=n>{}</td><td class=n>{}</td><td class=small>{}</td></tr>",
+            escape(&line.head()),
             show(line.base, line.unit),
             show(line.tuned, line.unit),
             line.better

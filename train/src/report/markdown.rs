@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Report, Unit, calibrated_lines, lines, show};
+use super::{Line, Report, calibrated_lines, lines, show};
 
 pub(super) fn render(report: &Report) -> String {
     let mut text = format!("# {}\n\n", report.title());
@@ -14,48 +14,21 @@ pub(super) fn render(report: &Report) -> String {
         text.push('\n');
     }
     let scored = report.scored;
-    for (name, base, tuned) in [
-        ("Test", &scored.base, &scored.tuned),
-        ("Held-out", &scored.base_held_out, &scored.tuned_held_out),
-    ] {
-        let _ = write!(
-            text,
-            "\n## {name} (n = {})\n\n| figure | base | tuned | better |\n|---|---:|---:|---|\n",
-            tuned.n
-        );
-        for line in lines(base, tuned) {
-            let unit = if line.unit == Unit::Percent {
-                ", %"
-            } else {
-                ""
-            };
-            let _ = writeln!(
-                text,
-                "| {}{unit} | {} | {} | {} |",
-                line.name,
-                show(line.base, line.unit),
-                show(line.tuned, line.unit),
-                line.better
-            );
-        }
-    }
-    let calibrated = &scored.calibrated;
-    text += "\n## Test, after calibration on held-out questions\n\n| figure | temperature | confidence with FLU | better |\n|---|---:|---:|---|\n";
-    for line in calibrated_lines(calibrated) {
-        let unit = if line.unit == Unit::Percent {
-            ", %"
-        } else {
-            ""
-        };
-        let _ = writeln!(
-            text,
-            "| {}{unit} | {} | {} | {} |",
-            line.name,
-            show(line.base, line.unit),
-            show(line.tuned, line.unit),
-            line.better
-        );
-    }
+    let heads = ["base", "tuned"];
+    let n = scored.tuned.n;
+    text += &table(
+        &format!("Test (n = {n})"),
+        heads,
+        &lines(&scored.base, &scored.tuned),
+    );
+    let held_out = lines(&scored.base_held_out, &scored.tuned_held_out);
+    let title = format!("Held-out (n = {})", scored.tuned_held_out.n);
+    text += &table(&title, heads, &held_out);
+    text += &table(
+        "Test, after calibration on held-out questions",
+        ["temperature", "confidence with FLU"],
+        &calibrated_lines(&scored.calibrated),
+    );
     text.push('\n');
     for sentence in report.calibration() {
         text += &sentence;
@@ -64,6 +37,22 @@ pub(super) fn render(report: &Report) -> String {
     text += "\n## How it was made\n\n";
     for (name, value) in report.facts().iter().chain(&report.sources()) {
         let _ = writeln!(text, "- {name}: {value}");
+    }
+    text
+}
+
+fn table(title: &str, [left, right]: [&str; 2], lines: &[Line]) -> String {
+    let mut text =
+        format!("\n## {title}\n\n| figure | {left} | {right} | better |\n|---|---:|---:|---|\n");
+    for line in lines {
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} |",
+            line.head(),
+            show(line.base, line.unit),
+            show(line.tuned, line.unit),
+            line.better
+        );
     }
     text
 }

@@ -146,6 +146,16 @@ struct Line {
     tuned: Option<Estimate>,
 }
 
+impl Line {
+    /// Name with unit.
+    fn head(&self) -> String {
+        match self.unit {
+            Unit::Percent => format!("{}, %", self.name),
+            Unit::Plain => self.name.into(),
+        }
+    }
+}
+
 /// The figures in the order in which they are shown.
 fn lines(base: &Metrics, tuned: &Metrics) -> Vec<Line> {
     type Get = fn(&Metrics) -> Option<Estimate>;

@@ -47,6 +47,14 @@ fn places(table: &ResultTable, column: &str, figure: Figure) -> Vec<Place> {
         .collect()
 }
 
+/// Places of a figure's values, column by column.
+fn all_places(table: &ResultTable, figure: Figure) -> Vec<Vec<Place>> {
+    let columns = table.columns.iter();
+    columns
+        .map(|column| places(table, column, figure))
+        .collect()
+}
+
 /// Figures that at least one cell has.
 fn figures(table: &ResultTable) -> Vec<Figure> {
     let known = |figure: &Figure| {
@@ -91,11 +99,7 @@ pub fn markdown(table: &ResultTable) -> String {
     let _ = writeln!(text, "| | {first} | {} |", table.columns.join(" | "));
     let _ = writeln!(text, "|---|---|{}", "---:|".repeat(table.columns.len()));
     for figure in figures(table) {
-        let by_column: Vec<Vec<Place>> = table
-            .columns
-            .iter()
-            .map(|column| places(table, column, figure))
-            .collect();
+        let by_column = all_places(table, figure);
         for (r, row) in table.rows.iter().enumerate() {
             let cells: Vec<String> = table
                 .columns
@@ -180,6 +184,7 @@ pub fn latex(table: &ResultTable) -> String {
     let _ = writeln!(text, "Metric & {first} & {} \\\\", heads.join(" & "));
     for figure in [Figure::Accuracy, Figure::Ece] {
         text += "\\midrule\n";
+        let by_column = all_places(table, figure);
         for (r, row) in table.rows.iter().enumerate() {
             let arrow = if figure.higher_is_better() {
                 "\\uparrow"
@@ -193,10 +198,8 @@ pub fn latex(table: &ResultTable) -> String {
             let cells: Vec<String> = table
                 .columns
                 .iter()
-                .map(|column| {
-                    let place = places(table, column, figure)[r];
-                    latex_cell(table.value(row, column, figure), place)
-                })
+                .zip(&by_column)
+                .map(|(column, places)| latex_cell(table.value(row, column, figure), places[r]))
                 .collect();
             let _ = writeln!(
                 text,

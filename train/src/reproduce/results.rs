@@ -12,9 +12,7 @@ use crate::error::TrainError;
 use crate::evaluation::Cost;
 use crate::metric::calibration::{BinEdge, expected_calibration_error};
 use crate::metric::{brier, negative_log_likelihood, outcomes, ranking};
-use crate::posthoc::PostHoc;
-use crate::posthoc::confidence::Confidence;
-use crate::posthoc::temperature::Temperature;
+use crate::posthoc::Calibrators;
 use crate::prediction::ScoredRow;
 use crate::run_directory::{Environment, Provenance, RunDirectory, read_predictions};
 
@@ -131,12 +129,11 @@ struct Calibrated {
 
 impl Calibrated {
     fn of(held_out: &[ScoredRow], plain: Vec<ScoredRow>) -> Self {
-        let temperature = Temperature::fit(held_out);
-        let confidence = Confidence::fit(held_out);
+        let [temperature, confidence] = Calibrators::fit(held_out).apply(&plain);
         Self {
-            temperature: plain.iter().map(|row| temperature.apply(row)).collect(),
-            confidence: plain.iter().map(|row| confidence.apply(row)).collect(),
             plain,
+            temperature,
+            confidence,
         }
     }
 }

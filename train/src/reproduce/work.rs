@@ -1,13 +1,18 @@
 //! One training or one evaluation: idempotent, resumable, safe beside other machines on the same file system.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Known;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use data::EncodedQuestion;
+use data::source::Finder;
 use model::AdapterConfig;
 
 use super::lock::{Attempt, Holder, Lock};
 use super::plan::{Evaluation, Training};
+use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::evaluation::evaluate;
 use crate::fine_tune::{Setup, chosen, fit, record};
@@ -76,34 +81,82 @@ fn enter(
     }
 }
 
-/// Seconds that an evaluation's open sets take on a processor, fit included.
-///
-/// # Errors
-/// Data that cannot be had.
-pub fn estimate(
-    evaluation: &Evaluation,
-    finder: &data::source::Finder,
+/// Estimates of time on a processor. The rows of a table differ in their methods, not in their questions: each set of questions is
+/// read and encoded once.
+#[derive(Debug)]
+pub struct Estimates<'a> {
+    finder: &'a Finder,
     cores: usize,
-) -> Result<f64, TrainError> {
-    let config = &evaluation.config;
-    let method = method::build(config)?;
-    let prepared = prepare(config, finder)?;
-    let tokens = |questions: &[data::EncodedQuestion]| -> usize {
-        questions.iter().map(data::EncodedQuestion::length).sum()
-    };
-    let mut scored = tokens(&prepared.held_out);
-    for name in &evaluation.on {
-        scored += match *name == config.data.dataset {
-            true => tokens(&prepared.test),
-            false => tokens(&prepare_test(&config.on(name), finder)?.test),
-        };
+    prepared: HashMap<String, Prepared>,
+}
+
+/// Finds and encodes the questions of some settings.
+type Prepare = fn(&RunConfig, &Finder) -> Result<Prepared, TrainError>;
+
+impl<'a> Estimates<'a> {
+    /// None yet.
+    pub fn new(finder: &'a Finder, cores: usize) -> Self {
+        Self {
+            finder,
+            cores,
+            prepared: HashMap::new(),
+        }
     }
-    let mean = tokens(&prepared.train) as f64 / prepared.train.len() as f64;
-    let passes = method.passes() as f64 * (1 + method.perturbations()) as f64;
-    let fitted = method.fit_questions().min(prepared.train.len()) as f64 * mean;
-    let fit = fitted * method.fit_passes() as f64;
-    let per_token = prepared.estimate(config, cores)?.seconds_per_token;
-    Ok((scored as f64 * passes + fit) * per_token)
+
+    fn prepared(
+        &mut self,
+        config: &RunConfig,
+        which: &str,
+        prepare: Prepare,
+    ) -> Result<&Prepared, TrainError> {
+        let RunConfig {
+            model,
+            data,
+            objective,
+            ..
+        } = config;
+        let key = format!("{which} {model:?} {data:?} {:?}", objective.cross_entropy);
+        match self.prepared.entry(key) {
+            Known::Occupied(known) => Ok(known.into_mut()),
+            Known::Vacant(place) => Ok(place.insert(prepare(config, self.finder)?)),
+        }
+    }
+
+    /// Seconds of a training.
+    ///
+    /// # Errors
+    /// Data that cannot be had.
+    pub fn training(&mut self, training: &Training) -> Result<f64, TrainError> {
+        let (config, cores) = (&training.config, self.cores);
+        let prepared = self.prepared(config, "all", prepare)?;
+        Ok(prepared.estimate(config, cores)?.training_seconds)
+    }
+
+    /// Seconds of an evaluation of all its sets, fit included.
+    ///
+    /// # Errors
+    /// Data that cannot be had.
+    pub fn evaluation(&mut self, evaluation: &Evaluation) -> Result<f64, TrainError> {
+        let (config, cores) = (&evaluation.config, self.cores);
+        let method = method::build(config)?;
+        let tokens = |questions: &[EncodedQuestion]| -> usize {
+            questions.iter().map(EncodedQuestion::length).sum()
+        };
+        let own = self.prepared(config, "all", prepare)?;
+        let per_token = own.estimate(config, cores)?.seconds_per_token;
+        let (train, questions) = (tokens(&own.train) as f64, own.train.len());
+        let (mut scored, own_test) = (tokens(&own.held_out), tokens(&own.test));
+        for name in &evaluation.on {
+            scored += match *name == config.data.dataset {
+                true => own_test,
+                false => tokens(&self.prepared(&config.on(name), "test", prepare_test)?.test),
+            };
+        }
+        let passes = method.passes() as f64 * (1 + method.perturbations()) as f64;
+        let fitted = method.fit_questions().min(questions) as f64 * train / questions as f64;
+        let fit = fitted * method.fit_passes() as f64;
+        Ok((scored as f64 * passes + fit) * per_token)
+    }
 }
 
 /// A setup for work in one directory.
@@ -137,10 +190,7 @@ pub fn ensure_trained(training: &Training, root: &Path, setup: &Setup) -> Result
         train: &prepared.train,
         held_out: &prepared.held_out,
     };
-    match training::train(config, &setup, &run, questions, &base)? {
-        Some(_) => Ok(()),
-        None => Err(TrainError::Stopped),
-    }
+    training::train(config, &setup, &run, questions, &base).map(|_| ())
 }
 
 /// Scores an evaluation's sets, but for those that have been scored; trains its members first if need be.
@@ -205,8 +255,7 @@ pub fn ensure_evaluated(
         };
         let views = of.views(texts, method.perturbations(), config.train.seed)?;
         let name = format!("{} on {set}", config.method.title());
-        let evaluated = evaluate(config, &setup, &name, &*predictor, questions, &views)?
-            .ok_or(TrainError::Stopped)?;
+        let evaluated = evaluate(config, &setup, &name, &*predictor, questions, &views)?;
         write_predictions(
             &run.evaluation(&set).join("predictions.jsonl"),
             &evaluated.rows,
