@@ -4,7 +4,6 @@
 
 use burn::module::{ModuleVisitor, Param};
 use burn::prelude::*;
-use burn::tensor::module::attention;
 use burn::tensor::{DType, FloatDType};
 
 use crate::adapter::dropout::DropoutSeed;
@@ -15,6 +14,8 @@ use crate::adapter::{
 };
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::fused;
+use crate::fused::attention::{Heads, Visibility, rotary_attention};
 use crate::fused::swiglu::swiglu;
 use crate::load::Weights;
 use crate::norm::RmsNorm;
@@ -55,9 +56,7 @@ pub struct LlamaOutput {
 /// What all layers of one forward pass share.
 struct Context {
     angles: Angles,
-    /// True where attention must not look, by window: `[batch, kv heads, group * sequence, sequence]`.
-    masks: Vec<(Option<usize>, Tensor<4, Bool>)>,
-    shape: [usize; 2],
+    visibility: Visibility,
 }
 
 /// Grouped-query attention with rotary positions.
@@ -71,8 +70,6 @@ pub struct SelfAttention {
     heads: usize,
     #[module(skip)]
     key_value_heads: usize,
-    #[module(skip)]
-    head_dim: usize,
     #[module(skip)]
     window: Option<usize>,
 }
@@ -111,51 +108,6 @@ pub struct Llama {
     rope: Rope,
 }
 
-impl LlamaInput {
-    /// The mask for one window: true where token i must not look at token j. Laid out as `SelfAttention::attend` lays out its
-    /// queries: the heads of a group one after another along the sequence.
-    fn mask(&self, window: Option<usize>, kv: usize, groups: usize) -> Tensor<4, Bool> {
-        let [batch, sequence] = self.tokens.dims();
-        let at = |t: &Tensor<2, Int>| {
-            (
-                t.clone().reshape([batch, sequence, 1]),
-                t.clone().reshape([batch, 1, sequence]),
-            )
-        };
-        let order = Tensor::<1, Int>::arange(0..sequence as i64, &self.tokens.device());
-        let (later_i, later_j) = (
-            order.clone().reshape([1, sequence, 1]),
-            order.reshape([1, 1, sequence]),
-        );
-        let (segment_i, segment_j) = at(&self.segments);
-        let (branch_i, branch_j) = at(&self.branches);
-        let (position_i, position_j) = at(&self.positions);
-        let mut hidden = later_j
-            .greater(later_i)
-            .expand([batch, sequence, sequence])
-            .bool_or(segment_i.clone().not_equal(segment_j))
-            .bool_or(
-                segment_i
-                    .equal_scalar(0)
-                    .expand([batch, sequence, sequence]),
-            );
-        hidden = hidden.bool_or(
-            branch_i.not_equal(branch_j.clone()).bool_and(
-                branch_j
-                    .not_equal_scalar(0)
-                    .expand([batch, sequence, sequence]),
-            ),
-        );
-        if let Some(window) = window {
-            hidden = hidden.bool_or((position_i - position_j).greater_equal_scalar(window as i64));
-        }
-        hidden
-            .reshape([batch, 1, 1, sequence, sequence])
-            .expand([batch, kv, groups, sequence, sequence])
-            .reshape([batch, kv, groups * sequence, sequence])
-    }
-}
-
 impl SelfAttention {
     /// # Shapes
     /// - x, output: `[batch * sequence, d]`
@@ -166,38 +118,24 @@ impl SelfAttention {
         pass: Pass,
         context: &Context,
     ) -> Tensor<2> {
-        let (heads, kv) = (self.heads, self.key_value_heads);
         let q = self.q_proj.forward(x.clone(), routing, pass.at(0));
         let k = self.k_proj.forward(x.clone(), routing, pass.at(1));
         let v = self.v_proj.forward(x, routing, pass.at(2));
-        let q = context.angles.rotate(self.heads(q, heads, context));
-        let k = context.angles.rotate(self.heads(k, kv, context));
-        let mixed = self.attend(q, k, self.heads(v, kv, context), context);
+        let mixed = rotary_attention(
+            [q, k, v],
+            &context.angles,
+            &context.visibility,
+            self.heads(),
+        );
         self.o_proj.forward(mixed, routing, pass.at(3))
     }
 
-    /// `[tokens, heads * head_dim]` to `[batch, heads, sequence, head_dim]`
-    fn heads(&self, x: Tensor<2>, heads: usize, context: &Context) -> Tensor<4> {
-        let [batch, sequence] = context.shape;
-        x.reshape([batch, sequence, heads, self.head_dim])
-            .swap_dims(1, 2)
-    }
-
-    /// The queries that share a key-value head are laid one after another along the sequence, so keys are never repeated.
-    fn attend(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, context: &Context) -> Tensor<2> {
-        let [batch, sequence] = context.shape;
-        let (groups, kv) = (self.heads / self.key_value_heads, self.key_value_heads);
-        let mask = context
-            .masks
-            .iter()
-            .find(|(window, _)| *window == self.window)
-            .map(|(_, mask)| mask.clone())
-            .expect("a mask for every layer's window");
-        let q = q.reshape([batch, kv, groups * sequence, self.head_dim]);
-        attention(q, k, v, Some(mask), None, Default::default())
-            .reshape([batch, self.heads, sequence, self.head_dim])
-            .swap_dims(1, 2)
-            .reshape([batch * sequence, self.heads * self.head_dim])
+    fn heads(&self) -> Heads {
+        Heads {
+            queries: self.heads,
+            keys: self.key_value_heads,
+            window: self.window,
+        }
     }
 }
 
@@ -227,7 +165,7 @@ impl Mlp {
         let gate = self.gate_proj.base().forward(x.clone());
         let up = self.up_proj.base().forward(x.clone());
         let k = routing.weights.dims()[1];
-        let (mut inside, mut updates): (Option<Tensor<2>>, Option<Tensor<2>>) = (None, None);
+        let (mut inside, mut slots) = (None, Vec::with_capacity(k));
         for slot in 0..k {
             let expert = routing.experts.clone().narrow(1, slot, 1);
             let weight = routing.weights.clone().narrow(1, slot, 1);
@@ -236,22 +174,23 @@ impl Mlp {
                 with_expert(&self.gate_proj, gate.clone(), &x, &expert, pass.at(4)),
                 with_expert(&self.up_proj, up.clone(), &x, &expert, pass.at(5)),
             );
-            if let Some(down) = self.down_proj.mixture() {
-                let update = down.update(hidden.clone(), expert, weight.clone(), pass.at(6).seed);
-                updates = Some(sum(updates, update));
-            }
-            inside = Some(sum(inside, hidden * weight));
+            inside = Some(sum(inside, hidden.clone() * weight.clone()));
+            slots.push((hidden, expert, weight, pass.at(6).seed));
         }
-        let mut inside = inside.expect("top_k is at least 1");
+        let mut inside: Tensor<2> = inside.expect("top_k is at least 1");
         if mixture_weights == MixtureWeights::RawDelta {
             // base(x) + sum p_k (F_k(x) - base(x)): the frozen block keeps the mass that the experts leave.
             inside = inside + swiglu(gate, up) * (routing.mass().neg() + 1.0);
         }
         let frozen = self.down_proj.base().forward(inside);
-        match updates {
-            Some(updates) => frozen + updates,
-            None => frozen,
-        }
+        let Some(down) = self.down_proj.mixture() else {
+            return frozen;
+        };
+        slots
+            .into_iter()
+            .fold(frozen, |y, (hidden, expert, weight, drop)| {
+                down.updated(y, hidden, expert, weight, drop)
+            })
     }
 }
 
@@ -266,7 +205,7 @@ fn with_expert(
     match projection.mixture() {
         Some(mix) => {
             let one = Tensor::ones(expert.dims(), (&x.device(), DType::F32));
-            frozen + mix.update(x.clone(), expert.clone(), one, pass.seed)
+            mix.updated(frozen, x.clone(), expert.clone(), one, pass.seed)
         }
         None => frozen,
     }
@@ -345,22 +284,19 @@ impl Llama {
     }
 
     fn context(&self, input: &LlamaInput) -> Context {
-        let mut masks: Vec<(Option<usize>, Tensor<4, Bool>)> = Vec::new();
-        for layer in &self.layers {
-            let SelfAttention {
-                window,
-                heads,
-                key_value_heads: kv,
-                ..
-            } = layer.self_attn;
-            if masks.iter().all(|(known, _)| *known != window) {
-                masks.push((window, input.mask(window, kv, heads / kv)));
-            }
-        }
+        let visibility = Visibility::new(
+            input.segments.clone(),
+            input.branches.clone(),
+            input.positions.clone(),
+        );
         Context {
             angles: self.rope.angles(input.positions.clone()),
-            masks,
-            shape: input.tokens.dims(),
+            visibility: match fused::serves(&input.tokens.device()) {
+                true => visibility,
+                false => {
+                    visibility.with_masks(self.layers.iter().map(|layer| layer.self_attn.heads()))
+                }
+            },
         }
     }
 
@@ -556,7 +492,6 @@ impl Builder<'_> {
                 o_proj: self.projection(&at("self_attn.o_proj"), [d, q], output_bias)?,
                 heads: config.num_attention_heads,
                 key_value_heads: config.num_key_value_heads,
-                head_dim: config.head_dim,
                 window: config.sliding_window[layer],
             },
             post_attention_layernorm: self.norm(&at("post_attention_layernorm.weight"))?,

@@ -4,10 +4,11 @@ use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use crate::adapter::dropout::{DropoutSeed, dropout, flipout};
+use crate::adapter::dropout::{DropoutSeed, Mask, flipout, masked};
 use crate::adapter::probe::Pass;
 use crate::adapter::{Initializer, LoraConfig, MixtureWeights, Routing};
-use crate::fused::low_rank::grouped_low_rank;
+use crate::fused::linear::linear;
+use crate::fused::low_rank::add_low_rank;
 
 /// A frozen linear map.
 #[derive(Module, Debug)]
@@ -81,11 +82,7 @@ impl Dense {
     /// - x: `[tokens, d_in]`, output: `[tokens, d_out]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let (input, kind) = (x.dtype(), self.weight.dtype());
-        let weight = self.weight.clone().transpose();
-        let y = match input == kind {
-            true => x.matmul(weight),
-            false => x.cast(kind).matmul(weight).cast(input),
-        };
+        let y = linear(x.cast(kind), self.weight.clone()).cast(input);
         match &self.bias {
             Some(bias) => y + bias.clone().cast(input).unsqueeze(),
             None => y,
@@ -103,7 +100,7 @@ impl Lora {
     }
 
     fn forward(&self, x: Tensor<2>, pass: Pass) -> Tensor<2> {
-        let branch = dropout(x.clone(), self.dropout, pass.seed);
+        let branch = masked(x.clone(), Mask::new(self.dropout, pass.seed));
         let mut hidden = branch.clone().matmul(self.lora_a.val());
         if let Some(g) = &self.lora_g {
             hidden = flipout(hidden, branch.clone(), g.val().square(), pass.seed);
@@ -120,23 +117,26 @@ impl MixLora {
             MixtureWeights::Raw => base * routing.mass(),
             _ => base,
         };
-        base + self.update(x, routing.experts.clone(), routing.weights.clone(), drop)
+        let (experts, weights) = (routing.experts.clone(), routing.weights.clone());
+        self.updated(base, x, experts, weights, drop)
     }
 
-    /// `(alpha / r) sum_k weights_k B_k A_k drop(x)`
-    pub(crate) fn update(
+    /// `base + (alpha / r) sum_k weights_k B_k A_k drop(x)`
+    pub(crate) fn updated(
         &self,
+        base: Tensor<2>,
         x: Tensor<2>,
         experts: Tensor<2, Int>,
         weights: Tensor<2>,
         drop: DropoutSeed,
     ) -> Tensor<2> {
-        grouped_low_rank(
-            dropout(x, self.dropout, drop),
+        add_low_rank(
+            base,
+            x,
             self.lora_a.val(),
             self.lora_b.val(),
-            experts,
-            weights * self.scaling,
+            (experts, weights * self.scaling),
+            Mask::new(self.dropout, drop),
         )
     }
 }

@@ -16,8 +16,10 @@ pub struct Rope {
 /// The angles of one batch: looked up once, used by every layer.
 #[derive(Debug, Clone)]
 pub struct Angles {
-    cos: Tensor<4>,
-    sin: Tensor<4>,
+    /// `[batch * sequence, head_dim / 2]`
+    pub cos: Tensor<2>,
+    /// `[batch * sequence, head_dim / 2]`
+    pub sin: Tensor<2>,
 }
 
 impl Rope {
@@ -45,14 +47,8 @@ impl Rope {
     /// Looks up the angles of `positions` `[batch, sequence]`.
     pub fn angles(&self, positions: Tensor<2, Int>) -> Angles {
         let [batch, sequence] = positions.dims();
-        let half = self.cos.dims()[1];
         let flat = positions.reshape([batch * sequence]);
-        let row = |table: &Tensor<2>| {
-            table
-                .clone()
-                .select(0, flat.clone())
-                .reshape([batch, 1, sequence, half])
-        };
+        let row = |table: &Tensor<2>| table.clone().select(0, flat.clone());
         Angles {
             cos: row(&self.cos),
             sin: row(&self.sin),
@@ -66,10 +62,13 @@ impl Angles {
     /// # Shapes
     /// - x, output: `[batch, heads, sequence, head_dim]`
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
+        let [batch, _, sequence, head_dim] = x.dims();
+        let half = head_dim / 2;
+        let by_head = |t: &Tensor<2>| t.clone().reshape([batch, 1, sequence, half]);
+        let (cos, sin) = (by_head(&self.cos), by_head(&self.sin));
         let (real, imaginary) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-        let turned_real = real.clone() * self.cos.clone() - imaginary.clone() * self.sin.clone();
-        let turned_imaginary = imaginary * self.cos.clone() + real * self.sin.clone();
+        let turned_real = real.clone() * cos.clone() - imaginary.clone() * sin.clone();
+        let turned_imaginary = imaginary * cos + real * sin;
         Tensor::cat(vec![turned_real, turned_imaginary], 3)
     }
 }

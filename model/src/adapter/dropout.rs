@@ -34,28 +34,86 @@ fn hash(value: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Zeroes each value with probability `p` (to a 65536th) and divides the rest by `1 - p`.
+/// A dropout mask: each value is zeroed with probability `p` (to a 65536th), the rest divided by `1 - p`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mask {
+    seed: u64,
+    threshold: u16,
+}
+
+impl Mask {
+    /// None where nothing is dropped.
+    pub fn new(p: f64, seed: DropoutSeed) -> Option<Self> {
+        let threshold = (p * 65536.0).round() as u16;
+        let seed = seed.0.filter(|_| threshold > 0)?;
+        Some(Self { seed, threshold })
+    }
+
+    fn keep(&self) -> f64 {
+        1.0 - f64::from(self.threshold) / 65536.0
+    }
+
+    /// Masks a stretch of the values, of which `first` is the first one's index in the whole. Four 16-bit draws come from each
+    /// hash: the device's own generator took a tenth of a training step.
+    pub fn apply(&self, values: &mut [f32], first: usize) {
+        let factor = (1.0 / self.keep()) as f32;
+        let lead = (first.next_multiple_of(4) - first).min(values.len());
+        let (head, rest) = values.split_at_mut(lead);
+        let (blocks, tail) = rest.as_chunks_mut::<4>();
+        let draws = |group: usize| {
+            let bits = hash(self.seed ^ hash(group as u64));
+            std::array::from_fn::<f32, 4, _>(|i| {
+                let draw = (bits >> (16 * i)) as u16;
+                if draw < self.threshold { 0.0 } else { factor }
+            })
+        };
+        for (value, factor) in head.iter_mut().zip(&draws(first / 4)[first % 4..]) {
+            *value *= factor;
+        }
+        let group = (first + lead) / 4;
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (i, block) in blocks.iter_mut().enumerate() {
+                    let factors = draws(group + i);
+                    for (value, factor) in block.iter_mut().zip(factors) {
+                        *value *= factor;
+                    }
+                }
+            },
+        );
+        for (value, factor) in tail.iter_mut().zip(draws(group + blocks.len())) {
+            *value *= factor;
+        }
+    }
+}
+
+/// Applies a mask, or none.
 ///
 /// # Shapes
 /// - x, output: `[tokens, d]`
-pub fn dropout(x: Tensor<2>, p: f64, seed: DropoutSeed) -> Tensor<2> {
-    let DropoutSeed(Some(seed)) = seed else {
+pub fn masked(x: Tensor<2>, mask: Option<Mask>) -> Tensor<2> {
+    let Some(mask) = mask else {
         return x;
     };
-    if p == 0.0 {
-        return x;
-    }
     let device = x.device().without_autodiff();
-    let mask: Tensor<2> = if device == Device::flex() {
-        let values = mask(x.shape().num_elements(), p, seed);
+    let factors: Tensor<2> = if device == Device::flex() {
+        let mut values = vec![1f32; x.shape().num_elements()];
+        values
+            .par_chunks_mut(BLOCK)
+            .enumerate()
+            .for_each(|(block, values)| mask.apply(values, block * BLOCK));
         Tensor::from_data(TensorData::new(values, x.dims()), &device)
     } else {
         // On a GPU a mask from the host would cost a transfer of the size of x; training seeds the device before each step.
-        Tensor::random(x.dims(), Distribution::Bernoulli(1.0 - p), &device) / (1.0 - p)
+        Tensor::random(x.dims(), Distribution::Bernoulli(mask.keep()), &device) / mask.keep()
     };
     let kind = x.dtype();
-    x * mask.cast(kind)
+    x * factors.cast(kind)
 }
+
+/// Values masked by one task.
+const BLOCK: usize = 4096;
 
 /// `hidden + ((x * r) (std * E)) * s` with one E ~ N(0, 1) for the batch and random signs r, s for each token: the weights'
 /// noise, nearly independent between tokens at the cost of one more product (Flipout, Wen et al. 2018).
@@ -107,40 +165,34 @@ pub fn normal(count: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
-/// Four 16-bit draws from each hash: the device's own generator took a tenth of a training step.
-fn mask(count: usize, p: f64, seed: u64) -> Vec<f32> {
-    const BLOCK: usize = 4096;
-    let threshold = (p * 65536.0).round() as u16;
-    let keep = (1.0 / (1.0 - f64::from(threshold) / 65536.0)) as f32;
-    let mut values = vec![0f32; count];
-    values
-        .par_chunks_mut(BLOCK)
-        .enumerate()
-        .for_each(|(block, values)| {
-            for (group, values) in values.chunks_mut(4).enumerate() {
-                let bits = hash(seed ^ hash((block * BLOCK / 4 + group) as u64));
-                for (i, value) in values.iter_mut().enumerate() {
-                    let draw = (bits >> (16 * i)) as u16;
-                    *value = if draw < threshold { 0.0 } else { keep };
-                }
-            }
-        });
-    values
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn masks_have_the_asked_rate_keep_the_mean_and_follow_seed_and_place() {
-        let values = mask(100_000, 0.1, 7);
+        let draw = |seed| {
+            let mut values = vec![1f32; 100_000];
+            let mask = Mask::new(0.1, DropoutSeed::new(seed)).unwrap();
+            mask.apply(&mut values, 0);
+            // In pieces of any length at any place the mask is the same.
+            let mut pieces = vec![1f32; 100_000];
+            let mut at = 0;
+            for (i, piece) in pieces.chunks_mut(37).enumerate() {
+                assert_eq!(at, i * 37);
+                mask.apply(piece, at);
+                at += piece.len();
+            }
+            assert_eq!(values, pieces);
+            values
+        };
+        let values = draw(7);
         let dropped = values.iter().filter(|v| **v == 0.0).count() as f64 / 1e5;
         assert!((dropped - 0.1).abs() < 0.005, "{dropped}");
         let mean = values.iter().sum::<f32>() / 1e5;
         assert!((mean - 1.0).abs() < 0.01, "{mean}");
-        assert_eq!(values, mask(100_000, 0.1, 7));
-        assert_ne!(values, mask(100_000, 0.1, 8));
+        assert_eq!(values, draw(7));
+        assert_ne!(values, draw(8));
         let seed = DropoutSeed::new(1);
         assert_ne!(seed.at(0), seed.at(1));
         assert_eq!(DropoutSeed::OFF.at(3), DropoutSeed::OFF);
@@ -150,7 +202,7 @@ mod tests {
     fn off_and_zero_change_nothing() {
         let x = Tensor::<2>::ones([3, 5], &Device::flex());
         for (p, seed) in [(0.5, DropoutSeed::OFF), (0.0, DropoutSeed::new(1))] {
-            let y = dropout(x.clone(), p, seed);
+            let y = masked(x.clone(), Mask::new(p, seed));
             assert_eq!(y.into_data(), x.clone().into_data());
         }
     }

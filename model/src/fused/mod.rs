@@ -13,15 +13,24 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, Flex, backend_extension, flex::FlexTensor};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
+pub mod attention;
 mod exponential;
+pub mod linear;
 pub mod log_likelihood;
 pub mod low_rank;
+mod matrix;
 pub mod rms_norm;
 pub mod swiglu;
 
-/// Inputs of the grouped low-rank product, see [`low_rank::grouped_low_rank`].
+use crate::adapter::dropout::Mask;
+use attention::Attention;
+use low_rank::Saved;
+
+/// Inputs of the grouped low-rank product, see [`low_rank::add_low_rank`].
 #[derive(ExtensionType, Clone, Debug)]
 pub struct LowRank<B: Backend> {
+    /// `[n, o]`
+    pub base: FloatTensor<B>,
     /// `[n, d]`
     pub x: FloatTensor<B>,
     /// `[experts, d, r]`
@@ -32,6 +41,8 @@ pub struct LowRank<B: Backend> {
     pub weight: FloatTensor<B>,
     /// `[n, k]`
     pub index: IntTensor<B>,
+    /// The mask on x.
+    pub dropout: Option<Mask>,
 }
 
 /// Forward and backward kernels on plain primitives. `needs` names the inputs whose gradient is wanted.
@@ -63,15 +74,26 @@ pub trait Kernels: Backend {
         at: [IntTensor<Self>; 2],
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-    /// Returns y `[n, o]` and the unweighted hidden rows `x A` `[n k, r]`, in the order of the index.
-    fn low_rank_forward(inputs: &LowRank<Self>) -> [FloatTensor<Self>; 2];
+    /// Returns y `[n, o]` and the unweighted hidden rows `drop(x) A` `[n k, r]`, in the order of the index.
+    fn low_rank_forward(inputs: LowRank<Self>) -> [FloatTensor<Self>; 2];
     /// Gradients to x, a, b and weight.
     fn low_rank_backward(
-        inputs: LowRank<Self>,
-        hidden: FloatTensor<Self>,
+        saved: Saved<Self>,
         grad: FloatTensor<Self>,
         needs: [bool; 4],
     ) -> [Option<FloatTensor<Self>>; 4];
+    /// See [`linear::linear`].
+    fn linear_forward(x: &FloatTensor<Self>, weight: &FloatTensor<Self>) -> FloatTensor<Self>;
+    /// The gradient to x; the weight is frozen.
+    fn linear_backward(weight: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Returns the output and each query's `ln sum exp`.
+    fn attention_forward(inputs: &Attention<Self>) -> [FloatTensor<Self>; 2];
+    /// Gradients to q, k and v, from what the forward pass returned.
+    fn attention_backward(
+        inputs: &Attention<Self>,
+        outputs: [FloatTensor<Self>; 2],
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3];
 }
 
 /// The operations as Burn dispatches them; the macro writes the implementation that unwraps run-time tensors.
@@ -87,8 +109,12 @@ pub trait FusedOps: Backend {
         row: IntTensor<Self>,
         token: IntTensor<Self>,
     ) -> FloatTensor<Self>;
-    /// See [`low_rank::grouped_low_rank`].
-    fn grouped_low_rank(#[extension_type] inputs: LowRank<Self>) -> FloatTensor<Self>;
+    /// See [`low_rank::add_low_rank`].
+    fn add_low_rank(#[extension_type] inputs: LowRank<Self>) -> FloatTensor<Self>;
+    /// See [`linear::linear`].
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`attention::rotary_attention`].
+    fn rotary_attention(#[extension_type] inputs: Attention<Self>) -> FloatTensor<Self>;
 }
 
 impl FusedOps for Flex {
@@ -110,8 +136,17 @@ impl FusedOps for Flex {
         y
     }
 
-    fn grouped_low_rank(inputs: LowRank<Self>) -> FloatTensor<Self> {
-        let [y, _] = Self::low_rank_forward(&inputs);
+    fn add_low_rank(inputs: LowRank<Self>) -> FloatTensor<Self> {
+        let [y, _] = Self::low_rank_forward(inputs);
+        y
+    }
+
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::linear_forward(&x, &weight)
+    }
+
+    fn rotary_attention(inputs: Attention<Self>) -> FloatTensor<Self> {
+        let [y, _] = Self::attention_forward(&inputs);
         y
     }
 }
@@ -171,17 +206,54 @@ impl<B: Kernels> Backward<B, 1> for LogLikelihoodBackward {
 #[derive(Debug)]
 struct LowRankBackward;
 
-impl<B: Kernels> Backward<B, 4> for LowRankBackward {
-    /// The inputs and the hidden rows: handles, not copies.
-    type State = (LowRank<B>, FloatTensor<B>);
+impl<B: Kernels> Backward<B, 5> for LowRankBackward {
+    type State = Saved<B>;
 
-    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let needs = ops.parents.each_ref().map(Option::is_some);
+    fn backward(self, ops: Ops<Self::State, 5>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let (inputs, hidden) = ops.state;
-        let found = B::low_rank_backward(inputs, hidden, grad, needs);
-        for (parent, grad) in ops.parents.into_iter().zip(found) {
+        let [base, parents @ ..] = ops.parents;
+        let needs = parents.each_ref().map(Option::is_some);
+        let found = B::low_rank_backward(ops.state, grad.clone(), needs);
+        if let Some(base) = base {
+            grads.register::<B>(base.id, grad);
+        }
+        for (parent, grad) in parents.into_iter().zip(found) {
             if let (Some(parent), Some(grad)) = (parent, grad) {
+                grads.register::<B>(parent.id, grad);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LinearBackward;
+
+impl<B: Kernels> Backward<B, 1> for LinearBackward {
+    /// The weight: a handle, not a copy.
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let [parent] = ops.parents;
+        if let Some(parent) = parent {
+            grads.register::<B>(parent.id, B::linear_backward(ops.state, grad));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct AttentionBackward;
+
+impl<B: Kernels> Backward<B, 3> for AttentionBackward {
+    /// The inputs and what the forward pass returned: handles, not copies.
+    type State = (Attention<B>, [FloatTensor<B>; 2]);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (inputs, outputs) = ops.state;
+        let found = B::attention_backward(&inputs, outputs, grad);
+        for (parent, grad) in ops.parents.into_iter().zip(found) {
+            if let Some(parent) = parent {
                 grads.register::<B>(parent.id, grad);
             }
         }
@@ -234,33 +306,88 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         }
     }
 
-    fn grouped_low_rank(inputs: LowRank<Self>) -> FloatTensor<Self> {
+    fn add_low_rank(inputs: LowRank<Self>) -> FloatTensor<Self> {
+        let (base, base_node) = inputs.base.into_parts();
         let (x, x_node) = inputs.x.into_parts();
         let (a, a_node) = inputs.a.into_parts();
         let (b, b_node) = inputs.b.into_parts();
         let (weight, weight_node) = inputs.weight.into_parts();
-        let inputs = LowRank::<B> {
-            x,
-            a,
-            b,
-            weight,
-            index: inputs.index,
-        };
-        let [y, hidden] = B::low_rank_forward(&inputs);
+        let (index, dropout) = (inputs.index, inputs.dropout);
+        let [y, hidden] = B::low_rank_forward(LowRank {
+            base,
+            x: x.clone(),
+            a: a.clone(),
+            b: b.clone(),
+            weight: weight.clone(),
+            index: index.clone(),
+            dropout,
+        });
         match LowRankBackward
-            .prepare::<C>([x_node, a_node, b_node, weight_node])
+            .prepare::<C>([base_node, x_node, a_node, b_node, weight_node])
             .compute_bound()
             .stateful()
         {
-            OpsKind::Tracked(prep) => prep.finish((inputs, hidden), y),
+            OpsKind::Tracked(prep) => prep.finish(
+                Saved {
+                    tensors: [x, a, b, weight, hidden],
+                    index,
+                    dropout,
+                },
+                y,
+            ),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (x, x_node) = x.into_parts();
+        let (weight, _) = weight.into_parts();
+        let y = B::linear_forward(&x, &weight);
+        match LinearBackward
+            .prepare::<C>([x_node])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish(weight, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn rotary_attention(inputs: Attention<Self>) -> FloatTensor<Self> {
+        let (q, q_node) = inputs.q.into_parts();
+        let (k, k_node) = inputs.k.into_parts();
+        let (v, v_node) = inputs.v.into_parts();
+        let inputs = Attention::<B> {
+            q,
+            k,
+            v,
+            cos: inputs.cos.into_parts().0,
+            sin: inputs.sin.into_parts().0,
+            segments: inputs.segments,
+            branches: inputs.branches,
+            positions: inputs.positions,
+            heads: inputs.heads,
+        };
+        let [y, sums] = B::attention_forward(&inputs);
+        match AttentionBackward
+            .prepare::<C>([q_node, k_node, v_node])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish((inputs, [y.clone(), sums]), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
 }
 
-/// The kernels serve f32 on flex; device equality ignores the autodiff context.
+/// Whether a device has the kernels; equality ignores the autodiff context.
+pub(crate) fn serves(device: &Device) -> bool {
+    *device == Device::flex()
+}
+
+/// The kernels serve f32.
 fn has_kernels<const D: usize>(x: &Tensor<D>) -> bool {
-    x.device() == Device::flex() && x.dtype() == DType::F32
+    serves(&x.device()) && x.dtype() == DType::F32
 }
 
 impl Kernels for Flex {
@@ -296,17 +423,36 @@ impl Kernels for Flex {
         log_likelihood::backward(saved, at, grad)
     }
 
-    fn low_rank_forward(inputs: &LowRank<Self>) -> [FlexTensor; 2] {
+    fn low_rank_forward(inputs: LowRank<Self>) -> [FlexTensor; 2] {
         low_rank::forward(inputs)
     }
 
     fn low_rank_backward(
-        inputs: LowRank<Self>,
-        hidden: FlexTensor,
+        saved: Saved<Self>,
         grad: FlexTensor,
         needs: [bool; 4],
     ) -> [Option<FlexTensor>; 4] {
-        low_rank::backward(inputs, hidden, grad, needs)
+        low_rank::backward(saved, grad, needs)
+    }
+
+    fn linear_forward(x: &FlexTensor, weight: &FlexTensor) -> FlexTensor {
+        linear::forward(x, weight)
+    }
+
+    fn linear_backward(weight: FlexTensor, grad: FlexTensor) -> FlexTensor {
+        linear::backward(weight, grad)
+    }
+
+    fn attention_forward(inputs: &Attention<Self>) -> [FlexTensor; 2] {
+        attention::forward(inputs)
+    }
+
+    fn attention_backward(
+        inputs: &Attention<Self>,
+        outputs: [FlexTensor; 2],
+        grad: FlexTensor,
+    ) -> [FlexTensor; 3] {
+        attention::backward(inputs, outputs, grad)
     }
 }
 
@@ -366,6 +512,9 @@ fn add(to: &mut [f32], from: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::dropout::DropoutSeed;
+    use crate::rope::Angles;
+    use attention::Heads;
     use burn::tensor::{Distribution, Int, Tolerance};
 
     fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
@@ -399,6 +548,106 @@ mod tests {
             let (fused, composed) = (run(rms_norm::rms_norm), run(rms_norm::composed));
             assert_close(fused.0, composed.0, 1e-5);
             assert_close(fused.1, composed.1, 1e-4);
+        }
+    }
+
+    #[test]
+    fn linear_equals_its_composed_form_in_value_and_gradient() {
+        let device = Device::flex();
+        device.seed(6);
+        for (n, d, o) in [(1, 1, 1), (71, 37, 19), (5, 64, 1000)] {
+            let (x, weight) = (random([d, n], &device), random([o, d], &device));
+            let upstream = random([n, o], &device);
+            let run = |op: fn(Tensor<2>, Tensor<2>) -> Tensor<2>| {
+                let x = leaf(&x);
+                let y = op(x.clone().transpose(), weight.clone());
+                let grads = (y.clone() * upstream.clone()).sum().backward();
+                (y.without_autodiff(), x.grad(&grads).unwrap())
+            };
+            let (fused, composed) = (run(linear::linear), run(linear::composed));
+            assert_close(fused.0, composed.0, 1e-5);
+            assert_close(fused.1, composed.1, 1e-5);
+        }
+    }
+
+    /// Segments, branches and positions of a row of each kind: padding on either side, two packed examples, branches after a
+    /// trunk.
+    fn rows(sequence: usize, device: &Device) -> attention::Visibility {
+        let cell = |f: fn(usize, usize) -> [i64; 3], of: usize| {
+            let all = (0..4 * sequence).map(|i| match i / sequence {
+                0 => [(i % sequence >= 2) as i64, 0, (i % sequence) as i64],
+                1 => [
+                    (i % sequence + 3 < sequence) as i64,
+                    0,
+                    (i % sequence) as i64,
+                ],
+                _ => f(i / sequence, i % sequence),
+            });
+            let values: Vec<i64> = all.map(|cell| cell[of]).collect();
+            Tensor::<2, Int>::from_data(TensorData::new(values, [4, sequence]), device)
+        };
+        let kinds = |row: usize, at: usize| match row {
+            2 => [1 + at as i64 / 5, 0, at as i64 % 5],
+            _ => [
+                1,
+                (at as i64 - 2).max(0) / 3,
+                at as i64 - (at as i64 - 2).max(0) / 3,
+            ],
+        };
+        let at = |of| cell(kinds, of);
+        attention::Visibility::new(at(0), at(1), at(2))
+    }
+
+    #[test]
+    fn attention_equals_its_composed_form_in_value_and_gradients() {
+        let device = Device::flex();
+        device.seed(7);
+        for (sequence, queries, keys, head_dim, window) in [
+            (1, 1, 1, 2, None),
+            (13, 4, 2, 6, Some(4)),
+            (150, 3, 1, 8, None),
+            (150, 4, 4, 16, Some(70)),
+        ] {
+            let heads = Heads {
+                queries,
+                keys,
+                window,
+            };
+            let visibility = rows(sequence, &device).with_masks(std::iter::once(heads));
+            let tokens = 4 * sequence;
+            let angle = random([tokens, head_dim / 2], &device) * 3.0;
+            let angles = Angles {
+                cos: angle.clone().cos(),
+                sin: angle.sin(),
+            };
+            let q = random([tokens, queries * head_dim], &device) * 2.0;
+            let k = random([keys * head_dim, tokens], &device) * 2.0;
+            let v = random([tokens, keys * head_dim], &device);
+            // What comes out at padding means nothing and must not matter.
+            let seen = visibility.segments.clone().greater_elem(0).float();
+            let upstream = random([tokens, queries * head_dim], &device)
+                * seen
+                    .reshape([tokens, 1])
+                    .expand([tokens, queries * head_dim]);
+            let run =
+                |op: fn([Tensor<2>; 3], &Angles, &attention::Visibility, Heads) -> Tensor<2>| {
+                    let (q, k, v) = (leaf(&q), leaf(&k), leaf(&v));
+                    let y = op(
+                        [q.clone(), k.clone().transpose(), v.clone()],
+                        &angles,
+                        &visibility,
+                        heads,
+                    ) * upstream.clone();
+                    let grads = y.clone().sum().backward();
+                    let all = [q, k, v].map(|t| t.grad(&grads).unwrap());
+                    (y.without_autodiff(), all)
+                };
+            let fused = run(attention::rotary_attention);
+            let composed = run(attention::composed);
+            assert_close(fused.0, composed.0, 1e-5);
+            for (fused, composed) in fused.1.into_iter().zip(composed.1) {
+                assert_close(fused, composed, 1e-4);
+            }
         }
     }
 
@@ -447,7 +696,14 @@ mod tests {
         }
     }
 
-    type LowRankOp = fn(Tensor<2>, Tensor<3>, Tensor<3>, Tensor<2, Int>, Tensor<2>) -> Tensor<2>;
+    type LowRankOp = fn(
+        Tensor<2>,
+        Tensor<2>,
+        Tensor<3>,
+        Tensor<3>,
+        (Tensor<2, Int>, Tensor<2>),
+        Option<Mask>,
+    ) -> Tensor<2>;
 
     #[test]
     fn grouped_low_rank_equals_its_composed_form_in_value_and_gradients() {
@@ -469,27 +725,34 @@ mod tests {
                 .map(|i| ((i / k * 7 + i % k) % experts.clamp(k, 3)) as i64)
                 .collect();
             let index = Tensor::<2, Int>::from_data(TensorData::new(chosen, [n, k]), &device);
-            let upstream = random([n, o], &device);
-            let run = |op: LowRankOp| {
-                let (x, a, b, weight) = (leaf(&x), leaf(&a), leaf(&b), leaf(&weight));
-                let y = op(
-                    x.clone().transpose(),
-                    a.clone(),
-                    b.clone(),
-                    index.clone(),
-                    weight.clone(),
-                );
-                let grads = (y.clone() * upstream.clone()).sum().backward();
-                let (dx, da) = (x.grad(&grads).unwrap(), a.grad(&grads).unwrap());
-                let (db, dw) = (b.grad(&grads).unwrap(), weight.grad(&grads).unwrap());
-                (y.without_autodiff(), dx, da, db, dw)
-            };
-            let (f, c) = (run(low_rank::grouped_low_rank), run(low_rank::composed));
-            assert_close(f.0, c.0, 1e-5);
-            assert_close(f.1, c.1, 1e-4);
-            assert_close(f.2, c.2, 1e-4);
-            assert_close(f.3, c.3, 1e-4);
-            assert_close(f.4, c.4, 1e-4);
+            let (upstream, base) = (random([n, o], &device), random([o, n], &device));
+            let seed = DropoutSeed::new(9);
+            for dropout in [None, Mask::new(0.3, seed)] {
+                let run = |op: LowRankOp| {
+                    let (x, a, b, weight) = (leaf(&x), leaf(&a), leaf(&b), leaf(&weight));
+                    let base = leaf(&base);
+                    let y = op(
+                        base.clone().transpose(),
+                        x.clone().transpose(),
+                        a.clone(),
+                        b.clone(),
+                        (index.clone(), weight.clone()),
+                        dropout,
+                    );
+                    let grads = (y.clone() * upstream.clone()).sum().backward();
+                    let (dx, da) = (x.grad(&grads).unwrap(), a.grad(&grads).unwrap());
+                    let (db, dw) = (b.grad(&grads).unwrap(), weight.grad(&grads).unwrap());
+                    let d_base = base.grad(&grads).unwrap();
+                    (y.without_autodiff(), (dx, d_base), da, db, dw)
+                };
+                let (f, c) = (run(low_rank::add_low_rank), run(low_rank::composed));
+                assert_close(f.0, c.0, 1e-5);
+                assert_close(f.1.0, c.1.0, 1e-4);
+                assert_close(f.1.1, c.1.1, 1e-6);
+                assert_close(f.2, c.2, 1e-4);
+                assert_close(f.3, c.3, 1e-4);
+                assert_close(f.4, c.4, 1e-4);
+            }
         }
     }
 
@@ -527,7 +790,15 @@ mod tests {
                 (device, DType::F64),
             );
             let normed = rms_norm::composed(x.clone(), gain, 1e-3);
-            let y = low_rank::composed(normed, a.clone(), b.clone(), index.clone(), weight.clone());
+            let chosen = (index.clone(), weight.clone());
+            let y = low_rank::composed(
+                x.clone().slice([0..2, 0..2]),
+                normed,
+                a.clone(),
+                b.clone(),
+                chosen,
+                None,
+            );
             (x, y.square().sum())
         };
         let (x, loss) = f(&values, &tracked);
