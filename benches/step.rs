@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use burn::data::dataloader::batcher::Batcher;
-use burn::optim::AdamWConfig;
+use burn::optim::ModuleOptimizer;
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 use burn::train::TrainStep;
@@ -21,6 +21,7 @@ use serde_json::json;
 use train::config::RunConfig;
 use train::dashboard::state::peak_memory;
 use train::method;
+use train::optimizer::OnePassAdamW;
 use train::step::Trainee;
 
 #[global_allocator]
@@ -90,7 +91,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut loss, mut llama) = (0.0, llama);
     if trains {
         let mut trainee = Trainee::new(llama, method, None, options.batch).train();
-        let mut optimizer = AdamWConfig::new().with_weight_decay(0.01).init();
+        let mut optimizer = ModuleOptimizer::from(OnePassAdamW::new(0.01));
         for mut batch in batches {
             batch.step = phases.len() + 1;
             let start = Instant::now();

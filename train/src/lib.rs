@@ -11,6 +11,7 @@
 //! | [`loss`] | cross-entropy, load balancing, calibration |
 //! | [`step`] | burn's `TrainStep` and `InferenceStep` around a method's objective |
 //! | [`prediction`] | what a method says about a batch, and the scored rows of a whole set |
+//! | [`optimizer`] | AdamW in one pass over memory |
 //! | [`posthoc`] | temperature, conformal sets, confidence from softmax and FLU: fitted on held-out predictions |
 //! | [`metric`] | pure functions over the whole set; `live` wraps them as burn metrics |
 //! | [`checkpoint`] | resume at an optimizer step |
@@ -32,6 +33,7 @@ mod linear_algebra;
 pub mod loss;
 pub mod method;
 pub mod metric;
+pub mod optimizer;
 pub mod posthoc;
 pub mod prediction;
 pub mod prepare;

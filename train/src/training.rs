@@ -9,7 +9,6 @@ use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
 use burn::lr_scheduler::linear::LinearLrSchedulerConfig;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::lr_scheduler::sequential::SequentialLrSchedulerConfig;
-use burn::optim::AdamWConfig;
 use burn::prelude::*;
 use burn::store::ModuleRecord;
 use burn::train::checkpoint::KeepLastNCheckpoints;
@@ -28,6 +27,7 @@ use crate::fine_tune::Setup;
 use crate::method;
 use crate::method::lora::CrossEntropy;
 use crate::metric::live::{LossTerm, Tap, WholeSet};
+use crate::optimizer::OnePassAdamW;
 use crate::run_directory::RunDirectory;
 use crate::step::Trainee;
 
@@ -191,14 +191,9 @@ fn learn(
         setup.state.clone(),
         &setup.device,
     );
-    let optimizer = AdamWConfig::new()
-        .with_beta_1(0.9)
-        .with_beta_2(0.999)
-        .with_epsilon(1e-8)
-        .with_weight_decay(config.train.weight_decay as f32);
     let learner = Learner::new(
         trainee.train(),
-        optimizer.init(),
+        OnePassAdamW::new(config.train.weight_decay).into(),
         learning_rate(&config.train, total)?,
     );
     let first_chunk = from.map_or(0, |c| c.chunk);

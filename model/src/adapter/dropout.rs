@@ -27,6 +27,7 @@ impl DropoutSeed {
 }
 
 /// SplitMix64's finaliser.
+#[inline(always)]
 fn hash(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -53,36 +54,38 @@ impl Mask {
         1.0 - f64::from(self.threshold) / 65536.0
     }
 
-    /// Masks a stretch of the values, of which `first` is the first one's index in the whole. Four 16-bit draws come from each
-    /// hash: the device's own generator took a tenth of a training step.
+    /// Masks a stretch of the values, of which `first` is the first one's index in the whole.
     pub fn apply(&self, values: &mut [f32], first: usize) {
-        let factor = (1.0 / self.keep()) as f32;
         let lead = (first.next_multiple_of(4) - first).min(values.len());
         let (head, rest) = values.split_at_mut(lead);
-        let (blocks, tail) = rest.as_chunks_mut::<4>();
-        let draws = |group: usize| {
-            let bits = hash(self.seed ^ hash(group as u64));
-            std::array::from_fn::<f32, 4, _>(|i| {
-                let draw = (bits >> (16 * i)) as u16;
-                if draw < self.threshold { 0.0 } else { factor }
-            })
-        };
-        for (value, factor) in head.iter_mut().zip(&draws(first / 4)[first % 4..]) {
+        for (value, factor) in head.iter_mut().zip(&self.draws(first / 4)[first % 4..]) {
             *value *= factor;
         }
-        let group = (first + lead) / 4;
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for (i, block) in blocks.iter_mut().enumerate() {
-                    let factors = draws(group + i);
-                    for (value, factor) in block.iter_mut().zip(factors) {
-                        *value *= factor;
-                    }
-                }
-            },
-        );
-        for (value, factor) in tail.iter_mut().zip(draws(group + blocks.len())) {
+        mask_blocks(self, rest, (first + lead) / 4);
+    }
+
+    /// The factors of four values: 16-bit draws from one hash, since the device's own generator took a tenth of a step.
+    #[inline(always)]
+    fn draws(&self, group: usize) -> [f32; 4] {
+        let factor = (1.0 / self.keep()) as f32;
+        let bits = hash(self.seed ^ hash(group as u64));
+        std::array::from_fn(|i| {
+            let draw = (bits >> (16 * i)) as u16;
+            if draw < self.threshold { 0.0 } else { factor }
+        })
+    }
+}
+
+#[pulp::with_simd(mask_blocks = pulp::Arch::new())]
+#[inline(always)]
+fn mask_blocks_with<'a, S: pulp::Simd>(
+    _simd: S,
+    mask: &'a Mask,
+    values: &'a mut [f32],
+    first_group: usize,
+) {
+    for (group, values) in (first_group..).zip(values.chunks_mut(4)) {
+        for (value, factor) in values.iter_mut().zip(mask.draws(group)) {
             *value *= factor;
         }
     }

@@ -7,11 +7,12 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType, Flex, flex::FlexTensor};
 use burn::tensor::module::attention;
 use burn::tensor::{Bool, Int, Tensor};
-use pulp::Arch;
+use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
 use super::exponential::exp;
 use super::matrix::{Into, Mat, matmul};
+use super::room::Room;
 use super::{FusedOps, add, dims, dot, has_kernels, integers, tensor, values};
 use crate::rope::Angles;
 
@@ -213,14 +214,7 @@ pub(super) fn forward(inputs: &Attention<Flex>) -> [FlexTensor; 2] {
                 scores.resize(rows * seen, 0.0);
                 head.scores(&mut scores, &q, &k, first);
                 let sums = &mut sums[first..][..rows];
-                Arch::new().dispatch(
-                    #[inline(always)]
-                    || {
-                        for (row, sum) in scores.chunks_mut(seen).zip(sums) {
-                            *sum = softmax(row);
-                        }
-                    },
-                );
+                softmax_rows(&mut scores, seen, sums);
                 let output = &mut output[first * head_dim..][..rows * head_dim];
                 let probabilities = Mat::new(&scores, rows, seen);
                 matmul(output, probabilities, v.top(seen), 1.0, Into::New);
@@ -266,20 +260,11 @@ pub(super) fn backward(
                     1.0,
                     Into::New,
                 );
-                Arch::new().dispatch(
-                    #[inline(always)]
-                    || {
-                        let pairs = scores.chunks_mut(seen).zip(d_scores.chunks_mut(seen));
-                        for (row, (p, ds)) in pairs.enumerate() {
-                            let shared = dot(grad.row(first + row), output.row(first + row));
-                            let sum = sums[first + row];
-                            for (p, ds) in p.iter_mut().zip(ds) {
-                                *p = probability(*p, sum);
-                                *ds = *p * (*ds - shared) * head.scale;
-                            }
-                        }
-                    },
-                );
+                for (row, ds) in (first..).zip(d_scores.chunks_mut(seen)) {
+                    let shared = dot(grad.row(row), output.row(row));
+                    let p = &mut scores[(row - first) * seen..][..seen];
+                    score_gradients(p, ds, sums[row], shared, head.scale);
+                }
                 let (p, ds) = (
                     Mat::new(&scores, rows, seen),
                     Mat::new(&d_scores, rows, seen),
@@ -383,7 +368,7 @@ impl Plan {
     fn interleave(&self, parts: &[Vec<f32>], sum: usize) -> Vec<f32> {
         let (sequence, head_dim) = (self.sequence, self.head_dim);
         let heads = self.queries / sum;
-        let mut all = vec![0f32; self.batch * sequence * heads * head_dim];
+        let mut all = Room::new(self.batch * sequence * heads * head_dim);
         all.par_chunks_mut(heads * head_dim)
             .with_min_len(TILE)
             .enumerate()
@@ -396,7 +381,7 @@ impl Plan {
                     }
                 }
             });
-        all
+        all.into_vec()
     }
 }
 
@@ -479,27 +464,66 @@ impl<'a> Head<'a> {
         let own = |all: &'a [i32]| &all[self.row * sequence..][..sequence];
         let (segments, branches) = (own(&self.plan.segments), own(&self.plan.branches));
         let positions = own(&self.plan.positions);
-        Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for (i, row) in (first..).zip(scores.chunks_mut(seen)) {
-                    let (segment, branch) = (segments[i], branches[i]);
-                    let (before, after) = row.split_at_mut(i + 1);
-                    after.fill(f32::NEG_INFINITY);
-                    for ((score, s), b) in before.iter_mut().zip(segments).zip(branches) {
-                        let seen = (*s == segment) & (segment != 0) & ((*b == 0) | (*b == branch));
-                        *score = if seen { *score } else { f32::NEG_INFINITY };
-                    }
-                    if let Some(window) = self.plan.window {
-                        for (score, p) in before.iter_mut().zip(positions) {
-                            if positions[i] - p >= window {
-                                *score = f32::NEG_INFINITY;
-                            }
-                        }
+        for (i, row) in (first..).zip(scores.chunks_mut(seen)) {
+            let (before, after) = row.split_at_mut(i + 1);
+            after.fill(f32::NEG_INFINITY);
+            hide(before, segments, branches);
+            if let Some(window) = self.plan.window {
+                for (score, p) in before.iter_mut().zip(positions) {
+                    if positions[i] - p >= window {
+                        *score = f32::NEG_INFINITY;
                     }
                 }
-            },
-        );
+            }
+        }
+    }
+}
+
+/// Hides from the last of the tokens what it must not look at.
+#[pulp::with_simd(hide = Arch::new())]
+#[inline(always)]
+fn hide_with<'a, S: Simd>(
+    _simd: S,
+    scores: &'a mut [f32],
+    segments: &'a [i32],
+    branches: &'a [i32],
+) {
+    let i = scores.len() - 1;
+    let (segment, branch) = (segments[i], branches[i]);
+    for ((score, s), b) in scores.iter_mut().zip(segments).zip(branches) {
+        let seen = (*s == segment) & (segment != 0) & ((*b == 0) | (*b == branch));
+        *score = if seen { *score } else { f32::NEG_INFINITY };
+    }
+}
+
+/// Scores to probabilities, and scores' gradients from those of the probabilities.
+#[pulp::with_simd(score_gradients = Arch::new())]
+#[inline(always)]
+fn score_gradients_with<'a, S: Simd>(
+    _simd: S,
+    p: &'a mut [f32],
+    ds: &'a mut [f32],
+    sum: f32,
+    shared: f32,
+    scale: f32,
+) {
+    for (p, ds) in p.iter_mut().zip(ds) {
+        *p = probability(*p, sum);
+        *ds = *p * (*ds - shared) * scale;
+    }
+}
+
+/// [`softmax`] of each row of so many values.
+#[pulp::with_simd(softmax_rows = Arch::new())]
+#[inline(always)]
+fn softmax_rows_with<'a, S: Simd>(
+    _simd: S,
+    scores: &'a mut [f32],
+    seen: usize,
+    sums: &'a mut [f32],
+) {
+    for (row, sum) in scores.chunks_mut(seen).zip(sums) {
+        *sum = softmax(row);
     }
 }
 

@@ -4,10 +4,11 @@
 use burn::backend::{Dispatch, flex::FlexTensor};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor};
-use pulp::Arch;
+use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
 use super::exponential::exp;
+use super::room::Room;
 use super::{FusedOps, dims, has_kernels, integers, tensor, values};
 
 /// `log p(token)` of each target, read in its row.
@@ -34,8 +35,9 @@ pub fn composed(logits: Tensor<2>, row: Tensor<1, Int>, token: Tensor<1, Int>) -
 }
 
 /// Largest value and `ln sum exp(x - largest)`.
+#[pulp::with_simd(log_sum = Arch::new())]
 #[inline(always)]
-fn log_sum(row: &[f32]) -> f32 {
+fn log_sum_with<S: Simd>(_simd: S, row: &[f32]) -> f32 {
     let mut largest = [f32::NEG_INFINITY; 16];
     let (blocks, rest) = row.as_chunks::<16>();
     for block in blocks {
@@ -65,16 +67,7 @@ pub(super) fn forward(
     let logits = logits.to_contiguous();
     let [rows, vocabulary] = dims(&logits);
     let logits = values(&logits);
-    let arch = Arch::new();
-    let mut sums = vec![0f32; rows];
-    (&mut sums, logits.par_chunks(vocabulary))
-        .into_par_iter()
-        .for_each(|(sum, row)| {
-            *sum = arch.dispatch(
-                #[inline(always)]
-                || log_sum(row),
-            );
-        });
+    let sums: Vec<f32> = logits.par_chunks(vocabulary).map(log_sum).collect();
     let found: Vec<f32> = integers(row)
         .iter()
         .zip(integers(token))
@@ -98,29 +91,33 @@ pub(super) fn backward(
     for ((row, token), grad) in row.iter().zip(token).zip(values(&grad)) {
         of_row[*row].push((token, *grad));
     }
-    let arch = Arch::new();
-    let mut found = vec![0f32; rows * vocabulary];
-    (
-        found.par_chunks_mut(vocabulary),
-        values(&logits).par_chunks(vocabulary),
-    )
-        .into_par_iter()
+    let mut found = Room::new(rows * vocabulary);
+    found
+        .par_chunks_mut(vocabulary)
+        .zip(values(&logits).par_chunks(vocabulary))
         .zip((&of_row, values(&sums)))
         .for_each(|((found, logits), (targets, sum))| {
             let total: f32 = targets.iter().map(|(_, grad)| grad).sum();
             if total != 0.0 {
-                arch.dispatch(
-                    #[inline(always)]
-                    || {
-                        for (found, logit) in found.iter_mut().zip(logits) {
-                            *found = -total * exp(logit - sum);
-                        }
-                    },
-                );
+                softmax(found, logits, *sum, -total);
             }
             for (token, grad) in targets {
                 found[*token] += grad;
             }
         });
-    tensor(found, [rows, vocabulary])
+    tensor(found.into_vec(), [rows, vocabulary])
+}
+
+#[pulp::with_simd(softmax = Arch::new())]
+#[inline(always)]
+fn softmax_with<'a, S: Simd>(
+    _simd: S,
+    to: &'a mut [f32],
+    logits: &'a [f32],
+    sum: f32,
+    factor: f32,
+) {
+    for (to, logit) in to.iter_mut().zip(logits) {
+        *to = factor * exp(logit - sum);
+    }
 }

@@ -5,12 +5,17 @@ use burn::backend::{Backend, Dispatch, Flex, flex::FlexTensor};
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 use rayon::prelude::*;
 
-use super::matrix::{Into, Mat, matmul};
-use super::{FusedOps, LowRank, add, dims, dot, has_kernels, integers, tensor, values};
+use super::room::Room;
+use super::thin::{Picked, outer, project, spread};
+use super::{FusedOps, LowRank, dims, dot, has_kernels, integers, tensor, values};
 use crate::adapter::dropout::{Mask, masked};
 
-/// Rows handled by one task of the forward pass, and of the final sum.
+/// Rows of one task at least.
 const TOKENS: usize = 64;
+/// Columns of x handled by one task, for one expert.
+const COLUMNS: usize = 256;
+/// Columns transposed at once.
+const STRIPE: usize = 16;
 
 /// Row n of the result is `base_n + sum_j weight[n, j] * drop(x_n) A_e B_e` with `e = index[n, j]` (Eq. 4, the frozen part given).
 ///
@@ -68,61 +73,40 @@ pub(super) fn forward(inputs: LowRank<Flex>) -> [FlexTensor; 2] {
     // In place where nobody else holds the frozen part.
     let mut y = inputs.base.to_contiguous();
     drop(inputs.base);
-    let mut hidden = vec![0f32; n * k * r];
-    (
-        y.storage_mut::<f32>().par_chunks_mut(TOKENS * o),
-        hidden.par_chunks_mut(TOKENS * k * r),
-    )
-        .into_par_iter()
+    let mut hidden = Room::new(n * k * r);
+    let tokens = block(n, k, experts);
+    y.storage_mut::<f32>()
+        .par_chunks_mut(tokens * o)
+        .zip(hidden.par_chunks_mut(tokens * k * r))
         .zip((
-            values(&x).par_chunks(TOKENS * d),
-            values(&weight).par_chunks(TOKENS * k),
+            values(&x).par_chunks(tokens * d),
+            values(&weight).par_chunks(tokens * k),
         ))
-        .zip(chosen.par_chunks(TOKENS * k))
+        .zip(chosen.par_chunks(tokens * k))
         .enumerate()
         .for_each(|(block, (((y, hidden), (x, weight)), chosen))| {
-            let (plan, mut h, mut out) = (Plan::new(chosen, k, experts), vec![], vec![]);
             let mut kept = vec![];
             let x = match &inputs.dropout {
                 None => x,
                 Some(mask) => {
                     kept.extend_from_slice(x);
-                    mask.apply(&mut kept, block * TOKENS * d);
+                    mask.apply(&mut kept, block * tokens * d);
                     &kept
                 }
             };
-            for e in 0..experts {
-                let m = plan.of(e).len();
-                if m == 0 {
-                    continue;
-                }
-                let rows = plan.gather(e, x, d, k);
-                h.resize(m * r, 0.0);
-                matmul(
-                    &mut h,
-                    Mat::new(&rows, m, d),
-                    part(&a, e, d, r),
-                    1.0,
-                    Into::New,
-                );
-                for (&pair, h) in plan.of(e).iter().zip(h.chunks(r)) {
+            let (plan, mut h) = (Plan::new(chosen, k, experts), vec![]);
+            for e in plan.used() {
+                let (pairs, rows) = (plan.pairs(e), plan.rows(e));
+                h.resize(pairs.len() * r, 0.0);
+                project(x, rows, part(&a, e), r, &mut h);
+                for (h, &pair) in h.chunks_mut(r).zip(pairs) {
                     hidden[pair * r..][..r].copy_from_slice(h);
+                    h.iter_mut().for_each(|h| *h *= weight[pair]);
                 }
-                let scaled = plan.weighted(e, &h, weight, r);
-                out.resize(m * o, 0.0);
-                matmul(
-                    &mut out,
-                    Mat::new(&scaled, m, r),
-                    part(&b, e, r, o),
-                    1.0,
-                    Into::New,
-                );
-                for (&pair, out) in plan.of(e).iter().zip(out.chunks(o)) {
-                    add(&mut y[pair / k * o..][..o], out);
-                }
+                spread(&h, rows, part(&b, e), r, y);
             }
         });
-    [y, tensor(hidden, [n * k, r])]
+    [y, tensor(hidden.into_vec(), [n * k, r])]
 }
 
 /// For one pair with `h = x A`: `dh = dy B^T`, `dweight = dh . h`, `dB += (w h)^T dy`, `dA += x^T (w dh)`, `dx += (w dh) A^T`.
@@ -140,52 +124,99 @@ pub(super) fn backward(
     let grad = grad.to_contiguous();
     let ([n, d], [experts, _, r], [_, _, o]) = (dims(&x), dims(&a), dims(&b));
     let (chosen, [_, k]) = (integers(&index), dims(&index));
-    let (plan, w) = (Plan::new(&chosen, k, experts), values(&weight));
-    let pairs = n * k;
-    let (mut dx, mut dw) = (vec![0f32; pairs * d], vec![0f32; pairs]);
-    let (mut da, mut db) = (vec![0f32; experts * d * r], vec![0f32; experts * r * o]);
-    (plan.split(&mut dx, d), plan.split(&mut dw, 1))
-        .into_par_iter()
-        .zip((da.par_chunks_mut(d * r), db.par_chunks_mut(r * o)))
+    let (at, bt) = (transposed(&a), transposed(&b));
+    // First by blocks of tokens: dweight, w dh, w h and dx.
+    let tokens = block(n, k, experts);
+    let mut dx = Room::new(n * d);
+    let (mut dw, mut dh, mut weighted) = (
+        vec![0f32; n * k],
+        Room::new(n * k * r),
+        Room::new(n * k * r),
+    );
+    dx.par_chunks_mut(tokens * d)
+        .zip((
+            dw.par_chunks_mut(tokens * k),
+            dh.par_chunks_mut(tokens * k * r),
+            weighted.par_chunks_mut(tokens * k * r),
+        ))
+        .zip((
+            values(&grad).par_chunks(tokens * o),
+            values(&weight).par_chunks(tokens * k),
+            values(&hidden).par_chunks(tokens * k * r),
+            chosen.par_chunks(tokens * k),
+        ))
         .enumerate()
-        .for_each(|(e, ((dx, dw), (da, db)))| {
-            let m = plan.of(e).len();
-            if m == 0 {
-                return;
-            }
-            let dy = plan.gather(e, values(&grad), o, k);
-            let dy = Mat::new(&dy, m, o);
-            let h = plan.gather(e, values(&hidden), r, 1);
-            let mut dh = vec![0f32; m * r];
-            matmul(&mut dh, dy, part(&b, e, r, o).transposed(), 1.0, Into::New);
-            for ((dw, dh), h) in dw.iter_mut().zip(dh.chunks(r)).zip(h.chunks(r)) {
-                *dw = dot(dh, h);
-            }
-            if needs[2] {
-                let scaled = plan.weighted(e, &h, w, r);
-                matmul(db, Mat::new(&scaled, m, r).transposed(), dy, 1.0, Into::New);
-            }
-            let dh = plan.weighted(e, &dh, w, r);
-            let dh = Mat::new(&dh, m, r);
-            if needs[1] {
-                let mut rows = plan.gather(e, values(&x), d, k);
-                if let Some(mask) = &dropout {
-                    for (pair, row) in plan.of(e).iter().zip(rows.chunks_mut(d)) {
-                        mask.apply(row, pair / k * d);
+        .for_each(|(block, ((dx, outputs), inputs))| {
+            let (dw, dh, weighted) = outputs;
+            let (grad, weight, hidden, chosen) = inputs;
+            let (plan, mut own) = (Plan::new(chosen, k, experts), vec![]);
+            for e in plan.used() {
+                let (pairs, rows) = (plan.pairs(e), plan.rows(e));
+                own.resize(pairs.len() * r, 0.0);
+                project(grad, rows, &bt[e * r * o..][..r * o], r, &mut own);
+                for (own, &pair) in own.chunks_mut(r).zip(pairs) {
+                    let (hidden, w) = (&hidden[pair * r..][..r], weight[pair]);
+                    dw[pair] = dot(own, hidden);
+                    own.iter_mut().for_each(|h| *h *= w);
+                    dh[pair * r..][..r].copy_from_slice(own);
+                    for (to, h) in weighted[pair * r..][..r].iter_mut().zip(hidden) {
+                        *to = h * w;
                     }
                 }
-                matmul(da, Mat::new(&rows, m, d).transposed(), dh, 1.0, Into::New);
+                if needs[0] {
+                    spread(&own, rows, &at[e * r * d..][..r * d], r, dx);
+                }
             }
-            if needs[0] {
-                matmul(dx, dh, part(&a, e, d, r).transposed(), 1.0, Into::New);
+            if let Some(mask) = &dropout {
+                mask.apply(dx, block * tokens * d);
             }
         });
+    let [dx, dh, weighted] = [dx, dh, weighted].map(Room::into_vec);
+    // Then by experts, over all tokens: dA and dB.
+    let plan = Plan::new(&chosen, k, experts);
+    let da = needs[1].then(|| {
+        let mut kept = vec![];
+        let x = match &dropout {
+            None => values(&x),
+            Some(mask) => {
+                kept.extend_from_slice(values(&x));
+                let blocks = kept.par_chunks_mut(tokens * d).enumerate();
+                blocks.for_each(|(block, kept)| mask.apply(kept, block * tokens * d));
+                &kept
+            }
+        };
+        let mut da = Room::new(experts * d * r);
+        let matrices = da.par_chunks_mut(d * r).enumerate();
+        matrices.for_each(|(e, da)| {
+            let columns = da.par_chunks_mut(COLUMNS * r).enumerate();
+            columns.for_each(|(block, da)| {
+                let x = plan.rows_of(e, &x[block * COLUMNS..], d);
+                outer(x, plan.pairs_of(e, &dh, r), da);
+            });
+        });
+        tensor(da.into_vec(), [experts, d, r])
+    });
+    let db = needs[2].then(|| {
+        let mut db = Room::new(experts * r * o);
+        let matrices = db.par_chunks_mut(r * o).enumerate();
+        matrices.for_each(|(e, db)| {
+            let dy = plan.rows_of(e, values(&grad), o);
+            outer(plan.pairs_of(e, &weighted, r), dy, db);
+        });
+        tensor(db.into_vec(), [experts, r, o])
+    });
     [
-        needs[0].then(|| tensor(plan.combine(&dx, d, &dropout), [n, d])),
-        needs[1].then(|| tensor(da, [experts, d, r])),
-        needs[2].then(|| tensor(db, [experts, r, o])),
-        needs[3].then(|| tensor(plan.place.iter().map(|&p| dw[p]).collect(), [n, k])),
+        needs[0].then(|| tensor(dx, [n, d])),
+        da,
+        db,
+        needs[3].then(|| tensor(dw, [n, k])),
     ]
+}
+
+/// Rows of one task: enough that an expert serves several of them, so that each of its matrices is read for more than one row.
+fn block(n: usize, k: usize, experts: usize) -> usize {
+    let share = n.div_ceil(rayon::current_num_threads()).max(TOKENS);
+    (8 * experts / k).clamp(TOKENS, share)
 }
 
 /// What the backward pass reads: handles, not copies.
@@ -200,20 +231,39 @@ pub struct Saved<B: Backend> {
 }
 
 /// Matrix `e` of a contiguous stack.
-fn part(stack: &FlexTensor, e: usize, rows: usize, columns: usize) -> Mat<'_> {
-    let size = rows * columns;
-    Mat::new(&values(stack)[e * size..][..size], rows, columns)
+fn part(stack: &FlexTensor, e: usize) -> &[f32] {
+    let [_, rows, columns] = dims(stack);
+    &values(stack)[e * rows * columns..][..rows * columns]
+}
+
+/// Every matrix of a contiguous stack transposed.
+fn transposed(stack: &FlexTensor) -> Vec<f32> {
+    let [_, rows, columns] = dims(stack);
+    let mut all = Room::new(values(stack).len());
+    all.par_chunks_mut(rows * columns)
+        .zip(values(stack).par_chunks(rows * columns))
+        .for_each(|(to, from)| {
+            // In stripes whose source stays in the nearest cache.
+            for first in (0..columns).step_by(STRIPE) {
+                let stripe = STRIPE.min(columns - first);
+                for (row, from) in from.chunks(columns).enumerate() {
+                    for (column, value) in from[first..][..stripe].iter().enumerate() {
+                        to[(first + column) * rows + row] = *value;
+                    }
+                }
+            }
+        });
+    all.into_vec()
 }
 
 /// The pairs `row * k + choice`, sorted by expert.
 struct Plan {
-    k: usize,
-    /// Expert e owns the positions `start[e]..start[e + 1]`.
+    /// Expert e owns the places `start[e]..start[e + 1]`.
     start: Vec<usize>,
-    /// The pair at each position.
-    order: Vec<usize>,
-    /// The position of each pair.
-    place: Vec<usize>,
+    /// The pair at each place.
+    pairs: Vec<usize>,
+    /// The row of the pair at each place.
+    rows: Vec<usize>,
 }
 
 impl Plan {
@@ -226,66 +276,45 @@ impl Plan {
         for e in 0..experts {
             start[e + 1] += start[e];
         }
-        let (mut next, mut order, mut place) = (start.clone(), chosen.to_vec(), chosen.to_vec());
+        let (mut next, mut pairs) = (start.clone(), chosen.to_vec());
         for (pair, &e) in chosen.iter().enumerate() {
-            (order[next[e]], place[pair]) = (pair, next[e]);
+            pairs[next[e]] = pair;
             next[e] += 1;
         }
-        Self {
-            k,
-            start,
-            order,
-            place,
-        }
+        let rows = pairs.iter().map(|pair| pair / k).collect();
+        Self { start, pairs, rows }
+    }
+
+    /// The experts that somebody chose.
+    fn used(&self) -> impl Iterator<Item = usize> {
+        (0..self.start.len() - 1).filter(|&e| self.start[e] < self.start[e + 1])
     }
 
     /// The pairs of one expert.
-    fn of(&self, e: usize) -> &[usize] {
-        &self.order[self.start[e]..self.start[e + 1]]
+    fn pairs(&self, e: usize) -> &[usize] {
+        &self.pairs[self.start[e]..self.start[e + 1]]
     }
 
-    /// Each expert's part of a buffer with `width` values for each pair.
-    fn split<'a>(&self, mut buffer: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
-        let sizes = self.start.windows(2).map(|w| (w[1] - w[0]) * width);
-        sizes
-            .map(|size| {
-                let (part, rest) = std::mem::take(&mut buffer).split_at_mut(size);
-                buffer = rest;
-                part
-            })
-            .collect()
+    /// The rows of one expert's pairs.
+    fn rows(&self, e: usize) -> &[usize] {
+        &self.rows[self.start[e]..self.start[e + 1]]
     }
 
-    /// The rows of `source` that belong to one expert; a row of `source` covers `per` pairs.
-    fn gather(&self, e: usize, source: &[f32], width: usize, per: usize) -> Vec<f32> {
-        let mut rows = Vec::with_capacity(self.of(e).len() * width);
-        for pair in self.of(e) {
-            rows.extend_from_slice(&source[pair / per * width..][..width]);
+    /// A matrix with a row for each token, picked for one expert.
+    fn rows_of<'a>(&'a self, e: usize, values: &'a [f32], width: usize) -> Picked<'a> {
+        Picked {
+            values,
+            width,
+            rows: self.rows(e),
         }
-        rows
     }
 
-    /// One expert's rows, each times the weight of its pair.
-    fn weighted(&self, e: usize, rows: &[f32], weight: &[f32], width: usize) -> Vec<f32> {
-        let pairs = rows.chunks(width).zip(self.of(e));
-        pairs
-            .flat_map(|(row, &pair)| row.iter().map(move |v| v * weight[pair]))
-            .collect()
-    }
-
-    /// Sums the k rows of each token, and masks the sum.
-    fn combine(&self, rows: &[f32], width: usize, mask: &Option<Mask>) -> Vec<f32> {
-        let mut sum = vec![0f32; self.place.len() / self.k * width];
-        let tokens = sum.par_chunks_mut(width).zip(self.place.par_chunks(self.k));
-        let tokens = tokens.with_min_len(TOKENS).enumerate();
-        tokens.for_each(|(token, (sum, places))| {
-            places
-                .iter()
-                .for_each(|p| add(sum, &rows[p * width..][..width]));
-            if let Some(mask) = mask {
-                mask.apply(sum, token * width);
-            }
-        });
-        sum
+    /// A matrix with a row for each pair, picked for one expert.
+    fn pairs_of<'a>(&'a self, e: usize, values: &'a [f32], width: usize) -> Picked<'a> {
+        Picked {
+            values,
+            width,
+            rows: self.pairs(e),
+        }
     }
 }

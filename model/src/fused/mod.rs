@@ -13,6 +13,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, Flex, backend_extension, flex::FlexTensor};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
+pub mod adamw;
 pub mod attention;
 mod exponential;
 pub mod linear;
@@ -20,7 +21,9 @@ pub mod log_likelihood;
 pub mod low_rank;
 mod matrix;
 pub mod rms_norm;
+mod room;
 pub mod swiglu;
+mod thin;
 
 use crate::adapter::dropout::Mask;
 use attention::Attention;

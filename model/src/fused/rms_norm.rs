@@ -4,6 +4,7 @@ use burn::backend::{Dispatch, flex::FlexTensor};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use super::room::Room;
 use super::{FusedOps, dims, dot, has_kernels, tensor, values};
 
 /// Rows handled by one task.
@@ -34,17 +35,17 @@ pub fn composed(x: Tensor<2>, gain: Tensor<1>, eps: f64) -> Tensor<2> {
 pub(super) fn forward(x: &FlexTensor, gain: &FlexTensor, eps: f64) -> [FlexTensor; 2] {
     let [x, gain] = [x, gain].map(FlexTensor::to_contiguous);
     let ([n, d], gain) = (dims(&x), values(&gain));
-    let (mut y, mut inverse) = (vec![0f32; n * d], vec![0f32; n]);
-    (y.par_chunks_mut(d), values(&x).par_chunks(d), &mut inverse)
-        .into_par_iter()
+    let (mut y, mut inverse) = (Room::new(n * d), vec![0f32; n]);
+    y.par_chunks_mut(d)
+        .zip((values(&x).par_chunks(d), &mut inverse))
         .with_min_len(BLOCK)
-        .for_each(|(y, x, inverse)| {
+        .for_each(|(y, (x, inverse))| {
             *inverse = (dot(x, x) / d as f32 + eps as f32).sqrt().recip();
             for ((y, x), gain) in y.iter_mut().zip(x).zip(gain) {
                 *y = x * *inverse * gain;
             }
         });
-    [tensor(y, [n, d]), tensor(inverse, [n])]
+    [tensor(y.into_vec(), [n, d]), tensor(inverse, [n])]
 }
 
 /// With `s = 1 / rms` and `g = dy * gain`: `dx = s g - x s^3 (g . x) / d`.
@@ -52,9 +53,9 @@ pub(super) fn backward(saved: [FlexTensor; 3], grad: FlexTensor) -> FlexTensor {
     let [x, gain, inverse] = saved.map(|t| t.to_contiguous());
     let grad = grad.to_contiguous();
     let ([n, d], gain) = (dims(&x), values(&gain));
-    let mut dx = vec![0f32; n * d];
-    (dx.par_chunks_mut(d), values(&x).par_chunks(d))
-        .into_par_iter()
+    let mut dx = Room::new(n * d);
+    dx.par_chunks_mut(d)
+        .zip(values(&x).par_chunks(d))
         .zip((values(&grad).par_chunks(d), values(&inverse)))
         .with_min_len(BLOCK)
         .for_each(|((dx, x), (dy, s))| {
@@ -66,5 +67,5 @@ pub(super) fn backward(saved: [FlexTensor; 3], grad: FlexTensor) -> FlexTensor {
                 *dx = *dx * s - x * shared;
             }
         });
-    tensor(dx, [n, d])
+    tensor(dx.into_vec(), [n, d])
 }

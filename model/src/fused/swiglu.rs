@@ -3,10 +3,11 @@
 use burn::backend::{Dispatch, flex::FlexTensor};
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
-use pulp::Arch;
+use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
 use super::exponential::exp;
+use super::room::Room;
 use super::{FusedOps, dims, has_kernels, tensor, values};
 
 /// Values handled by one task.
@@ -36,25 +37,22 @@ fn sigmoid(x: f32) -> f32 {
 pub(super) fn forward(gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
     let [gate, up] = [gate, up].map(FlexTensor::to_contiguous);
     let shape: [usize; 2] = dims(&gate);
-    let mut y = vec![0f32; shape[0] * shape[1]];
-    let arch = Arch::new();
-    (
-        y.par_chunks_mut(BLOCK),
-        values(&gate).par_chunks(BLOCK),
-        values(&up).par_chunks(BLOCK),
-    )
-        .into_par_iter()
-        .for_each(|(y, gate, up)| {
-            arch.dispatch(
-                #[inline(always)]
-                || {
-                    for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
-                        *y = g * sigmoid(*g) * u;
-                    }
-                },
-            );
-        });
-    tensor(y, shape)
+    let mut y = Room::new(shape[0] * shape[1]);
+    y.par_chunks_mut(BLOCK)
+        .zip((
+            values(&gate).par_chunks(BLOCK),
+            values(&up).par_chunks(BLOCK),
+        ))
+        .for_each(|(y, (gate, up))| gated(y, gate, up));
+    tensor(y.into_vec(), shape)
+}
+
+#[pulp::with_simd(gated = Arch::new())]
+#[inline(always)]
+fn gated_with<'a, S: Simd>(_simd: S, y: &'a mut [f32], gate: &'a [f32], up: &'a [f32]) {
+    for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
+        *y = g * sigmoid(*g) * u;
+    }
 }
 
 /// With `s = sigmoid(gate)`: `dgate = dy up s (1 + gate (1 - s))`, `dup = dy gate s`.
@@ -63,27 +61,31 @@ pub(super) fn backward(saved: [FlexTensor; 2], grad: FlexTensor) -> [FlexTensor;
     let grad = grad.to_contiguous();
     let shape: [usize; 2] = dims(&gate);
     let count = shape[0] * shape[1];
-    let (mut d_gate, mut d_up) = (vec![0f32; count], vec![0f32; count]);
-    let arch = Arch::new();
-    (d_gate.par_chunks_mut(BLOCK), d_up.par_chunks_mut(BLOCK))
-        .into_par_iter()
+    let (mut d_gate, mut d_up) = (Room::new(count), Room::new(count));
+    d_gate
+        .par_chunks_mut(BLOCK)
+        .zip(d_up.par_chunks_mut(BLOCK))
         .zip((
             values(&gate).par_chunks(BLOCK),
             values(&up).par_chunks(BLOCK),
         ))
         .zip(values(&grad).par_chunks(BLOCK))
-        .for_each(|(((d_gate, d_up), (gate, up)), grad)| {
-            arch.dispatch(
-                #[inline(always)]
-                || {
-                    let places = d_gate.iter_mut().zip(d_up).zip(gate).zip(up).zip(grad);
-                    for ((((d_gate, d_up), g), u), dy) in places {
-                        let s = sigmoid(*g);
-                        *d_gate = dy * u * s * (1.0 + g * (1.0 - s));
-                        *d_up = dy * g * s;
-                    }
-                },
-            );
-        });
-    [tensor(d_gate, shape), tensor(d_up, shape)]
+        .for_each(|((found, inputs), grad)| gradients(found, inputs, grad));
+    [d_gate, d_up].map(|found| tensor(found.into_vec(), shape))
+}
+
+#[pulp::with_simd(gradients = Arch::new())]
+#[inline(always)]
+fn gradients_with<'a, S: Simd>(
+    _simd: S,
+    (d_gate, d_up): (&'a mut [f32], &'a mut [f32]),
+    (gate, up): (&'a [f32], &'a [f32]),
+    grad: &'a [f32],
+) {
+    let places = d_gate.iter_mut().zip(d_up).zip(gate).zip(up).zip(grad);
+    for ((((d_gate, d_up), g), u), dy) in places {
+        let s = sigmoid(*g);
+        *d_gate = dy * u * s * (1.0 + g * (1.0 - s));
+        *d_up = dy * g * s;
+    }
 }

@@ -1,0 +1,118 @@
+//! One parameter's AdamW update (Loshchilov and Hutter 2019) in one pass and in place: an adapter's update does little arithmetic
+//! on much memory.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, ExtensionType, Flex, backend_extension, flex::FlexTensor};
+use burn::tensor::Tensor;
+use pulp::{Arch, Simd};
+use rayon::prelude::*;
+
+use super::{has_kernels, values};
+
+/// Values handled by one task.
+const BLOCK: usize = 16 * 1024;
+
+/// The numbers of one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// Learning rate.
+    pub rate: f64,
+    /// Decay of the first moment.
+    pub beta_1: f32,
+    /// Decay of the second moment.
+    pub beta_2: f32,
+    /// Added to the root of the second moment.
+    pub epsilon: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// Number of the step, from 1.
+    pub time: usize,
+}
+
+/// A parameter with its moments, all of one shape.
+#[derive(ExtensionType, Clone, Debug)]
+pub struct State<B: Backend> {
+    /// The parameter.
+    pub parameter: FloatTensor<B>,
+    /// First moment.
+    pub moment_1: FloatTensor<B>,
+    /// Second moment.
+    pub moment_2: FloatTensor<B>,
+}
+
+/// As Burn dispatches it.
+#[backend_extension(Flex)]
+pub trait OptimizerOps: Backend {
+    /// See [`adamw`].
+    fn adamw(
+        #[extension_type] state: State<Self>,
+        gradient: FloatTensor<Self>,
+        step: Step,
+    ) -> State<Self>;
+}
+
+/// Whether a tensor has the kernel.
+pub fn serves<const D: usize>(parameter: &Tensor<D>) -> bool {
+    has_kernels(parameter)
+}
+
+/// `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
+/// `p = p (1 - rate decay) - rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon)`; returns p, m, v. For tensors that
+/// [`serves`] accepts, without a graph.
+pub fn adamw<const D: usize>(
+    [parameter, moment_1, moment_2]: [Tensor<D>; 3],
+    gradient: Tensor<D>,
+    step: Step,
+) -> [Tensor<D>; 3] {
+    let state = State {
+        parameter: parameter.into_dispatch(),
+        moment_1: moment_1.into_dispatch(),
+        moment_2: moment_2.into_dispatch(),
+    };
+    let state = Dispatch::adamw(state, gradient.into_dispatch(), step);
+    [state.parameter, state.moment_1, state.moment_2].map(Tensor::from_dispatch)
+}
+
+impl OptimizerOps for Flex {
+    fn adamw(state: State<Self>, gradient: FlexTensor, step: Step) -> State<Self> {
+        // Where nobody else holds them, in place: the argument's own handle ends here.
+        let own = |t: FlexTensor| t.to_contiguous();
+        let mut parameter = own(state.parameter);
+        let (mut moment_1, mut moment_2) = (own(state.moment_1), own(state.moment_2));
+        let gradient = gradient.to_contiguous();
+        (
+            parameter.storage_mut::<f32>().par_chunks_mut(BLOCK),
+            moment_1.storage_mut::<f32>().par_chunks_mut(BLOCK),
+            moment_2.storage_mut::<f32>().par_chunks_mut(BLOCK),
+            values(&gradient).par_chunks(BLOCK),
+        )
+            .into_par_iter()
+            .for_each(|(p, m, v, g)| update(p, m, v, g, step));
+        State {
+            parameter,
+            moment_1,
+            moment_2,
+        }
+    }
+}
+
+#[pulp::with_simd(update = Arch::new())]
+#[inline(always)]
+fn update_with<'a, S: Simd>(
+    _simd: S,
+    p: &'a mut [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+    g: &'a [f32],
+    step: Step,
+) {
+    let time = step.time as i32;
+    let keep = (1.0 - step.rate * f64::from(step.weight_decay)) as f32;
+    let rate = step.rate as f32 / (1.0 - step.beta_1.powi(time));
+    let scale = (1.0 - step.beta_2.powi(time)).recip();
+    for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+        *m = step.beta_1 * *m + (1.0 - step.beta_1) * g;
+        *v = step.beta_2 * *v + (1.0 - step.beta_2) * g * g;
+        *p = keep * *p - rate * *m / ((*v * scale).sqrt() + step.epsilon);
+    }
+}

@@ -1,0 +1,77 @@
+//! Buffers that the tasks which fill them also clear: clearing a result of megabytes beforehand is one core's work while the
+//! others wait.
+
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+/// A buffer that is handed out once, in chunks, and then becomes a vector.
+pub(super) struct Room {
+    values: Vec<f32>,
+    length: usize,
+    cleared: AtomicUsize,
+}
+
+impl Room {
+    pub(super) fn new(length: usize) -> Self {
+        Self {
+            values: Vec::with_capacity(length),
+            length,
+            cleared: AtomicUsize::new(0),
+        }
+    }
+
+    /// Chunks of zeros, the last one shorter.
+    pub(super) fn par_chunks_mut(
+        &mut self,
+        size: usize,
+    ) -> impl IndexedParallelIterator<Item = &mut [f32]> {
+        self.cleared = AtomicUsize::new(0);
+        let cleared = &self.cleared;
+        self.values.spare_capacity_mut()[..self.length]
+            .par_chunks_mut(size)
+            .map(move |chunk| {
+                chunk.fill(MaybeUninit::new(0.0));
+                cleared.fetch_add(chunk.len(), Ordering::Relaxed);
+                // SAFETY: every value of the chunk was written above.
+                unsafe { chunk.assume_init_mut() }
+            })
+    }
+
+    /// What was filled.
+    ///
+    /// # Panics
+    /// If a chunk was not taken.
+    pub(super) fn into_vec(mut self) -> Vec<f32> {
+        assert_eq!(self.cleared.into_inner(), self.length, "a chunk not taken");
+        // SAFETY: the count says that the last `par_chunks_mut` has handed out, and so written, every value.
+        unsafe { self.values.set_len(self.length) }
+        self.values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_begin_as_zeros_and_make_up_the_whole() {
+        let mut room = Room::new(10);
+        let chunks = room.par_chunks_mut(4).enumerate();
+        chunks.for_each(|(i, chunk)| {
+            assert!(chunk.iter().all(|v| *v == 0.0));
+            chunk[1] = i as f32 + 1.0;
+        });
+        let exact = [0.0, 1.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 3.0];
+        assert_eq!(room.into_vec(), exact);
+    }
+
+    #[test]
+    #[should_panic(expected = "a chunk not taken")]
+    fn a_chunk_that_nobody_took_is_not_read() {
+        let mut room = Room::new(10);
+        room.par_chunks_mut(4).zip([0].par_iter()).for_each(|_| ());
+        room.into_vec();
+    }
+}
