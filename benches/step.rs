@@ -61,6 +61,9 @@ struct Options {
     /// So many layers of random weights in the model's shape instead of its own.
     #[arg(long)]
     layers: Option<usize>,
+    /// Keep only the layers' inputs and run each layer again in the backward pass.
+    #[arg(long)]
+    recompute: bool,
     /// Frozen weights in bf16.
     #[arg(long)]
     bf16: bool,
@@ -86,25 +89,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         false => device,
     };
     let batches = batches(&options, llama.vocabulary(), &at);
-    // The forward, backward and optimizer's seconds of each step.
-    let mut phases: Vec<[f64; 3]> = Vec::new();
+    // The seconds of each step up to the gradients, and the optimizer's.
+    let mut phases: Vec<[f64; 2]> = Vec::new();
     let (mut loss, mut llama) = (0.0, llama);
     if trains {
-        let mut trainee = Trainee::new(llama, method, None, options.batch).train();
+        let mut trainee = Trainee::new(llama, method, &config.train, options.batch).train();
         let mut optimizer = ModuleOptimizer::from(OnePassAdamW::new(0.01));
         for mut batch in batches {
             batch.step = phases.len() + 1;
             let start = Instant::now();
-            let (output, objective) = trainee.objective(&batch, DropoutSeed::new(1));
-            let forward = start.elapsed().as_secs_f64();
-            drop(output);
-            let total = objective.total();
-            loss = total.clone().into_scalar::<f64>();
-            let gradients = burn::optim::GradientsParams::from_grads(total.backward(), &trainee);
-            let backward = start.elapsed().as_secs_f64();
-            trainee = trainee.optimize(&mut optimizer, 2e-4.into(), gradients);
-            let all = start.elapsed().as_secs_f64();
-            phases.push([forward, backward - forward, all - backward]);
+            let step = trainee.step(batch);
+            let gradients = start.elapsed().as_secs_f64();
+            loss = step.item.facts().loss();
+            trainee = trainee.optimize(&mut optimizer, 2e-4.into(), step.grads);
+            phases.push([gradients, start.elapsed().as_secs_f64() - gradients]);
         }
     } else {
         for batch in batches {
@@ -114,7 +112,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .objective(&output, &batch)
                 .total()
                 .into_scalar::<f64>();
-            phases.push([start.elapsed().as_secs_f64(), 0.0, 0.0]);
+            phases.push([start.elapsed().as_secs_f64(), 0.0]);
             llama = llama.no_grad();
         }
     }
@@ -130,9 +128,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "seq": options.sequence,
             "trainable": trainable,
             "s_per_step": total,
-            "fwd": median(kept.iter().map(|p| p[0])),
-            "bwd": median(kept.iter().map(|p| p[1])),
-            "opt": median(kept.iter().map(|p| p[2])),
+            "gradients": median(kept.iter().map(|p| p[0])),
+            "optimizer": median(kept.iter().map(|p| p[1])),
             "tokens_per_s": tokens / total,
             "peak_rss_mib": peak_memory() as f64 / f64::from(1 << 20),
             "load_seconds": loaded,
@@ -149,6 +146,7 @@ fn settings(options: &Options) -> RunConfig {
     config.adapter.rank = options.rank;
     config.adapter.top_k = options.top_k;
     config.adapter.dropout = options.dropout;
+    config.train.recompute = options.recompute;
     config
 }
 

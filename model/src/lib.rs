@@ -31,5 +31,5 @@ pub use adapter::{
 };
 pub use config::{ModelConfig, RopeScaling};
 pub use error::ModelError;
-pub use llama::{Llama, LlamaInput, LlamaOutput};
+pub use llama::{Blocks, Llama, LlamaInput, LlamaOutput};
 pub use projection::Projection;

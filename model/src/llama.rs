@@ -218,6 +218,31 @@ fn sum(total: Option<Tensor<2>>, term: Tensor<2>) -> Tensor<2> {
     }
 }
 
+/// The decoder layers with what they share in one forward pass.
+pub struct Blocks<'a> {
+    llama: &'a Llama,
+    input: &'a LlamaInput,
+    context: Context,
+}
+
+impl Blocks<'_> {
+    /// The residual stream before the first layer, `[batch * sequence, d]`, f32.
+    pub fn embedded(&self) -> Tensor<2> {
+        let flat = self.input.tokens.clone().flatten(0, 1);
+        let embed_tokens = self.llama.embed_tokens.clone();
+        embed_tokens.select(0, flat).cast(DType::F32)
+    }
+
+    /// The residual stream after layer `place`; its routers' decisions follow those already there.
+    ///
+    /// # Shapes
+    /// - x, output: `[batch * sequence, d]`
+    pub fn forward(&self, place: usize, x: Tensor<2>, routing: &mut Vec<Routing>) -> Tensor<2> {
+        let pass = Pass::new(self.input.dropout, self.input.probe.as_ref());
+        self.llama.layers[place].forward(x, pass.layer(place), &self.context, routing)
+    }
+}
+
 impl DecoderLayer {
     fn forward(
         &self,
@@ -250,11 +275,7 @@ impl Llama {
     /// Runs the decoder and the head on the scored tokens.
     pub fn forward(&self, input: &LlamaInput) -> LlamaOutput {
         let (hidden, routing) = self.hidden_states(input);
-        let scored = hidden.select(0, input.scored.clone());
-        LlamaOutput {
-            logits: self.head(scored),
-            routing,
-        }
+        self.output(hidden, routing, input)
     }
 
     /// The residual stream after the last layer, before the final norm.
@@ -262,16 +283,35 @@ impl Llama {
     /// # Shapes
     /// - output: `[batch * sequence, d]`, f32
     pub fn hidden_states(&self, input: &LlamaInput) -> (Tensor<2>, Vec<Routing>) {
-        let [batch, sequence] = input.tokens.dims();
-        let flat = input.tokens.clone().reshape([batch * sequence]);
-        let mut x = self.embed_tokens.clone().select(0, flat).cast(DType::F32);
-        let context = self.context(input);
-        let pass = Pass::new(input.dropout, input.probe.as_ref());
-        let mut routing = Vec::new();
-        for (place, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x, pass.layer(place), &context, &mut routing);
+        let blocks = self.blocks(input);
+        let (mut x, mut routing) = (blocks.embedded(), Vec::new());
+        for place in 0..self.layers.len() {
+            x = blocks.forward(place, x, &mut routing);
         }
         (x, routing)
+    }
+
+    /// The decoder layers, to be run one at a time on one input.
+    pub fn blocks<'a>(&'a self, input: &'a LlamaInput) -> Blocks<'a> {
+        Blocks {
+            llama: self,
+            input,
+            context: self.context(input),
+        }
+    }
+
+    /// What the model says, from the residual stream after the last layer.
+    pub fn output(
+        &self,
+        hidden: Tensor<2>,
+        routing: Vec<Routing>,
+        input: &LlamaInput,
+    ) -> LlamaOutput {
+        let scored = hidden.select(0, input.scored.clone());
+        LlamaOutput {
+            logits: self.head(scored),
+            routing,
+        }
     }
 
     /// Final norm and vocabulary head.

@@ -410,7 +410,7 @@ fn blobs_gradient_follows_the_finite_difference_and_its_mean_weights_are_a_lora(
             .total()
             .into_scalar::<f64>()
     };
-    let trained = Trainee::new(llama.clone(), method.clone(), None, 4);
+    let trained = Trainee::new(llama.clone(), method.clone(), &config.train, 4);
     let trained = burn::module::Module::train(trained);
     let batch = QuestionBatcher::default().batch(rows.clone(), &device.clone().autodiff());
     let (_, objective) = trained.objective(&batch, seed);

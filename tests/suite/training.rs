@@ -5,17 +5,24 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use burn::data::dataloader::batcher::Batcher;
 use burn::prelude::*;
+use burn::train::TrainStep;
+use data::QuestionBatcher;
 use data::loader::LoaderState;
 use data::source::Finder;
+use model::Placement;
 use train::dashboard::state::DashboardState;
 use train::fine_tune::{Outcome, Setup, fine_tune, load_members};
 use train::prepare::prepare;
 use train::run_directory::{Environment, MetricsLine, RunDirectory, read_predictions};
+use train::step::Trainee;
 use train::telemetry::Telemetry;
 use train::{RunConfig, TrainError};
 
-use crate::support::{assert_close, devices, named_values};
+use crate::support::{
+    assert_close, devices, named_gradients, named_values, questions, tiny_adapted,
+};
 
 fn config() -> RunConfig {
     let mut config = RunConfig::default();
@@ -144,6 +151,43 @@ fn accumulated_micro_batches_equal_the_large_batch() {
         for (name, values) in &found[0] {
             // AdamW divides by the gradient's own size, which magnifies rounding where gradients vanish.
             assert_close(name, &other[name], values, 5e-3);
+        }
+    }
+}
+
+#[test]
+fn recomputed_layers_give_the_gradients_of_kept_ones() {
+    let device = Device::flex().autodiff();
+    for (method, placement) in [
+        ("uq4ct", Placement::All),
+        ("uq4ct", Placement::Ffn),
+        ("lora", Placement::All),
+    ] {
+        let mut config = config();
+        config.method.name = method.into();
+        config.adapter.placement = placement;
+        config.adapter.dropout = 0.2;
+        let method = train::method::build(&config).unwrap();
+        let llama = tiny_adapted(&method.adapter(), &Device::flex());
+        let mut batch = QuestionBatcher::default().batch(questions(3), &device);
+        batch.seed = 5;
+        let mut step = |recompute| {
+            config.train.recompute = recompute;
+            let trainee = Trainee::new(llama.clone(), method.clone(), &config.train, 3).train();
+            let output = trainee.step(batch.clone());
+            let loss = output.item.facts().loss();
+            (loss, named_gradients(&trainee.llama, &output.grads))
+        };
+        let ((kept_loss, kept), (loss, recomputed)) = (step(false), step(true));
+        assert!((loss - kept_loss).abs() < 1e-6 * kept_loss);
+        assert_eq!(kept.len(), recomputed.len());
+        let norm =
+            |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
+        for (name, kept) in kept {
+            let pairs = kept.iter().zip(&recomputed[&name]);
+            let difference = norm(&mut pairs.map(|(a, b)| a - b));
+            let size = norm(&mut kept.iter().copied());
+            assert!(difference <= 1e-5 * size, "{name}: {difference} of {size}");
         }
     }
 }

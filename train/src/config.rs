@@ -208,6 +208,10 @@ pub struct TrainSection {
     pub seed: u64,
     /// Put questions of like length into one batch.
     pub bucket: bool,
+    /// Keep only each layer's input for the backward pass and run the layer again there: the activations of one layer in memory, a
+    /// third more time, the same gradients.
+    #[serde(skip_serializing_if = "is_default")]
+    pub recompute: bool,
 }
 
 /// `[evaluation]`
@@ -312,6 +316,7 @@ impl Default for TrainSection {
             snapshots: 0,
             seed: 42,
             bucket: true,
+            recompute: false,
         }
     }
 }

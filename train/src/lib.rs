@@ -11,6 +11,7 @@
 //! | [`loss`] | cross-entropy, load balancing, calibration |
 //! | [`step`] | burn's `TrainStep` and `InferenceStep` around a method's objective |
 //! | [`prediction`] | what a method says about a batch, and the scored rows of a whole set |
+//! | [`recompute`] | gradients with the memory of one layer |
 //! | [`optimizer`] | AdamW in one pass over memory |
 //! | [`posthoc`] | temperature, conformal sets, confidence from softmax and FLU: fitted on held-out predictions |
 //! | [`metric`] | pure functions over the whole set; `live` wraps them as burn metrics |
@@ -37,6 +38,7 @@ pub mod optimizer;
 pub mod posthoc;
 pub mod prediction;
 pub mod prepare;
+pub mod recompute;
 pub mod report;
 pub mod reproduce;
 pub mod run_directory;

@@ -13,10 +13,12 @@ use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use data::Batch;
 use model::{DropoutSeed, Llama, LlamaOutput};
 
+use crate::config::TrainSection;
 use crate::linear_algebra::values;
 use crate::loss::{Objective, load_balancing};
 use crate::method::{Method, functional_uncertainty, input, read_logits};
 use crate::prediction::{Prediction, ScoredRow, choice_logits};
+use crate::recompute;
 
 /// A model with the method that trains it.
 #[derive(Module, Debug)]
@@ -28,6 +30,9 @@ pub struct Trainee {
     /// Largest allowed norm of the whole gradient; none = no clipping.
     #[module(skip)]
     gradient_clip: Option<f64>,
+    /// Run each layer again in the backward pass instead of keeping its activations.
+    #[module(skip)]
+    recompute: bool,
     /// Training questions.
     #[module(skip)]
     questions: usize,
@@ -87,13 +92,14 @@ impl Trainee {
     pub fn new(
         llama: Llama,
         method: Arc<dyn Method>,
-        gradient_clip: Option<f64>,
+        train: &TrainSection,
         questions: usize,
     ) -> Self {
         Self {
             llama,
             method: MethodHandle(method),
-            gradient_clip,
+            gradient_clip: train.gradient_clip,
+            recompute: train.recompute,
             questions,
             at: StepCounter::default(),
         }
@@ -104,6 +110,18 @@ impl Trainee {
         let output = self.llama.forward(&input(batch, dropout));
         let objective = self.method.0.objective(&output, batch);
         (output, objective)
+    }
+
+    fn step_recomputing(&self, batch: Batch) -> TrainOutput<StepOutput> {
+        let input = input(&batch, DropoutSeed::new(batch.seed));
+        let found = recompute::gradients(&self.llama, &input, |output| {
+            let objective = self.method.0.objective(output, &batch);
+            (objective.total() * batch.share, objective)
+        });
+        TrainOutput {
+            grads: found.gradients,
+            item: self.report(&found.output, &found.facts, batch),
+        }
     }
 
     fn report(&self, output: &LlamaOutput, objective: &Objective, batch: Batch) -> StepOutput {
@@ -143,6 +161,9 @@ impl TrainStep for Trainee {
         // Off flex, dropout draws from the device's generator: seeded by (run, step), a resumed run draws the same masks.
         batch.tokens.device().without_autodiff().seed(batch.seed);
         self.at.0.store(batch.step, Ordering::SeqCst);
+        if self.recompute {
+            return self.step_recomputing(batch);
+        }
         let (output, objective) = self.objective(&batch, DropoutSeed::new(batch.seed));
         let loss = objective.total() * batch.share;
         let report = self.report(&output, &objective, batch);

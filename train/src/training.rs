@@ -102,9 +102,14 @@ pub fn load(
     for step in steps.iter().rev().skip(1).rev() {
         // Kept from a checkpoint, so the trainee's record.
         let path = checkpoint::snapshot(run.root(), *step);
-        let trainee = Trainee::new(fresh.clone(), method::build(config)?, None, questions)
-            .try_load_record(record(&path)?)
-            .map_err(|e| unfit(&path, e))?;
+        let trainee = Trainee::new(
+            fresh.clone(),
+            method::build(config)?,
+            &config.train,
+            questions,
+        )
+        .try_load_record(record(&path)?)
+        .map_err(|e| unfit(&path, e))?;
         snapshots.push(trainee.llama);
     }
     if !steps.is_empty() {
@@ -162,7 +167,7 @@ fn learn(
         let mut state = setup.telemetry.state();
         state.begin_training(done, total, schedule.steps_per_epoch(rows));
     }
-    let trainee = Trainee::new(tuned, method, config.train.gradient_clip, rows);
+    let trainee = Trainee::new(tuned, method, &config.train, rows);
     let chunks = chunk_ends(&schedule, rows, done).len();
     if chunks == 0 {
         let from = from.ok_or_else(|| TrainError::Training("no step to train".into()))?;

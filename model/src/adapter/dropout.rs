@@ -20,6 +20,11 @@ impl DropoutSeed {
         Self(Some(seed))
     }
 
+    /// The seed, if anything is random.
+    pub fn value(self) -> Option<u64> {
+        self.0
+    }
+
     /// The stream of one place.
     pub fn at(self, place: u64) -> Self {
         Self(self.0.map(|seed| hash(seed ^ hash(place.wrapping_add(1)))))

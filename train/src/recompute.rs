@@ -1,0 +1,130 @@
+//! Block recomputation (gradient checkpointing, Chen et al. 2016): only the input of each decoder layer is kept; the backward pass
+//! runs each layer again, with a graph of its own. Exact: the same operations on the same values.
+
+use burn::module::{ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::prelude::*;
+use model::{Llama, LlamaInput, LlamaOutput, Routing};
+
+/// What a pass gave, without a graph, and the gradients of its parameters.
+pub struct Recomputed<T> {
+    /// The model's output.
+    pub output: LlamaOutput,
+    /// What `objective` returned beside the loss.
+    pub facts: T,
+    /// By parameter.
+    pub gradients: GradientsParams,
+}
+
+/// The gradients of `objective` with the memory of one layer's graph, at the price of one more forward pass. `llama` is tracked;
+/// `objective` returns the loss `[1]` and what else the caller wants to keep of the graph's end.
+pub fn gradients<T>(
+    llama: &Llama,
+    input: &LlamaInput,
+    objective: impl FnOnce(&LlamaOutput) -> (Tensor<1>, T),
+) -> Recomputed<T> {
+    let device = input.tokens.device();
+    let last = llama.layers() - 1;
+    let frozen = llama.valid();
+    let blocks = frozen.blocks(input);
+    let mut inputs = vec![blocks.embedded().without_autodiff()];
+    let mut decisions: Vec<Routing> = Vec::new();
+    // Of which layer each decision is.
+    let mut owners = Vec::new();
+    for place in 0..last {
+        reseed(&device, input, place);
+        let x = inputs[place].clone();
+        let x = blocks.forward(place, x, &mut decisions);
+        inputs.push(x.without_autodiff());
+        owners.resize(decisions.len(), place);
+    }
+    // The graph's end: the last layer, and from all routers' probabilities to the loss.
+    let tracked = |t: Tensor<2>| t.autodiff().require_grad();
+    let blocks = llama.blocks(input);
+    let mut routing: Vec<Routing> = decisions.iter().map(|r| leaf(r, tracked)).collect();
+    let leaves = routing.clone();
+    let x = tracked(inputs.pop().expect("the last layer's input"));
+    reseed(&device, input, last);
+    let hidden = blocks.forward(last, x.clone(), &mut routing);
+    let output = llama.output(hidden, routing, input);
+    let (loss, facts) = objective(&output);
+    let mut gradients = loss.backward();
+    let mut upstream = x.grad(&gradients);
+    let mut at_routers: Vec<Option<Tensor<2>>> = leaves
+        .iter()
+        .map(|routing| routing.probabilities.grad(&gradients))
+        .collect();
+    let mut found = GradientsParams::from_module(&mut gradients, llama);
+    // Layer by layer back, each with the gradients that arrive at its outputs.
+    for place in (0..last).rev() {
+        let x = tracked(inputs.pop().expect("each layer's input"));
+        let mut routing = Vec::new();
+        reseed(&device, input, place);
+        let y = blocks.forward(place, x.clone(), &mut routing);
+        let own = at_routers.split_off(owners.partition_point(|owner| *owner < place));
+        let terms = routing.into_iter().zip(own);
+        let terms = terms.map(|(routing, gradient)| (routing.probabilities, gradient));
+        let total = terms
+            .chain([(y, upstream.take())])
+            .filter_map(|(value, gradient)| Some((value * gradient?).sum()))
+            .reduce(|a, b| a + b);
+        let Some(total) = total else { break };
+        let mut gradients = total.backward();
+        upstream = x.grad(&gradients);
+        let layer = GradientsParams::from_module(&mut gradients, llama);
+        llama.visit(&mut Move {
+            from: layer,
+            to: &mut found,
+        });
+    }
+    Recomputed {
+        output: LlamaOutput {
+            logits: output.logits.without_autodiff(),
+            routing: output.routing.into_iter().map(plain).collect(),
+        },
+        facts,
+        gradients: found,
+    }
+}
+
+/// The same decision without a graph.
+fn plain(routing: Routing) -> Routing {
+    Routing {
+        probabilities: routing.probabilities.without_autodiff(),
+        kept_probabilities: routing.kept_probabilities.without_autodiff(),
+        experts: routing.experts,
+        weights: routing.weights.without_autodiff(),
+    }
+}
+
+/// Off flex dropout draws from the device's generator: each layer must draw the same masks both times.
+fn reseed(device: &Device, input: &LlamaInput, place: usize) {
+    if let Some(seed) = input.dropout.at(place as u64).value() {
+        device.clone().without_autodiff().seed(seed);
+    }
+}
+
+/// A decision whose gradients all arrive at its probabilities.
+fn leaf(routing: &Routing, tracked: impl Fn(Tensor<2>) -> Tensor<2>) -> Routing {
+    let probabilities = tracked(routing.probabilities.clone().without_autodiff());
+    Routing {
+        kept_probabilities: probabilities.clone().gather(1, routing.experts.clone()),
+        experts: routing.experts.clone(),
+        weights: routing.weights.clone(),
+        probabilities,
+    }
+}
+
+/// Moves gradients from one collection to another.
+struct Move<'a> {
+    from: GradientsParams,
+    to: &'a mut GradientsParams,
+}
+
+impl ModuleVisitor for Move<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.from.remove::<D>(param.id) {
+            self.to.register(param.id, gradient);
+        }
+    }
+}
