@@ -2,26 +2,32 @@
 //!
 //! `cargo bench --profile dev --bench step -- --method uq4ct --batch 4 --sequence 128`
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
+use burn::data::dataloader::DataLoader;
 use burn::data::dataloader::batcher::Batcher;
 use burn::optim::ModuleOptimizer;
 use burn::prelude::*;
-use burn::tensor::FloatDType;
+use burn::tensor::{Distribution, FloatDType};
 use burn::train::TrainStep;
 use clap::Parser;
+use data::loader::{EvaluationLoader, LoaderState, TrainLoader};
 use data::source::{Finder, models};
 use data::{Batch, EncodedQuestion, QuestionBatcher};
+use model::fused::linear::linear;
 use model::load::ModelFiles;
 use model::load::tiny::RandomWeights;
-use model::{DropoutSeed, Llama};
+use model::{DropoutSeed, Llama, ModelConfig};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
-use train::config::RunConfig;
+use train::config::{RunConfig, WeightType};
 use train::dashboard::state::peak_memory;
 use train::method;
 use train::optimizer::OnePassAdamW;
+use train::prepare::prepare;
 use train::step::Trainee;
 
 #[global_allocator]
@@ -41,6 +47,7 @@ struct Options {
     /// Forward pass only, without a graph.
     #[arg(long)]
     evaluate: bool,
+    /// Questions of a batch; with a dataset the settings' own.
     #[arg(long, default_value_t = 4)]
     batch: usize,
     #[arg(long, default_value_t = 128)]
@@ -67,6 +74,16 @@ struct Options {
     /// Frozen weights in bf16.
     #[arg(long)]
     bf16: bool,
+    /// Questions of a real dataset instead of random tokens of one length: training questions in the order and the batches of
+    /// training, or with --evaluate test questions in the batches of evaluation.
+    #[arg(long)]
+    dataset: Option<String>,
+    /// Writes the lengths of the dataset's questions for the PyTorch side.
+    #[arg(long, value_name = "FILE")]
+    lengths: Option<PathBuf>,
+    /// Measures the rate of large products instead, on all cores.
+    #[arg(long)]
+    products: bool,
     /// Named by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -75,11 +92,19 @@ struct Options {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     uq4ct::allocator::keep_pages();
     let options = Options::parse();
+    if options.products {
+        println!("{}", json!({ "gflops": products() }));
+        return Ok(());
+    }
     let start = Instant::now();
     let config = settings(&options);
     let method = method::build(&config)?;
     let device = Device::flex();
-    let base = load(&options, &device)?;
+    let (shape, base, questions) = load(&options, &config, &device)?;
+    if let Some(path) = &options.lengths {
+        let lengths: Vec<usize> = questions.iter().map(EncodedQuestion::length).collect();
+        std::fs::write(path, serde_json::to_string(&lengths)?)?;
+    }
     let llama = base.attach(&method.adapter(), 1)?;
     let trainable = llama.trainable_parameters();
     let loaded = start.elapsed().as_secs_f64();
@@ -88,7 +113,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         true => device.autodiff(),
         false => device,
     };
-    let batches = batches(&options, llama.vocabulary(), &at);
+    let batches = batches(&options, &config, questions, trains, &at)?;
+    let (mut useful, mut computed) = (Vec::new(), Vec::new());
+    for batch in &batches {
+        useful.push(batch.real_tokens as f64);
+        computed.push(batch.computed_tokens() as f64);
+    }
     // The seconds of each step up to the gradients, and the optimizer's.
     let mut phases: Vec<[f64; 2]> = Vec::new();
     let (mut loss, mut llama) = (0.0, llama);
@@ -117,20 +147,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let kept = &phases[options.warmup..];
-    let total = median(kept.iter().map(|p| p.iter().sum()));
-    let tokens = (options.batch * options.sequence) as f64;
+    let seconds = |phases: &[[f64; 2]]| -> f64 { phases.iter().flatten().sum() };
+    let tokens = |counts: &[f64]| -> f64 { counts[options.warmup..].iter().sum() };
+    let flops = flops(&shape, &options, trains) * tokens(&useful);
     println!(
         "{}",
         json!({
             "method": options.method,
             "phase": if trains { "train" } else { "eval" },
             "batch": options.batch,
-            "seq": options.sequence,
+            "sequence": options.sequence,
+            "dataset": options.dataset,
             "trainable": trainable,
-            "s_per_step": total,
+            "s_per_step": median(kept.iter().map(|p| p.iter().sum())),
             "gradients": median(kept.iter().map(|p| p[0])),
             "optimizer": median(kept.iter().map(|p| p[1])),
-            "tokens_per_s": tokens / total,
+            "tokens_per_s": tokens(&useful) / seconds(kept),
+            "useful_share": tokens(&useful) / tokens(&computed),
+            "gflops": flops / seconds(kept) / 1e9,
             "peak_rss_mib": peak_memory() as f64 / f64::from(1 << 20),
             "load_seconds": loaded,
             "last_loss": loss,
@@ -141,54 +175,134 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn settings(options: &Options) -> RunConfig {
     let mut config = RunConfig::default();
+    config.model.name = options.model.clone();
     config.method.name = options.method.clone();
     config.adapter.num_experts = options.experts;
     config.adapter.rank = options.rank;
     config.adapter.top_k = options.top_k;
     config.adapter.dropout = options.dropout;
     config.train.recompute = options.recompute;
+    if let Some(dataset) = &options.dataset {
+        config.data.dataset = dataset.clone();
+    }
+    if options.bf16 {
+        config.model.dtype = WeightType::Bf16;
+    }
     config
 }
 
-fn load(options: &Options, device: &Device) -> Result<Llama, Box<dyn std::error::Error>> {
-    let located = models::find(&options.model, "main", &Finder::from_env())?;
+type Loaded = (ModelConfig, Llama, Vec<EncodedQuestion>);
+
+/// The model, and the dataset's questions if one was asked for.
+fn load(
+    options: &Options,
+    config: &RunConfig,
+    device: &Device,
+) -> Result<Loaded, Box<dyn std::error::Error>> {
+    let finder = Finder::from_env();
+    if options.dataset.is_some() {
+        let mut prepared = prepare(config, &finder)?;
+        let llama = prepared.load(config, device)?;
+        let questions = match options.evaluate {
+            true => prepared.test,
+            false => prepared.train.to_vec(),
+        };
+        return Ok((prepared.model, llama, questions));
+    }
+    let located = models::find(&options.model, &config.model.revision, &finder)?;
     let ModelFiles {
-        mut config,
+        config: mut shape,
         mut weights,
         ..
     } = model::load::open(&located.path)?;
     if let Some(layers) = options.layers {
-        config.num_hidden_layers = layers;
-        config.sliding_window = vec![None; layers];
-        weights = Box::new(RandomWeights::new(config.clone(), 1));
+        shape.num_hidden_layers = layers;
+        shape.sliding_window = vec![None; layers];
+        weights = Box::new(RandomWeights::new(shape.clone(), 1));
     }
     let dtype = match options.bf16 {
         true => FloatDType::BF16,
         false => FloatDType::F32,
     };
-    Ok(Llama::load(
-        &config,
-        &mut *weights,
-        options.sequence,
-        dtype,
-        device,
-    )?)
+    let llama = Llama::load(&shape, &mut *weights, options.sequence, dtype, device)?;
+    Ok((shape.clone(), llama, random_questions(options, &shape)))
 }
 
-fn batches(options: &Options, vocabulary: usize, device: &Device) -> Vec<Batch> {
+fn random_questions(options: &Options, shape: &ModelConfig) -> Vec<EncodedQuestion> {
     let mut random = ChaCha8Rng::seed_from_u64(1);
-    let mut question = || {
-        let prompt: Vec<u32> = (0..options.sequence)
-            .map(|_| random.random_range(100..vocabulary as u32))
-            .collect();
-        EncodedQuestion::lettered("random", prompt, &LETTERS, random.random_range(0..4))
-    };
-    (0..options.warmup + options.steps)
+    (0..(options.warmup + options.steps) * options.batch)
         .map(|_| {
-            let questions = (0..options.batch).map(|_| question()).collect();
-            QuestionBatcher::default().batch(questions, device)
+            let prompt: Vec<u32> = (0..options.sequence)
+                .map(|_| random.random_range(100..shape.vocab_size as u32))
+                .collect();
+            EncodedQuestion::lettered("random", prompt, &LETTERS, random.random_range(0..4))
         })
         .collect()
+}
+
+/// As many batches as there are steps, those of warming up among them.
+fn batches(
+    options: &Options,
+    config: &RunConfig,
+    questions: Vec<EncodedQuestion>,
+    trains: bool,
+    device: &Device,
+) -> Result<Vec<Batch>, Box<dyn std::error::Error>> {
+    let wanted = options.warmup + options.steps;
+    let batcher = QuestionBatcher::default();
+    if options.dataset.is_none() {
+        let groups = questions.chunks(options.batch);
+        return Ok(groups.map(|g| batcher.batch(g.to_vec(), device)).collect());
+    }
+    let state = Arc::new(LoaderState::default());
+    if trains {
+        let mut schedule = config.train.schedule();
+        schedule.checkpoint_every = wanted;
+        let loader = TrainLoader::new(Arc::new(questions), batcher, schedule, state, device);
+        return Ok(loader.iter().take(wanted).collect::<Result<_, _>>()?);
+    }
+    let tokens = config.evaluation.batch_tokens;
+    let loader = EvaluationLoader::new(&questions, tokens, state, device);
+    let all: Vec<Batch> = loader.iter().collect::<Result<_, _>>()?;
+    // The longest come first: take them evenly.
+    let every = (all.len() / wanted).max(1);
+    Ok(all.into_iter().step_by(every).take(wanted).collect())
+}
+
+/// Operations that one token needs: two for each weight it meets, forward; the same again for the gradient of the input; for an
+/// adapter's a third time, for its own gradient. Attention's scores and the head are left out: a hundredth at these lengths.
+fn flops(shape: &ModelConfig, options: &Options, trains: bool) -> f64 {
+    let (d, f) = (shape.hidden_size, shape.intermediate_size);
+    let q = shape.num_attention_heads * shape.head_dim;
+    let kv = shape.num_key_value_heads * shape.head_dim;
+    let frozen = 2 * d * q + 2 * d * kv + 3 * d * f;
+    let ranks = match options.method.as_str() {
+        "base" => 0,
+        "lora" => options.rank,
+        _ => options.rank * options.top_k,
+    };
+    let low_rank = ranks * (2 * (d + q) + 2 * (d + kv) + 3 * (d + f));
+    let passes = if trains { (2, 3) } else { (1, 1) };
+    let token = passes.0 * frozen + passes.1 * low_rank;
+    (2 * token * shape.num_hidden_layers) as f64
+}
+
+/// GFLOP/s of a feed-forward block's frozen products, the median of many: what the processor gives.
+fn products() -> f64 {
+    let device = Device::flex();
+    let (n, d, f) = (512, 576, 1536);
+    let random = |shape| Tensor::<2>::random(shape, Distribution::Default, &device);
+    let weights: Vec<Tensor<2>> = (0..60).map(|_| random([f, d])).collect();
+    let x = random([n, d]);
+    let time = |weight: &Tensor<2>| {
+        let start = Instant::now();
+        let y = linear(x.clone(), weight.clone());
+        let seconds = start.elapsed().as_secs_f64();
+        drop(y);
+        seconds
+    };
+    weights.iter().for_each(|weight| _ = time(weight));
+    (2 * n * d * f) as f64 / median(weights.iter().map(time)) / 1e9
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

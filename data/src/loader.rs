@@ -25,8 +25,10 @@ const BUCKET: usize = 16;
 pub struct Schedule {
     /// Questions of one optimizer step.
     pub batch_size: usize,
-    /// Questions of one forward pass.
+    /// Questions of one forward pass at most.
     pub micro_batch: usize,
+    /// Tokens of one forward pass at most, padding among them, unless one question alone has more.
+    pub micro_tokens: usize,
     /// Passes over the rows; may be a fraction.
     pub epochs: f64,
     /// Stop after this many optimizer steps, if that comes first.
@@ -71,9 +73,11 @@ impl Schedule {
             .min(self.total_steps(rows))
     }
 
-    /// Forward passes of one full optimizer step.
-    pub fn accumulation(&self) -> usize {
-        self.batch_size.div_ceil(self.micro_batch)
+    /// Whether questions of these lengths may share a forward pass.
+    fn fits(&self, lengths: impl ExactSizeIterator<Item = usize>) -> bool {
+        let count = lengths.len();
+        let longest = lengths.max().unwrap_or(0);
+        count <= self.micro_batch && (count < 2 || count * longest <= self.micro_tokens)
     }
 }
 
@@ -174,6 +178,16 @@ impl TrainLoader {
         self.schedule.total_steps(self.questions.len())
     }
 
+    /// Micro-batches that each device needs for these rows of one optimizer step.
+    fn rounds(&self, rows: &[usize]) -> usize {
+        let length = |row: &usize| self.questions[*row].length();
+        let fit = |rounds: &usize| {
+            let pieces = self.parts * rounds;
+            (0..pieces).all(|i| self.schedule.fits(even(rows, i, pieces).iter().map(length)))
+        };
+        (1..rows.len()).find(fit).unwrap_or(rows.len())
+    }
+
     /// The micro-batches of one optimizer step.
     fn step(&self, step: usize, orders: &mut OrderCache) -> Vec<Batch> {
         let per_epoch = self.schedule.steps_per_epoch(self.questions.len());
@@ -182,18 +196,11 @@ impl TrainLoader {
             epoch_order(&self.questions, &self.schedule, epoch)
         })[inside]
             .clone();
-        let micro = self.schedule.micro_batch;
         // Every device gets as many micro-batches, so that all reach the end of the step together.
-        let rounds = rows.len().div_ceil(self.parts).div_ceil(micro);
-        let mine: Vec<&[usize]> = match self.parts {
-            1 => rows.chunks(micro).collect(),
-            parts => (0..rounds)
-                .map(|round| even(&rows, self.part * rounds + round, parts * rounds))
-                .collect(),
-        };
-        mine.iter()
-            .enumerate()
-            .map(|(round, part)| {
+        let rounds = self.rounds(&rows);
+        (0..rounds)
+            .map(|round| {
+                let part = even(&rows, self.part * rounds + round, self.parts * rounds);
                 // More places than rows: a row that counts for nothing keeps the devices in step.
                 let taken = if part.is_empty() { &rows[..1] } else { part };
                 let items = taken
@@ -457,6 +464,7 @@ mod tests {
         Schedule {
             batch_size: 4,
             micro_batch: 3,
+            micro_tokens: 1000,
             epochs: 2.0,
             max_steps: None,
             checkpoint_every: 2,
@@ -511,6 +519,41 @@ mod tests {
         assert_eq!(chunk_ends(&with(3), 10, 0), [3, 6, 8, 9, 10, 12]);
         assert_eq!(with(0).snapshot_steps(10), [0usize; 0]);
         assert_eq!(with(100).snapshot_steps(10).len(), 6);
+    }
+
+    #[test]
+    fn a_forward_pass_is_bounded_in_questions_and_in_padded_tokens() {
+        let state = Arc::new(LoaderState::default());
+        for (micro_tokens, parts) in [(1, 1), (20, 1), (20, 2), (1000, 1)] {
+            let schedule = Schedule {
+                micro_tokens,
+                ..schedule()
+            };
+            let batcher = QuestionBatcher::default();
+            let loader = TrainLoader::new(
+                questions(10),
+                batcher,
+                schedule,
+                state.clone(),
+                &Device::flex(),
+            );
+            let loader = loader.shared_by(parts);
+            let mut orders = OrderCache::default();
+            let batches: Vec<Batch> = (0..3)
+                .flat_map(|step| loader.step(step, &mut orders))
+                .collect();
+            for batch in &batches {
+                assert!(batch.len() <= 3);
+                assert!(batch.len() == 1 || batch.computed_tokens() <= micro_tokens);
+            }
+            let served: usize = batches.iter().map(Batch::len).sum();
+            match (micro_tokens, parts) {
+                (1, _) => assert_eq!(batches.len(), 10),
+                // At most three questions a pass: 2 + 2, 2 + 2, 2.
+                (1000, _) => assert_eq!(batches.len(), 5),
+                _ => assert!(parts == 2 || served == 10),
+            }
+        }
     }
 
     #[test]

@@ -188,8 +188,11 @@ pub struct TrainSection {
     pub max_steps: Option<usize>,
     /// Questions of one optimizer step.
     pub batch_size: usize,
-    /// Questions of one forward pass; gradients of several are accumulated.
+    /// Questions of one forward pass at most; gradients of several passes are accumulated.
     pub micro_batch: usize,
+    /// Tokens of one forward pass at most, padding among them: bounds memory, and keeps questions of like length together.
+    #[serde(skip_serializing_if = "is_default_micro_tokens")]
+    pub micro_tokens: usize,
     /// AdamW's learning rate.
     pub learning_rate: f64,
     /// `constant`, `linear` or `cosine`.
@@ -307,6 +310,7 @@ impl Default for TrainSection {
             max_steps: None,
             batch_size: 16,
             micro_batch: 16,
+            micro_tokens: MICRO_TOKENS,
             learning_rate: 2e-4,
             schedule: RateSchedule::Constant,
             warmup_steps: 0,
@@ -329,6 +333,13 @@ impl Default for EvaluationSection {
             batch_tokens: 2048,
         }
     }
+}
+
+/// Twice what a processor needs for full speed; more only takes memory.
+const MICRO_TOKENS: usize = 1024;
+
+fn is_default_micro_tokens(value: &usize) -> bool {
+    *value == MICRO_TOKENS
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -396,6 +407,7 @@ impl TrainSection {
         Schedule {
             batch_size: self.batch_size,
             micro_batch: self.micro_batch.min(self.batch_size),
+            micro_tokens: self.micro_tokens,
             epochs: self.epochs,
             max_steps: self.max_steps,
             checkpoint_every: self.checkpoint_every,
@@ -740,6 +752,7 @@ impl RunConfig {
         let at_least_one = [
             ("train.batch_size", train.batch_size),
             ("train.micro_batch", train.micro_batch),
+            ("train.micro_tokens", train.micro_tokens),
             ("train.checkpoint_every", train.checkpoint_every),
             ("data.max_tokens", data.max_tokens),
             ("data.monitor_limit", data.monitor_limit),

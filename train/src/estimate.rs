@@ -45,11 +45,33 @@ fn forward_flops(config: &ModelConfig, adapter: &AdapterConfig) -> (f64, f64) {
 }
 
 /// Floating-point operations a second that a CPU run reaches as a whole, padding and everything around the products included.
-/// Measured on 2 cores (AVX-512), SmolLM2-135M, BoolQ; see `docs/decisions.md`. Assumed proportional to the cores.
-const FLOPS_PER_CORE: f64 = 45e9;
+/// Measured on 2 cores (AVX-512), SmolLM2-135M, real questions; see `docs/performance.md`. Assumed proportional to the cores.
+const FLOPS_PER_CORE: f64 = 65e9;
 
-/// Bytes of activations kept for the backward pass, by token and layer, in units of the widths; measured.
-const ACTIVATIONS: f64 = 6.0;
+/// Bytes of a process that has loaded nothing, its allocator's slack among them; measured.
+const PROCESS: f64 = 100e6;
+
+/// Values that the backward pass keeps for each token of one layer: the residual stream before both norms, both norms' outputs, q, k, v
+/// and attention's output, gate, up and their product, and each projection's hidden rows. Dropout on a plain LoRA keeps a mask and
+/// a masked input for each projection; a mixture's kernel draws its mask again.
+fn activations(config: &ModelConfig, adapter: &AdapterConfig) -> usize {
+    let (d, f) = (config.hidden_size, config.intermediate_size);
+    let q = config.num_attention_heads * config.head_dim;
+    let kv = config.num_key_value_heads * config.head_dim;
+    let plain = 4 * d + 2 * q + 2 * kv + 3 * f;
+    match adapter {
+        AdapterConfig::None => plain,
+        AdapterConfig::Lora(lora) => {
+            let dropped = if lora.dropout > 0.0 {
+                2 * (5 * d + q + f)
+            } else {
+                0
+            };
+            plain + dropped + 7 * lora.rank
+        }
+        AdapterConfig::MixLora(mix) => plain + 7 * mix.lora.rank * mix.top_k,
+    }
+}
 
 /// Sizes a run; `weight_bytes` is the size of one frozen weight.
 #[expect(
@@ -64,6 +86,7 @@ pub fn estimate(
     train: &[EncodedQuestion],
     scored: &[&[EncodedQuestion]],
     weight_bytes: usize,
+    recompute: bool,
     cores: usize,
 ) -> RunEstimate {
     let tokens = |rows: &[EncodedQuestion]| rows.iter().map(|q| q.length()).sum::<usize>();
@@ -82,19 +105,27 @@ pub fn estimate(
     let training = training_tokens as f64 * (2.0 * base + 3.0 * low_rank);
     let evaluation = evaluation_tokens as f64 * (base + low_rank);
     let longest = train.iter().map(EncodedQuestion::length).max().unwrap_or(0);
-    let batch = schedule.micro_batch * longest;
-    let (d, f) = (config.hidden_size, config.intermediate_size);
-    let activations = (batch * config.num_hidden_layers * (8 * d + 4 * f)) as f64 * ACTIVATIONS;
-    let logits = (schedule.micro_batch * config.vocab_size * 4 * 3) as f64;
+    let widest = (schedule.micro_batch * longest).min(schedule.micro_tokens.max(longest));
+    let kept = activations(config, adapter);
+    let values = match recompute {
+        // Every layer's input, and one layer whole.
+        true => config.num_hidden_layers * config.hidden_size + kept,
+        false => config.num_hidden_layers * kept,
+    };
+    let logits = schedule.micro_batch * config.vocab_size * 2;
+    let activations = 4.0 * (widest * values + logits) as f64;
     RunEstimate {
         steps,
         training_tokens,
         evaluation_tokens,
-        // Weights; parameters, gradients, two moments, one update in flight; activations.
-        memory: (config.base_parameters() * weight_bytes) as f64
-            + trainable as f64 * 4.0 * 5.0
-            + activations
-            + logits,
+        // Weights; parameters, gradients, two moments, updated in place; activations.
+        memory: PROCESS
+            + (config.base_parameters() * weight_bytes) as f64
+            + if trains {
+                trainable as f64 * 4.0 * 4.0 + activations
+            } else {
+                0.0
+            },
         seconds: (training + evaluation) / (FLOPS_PER_CORE * cores as f64),
         training_seconds: training / (FLOPS_PER_CORE * cores as f64),
         seconds_per_token: (base + low_rank) / (FLOPS_PER_CORE * cores as f64),

@@ -290,6 +290,7 @@ impl Prepared {
                 WeightType::F32 => 4,
                 WeightType::Bf16 => 2,
             },
+            config.train.recompute,
             cores,
         ))
     }
