@@ -17,7 +17,7 @@ use data::loader::{EvaluationLoader, LoaderState, TrainLoader};
 use data::source::{Finder, models};
 use data::{Batch, EncodedQuestion, QuestionBatcher};
 use model::fused::linear::linear;
-use model::load::ModelFiles;
+use model::load::Weights;
 use model::load::tiny::RandomWeights;
 use model::{DropoutSeed, Llama, ModelConfig};
 use rand::{RngExt, SeedableRng};
@@ -35,6 +35,22 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Ids of " A", " B", " C", " D" in SmolLM2's vocabulary, as in the PyTorch side.
 const LETTERS: [u32; 4] = [330, 389, 340, 422];
+
+/// SmolLM2-135M with so many layers.
+fn smollm2(layers: usize) -> ModelConfig {
+    ModelConfig {
+        hidden_size: 576,
+        intermediate_size: 1536,
+        num_hidden_layers: layers,
+        num_attention_heads: 9,
+        num_key_value_heads: 3,
+        head_dim: 64,
+        max_position_embeddings: 8192,
+        rope_theta: 100_000.0,
+        sliding_window: vec![None; layers],
+        ..model::load::tiny::config(49_152)
+    }
+}
 
 #[derive(Parser)]
 struct Options {
@@ -65,7 +81,7 @@ struct Options {
     top_k: usize,
     #[arg(long, default_value_t = 0.0)]
     dropout: f64,
-    /// So many layers of random weights in the model's shape instead of its own.
+    /// So many layers of random weights in SmolLM2-135M's shape instead of a model.
     #[arg(long)]
     layers: Option<usize>,
     /// Keep only the layers' inputs and run each layer again in the backward pass.
@@ -209,17 +225,17 @@ fn load(
         };
         return Ok((prepared.model, llama, questions));
     }
-    let located = models::find(&options.model, &config.model.revision, &finder)?;
-    let ModelFiles {
-        config: mut shape,
-        mut weights,
-        ..
-    } = model::load::open(&located.path)?;
-    if let Some(layers) = options.layers {
-        shape.num_hidden_layers = layers;
-        shape.sliding_window = vec![None; layers];
-        weights = Box::new(RandomWeights::new(shape.clone(), 1));
-    }
+    let (shape, mut weights): (ModelConfig, Box<dyn Weights>) = match options.layers {
+        Some(layers) => {
+            let shape = smollm2(layers);
+            (shape.clone(), Box::new(RandomWeights::new(shape, 1)))
+        }
+        None => {
+            let located = models::find(&options.model, &config.model.revision, &finder)?;
+            let files = model::load::open(&located.path)?;
+            (files.config, files.weights)
+        }
+    };
     let dtype = match options.bf16 {
         true => FloatDType::BF16,
         false => FloatDType::F32,

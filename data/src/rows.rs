@@ -42,15 +42,21 @@ pub fn json_lines(path: &Path, text: &str) -> Result<Vec<Row>, DataError> {
     let lines = text.split('\n').enumerate();
     lines
         .filter(|(_, line)| !line.trim().is_empty())
-        .map(|(number, line)| {
-            let value: Value = serde_json::from_str(line).map_err(|e| DataError::Row {
-                path: path.into(),
-                row: number + 1,
-                reason: e.to_string(),
-            })?;
-            object(path, number + 1, value)
-        })
+        .map(|(number, line)| json_line(path, number + 1, line))
         .collect()
+}
+
+/// Parses one line of JSON lines; `path` and `number` only name the place in errors.
+///
+/// # Errors
+/// A line that is not a JSON object.
+pub fn json_line(path: &Path, number: usize, line: &str) -> Result<Row, DataError> {
+    let value: Value = serde_json::from_str(line).map_err(|e| DataError::Row {
+        path: path.into(),
+        row: number,
+        reason: e.to_string(),
+    })?;
+    object(path, number, value)
 }
 
 fn json_array(path: &Path, text: &str) -> Result<Vec<Row>, DataError> {

@@ -29,7 +29,7 @@ pub struct SplitOptions {
 }
 
 /// A dataset divided.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Splits {
     /// What the adapter learns from.
     pub train: Vec<MultipleChoice>,
@@ -42,7 +42,7 @@ pub struct Splits {
 }
 
 /// How a division came about; part of `data.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 pub struct SplitAccount {
     /// The dataset.
     pub dataset: String,

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod compare;
 mod evaluate;
+mod predict;
 mod reproduce;
 mod run;
 mod train;
@@ -24,6 +25,8 @@ enum Verb {
     Train(train::TrainArgs),
     /// Score a finished run on other datasets, or ask it by another method.
     Evaluate(evaluate::EvaluateArgs),
+    /// Answer questions of your own with a finished run, or abstain.
+    Predict(predict::PredictArgs),
     /// Finished runs side by side, with paired tests.
     Compare(compare::CompareArgs),
     /// A table of the paper: train and score what it compares, once each.
@@ -48,6 +51,7 @@ pub fn main() -> ExitCode {
     finish(match cli.verb {
         Verb::Train(args) => train::run(args),
         Verb::Evaluate(args) => evaluate::run(args),
+        Verb::Predict(args) => predict::run(args),
         Verb::Compare(args) => compare::run(&args),
         Verb::Reproduce(args) => reproduce::run(args),
     })

@@ -11,7 +11,7 @@ pub(crate) fn uq4ct(directory: &Path, args: &[&str]) -> Output {
         .unwrap()
 }
 
-fn program(path: &str, directory: &Path, args: &[&str]) -> Command {
+pub(crate) fn program(path: &str, directory: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(path);
     command
         .current_dir(directory)
@@ -36,7 +36,7 @@ fn text(output: &Output) -> String {
     )
 }
 
-fn succeeds(directory: &Path, args: &[&str]) -> String {
+pub(crate) fn succeeds(directory: &Path, args: &[&str]) -> String {
     let output = uq4ct(directory, args);
     assert!(output.status.success(), "{args:?}: {}", text(&output));
     text(&output)

@@ -13,6 +13,7 @@ mod methods;
 mod metrics;
 mod nested_parquet;
 mod parity;
+mod predict;
 mod readme;
 mod smollm2;
 mod support;

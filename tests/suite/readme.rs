@@ -18,7 +18,7 @@ fn help(verb: &str) -> String {
 
 #[test]
 fn every_flag_of_the_readme_is_known() {
-    let verbs = ["train", "evaluate", "compare", "reproduce"];
+    let verbs = ["train", "evaluate", "predict", "compare", "reproduce"];
     let known: String = verbs.map(help).concat();
     // Flags of cargo and of Rust's documentation stand before the program's own.
     let others = ["--bin", "--release", "--features", "--workspace", "--"];

@@ -211,8 +211,8 @@ pub struct TrainSection {
     pub seed: u64,
     /// Put questions of like length into one batch.
     pub bucket: bool,
-    /// Keep only each layer's input for the backward pass and run the layer again there: the activations of one layer in memory, a
-    /// third more time, the same gradients.
+    /// Keep only each layer's input for the backward pass and run the layer again there: the activations of one layer in memory, 1.4
+    /// times the time, the same gradients.
     #[serde(skip_serializing_if = "is_default")]
     pub recompute: bool,
 }

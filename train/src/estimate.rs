@@ -102,7 +102,8 @@ pub fn estimate(
     let evaluation_tokens = passes * scored.iter().map(|rows| tokens(rows)).sum::<usize>();
     let (base, low_rank) = forward_flops(config, adapter);
     // Backward: one product for dX through frozen weights, two through the adapter's.
-    let training = training_tokens as f64 * (2.0 * base + 3.0 * low_rank);
+    let again = if recompute { base + low_rank } else { 0.0 };
+    let training = training_tokens as f64 * (2.0 * base + 3.0 * low_rank + again);
     let evaluation = evaluation_tokens as f64 * (base + low_rank);
     let longest = train.iter().map(EncodedQuestion::length).max().unwrap_or(0);
     let widest = (schedule.micro_batch * longest).min(schedule.micro_tokens.max(longest));

@@ -11,6 +11,7 @@
 //! | [`loss`] | cross-entropy, load balancing, calibration |
 //! | [`step`] | burn's `TrainStep` and `InferenceStep` around a method's objective |
 //! | [`prediction`] | what a method says about a batch, and the scored rows of a whole set |
+//! | [`answering`] | a finished run answers questions of the user's own |
 //! | [`recompute`] | gradients with the memory of one layer |
 //! | [`optimizer`] | AdamW in one pass over memory |
 //! | [`posthoc`] | temperature, conformal sets, confidence from softmax and FLU: fitted on held-out predictions |
@@ -23,6 +24,7 @@
 //! | [`reproduce`] | the paper's tables: plan, work, results |
 #![recursion_limit = "256"]
 
+pub mod answering;
 pub mod checkpoint;
 pub mod config;
 pub mod dashboard;

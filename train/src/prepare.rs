@@ -85,10 +85,9 @@ fn prepare_with(
     finder: &Finder,
     divide: Divide,
 ) -> Result<Prepared, TrainError> {
-    let ((model, weights), tokenizer, model_files) = open_model(config, finder)?;
-    let dataset = config.data.dataset()?;
+    let mut prepared = prepare_model(config, finder)?;
     let splits = divide(
-        &*dataset,
+        &*config.data.dataset()?,
         finder,
         &SplitOptions {
             held_out_fraction: config.data.held_out_fraction,
@@ -98,40 +97,33 @@ fn prepare_with(
             test_limit: config.data.test_limit,
         },
     )?;
+    prepared.train = Arc::new(prepared.encode(&splits.train)?);
+    prepared.held_out = prepared.encode(&splits.held_out)?;
+    prepared.test = prepared.encode(&splits.test)?;
+    prepared.splits = splits;
+    Ok(prepared)
+}
+
+/// Finds the model alone: for questions that come later.
+///
+/// # Errors
+/// A model that is nowhere or damaged.
+pub fn prepare_model(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainError> {
+    let ((model, weights), tokenizer, model_files) = open_model(config, finder)?;
     // A loss over the sequence appends the answer's token.
     let appended = usize::from(config.objective.cross_entropy == CrossEntropy::Sequence);
     let positions = model.max_position_embeddings.saturating_sub(appended);
-    let room = config.data.max_tokens.min(positions);
-    let rendering = config.data.rendering(dataset.labels());
-    let encode =
-        |questions: &[MultipleChoice]| tokenizer.encode_questions(questions, &rendering, room);
-    let (train, held_out, test) = (
-        encode(&splits.train)?,
-        encode(&splits.held_out)?,
-        encode(&splits.test)?,
-    );
-    for question in train.iter().chain(&held_out).chain(&test) {
-        if let Some(id) = question.ids().find(|id| *id as usize >= model.vocab_size) {
-            return Err(TrainError::config(
-                "tokenizer",
-                format!(
-                    "row {}: token {id} is past the model's vocabulary of {}: the tokenizer belongs to another model",
-                    question.id, model.vocab_size
-                ),
-            ));
-        }
-    }
     Ok(Prepared {
-        train: Arc::new(train),
-        held_out,
-        test,
-        splits,
+        room: config.data.max_tokens.min(positions),
+        rendering: config.data.rendering(config.data.dataset()?.labels()),
+        train: Arc::default(),
+        held_out: Vec::new(),
+        test: Vec::new(),
+        splits: Splits::default(),
         model,
         weights,
         model_files,
         tokenizer,
-        rendering,
-        room,
     })
 }
 
@@ -160,6 +152,36 @@ fn open_model(config: &RunConfig, finder: &Finder) -> Result<OpenedModel, TrainE
 }
 
 impl Prepared {
+    /// Renders and encodes questions as the run's own.
+    ///
+    /// # Errors
+    /// A label that is not one token, a prompt that is too long, or a tokenizer of another model.
+    pub fn encode(&self, questions: &[MultipleChoice]) -> Result<Vec<EncodedQuestion>, TrainError> {
+        let encoded = self
+            .tokenizer
+            .encode_questions(questions, &self.rendering, self.room)?;
+        for question in &encoded {
+            if let Some(id) = question
+                .ids()
+                .find(|id| *id as usize >= self.model.vocab_size)
+            {
+                return Err(TrainError::config(
+                    "tokenizer",
+                    format!(
+                        "row {}: token {id} is past the model's vocabulary of {}: the tokenizer belongs to another model",
+                        question.id, self.model.vocab_size
+                    ),
+                ));
+            }
+        }
+        Ok(encoded)
+    }
+
+    /// Tokens of the longest prompt that it takes.
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
     /// Loads the frozen weights onto a device.
     ///
     /// # Errors

@@ -68,7 +68,7 @@ pub fn gradients<T>(
             .chain([(y, upstream.take())])
             .filter_map(|(value, gradient)| Some((value * gradient?).sum()))
             .reduce(|a, b| a + b);
-        let Some(total) = total else { break };
+        let Some(total) = total else { continue };
         let mut gradients = total.backward();
         upstream = x.grad(&gradients);
         let layer = GradientsParams::from_module(&mut gradients, llama);

@@ -146,6 +146,14 @@ fn learn(
     base: &Llama,
 ) -> Result<Llama, TrainError> {
     let method = method::build(config)?;
+    // A GPU's generator belongs to the process: another device's thread would draw between a layer's first and second pass.
+    let generator = setup.others.iter().any(|other| *other != Device::flex());
+    if config.train.recompute && generator && config.adapter.dropout > 0.0 {
+        return Err(TrainError::config(
+            "train.recompute",
+            "cannot draw the same dropout masks twice on several devices: use one device, or adapter.dropout = 0",
+        ));
+    }
     let tuned = base.attach(&method.adapter(), config.train.seed)?;
     let device = setup.device.clone().autodiff();
     let schedule = config.train.schedule();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Dataset, OfficialSplit, hub_choices};
+use super::{Dataset, OfficialSplit, check, hub_choices};
 use crate::example::MultipleChoice;
 use crate::prompt::LabelStyle;
 use crate::source::Artifact;
@@ -67,6 +67,29 @@ impl Custom {
             .filter_map(|(split, file)| file.as_ref().map(|_| split))
             .collect();
         self
+    }
+
+    /// A question with its answer, if the row has one: without, its index is 0 and means nothing.
+    ///
+    /// # Errors
+    /// The field that cannot be used.
+    pub fn ask(&self, row: &Value) -> Result<(MultipleChoice, Option<usize>), String> {
+        let optional = |field: &str| match row.get(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => plain(field, value).map(Some),
+        };
+        let question = optional(&self.question)?;
+        let choices = self.choices(row)?;
+        let answer = self.answer(row, &choices)?;
+        let question = MultipleChoice {
+            id: optional(&self.id)?.unwrap_or_default(),
+            question: question.ok_or_else(|| format!("{}: is missing", self.question))?,
+            passage: optional(&self.passage)?.filter(|passage| !passage.is_empty()),
+            choices,
+            answer: answer.unwrap_or(0),
+        };
+        check(&question)?;
+        Ok((question, answer))
     }
 
     fn choices(&self, row: &Value) -> Result<Vec<String>, String> {
@@ -199,22 +222,11 @@ impl Dataset for Custom {
     }
 
     fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
-        let optional = |field: &str| match row.get(field) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => plain(field, value).map(Some),
-        };
-        let question = optional(&self.question)?;
-        let choices = self.choices(row)?;
-        let Some(answer) = self.answer(row, &choices)? else {
+        // A row without an answer is of no use here, whatever else it lacks.
+        if self.answer(row, &self.choices(row)?)?.is_none() {
             return Ok(None);
-        };
-        Ok(Some(MultipleChoice {
-            id: optional(&self.id)?.unwrap_or_default(),
-            question: question.ok_or_else(|| format!("{}: is missing", self.question))?,
-            passage: optional(&self.passage)?.filter(|passage| !passage.is_empty()),
-            choices,
-            answer,
-        }))
+        }
+        self.ask(row).map(|(question, _)| Some(question))
     }
 
     /// What the user calls held-out stays held out.

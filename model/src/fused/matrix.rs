@@ -94,6 +94,9 @@ pub(super) fn product(a: Mat, b: Mat) -> Vec<f32> {
     /// Columns of one task at least: the widest kernel's.
     const LEAST: usize = 64;
     let (m, n) = (a.rows, b.columns);
+    if m * n == 0 {
+        return Vec::new();
+    }
     let width = n.div_ceil(rayon::current_num_threads()).max(LEAST);
     let mut out: Vec<f32> = Vec::with_capacity(m * n);
     let start = Start(out.as_mut_ptr());

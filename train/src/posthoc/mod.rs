@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`temperature`] | the same answer with another confidence |
 //! | [`confidence`] | the probability of being right, from softmax confidence and FLU together |
+//! | [`abstention`] | whether to answer at all, at a stated risk or coverage |
 //! | [`conformal`] | a set of choices that holds the right one with a stated probability |
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::metric::{Bootstrap, Metrics};
 use crate::prediction::ScoredRow;
 
+pub mod abstention;
 pub mod confidence;
 pub mod conformal;
 pub mod temperature;

@@ -1,0 +1,351 @@
+//! `uq4ct predict`: a finished run answers questions of the user's own, and says when not to trust it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, IsTerminal, Write, stdin, stdout};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use data::dataset::custom::Custom;
+use data::error::DataError;
+use data::loader::LoaderState;
+use data::rows::{self, Row};
+use indicatif::{ProgressBar, ProgressStyle};
+use train::answering::{Answer, Answerer, Asked, Decision};
+use train::dashboard::state::DashboardState;
+use train::fine_tune::Setup;
+use train::posthoc::abstention::{Abstention, Promise};
+use train::telemetry::Telemetry;
+
+use super::run::{PlaceArgs, environment, logging, print};
+
+/// Flags of `predict`.
+#[derive(Debug, Args)]
+pub(super) struct PredictArgs {
+    /// A finished run's directory
+    run: PathBuf,
+    /// One question
+    #[arg(long, requires = "choice", conflicts_with = "input")]
+    question: Option<String>,
+    /// A choice of it; give two or more
+    #[arg(long)]
+    choice: Vec<String>,
+    /// A text that answers it
+    #[arg(long, requires = "question")]
+    context: Option<String>,
+    /// Questions in a .jsonl, .json, .csv, .tsv or .parquet file, or - for JSON lines from standard input
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Where answers are written, a JSON line each [default: standard output]; what is there already is not asked again
+    #[arg(long, value_name = "FILE", requires = "input")]
+    output: Option<PathBuf>,
+    /// Questions asked together [default: 16, from standard input 1]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    batch: Option<u16>,
+    /// Abstain so that at most this share of the given answers is wrong, as far as held-out questions can prove it
+    #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "coverage")]
+    target_risk: Option<f64>,
+    /// How often that promise may fail
+    #[arg(long, default_value_t = 0.05, value_parser = share)]
+    delta: f64,
+    /// Abstain from the least confident answers so that this share is given
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    coverage: Option<f64>,
+    /// Error rate of the sets of choices that may be right
+    #[arg(long, default_value_t = 0.1, value_parser = share)]
+    alpha: f64,
+    /// Field of the question
+    #[arg(long, default_value = "question")]
+    question_field: String,
+    /// Field of the list of choices, or the fields of the single ones, separated by commas
+    #[arg(long, default_value = "choices", value_delimiter = ',')]
+    choices_field: Vec<String>,
+    /// Field of the right answer, where it is known
+    #[arg(long, default_value = "answer")]
+    answer_field: String,
+    /// Field of a text that answers the question
+    #[arg(long, default_value = "context")]
+    context_field: String,
+    /// Print JSON for one question too
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+/// A number strictly between 0 and 1.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
+        _ => Err("expected a number between 0 and 1, such as 0.05".into()),
+    }
+}
+
+/// Runs `predict`.
+pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
+    logging();
+    if args.question.is_none() && args.input.is_none() {
+        bail!("nothing to answer: give --question with --choice, or --input FILE");
+    }
+    // Before the weights are loaded: a file that cannot be read should cost no waiting.
+    let file = match &args.input {
+        Some(path) if path != Path::new("-") => Some(rows::read(path, &[])?),
+        _ => None,
+    };
+    let answerer = open(&args)?;
+    if let Some(rule) = &answerer.abstention {
+        eprintln!("{}", explain(rule, answerer.held_out));
+    }
+    match (&args.input, file) {
+        (None, _) => one(&args, &answerer)?,
+        (Some(path), Some(rows)) => {
+            let total = rows.len();
+            many(
+                &args,
+                &answerer,
+                path,
+                rows.into_iter().map(Ok),
+                Some(total),
+            )?;
+        }
+        (Some(path), None) => {
+            let lines = BufReader::new(stdin()).lines().enumerate();
+            let rows = lines.filter_map(|(number, line)| match line {
+                Ok(line) if line.trim().is_empty() => None,
+                Ok(line) => Some(rows::json_line(path, number + 1, &line)),
+                Err(error) => Some(Err(DataError::io(path, error))),
+            });
+            many(&args, &answerer, path, rows, None)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(args: &PredictArgs) -> Result<Answerer> {
+    let (_, config) = train::run_directory::RunDirectory::open(&args.run)?;
+    let device = args.places.device()?;
+    let setup = Setup {
+        device: device.device.clone(),
+        others: Vec::new(),
+        finder: args.places.finder(&config.model.name),
+        run: args.run.clone(),
+        resume: true,
+        environment: environment(&device),
+        telemetry: Telemetry::new(Arc::new(Mutex::new(DashboardState::default()))),
+        state: Arc::new(LoaderState::default()),
+    };
+    let promise = match (args.target_risk, args.coverage) {
+        (Some(target), _) => Some(Promise::Risk {
+            target,
+            delta: args.delta,
+        }),
+        (None, Some(target)) => Some(Promise::Coverage { target }),
+        (None, None) => None,
+    };
+    Ok(Answerer::open(setup, args.alpha, promise)?)
+}
+
+/// The rule in words.
+fn explain(rule: &Abstention, held_out: usize) -> String {
+    let risk = rule
+        .held_out_risk
+        .map_or("-".into(), |risk| format!("{:.1} %", 100.0 * risk));
+    let promise = match rule.promise {
+        Promise::Risk { target, delta } => format!(
+            "at most {:.1} % of the given answers wrong, with probability {:.0} %",
+            100.0 * target,
+            100.0 * (1.0 - delta)
+        ),
+        Promise::Coverage { target } => format!("{:.1} % of questions answered", 100.0 * target),
+    };
+    format!(
+        "Answers from a probability of {:.3} on: {promise}, for questions like its {held_out} held-out ones (there {:.1} % answered, {risk} of them wrong).",
+        rule.threshold,
+        100.0 * rule.held_out_coverage
+    )
+}
+
+fn one(args: &PredictArgs, answerer: &Answerer) -> Result<()> {
+    let question = serde_json::json!({
+        "question": args.question,
+        "choices": args.choice,
+        "passage": args.context,
+    });
+    let (question, answer) = Custom::default()
+        .ask(&question)
+        .map_err(anyhow::Error::msg)?;
+    let choices = question.choices.clone();
+    let answers = answerer.answer(&[Asked { question, answer }])?;
+    let answer = answers.first().context("no answer")?;
+    if args.json {
+        print(serde_json::to_string(answer)?);
+        return Ok(());
+    }
+    print(describe(answer, &choices));
+    Ok(())
+}
+
+/// An answer for reading.
+fn describe(answer: &Answer, choices: &[String]) -> String {
+    let letter = |choice: usize| char::from(b'A' + choice as u8);
+    let mut text = match answer.decision {
+        Some(Decision::Abstain) => {
+            format!("abstains (would say {}: {})\n", answer.label, answer.text)
+        }
+        _ => format!("{}: {}\n", answer.label, answer.text),
+    };
+    for (choice, p) in answer.probabilities.iter().enumerate() {
+        let bar = "#".repeat((p * 40.0).round() as usize);
+        text += &format!(
+            "  {} {:5.1} %  {bar:40}  {}\n",
+            letter(choice),
+            100.0 * p,
+            choices[choice]
+        );
+    }
+    text += &format!("calibrated confidence {:.1} %", 100.0 * answer.confidence);
+    if let Some(flu) = answer.flu {
+        text += &format!(", FLU {flu:.3} (high = certain)");
+    }
+    let set: Vec<String> = answer.set.iter().map(|c| letter(*c).to_string()).collect();
+    text + &format!(", may be right: {}", set.join(", "))
+}
+
+fn fields(args: &PredictArgs) -> Custom {
+    let mut fields = Custom::default();
+    fields.question = args.question_field.clone();
+    fields.choices = args.choices_field.clone();
+    fields.answer = args.answer_field.clone();
+    fields.passage = args.context_field.clone();
+    fields
+}
+
+/// Asks row after row; what the output holds already is skipped.
+fn many(
+    args: &PredictArgs,
+    answerer: &Answerer,
+    path: &Path,
+    rows: impl Iterator<Item = Result<Row, DataError>>,
+    total: Option<usize>,
+) -> Result<()> {
+    let fields = fields(args);
+    let mut asked = rows.map(|row| -> Result<Asked> {
+        let (number, row) = row?;
+        let (mut question, answer) = fields.ask(&row).map_err(|reason| DataError::Row {
+            path: path.into(),
+            row: number,
+            reason,
+        })?;
+        if question.id.is_empty() {
+            question.id = format!("row-{number:05}");
+        }
+        Ok(Asked { question, answer })
+    });
+    let mut out: Box<dyn Write> = match &args.output {
+        None => Box::new(stdout().lock()),
+        Some(output) => {
+            let same = |path: &Path| path.canonicalize().ok();
+            if same(output).is_some_and(|output| same(path) == Some(output)) {
+                bail!("--output {}: is the --input", output.display());
+            }
+            Box::new(go_on(output, args, &mut asked)?)
+        }
+    };
+    let progress = match (
+        args.output.is_some() && std::io::stderr().is_terminal(),
+        total,
+    ) {
+        (true, Some(total)) => ProgressBar::new(total as u64),
+        (true, None) => ProgressBar::no_length(),
+        (false, _) => ProgressBar::hidden(),
+    };
+    progress.set_style(ProgressStyle::with_template(
+        "{bar:30} {pos}/{len} questions, {eta} left",
+    )?);
+    let size = args.batch.unwrap_or(if total.is_some() { 16 } else { 1 });
+    let mut ended = Ok(());
+    while ended.is_ok() {
+        let mut batch = Vec::new();
+        for asked in asked.by_ref().take(usize::from(size)) {
+            match asked {
+                Ok(asked) => batch.push(asked),
+                // What came before it is answered first.
+                Err(error) => {
+                    ended = Err(error);
+                    break;
+                }
+            }
+        }
+        if batch.is_empty() {
+            break;
+        }
+        for answer in answerer.answer(&batch)? {
+            let line = serde_json::to_string(&answer)?;
+            match writeln!(out, "{line}") {
+                // Whoever reads has had enough.
+                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                written => written.context("an answer cannot be written")?,
+            }
+        }
+        out.flush().context("answers cannot be written")?;
+        progress.inc(batch.len() as u64);
+    }
+    progress.finish_and_clear();
+    ended
+}
+
+/// Opens the output to append, past the questions that it has answers for.
+fn go_on(
+    path: &Path,
+    args: &PredictArgs,
+    asked: &mut impl Iterator<Item = Result<Asked>>,
+) -> Result<File> {
+    let name = path.display();
+    let known = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return Err(e).with_context(|| format!("{name} cannot be read")),
+    };
+    let decides = args.target_risk.is_some() || args.coverage.is_some();
+    // A line without its end was being written when the program died.
+    let whole = known
+        .iter()
+        .rposition(|b| *b == b'\n')
+        .map_or(0, |end| end + 1);
+    let (lines, tail) = known.split_at(whole);
+    const START: &[u8] = br#"{"id":"#;
+    if !tail.starts_with(&START[..START.len().min(tail.len())]) {
+        bail!("{name} holds no answers: name another --output");
+    }
+    for (number, line) in lines.split_inclusive(|b| *b == b'\n').enumerate() {
+        let place = format!("{name}, line {}", number + 1);
+        let answer: serde_json::Value = serde_json::from_slice(line)
+            .with_context(|| format!("{place}: is no answer: name another --output"))?;
+        if answer.get("probabilities").is_none() {
+            bail!("{place}: is no answer: name another --output");
+        }
+        if answer.get("decision").is_some() != decides {
+            bail!("{place}: was answered with another promise: name another --output");
+        }
+        let Some(asked) = asked.next() else {
+            bail!("{name} holds more answers than --input has questions: name another --output");
+        };
+        let asked = asked?.question.id;
+        if answer["id"] != asked.as_str() {
+            bail!(
+                "{place}: answers {}, but --input has {asked:?} there: name another --output",
+                answer["id"]
+            );
+        }
+    }
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("{name} cannot be written"))?;
+    file.set_len(whole as u64)
+        .with_context(|| format!("{name} cannot be written"))?;
+    Ok(file)
+}

@@ -1,0 +1,196 @@
+//! `uq4ct predict` as a user runs it.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::command_line::{fails, program, succeeds, uq4ct};
+
+const QUESTIONS: &str = r#"{"id": "sky", "question": "is the sky blue", "choices": ["true", "false"], "answer": "true"}
+{"question": "is ice warm", "choices": ["true", "false"], "context": "Ice is frozen water."}
+{"question": "is the sea dry", "choices": ["true", "false"], "answer": 1}
+"#;
+
+fn trained(root: &Path) {
+    let train = [
+        "train",
+        "--model",
+        "tiny",
+        "--dataset",
+        "boolq",
+        "--plain",
+        "--run",
+        "r",
+    ];
+    succeeds(root, &train);
+    std::fs::write(root.join("in.jsonl"), QUESTIONS).unwrap();
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn stdout(root: &Path, args: &[&str]) -> String {
+    let output = uq4ct(root, args);
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn answers_come_with_probability_confidence_flu_set_and_decision() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    trained(root);
+    let ask = [
+        "predict",
+        "r",
+        "--question",
+        "is the sky blue",
+        "--choice",
+        "true",
+        "--choice",
+        "false",
+    ];
+    let printed = stdout(root, &ask);
+    assert!(
+        printed.contains("calibrated confidence") && printed.contains("FLU"),
+        "{printed}"
+    );
+    let one = lines(&stdout(root, &[&ask[..], &["--json"]].concat()));
+    let file = [
+        "predict",
+        "r",
+        "--input",
+        "in.jsonl",
+        "--output",
+        "out.jsonl",
+    ];
+    succeeds(root, &[&file[..], &["--coverage", "0.5"]].concat());
+    let whole = std::fs::read_to_string(root.join("out.jsonl")).unwrap();
+    let answers = lines(&whole);
+    assert_eq!(answers.len(), 3);
+    for answer in &answers {
+        let p: Vec<f64> = serde_json::from_value(answer["probabilities"].clone()).unwrap();
+        assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-5);
+        let best = answer["answer"].as_u64().unwrap() as usize;
+        assert_eq!(answer["probability"].as_f64().unwrap(), p[best]);
+        assert!(answer["confidence"].as_f64().unwrap() > 0.0);
+        assert!(
+            answer["set"]
+                .as_array()
+                .unwrap()
+                .contains(&answer["answer"])
+        );
+        assert!(["answer", "abstain"].contains(&answer["decision"].as_str().unwrap()));
+    }
+    assert_eq!(answers[0]["id"], "sky");
+    assert_eq!(answers[1]["id"], "row-00002");
+    assert_eq!(answers[1].get("correct"), None);
+    let right = answers[2]["answer"] == 1;
+    assert_eq!(answers[2]["correct"], right);
+    // The same question alone, in a batch and through a pipe.
+    let close = |a: &Value, b: &Value| {
+        let difference = a["probability"].as_f64().unwrap() - b["probability"].as_f64().unwrap();
+        assert!(difference.abs() < 1e-5, "{a} {b}");
+    };
+    close(&one[0], &answers[0]);
+    let pipe = ["predict", "r", "--input", "-", "--batch", "1"];
+    let mut child = program(env!("CARGO_BIN_EXE_uq4ct"), root, &pipe)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(QUESTIONS.as_bytes())
+        .unwrap();
+    let piped = lines(&String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap());
+    assert_eq!(piped.len(), 3);
+    piped.iter().zip(&answers).for_each(|(a, b)| close(a, b));
+    // Cut within the second answer, as a killed process leaves it: the rest is asked again, the first is not.
+    let first = whole.find('\n').unwrap();
+    std::fs::write(root.join("out.jsonl"), &whole[..first + 20]).unwrap();
+    succeeds(root, &[&file[..], &["--coverage", "0.5"]].concat());
+    let again = lines(&std::fs::read_to_string(root.join("out.jsonl")).unwrap());
+    assert_eq!(again.len(), 3);
+    again.iter().zip(&answers).for_each(|(a, b)| close(a, b));
+}
+
+#[test]
+fn what_cannot_be_answered_or_promised_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    trained(root);
+    fails(
+        root,
+        &["predict", "r"],
+        &["nothing to answer", "--question"],
+    );
+    fails(
+        root,
+        &[
+            "predict",
+            "r",
+            "--input",
+            "in.jsonl",
+            "--target-risk",
+            "0.001",
+        ],
+        &["held-out questions are too few", "at least"],
+    );
+    let bad = format!("{QUESTIONS}{{\"question\": \"one\", \"choices\": [\"a\"]}}\n");
+    std::fs::write(root.join("bad.jsonl"), bad).unwrap();
+    fails(
+        root,
+        &["predict", "r", "--input", "bad.jsonl", "--batch", "1"],
+        &["bad.jsonl", "row 4", "at least 2"],
+    );
+    std::fs::write(root.join("other.jsonl"), "{\"id\": \"else\"}\n").unwrap();
+    fails(
+        root,
+        &[
+            "predict",
+            "r",
+            "--input",
+            "in.jsonl",
+            "--output",
+            "other.jsonl",
+        ],
+        &["other.jsonl, line 1", "name another --output"],
+    );
+    std::fs::write(root.join("note.txt"), "one line of mine").unwrap();
+    fails(
+        root,
+        &[
+            "predict", "r", "--input", "in.jsonl", "--output", "note.txt",
+        ],
+        &["note.txt holds no answers"],
+    );
+    assert_eq!(
+        std::fs::read(root.join("note.txt")).unwrap(),
+        b"one line of mine"
+    );
+    fails(
+        root,
+        &[
+            "predict",
+            "r",
+            "--input",
+            "in.jsonl",
+            "--output",
+            "./in.jsonl",
+        ],
+        &["is the --input"],
+    );
+    fails(
+        root,
+        &["predict", "nowhere", "--input", "in.jsonl"],
+        &["nowhere"],
+    );
+}

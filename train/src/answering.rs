@@ -1,0 +1,194 @@
+//! A finished run that answers questions of the user's own.
+
+use std::sync::Arc;
+
+use data::MultipleChoice;
+use serde::Serialize;
+
+use crate::config::RunConfig;
+use crate::error::TrainError;
+use crate::evaluation::evaluate;
+use crate::fine_tune::{Setup, fit, load_members};
+use crate::method::{self, Method, Predictor};
+use crate::posthoc::PostHoc;
+use crate::posthoc::abstention::{Abstention, Promise, Refusal};
+use crate::posthoc::confidence::Confidence;
+use crate::posthoc::conformal::{Conformal, Score};
+use crate::prediction::ScoredRow;
+use crate::prepare::{Prepared, prepare, prepare_model};
+use crate::run_directory::{RunDirectory, read_predictions};
+
+/// A question with its right answer, if it is known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    /// The question; its own answer is not looked at.
+    pub question: MultipleChoice,
+    /// Index of the right choice.
+    pub answer: Option<usize>,
+}
+
+/// Whether an answer is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// It is.
+    Answer,
+    /// The confidence is below the threshold.
+    Abstain,
+}
+
+/// What the run says about a question.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Answer {
+    /// The question's name.
+    pub id: String,
+    /// Index of the most probable choice.
+    pub answer: usize,
+    /// Its letter.
+    pub label: String,
+    /// Its text.
+    pub text: String,
+    /// Its probability, as the model states it.
+    pub probability: f64,
+    /// The probability that it is right, by the calibrator fitted on held-out questions.
+    pub confidence: f64,
+    /// Functional-level uncertainty, high = certain; absent without routers.
+    pub flu: Option<f64>,
+    /// Every choice's probability.
+    pub probabilities: Vec<f64>,
+    /// The choices that may be right: a conformal set.
+    pub set: Vec<usize>,
+    /// The question was too long for the run's settings and lost a part: the answer is to the rest.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shortened: bool,
+    /// Absent where no promise was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
+    /// Whether it is right, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correct: Option<bool>,
+}
+
+/// A run with everything loaded and fitted.
+pub struct Answerer {
+    config: RunConfig,
+    setup: Setup,
+    prepared: Prepared,
+    method: Arc<dyn Method>,
+    predictor: Box<dyn Predictor>,
+    confidence: Confidence,
+    sets: Conformal,
+    /// The rule of when to answer, if a promise was asked for.
+    pub abstention: Option<Abstention>,
+    /// Held-out questions that everything was fitted on.
+    pub held_out: usize,
+}
+
+impl Answerer {
+    /// Loads the run in `setup.run`. `alpha` is the error rate of the sets.
+    ///
+    /// # Errors
+    /// A run that has not finished, another base model than its own, or a promise that its held-out questions cannot support.
+    pub fn open(setup: Setup, alpha: f64, promise: Option<Promise>) -> Result<Self, TrainError> {
+        let (run, config) = RunDirectory::open(&setup.run)?;
+        let path = run
+            .evaluation(&config.data.dataset)
+            .join("held-out-predictions.jsonl");
+        let held_out = read_predictions(&path)?;
+        // By the model's own confidence: one that was fitted on the same rows would void the promise.
+        let abstention = match promise {
+            Some(promise) => Some(
+                Abstention::fit(&held_out, promise)
+                    .map_err(|refusal| refused(refusal, held_out.len(), &setup))?,
+            ),
+            None => None,
+        };
+        let method = method::build(&config)?;
+        // A fit looks at training questions; what needs none must not need the training data.
+        let mut prepared = match method.fit_questions() {
+            0 => prepare_model(&config, &setup.finder)?,
+            _ => prepare(&config, &setup.finder)?,
+        };
+        let positions = prepared.room() + 64;
+        let base = prepared.load_for(&config, positions, &setup.device)?;
+        let members = load_members(&run, &config, &prepared, &base)?;
+        let predictor = fit(&config, &setup, &*method, members, &prepared.train)?;
+        Ok(Self {
+            confidence: Confidence::fit(&held_out),
+            sets: Conformal::fit(&held_out, Score::Lac, alpha),
+            held_out: held_out.len(),
+            abstention,
+            config,
+            setup,
+            prepared,
+            method,
+            predictor,
+        })
+    }
+
+    /// Answers questions, in their own order.
+    ///
+    /// # Errors
+    /// A question that cannot be put, or an answer that is no number.
+    pub fn answer(&self, asked: &[Asked]) -> Result<Vec<Answer>, TrainError> {
+        let questions: Vec<MultipleChoice> = asked.iter().map(|a| a.question.clone()).collect();
+        let wordings = self.method.perturbations();
+        let mut encoded = self.prepared.encode(&questions)?;
+        let mut views = self
+            .prepared
+            .views(&questions, wordings, self.config.train.seed)?;
+        // Names need not be unique; places are.
+        for set in std::iter::once(&mut encoded).chain(views.iter_mut().map(|v| &mut v.questions)) {
+            for (place, question) in set.iter_mut().enumerate() {
+                question.id = place.to_string();
+            }
+        }
+        let predictor = &*self.predictor;
+        let found = evaluate(
+            &self.config,
+            &self.setup,
+            "questions",
+            predictor,
+            &encoded,
+            &views,
+        )?;
+        let pairs = found.rows.iter().zip(asked);
+        Ok(pairs
+            .map(|(row, asked)| self.describe(row, asked))
+            .collect())
+    }
+
+    fn describe(&self, row: &ScoredRow, asked: &Asked) -> Answer {
+        let answer = row.prediction();
+        let decide = |rule: &Abstention| match rule.answers(row.confidence()) {
+            true => Decision::Answer,
+            false => Decision::Abstain,
+        };
+        Answer {
+            id: asked.question.id.clone(),
+            answer,
+            label: char::from(b'A' + answer as u8).to_string(),
+            text: asked.question.choices[answer].clone(),
+            probability: row.confidence(),
+            confidence: self.confidence.probability(row),
+            flu: row.flu,
+            probabilities: row.probabilities.clone(),
+            set: self.sets.set(row),
+            shortened: false,
+            decision: self.abstention.as_ref().map(decide),
+            correct: asked.answer.map(|right| right == answer),
+        }
+    }
+}
+
+fn refused(refusal: Refusal, rows: usize, setup: &Setup) -> TrainError {
+    let reason = match refusal {
+        Refusal::TooFew { needed } => format!(
+            "its {rows} held-out questions are too few to promise that risk: at least {needed} without an error are needed; ask for a higher risk, or train with more held-out questions"
+        ),
+        Refusal::TooWrong => format!(
+            "no threshold keeps that risk on its {rows} held-out questions: the most confident answers are wrong too often; ask for a higher risk"
+        ),
+    };
+    TrainError::file(&setup.run, reason)
+}

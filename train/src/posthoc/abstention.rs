@@ -1,0 +1,243 @@
+//! Answer or abstain: a threshold on confidence, learned on held-out rows, with a guarantee for questions like them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::prediction::ScoredRow;
+
+/// What the threshold promises.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Promise {
+    /// At most this share of the answered questions is wrong, with probability at least `1 - delta` over the held-out rows.
+    Risk {
+        /// The share.
+        target: f64,
+        /// How often the promise may fail.
+        delta: f64,
+    },
+    /// At least this share of questions is answered, on average over held-out rows.
+    Coverage {
+        /// The share.
+        target: f64,
+    },
+}
+
+/// A fitted threshold.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Abstention {
+    /// Answers of at least this confidence are given.
+    pub threshold: f64,
+    /// Share of held-out rows that it answers.
+    pub held_out_coverage: f64,
+    /// Share of those that are wrong; absent where it answers none.
+    pub held_out_risk: Option<f64>,
+    /// What it promises.
+    pub promise: Promise,
+}
+
+/// Why no threshold keeps the promise.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Refusal {
+    /// Even without a single error so few rows would prove nothing; this many are needed.
+    TooFew {
+        /// Rows needed.
+        needed: usize,
+    },
+    /// The most confident answers are wrong too often.
+    TooWrong,
+}
+
+impl Abstention {
+    /// Fits the threshold. For a risk: the largest of ten numbers of answered rows, fixed beforehand, whose Clopper-Pearson bound
+    /// keeps the target, `delta` shared among them (as Geifman and El-Yaniv 2017, with fixed steps instead of a search). For a
+    /// coverage: the conformal quantile of the confidences.
+    ///
+    /// # Errors
+    /// A promise that these rows cannot support.
+    pub fn fit(held_out: &[ScoredRow], promise: Promise) -> Result<Self, Refusal> {
+        let mut rows: Vec<(f64, bool)> = held_out
+            .iter()
+            .map(|row| (row.confidence(), !row.correct()))
+            .collect();
+        rows.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let threshold = match promise {
+            Promise::Risk { target, delta } => risk_threshold(&rows, target, delta)?,
+            Promise::Coverage { target } => coverage_threshold(&rows, target),
+        };
+        let answered = rows.iter().filter(|(c, _)| *c >= threshold).count();
+        let wrong = rows.iter().filter(|(c, w)| *c >= threshold && *w).count();
+        Ok(Self {
+            threshold,
+            held_out_coverage: answered as f64 / rows.len().max(1) as f64,
+            held_out_risk: (answered > 0).then(|| wrong as f64 / answered as f64),
+            promise,
+        })
+    }
+
+    /// Whether an answer of this confidence is given.
+    pub fn answers(&self, confidence: f64) -> bool {
+        // The threshold was read from a file, shortest decimals of f32.
+        confidence as f32 >= self.threshold as f32
+    }
+}
+
+/// Numbers of answered rows that are tried, evenly from the fewest that could prove the risk to all of them.
+const RANKS: usize = 10;
+
+/// `rows`: confidence and whether wrong, most confident first.
+fn risk_threshold(rows: &[(f64, bool)], target: f64, delta: f64) -> Result<f64, Refusal> {
+    let share = delta / RANKS as f64;
+    // Without an error the bound is `1 - share^(1 / n)`; the row at the threshold itself proves nothing.
+    let needed = (share.ln() / (1.0 - target).ln()).ceil() as usize + 1;
+    let n = rows.len();
+    if n < needed {
+        return Err(Refusal::TooFew { needed });
+    }
+    let holds = |rank: &usize| {
+        let threshold = rows[rank - 1].0;
+        let bound = |rows: &[(f64, bool)]| {
+            let wrong = rows.iter().filter(|(_, wrong)| *wrong).count();
+            clopper_pearson_upper(wrong, rows.len(), share)
+        };
+        // Given the threshold, the rows before it are a sample of those that are answered; rows that tie with it are answered too.
+        let ties = rows.iter().take_while(|(c, _)| *c >= threshold).count();
+        bound(&rows[..rank - 1]).max(bound(&rows[..ties])) <= target
+    };
+    (0..RANKS)
+        .rev()
+        .map(|i| needed + i * (n - needed) / (RANKS - 1))
+        .find(holds)
+        .map(|rank| rows[rank - 1].0)
+        .ok_or(Refusal::TooWrong)
+}
+
+/// The `floor((n + 1)(1 - target))`-th smallest confidence: a new one is at least as large with probability `target`.
+fn coverage_threshold(rows: &[(f64, bool)], target: f64) -> f64 {
+    // 100 (1 - 0.8) is a little less than 20.
+    let below = ((rows.len() + 1) as f64 * (1.0 - target) + 1e-9).floor() as usize;
+    match below.min(rows.len()) {
+        0 => 0.0,
+        below => rows[rows.len() - below].0,
+    }
+}
+
+/// The largest error rate under which so few errors in n rows still happen with probability `delta`.
+pub fn clopper_pearson_upper(errors: usize, n: usize, delta: f64) -> f64 {
+    if errors >= n {
+        return 1.0;
+    }
+    // P(at most `errors`) falls as the rate rises.
+    let (mut low, mut high) = (0.0f64, 1.0f64);
+    for _ in 0..60 {
+        let middle = (low + high) / 2.0;
+        match at_most(errors, n, middle) > delta {
+            true => low = middle,
+            false => high = middle,
+        }
+    }
+    high
+}
+
+/// The probability of at most `k` successes in `n` trials.
+fn at_most(k: usize, n: usize, p: f64) -> f64 {
+    let (ln_p, ln_q) = (p.ln(), (-p).ln_1p());
+    let mut ln_choose = 0.0;
+    let mut total = 0.0;
+    for i in 0..=k {
+        total += (ln_choose + i as f64 * ln_p + (n - i) as f64 * ln_q).exp();
+        ln_choose += ((n - i) as f64).ln() - ((i + 1) as f64).ln();
+    }
+    total.min(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    #[test]
+    fn the_bound_equals_the_beta_quantile() {
+        // scipy.stats.beta.ppf(1 - delta, errors + 1, n - errors)
+        for (errors, n, delta, exact) in [
+            (0, 10, 0.05, 0.258_865_551),
+            (3, 50, 0.05, 0.147_837_176),
+            (12, 400, 0.01, 0.056_281_907),
+            (10, 10, 0.05, 1.0),
+        ] {
+            let found = clopper_pearson_upper(errors, n, delta);
+            assert!((found - exact).abs() < 1e-6, "{errors} of {n}: {found}");
+        }
+    }
+
+    fn row(confidence: f64, right: bool) -> ScoredRow {
+        let label = usize::from(!right);
+        ScoredRow::from_probabilities("q", label, &[confidence, 1.0 - confidence], None)
+    }
+
+    /// Confidence uniform in [0.5, 1], right with just that probability.
+    fn draw(n: usize, random: &mut ChaCha8Rng) -> Vec<ScoredRow> {
+        (0..n)
+            .map(|_| {
+                let confidence = random.random_range(0.5..1.0);
+                row(confidence, random.random_bool(confidence))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_promised_risk_is_kept_as_often_as_promised() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let promise = Promise::Risk {
+            target: 0.15,
+            delta: 0.1,
+        };
+        let (mut kept, mut answered) = (0, 0.0);
+        for _ in 0..200 {
+            // A refusal breaks no promise.
+            let Ok(fitted) = Abstention::fit(&draw(400, &mut random), promise) else {
+                kept += 1;
+                continue;
+            };
+            // The true risk above t is the mean of 1 - confidence there.
+            let risk = (1.0 - fitted.threshold) / 2.0;
+            kept += usize::from(risk <= 0.15);
+            answered += fitted.held_out_coverage / 200.0;
+        }
+        assert!(kept >= 180, "{kept} of 200");
+        // Not by answering nothing: the best threshold, 0.7, answers 60 %.
+        assert!(answered > 0.2, "{answered}");
+    }
+
+    #[test]
+    fn what_rows_cannot_prove_is_refused() {
+        let risk = |target| Promise::Risk {
+            target,
+            delta: 0.05,
+        };
+        let good: Vec<ScoredRow> = (0..50).map(|_| row(0.9, true)).collect();
+        let few = Abstention::fit(&good, risk(0.01));
+        assert!(matches!(few, Err(Refusal::TooFew { needed }) if needed > 300));
+        assert!(Abstention::fit(&good, risk(0.15)).unwrap().answers(0.9));
+        // All right, no two alike: as many as are needed suffice.
+        let apart = |i: usize| row(0.5 + i as f64 / 200.0, true);
+        let distinct: Vec<ScoredRow> = (0..60).map(apart).collect();
+        assert!(Abstention::fit(&distinct, risk(0.1)).unwrap().answers(0.5));
+        let wrong: Vec<ScoredRow> = (0..100).map(|i| row(0.9, i % 2 == 0)).collect();
+        assert_eq!(Abstention::fit(&wrong, risk(0.15)), Err(Refusal::TooWrong));
+    }
+
+    #[test]
+    fn the_promised_coverage_is_kept_on_average() {
+        let mut random = ChaCha8Rng::seed_from_u64(2);
+        let mut covered = 0.0;
+        for _ in 0..300 {
+            let promise = Promise::Coverage { target: 0.8 };
+            let fitted = Abstention::fit(&draw(99, &mut random), promise).unwrap();
+            covered += (1.0 - fitted.threshold) / 0.5 / 300.0;
+        }
+        assert!((covered - 0.8).abs() < 0.01, "{covered}");
+        let all = Abstention::fit(&[], Promise::Coverage { target: 1.0 }).unwrap();
+        assert!(all.answers(0.0));
+    }
+}
