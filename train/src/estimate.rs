@@ -48,8 +48,8 @@ fn forward_flops(config: &ModelConfig, adapter: &AdapterConfig) -> (f64, f64) {
 /// Measured on 2 cores (AVX-512), SmolLM2-135M, real questions; see `docs/performance.md`. Assumed proportional to the cores.
 const FLOPS_PER_CORE: f64 = 65e9;
 
-/// Bytes of a process that has loaded nothing, its allocator's slack among them; measured.
-const PROCESS: f64 = 100e6;
+/// Bytes of a process that has loaded nothing, and the allocator's slack; measured.
+const PROCESS: f64 = 180e6;
 
 /// Values that the backward pass keeps for each token of one layer: the residual stream before both norms, both norms' outputs, q, k, v
 /// and attention's output, gate, up and their product, and each projection's hidden rows. Dropout on a plain LoRA keeps a mask and
