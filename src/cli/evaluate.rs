@@ -6,20 +6,18 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use data::loader::LoaderState;
 use train::RunConfig;
 use train::config::ConfigLayers;
 use train::dashboard::plain::Plain;
 use train::dashboard::state::DashboardState;
 use train::evaluation::evaluate;
-use train::fine_tune::{Setup, fit, load_members};
+use train::fine_tune::{fit, load_members};
 use train::method;
 use train::metric::Metrics;
 use train::prepare::{prepare, prepare_test};
 use train::run_directory::{RunDirectory, write_predictions};
-use train::telemetry::Telemetry;
 
-use super::run::{PlaceArgs, environment, logging, print};
+use super::run::{PlaceArgs, logging, print};
 
 /// Flags of `evaluate`.
 #[derive(Debug, Args)]
@@ -45,7 +43,6 @@ pub(super) struct EvaluateArgs {
 /// Runs `evaluate`.
 pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
     logging();
-    let device = args.places.device()?;
     let (run, trained) = RunDirectory::open(&args.run)?;
     let config = settings(&args, &trained)?;
     for dataset in &args.on {
@@ -59,16 +56,7 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
     }
     let state = Arc::new(Mutex::new(DashboardState::default()));
     let _lines = Plain::start(state.clone(), 30);
-    let setup = Setup {
-        device: device.device.clone(),
-        others: Vec::new(),
-        finder: args.places.finder(&config.model.name),
-        run: args.run.clone(),
-        resume: true,
-        environment: environment(&device),
-        telemetry: Telemetry::new(state),
-        state: Arc::new(LoaderState::default()),
-    };
+    let setup = args.places.finished(&args.run, &config, state)?;
     let method = method::build(&config)?;
     // A fit looks at training questions; what needs none must not need the training data.
     let mut trained_on = match method.fit_questions() {

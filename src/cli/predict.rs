@@ -4,22 +4,19 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, IsTerminal, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use data::dataset::custom::Custom;
 use data::error::DataError;
-use data::loader::LoaderState;
 use data::rows::{self, Row};
 use indicatif::{ProgressBar, ProgressStyle};
 use train::answering::{Answer, Answerer, Asked, Decision};
-use train::dashboard::state::DashboardState;
-use train::fine_tune::Setup;
 use train::posthoc::abstention::{Abstention, Promise};
-use train::telemetry::Telemetry;
+use train::run_directory::RunDirectory;
 
-use super::run::{PlaceArgs, environment, logging, print};
+use super::run::{PlaceArgs, logging, print};
 
 /// Flags of `predict`.
 #[derive(Debug, Args)]
@@ -124,18 +121,8 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
 }
 
 fn open(args: &PredictArgs) -> Result<Answerer> {
-    let (_, config) = train::run_directory::RunDirectory::open(&args.run)?;
-    let device = args.places.device()?;
-    let setup = Setup {
-        device: device.device.clone(),
-        others: Vec::new(),
-        finder: args.places.finder(&config.model.name),
-        run: args.run.clone(),
-        resume: true,
-        environment: environment(&device),
-        telemetry: Telemetry::new(Arc::new(Mutex::new(DashboardState::default()))),
-        state: Arc::new(LoaderState::default()),
-    };
+    let (_, config) = RunDirectory::open(&args.run)?;
+    let setup = args.places.finished(&args.run, &config, Arc::default())?;
     let promise = match (args.target_risk, args.coverage) {
         (Some(target), _) => Some(Promise::Risk {
             target,

@@ -1,6 +1,6 @@
 //! What several verbs share: places, devices, logging, the command line for the record.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -9,10 +9,13 @@ use burn::tensor::Device;
 use clap::Args;
 use data::loader::LoaderState;
 use data::source::Finder;
+use train::RunConfig;
 use train::dashboard::plain::Plain;
 use train::dashboard::state::DashboardState;
 use train::dashboard::terminal::{self, Terminal};
+use train::fine_tune::Setup;
 use train::run_directory::Environment;
+use train::telemetry::Telemetry;
 
 use crate::backend::{self, NamedDevice};
 
@@ -50,6 +53,26 @@ impl PlaceArgs {
         let found = backend::find(self.devices.first().unwrap_or(&self.device))?;
         backend::make_default(&found);
         Ok(found)
+    }
+
+    /// Where and how a finished run is asked; `state` shows what takes long.
+    pub(super) fn finished(
+        &self,
+        run: &Path,
+        config: &RunConfig,
+        state: Arc<Mutex<DashboardState>>,
+    ) -> Result<Setup> {
+        let device = self.device()?;
+        Ok(Setup {
+            environment: environment(&device),
+            device: device.device,
+            others: Vec::new(),
+            finder: self.finder(&config.model.name),
+            run: run.to_path_buf(),
+            resume: true,
+            telemetry: Telemetry::new(state),
+            state: Arc::default(),
+        })
     }
 
     /// The further devices of `--devices`.

@@ -53,7 +53,7 @@ pub(crate) fn fails(directory: &Path, args: &[&str], parts: &[&str]) {
     }
 }
 
-const TINY: [&str; 6] = ["train", "--model", "tiny", "--dataset", "boolq", "--plain"];
+pub(crate) const TINY: [&str; 6] = ["train", "--model", "tiny", "--dataset", "boolq", "--plain"];
 
 #[test]
 fn the_cards_command_trains_and_reports() {

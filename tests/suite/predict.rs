@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::command_line::{fails, program, succeeds, uq4ct};
+use crate::command_line::{TINY, fails, program, succeeds, uq4ct};
 
 const QUESTIONS: &str = r#"{"id": "sky", "question": "is the sky blue", "choices": ["true", "false"], "answer": "true"}
 {"question": "is ice warm", "choices": ["true", "false"], "context": "Ice is frozen water."}
@@ -14,17 +14,7 @@ const QUESTIONS: &str = r#"{"id": "sky", "question": "is the sky blue", "choices
 "#;
 
 fn trained(root: &Path) {
-    let train = [
-        "train",
-        "--model",
-        "tiny",
-        "--dataset",
-        "boolq",
-        "--plain",
-        "--run",
-        "r",
-    ];
-    succeeds(root, &train);
+    succeeds(root, &[&TINY[..], &["--run", "r"]].concat());
     std::fs::write(root.join("in.jsonl"), QUESTIONS).unwrap();
 }
 

@@ -1,8 +1,7 @@
 //! Block recomputation (gradient checkpointing, Chen et al. 2016): only the input of each decoder layer is kept; the backward pass
 //! runs each layer again, with a graph of its own. Exact: the same operations on the same values.
 
-use burn::module::{ModuleVisitor, Param};
-use burn::optim::GradientsParams;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 use model::{Llama, LlamaInput, LlamaOutput, Routing};
 
@@ -48,13 +47,14 @@ pub fn gradients<T>(
     let hidden = blocks.forward(last, x.clone(), &mut routing);
     let output = llama.output(hidden, routing, input);
     let (loss, facts) = objective(&output);
-    let mut gradients = loss.backward();
+    let gradients = loss.backward();
     let mut upstream = x.grad(&gradients);
     let mut at_routers: Vec<Option<Tensor<2>>> = leaves
         .iter()
         .map(|routing| routing.probabilities.grad(&gradients))
         .collect();
-    let mut found = GradientsParams::from_module(&mut gradients, llama);
+    let mut found = GradientsAccumulator::new();
+    found.accumulate(llama, GradientsParams::from_grads(gradients, llama));
     // Layer by layer back, each with the gradients that arrive at its outputs.
     for place in (0..last).rev() {
         let x = tracked(inputs.pop().expect("each layer's input"));
@@ -69,13 +69,9 @@ pub fn gradients<T>(
             .filter_map(|(value, gradient)| Some((value * gradient?).sum()))
             .reduce(|a, b| a + b);
         let Some(total) = total else { continue };
-        let mut gradients = total.backward();
+        let gradients = total.backward();
         upstream = x.grad(&gradients);
-        let layer = GradientsParams::from_module(&mut gradients, llama);
-        llama.visit(&mut Move {
-            from: layer,
-            to: &mut found,
-        });
+        found.accumulate(llama, GradientsParams::from_grads(gradients, llama));
     }
     Recomputed {
         output: LlamaOutput {
@@ -83,7 +79,7 @@ pub fn gradients<T>(
             routing: output.routing.into_iter().map(plain).collect(),
         },
         facts,
-        gradients: found,
+        gradients: found.grads(),
     }
 }
 
@@ -112,19 +108,5 @@ fn leaf(routing: &Routing, tracked: impl Fn(Tensor<2>) -> Tensor<2>) -> Routing 
         experts: routing.experts.clone(),
         weights: routing.weights.clone(),
         probabilities,
-    }
-}
-
-/// Moves gradients from one collection to another.
-struct Move<'a> {
-    from: GradientsParams,
-    to: &'a mut GradientsParams,
-}
-
-impl ModuleVisitor for Move<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.from.remove::<D>(param.id) {
-            self.to.register(param.id, gradient);
-        }
     }
 }

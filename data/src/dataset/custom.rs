@@ -74,22 +74,31 @@ impl Custom {
     /// # Errors
     /// The field that cannot be used.
     pub fn ask(&self, row: &Value) -> Result<(MultipleChoice, Option<usize>), String> {
+        let choices = self.choices(row)?;
+        let answer = self.answer(row, &choices)?;
+        let question = self.question(row, choices, answer.unwrap_or(0))?;
+        check(&question)?;
+        Ok((question, answer))
+    }
+
+    fn question(
+        &self,
+        row: &Value,
+        choices: Vec<String>,
+        answer: usize,
+    ) -> Result<MultipleChoice, String> {
         let optional = |field: &str| match row.get(field) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => plain(field, value).map(Some),
         };
         let question = optional(&self.question)?;
-        let choices = self.choices(row)?;
-        let answer = self.answer(row, &choices)?;
-        let question = MultipleChoice {
+        Ok(MultipleChoice {
             id: optional(&self.id)?.unwrap_or_default(),
             question: question.ok_or_else(|| format!("{}: is missing", self.question))?,
             passage: optional(&self.passage)?.filter(|passage| !passage.is_empty()),
             choices,
-            answer: answer.unwrap_or(0),
-        };
-        check(&question)?;
-        Ok((question, answer))
+            answer,
+        })
     }
 
     fn choices(&self, row: &Value) -> Result<Vec<String>, String> {
@@ -222,11 +231,12 @@ impl Dataset for Custom {
     }
 
     fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
+        let choices = self.choices(row)?;
         // A row without an answer is of no use here, whatever else it lacks.
-        if self.answer(row, &self.choices(row)?)?.is_none() {
-            return Ok(None);
+        match self.answer(row, &choices)? {
+            None => Ok(None),
+            Some(answer) => self.question(row, choices, answer).map(Some),
         }
-        self.ask(row).map(|(question, _)| Some(question))
     }
 
     /// What the user calls held-out stays held out.

@@ -75,10 +75,9 @@ pub fn adamw<const D: usize>(
 
 impl OptimizerOps for Flex {
     fn adamw(state: State<Self>, gradient: FlexTensor, step: Step) -> State<Self> {
-        // Where nobody else holds them, in place: the argument's own handle ends here.
-        let own = |t: FlexTensor| t.to_contiguous();
-        let mut parameter = own(state.parameter);
-        let (mut moment_1, mut moment_2) = (own(state.moment_1), own(state.moment_2));
+        // Where nobody else holds them, in place: the argument's own handles end here.
+        let [mut parameter, mut moment_1, mut moment_2] =
+            [state.parameter, state.moment_1, state.moment_2].map(|t| t.to_contiguous());
         let gradient = gradient.to_contiguous();
         (
             parameter.storage_mut::<f32>().par_chunks_mut(BLOCK),

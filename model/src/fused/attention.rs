@@ -10,7 +10,7 @@ use burn::tensor::{Bool, Int, Tensor};
 use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
-use super::exponential::exp;
+use super::exponential::{exp, largest};
 use super::matrix::{Into, Mat, matmul};
 use super::room::Room;
 use super::{FusedOps, add, dims, dot, has_kernels, integers, tensor, values};
@@ -395,7 +395,7 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    fn block(&self, t: &'a FlexTensor, head: usize) -> Mat<'a> {
+    fn block<'b>(&self, t: &'b FlexTensor, head: usize) -> Mat<'b> {
         let [_, width] = dims(t);
         let Plan {
             sequence, head_dim, ..
@@ -405,11 +405,7 @@ impl<'a> Head<'a> {
     }
 
     /// This head's part of a tensor laid out as the queries.
-    fn of_query<'b>(&self, t: &'b FlexTensor) -> Mat<'b>
-    where
-        'a: 'b,
-        'b: 'a,
-    {
+    fn of_query<'b>(&self, t: &'b FlexTensor) -> Mat<'b> {
         self.block(t, self.query)
     }
 
@@ -538,15 +534,7 @@ fn tiles(sequence: usize) -> impl Iterator<Item = (usize, usize, usize)> {
 /// Turns scores into probabilities and returns `ln sum exp`; all zero where nothing is seen.
 #[inline(always)]
 fn softmax(row: &mut [f32]) -> f32 {
-    let mut largest = [f32::NEG_INFINITY; 16];
-    let (blocks, rest) = row.as_chunks::<16>();
-    for block in blocks {
-        for i in 0..16 {
-            largest[i] = largest[i].max(block[i]);
-        }
-    }
-    let all = largest.iter().chain(rest).copied();
-    let largest = all.fold(f32::NEG_INFINITY, f32::max);
+    let largest = largest(row);
     let mut sums = [0f32; 16];
     let (blocks, rest) = row.as_chunks_mut::<16>();
     for block in blocks {

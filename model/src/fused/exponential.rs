@@ -27,6 +27,20 @@ pub(super) fn exp(x: f32) -> f32 {
     f32::from_bits(exponent.wrapping_add(127) << 23) * y
 }
 
+/// The largest value, minus infinity for none.
+#[inline(always)]
+pub(super) fn largest(row: &[f32]) -> f32 {
+    let mut largest = [f32::NEG_INFINITY; 16];
+    let (blocks, rest) = row.as_chunks::<16>();
+    for block in blocks {
+        for i in 0..16 {
+            largest[i] = largest[i].max(block[i]);
+        }
+    }
+    let all = largest.iter().chain(rest).copied();
+    all.fold(f32::NEG_INFINITY, f32::max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::exp;

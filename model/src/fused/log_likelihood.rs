@@ -7,7 +7,7 @@ use burn::tensor::{Int, Tensor};
 use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
-use super::exponential::exp;
+use super::exponential::{exp, largest};
 use super::room::Room;
 use super::{FusedOps, dims, has_kernels, integers, tensor, values};
 
@@ -38,15 +38,8 @@ pub fn composed(logits: Tensor<2>, row: Tensor<1, Int>, token: Tensor<1, Int>) -
 #[pulp::with_simd(log_sum = Arch::new())]
 #[inline(always)]
 fn log_sum_with<S: Simd>(_simd: S, row: &[f32]) -> f32 {
-    let mut largest = [f32::NEG_INFINITY; 16];
+    let largest = largest(row);
     let (blocks, rest) = row.as_chunks::<16>();
-    for block in blocks {
-        for i in 0..16 {
-            largest[i] = largest[i].max(block[i]);
-        }
-    }
-    let all = largest.iter().chain(rest).copied();
-    let largest = all.fold(f32::NEG_INFINITY, f32::max);
     let mut sums = [0f32; 16];
     for block in blocks {
         for i in 0..16 {
