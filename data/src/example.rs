@@ -15,6 +15,9 @@ pub struct MultipleChoice {
     pub choices: Vec<String>,
     /// Index of the right answer.
     pub answer: usize,
+    /// What it shares with other rows (a document, a patient): a division keeps a group on one side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
 }
 
 impl MultipleChoice {

@@ -12,6 +12,7 @@
 //! | [`batch`] | tensors, and the order in which training sees the rows |
 
 pub mod batch;
+pub mod check;
 pub mod dataset;
 pub mod error;
 pub mod example;

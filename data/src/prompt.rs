@@ -1,12 +1,13 @@
 //! Templates: a question as the text that the model completes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::example::MultipleChoice;
 use crate::loader::mix;
 
 /// The wording of the prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Template {
     /// MoE-PEFT's, the paper's: BoolQ closed book, choices on the question's line.
@@ -20,7 +21,7 @@ pub enum Template {
 }
 
 /// How a choice is scored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scoring {
     /// The choices stand in the prompt; softmax over their labels' tokens (the paper's).
@@ -31,7 +32,7 @@ pub enum Scoring {
 }
 
 /// What a log-likelihood is divided by, so that long choices are not at a disadvantage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalization {
     /// The choice's tokens.
@@ -347,6 +348,7 @@ mod tests {
             passage: None,
             choices: vec!["ice".into(), "Steel.".into(), "stone".into()],
             answer: 0,
+            group: None,
         }
     }
 
@@ -357,6 +359,7 @@ mod tests {
             passage: Some("Ice -- Ice melts at 0 degrees.".into()),
             choices: vec!["true".into(), "false".into()],
             answer: 0,
+            group: None,
         }
     }
 

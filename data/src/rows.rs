@@ -11,16 +11,23 @@ use crate::error::DataError;
 /// A row with its number: the line in jsonl, the record after the header elsewhere.
 pub type Row = (usize, Value);
 
+/// Whether a path ends as a file that [`read`] can read.
+pub fn has_known_ending(path: &Path) -> bool {
+    matches!(&*ending(path), "jsonl" | "json" | "tsv" | "csv" | "parquet")
+}
+
+fn ending(path: &Path) -> String {
+    path.extension()
+        .map(|e| e.to_string_lossy().to_lowercase())
+        .unwrap_or_default()
+}
+
 /// Reads `.jsonl`, `.json` (an array), `.tsv`, `.csv` or `.parquet`; `columns` names those of a csv file without a header.
 ///
 /// # Errors
 /// An unknown ending, a damaged file, or a row that is not valid in its format, by number.
 pub fn read(path: &Path, columns: &[&str]) -> Result<Vec<Row>, DataError> {
-    let ending = path
-        .extension()
-        .map(|e| e.to_string_lossy().to_lowercase())
-        .unwrap_or_default();
-    match ending.as_str() {
+    match ending(path).as_str() {
         "jsonl" => json_lines(path, &text(path)?),
         "json" => json_array(path, &text(path)?),
         "tsv" => separated(path, b'\t', &[]),

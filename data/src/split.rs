@@ -199,7 +199,7 @@ pub fn test_only(
     })
 }
 
-/// Takes a share of the questions out; repeats of one question stay on one side.
+/// Takes a share of the questions out; the rows of one group, or else repeats of one question, stay on one side.
 fn carve(
     questions: Vec<MultipleChoice>,
     fraction: f64,
@@ -208,7 +208,12 @@ fn carve(
     // An ordered map: the division must not depend on a hash.
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (row, question) in questions.iter().enumerate() {
-        groups.entry(question.fingerprint()).or_default().push(row);
+        let group = question
+            .group
+            .as_ref()
+            .map(|group| format!("group {group}"));
+        let name = group.unwrap_or_else(|| question.fingerprint());
+        groups.entry(name).or_default().push(row);
     }
     let wanted = (questions.len() as f64 * fraction).round() as usize;
     let mut order: Vec<Vec<usize>> = groups.into_values().collect();
@@ -281,6 +286,7 @@ mod tests {
             passage: None,
             choices: vec!["a".into(), "b".into()],
             answer: 0,
+            group: None,
         }
     }
 

@@ -333,6 +333,7 @@ mod tests {
             passage: None,
             choices: vec!["true".into(), "false".into()],
             answer: 1,
+            group: None,
         }
     }
 

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod compare;
+mod data;
 mod evaluate;
+mod init;
 mod predict;
 mod reproduce;
 mod run;
@@ -27,6 +29,11 @@ enum Verb {
     Evaluate(evaluate::EvaluateArgs),
     /// Answer questions of your own with a finished run, or abstain.
     Predict(predict::PredictArgs),
+    /// Look at a file of your own before training on it.
+    #[command(subcommand)]
+    Data(data::DataVerb),
+    /// Write a commented file of settings to start from.
+    Init(init::InitArgs),
     /// Finished runs side by side, with paired tests.
     Compare(compare::CompareArgs),
     /// A table of the paper: train and score what it compares, once each.
@@ -52,6 +59,8 @@ pub fn main() -> ExitCode {
         Verb::Train(args) => train::run(args),
         Verb::Evaluate(args) => evaluate::run(args),
         Verb::Predict(args) => predict::run(args),
+        Verb::Data(verb) => data::run(verb),
+        Verb::Init(args) => init::run(&args),
         Verb::Compare(args) => compare::run(&args),
         Verb::Reproduce(args) => reproduce::run(args),
     })

@@ -16,7 +16,7 @@ use train::answering::{Answer, Answerer, Asked, Decision};
 use train::posthoc::abstention::{Abstention, Promise};
 use train::run_directory::RunDirectory;
 
-use super::run::{PlaceArgs, logging, print};
+use super::run::{FieldArgs, PlaceArgs, logging, print};
 
 /// Flags of `predict`.
 #[derive(Debug, Args)]
@@ -53,18 +53,8 @@ pub(super) struct PredictArgs {
     /// Error rate of the sets of choices that may be right
     #[arg(long, default_value_t = 0.1, value_parser = share)]
     alpha: f64,
-    /// Field of the question
-    #[arg(long, default_value = "question")]
-    question_field: String,
-    /// Field of the list of choices, or the fields of the single ones, separated by commas
-    #[arg(long, default_value = "choices", value_delimiter = ',')]
-    choices_field: Vec<String>,
-    /// Field of the right answer, where it is known
-    #[arg(long, default_value = "answer")]
-    answer_field: String,
-    /// Field of a text that answers the question
-    #[arg(long, default_value = "context")]
-    context_field: String,
+    #[command(flatten)]
+    fields: FieldArgs,
     /// Print JSON for one question too
     #[arg(long)]
     json: bool,
@@ -200,15 +190,6 @@ fn describe(answer: &Answer, choices: &[String]) -> String {
     text + &format!(", may be right: {}", set.join(", "))
 }
 
-fn fields(args: &PredictArgs) -> Custom {
-    let mut fields = Custom::default();
-    fields.question = args.question_field.clone();
-    fields.choices = args.choices_field.clone();
-    fields.answer = args.answer_field.clone();
-    fields.passage = args.context_field.clone();
-    fields
-}
-
 /// Asks row after row; what the output holds already is skipped.
 fn many(
     args: &PredictArgs,
@@ -217,7 +198,7 @@ fn many(
     rows: impl Iterator<Item = Result<Row, DataError>>,
     total: Option<usize>,
 ) -> Result<()> {
-    let fields = fields(args);
+    let fields = args.fields.custom();
     let mut asked = rows.map(|row| -> Result<Asked> {
         let (number, row) = row?;
         let (mut question, answer) = fields.ask(&row).map_err(|reason| DataError::Row {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use clap::Args;
+use data::dataset::custom::Custom;
 use data::loader::LoaderState;
 use data::source::Finder;
 use train::RunConfig;
@@ -79,6 +80,39 @@ impl PlaceArgs {
     pub(super) fn others(&self) -> Result<Vec<Device>> {
         let names = self.devices.iter().skip(1);
         names.map(|name| Ok(backend::find(name)?.device)).collect()
+    }
+}
+
+/// Flags that name the fields of a file of questions.
+#[derive(Debug, Args)]
+pub(super) struct FieldArgs {
+    /// Field of the question
+    #[arg(long, default_value = "question")]
+    question_field: String,
+    /// Field of the list of choices, or the fields of the single ones, separated by commas
+    #[arg(long, default_value = "choices", value_delimiter = ',')]
+    choices_field: Vec<String>,
+    /// Field of the right answer: an index from 0, a letter or the choice's text
+    #[arg(long, default_value = "answer")]
+    answer_field: String,
+    /// Field of a text that answers the question
+    #[arg(long, default_value = "context")]
+    context_field: String,
+    /// Field of what a row shares with others, such as a document
+    #[arg(long, default_value = "group")]
+    group_field: String,
+}
+
+impl FieldArgs {
+    /// As settings.
+    pub(super) fn custom(&self) -> Custom {
+        let mut fields = Custom::default();
+        fields.question = self.question_field.clone();
+        fields.choices = self.choices_field.clone();
+        fields.answer = self.answer_field.clone();
+        fields.passage = self.context_field.clone();
+        fields.group = self.group_field.clone();
+        fields
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use train::config::ConfigLayers;
 use train::dashboard::state::{DashboardState, clock, peak_memory};
@@ -65,7 +65,10 @@ pub(super) struct TrainArgs {
 /// What `--dataset` takes.
 fn datasets() -> String {
     let names: Vec<&str> = data::dataset::DATASETS.iter().map(|d| d.name()).collect();
-    format!("{}, or custom with data.custom settings", names.join(", "))
+    format!(
+        "{}, a file of your own (.jsonl, .json, .csv, .tsv, .parquet), or custom with data.custom settings",
+        names.join(", ")
+    )
 }
 
 /// What `--method` takes.
@@ -137,6 +140,22 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     conclude(outcome?, &setup)
 }
 
+/// `--dataset`: a name, or a file of the user's own.
+fn name_dataset(given: &mut ConfigLayers, dataset: &str) -> Result<()> {
+    let path = std::path::Path::new(dataset);
+    let is_file = path.is_file() || data::rows::has_known_ending(path);
+    if !is_file {
+        return Ok(given.set(&format!("data.dataset={dataset:?}"))?);
+    }
+    given.set("data.dataset=custom")?;
+    // A run may be resumed or evaluated from another directory.
+    let path = std::path::absolute(path).with_context(|| format!("{dataset}: no such file"))?;
+    Ok(given.set(&format!(
+        "data.custom.train={:?}",
+        path.display().to_string()
+    ))?)
+}
+
 /// The settings in their layers, and whether they were shortened for a processor.
 fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)> {
     let mut given = ConfigLayers::default();
@@ -144,7 +163,7 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
         given.file(file)?;
     }
     if let Some(dataset) = &args.dataset {
-        given.set(&format!("data.dataset={dataset:?}"))?;
+        name_dataset(&mut given, dataset)?;
     }
     if let Some(model) = &args.model {
         given.set(&format!("model.name={model:?}"))?;

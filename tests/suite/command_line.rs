@@ -11,6 +11,14 @@ pub(crate) fn uq4ct(directory: &Path, args: &[&str]) -> Output {
         .unwrap()
 }
 
+/// Exit code, standard output and standard error.
+pub(crate) fn outcome(directory: &Path, args: &[&str]) -> (i32, String, String) {
+    let output = uq4ct(directory, args);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let code = output.status.code().unwrap_or(-1);
+    (code, text(&output.stdout), text(&output.stderr))
+}
+
 pub(crate) fn program(path: &str, directory: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(path);
     command

@@ -12,6 +12,7 @@ mod malformed;
 mod methods;
 mod metrics;
 mod nested_parquet;
+mod own_data;
 mod parity;
 mod predict;
 mod readme;

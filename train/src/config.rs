@@ -9,6 +9,7 @@ use data::dataset::{self, AnyDataset};
 use data::loader::Schedule;
 use data::prompt::{LabelStyle, Normalization, Rendering, Scoring, Template};
 use model::{AdapterConfig, LoraConfig, MixLoraConfig, MixtureWeights, Placement, TargetModule};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -23,7 +24,7 @@ use crate::method::tfb::TfbSection;
 use crate::metric::Bootstrap;
 
 /// Everything that decides what a run does.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
     /// Which base model.
@@ -43,7 +44,7 @@ pub struct RunConfig {
 }
 
 /// `[model]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
     /// A short name, `owner/name` on the Hub, a directory in Hugging Face's layout, a .gguf file, or `tiny`.
@@ -55,7 +56,7 @@ pub struct ModelSection {
 }
 
 /// Type of the frozen weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightType {
     /// 32 bits.
@@ -66,7 +67,7 @@ pub enum WeightType {
 }
 
 /// `[data]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSection {
     /// Name of the dataset.
@@ -97,7 +98,7 @@ pub struct DataSection {
 }
 
 /// `[method]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MethodSection {
     /// Name of the method.
@@ -122,7 +123,7 @@ pub struct MethodSection {
 }
 
 /// `[adapter]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdapterSection {
     /// Rank r of a low-rank update.
@@ -146,7 +147,7 @@ pub struct AdapterSection {
 }
 
 /// `[objective]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ObjectiveSection {
     /// `answer`, `sequence` or `choices`.
@@ -166,7 +167,7 @@ pub struct ObjectiveSection {
 }
 
 /// Shape of the learning rate over the training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RateSchedule {
     /// The same throughout, after the warm-up.
@@ -179,7 +180,7 @@ pub enum RateSchedule {
 }
 
 /// `[train]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainSection {
     /// Passes over the training questions; may be a fraction.
@@ -192,6 +193,7 @@ pub struct TrainSection {
     pub micro_batch: usize,
     /// Tokens of one forward pass at most, padding among them: bounds memory, and keeps questions of like length together.
     #[serde(skip_serializing_if = "is_default_micro_tokens")]
+    #[schemars(extend("default" = MICRO_TOKENS))]
     pub micro_tokens: usize,
     /// AdamW's learning rate.
     pub learning_rate: f64,
@@ -214,11 +216,12 @@ pub struct TrainSection {
     /// Keep only each layer's input for the backward pass and run the layer again there: the activations of one layer in memory, 1.4
     /// times the time, the same gradients.
     #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = false))]
     pub recompute: bool,
 }
 
 /// `[evaluation]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluationSection {
     /// Equal-width bins of the calibration errors.
@@ -353,6 +356,16 @@ impl DataSection {
     /// An unknown name, or `custom` without its training file.
     pub fn dataset(&self) -> Result<AnyDataset, DataError> {
         dataset::find(&self.dataset, &self.custom)
+    }
+
+    /// The dataset's name; of the user's own file, the file's.
+    pub fn title(&self) -> String {
+        let file = self.custom.train.as_ref().or(self.custom.test.as_ref());
+        let stem = file.and_then(|file| file.file_stem());
+        match (self.dataset.as_str(), stem) {
+            ("custom", Some(stem)) => stem.to_string_lossy().to_lowercase().replace(' ', "-"),
+            (name, _) => name.into(),
+        }
     }
 
     /// How questions become prompts.
@@ -848,7 +861,7 @@ impl RunConfig {
         let model = model.strip_suffix(".gguf").unwrap_or(&model);
         root.join(format!(
             "{}-{}-{model}-s{}",
-            self.data.dataset,
+            self.data.title(),
             self.method.title(),
             self.train.seed
         ))

@@ -41,6 +41,7 @@ pub mod posthoc;
 pub mod prediction;
 pub mod prepare;
 pub mod recompute;
+pub mod reference;
 pub mod report;
 pub mod reproduce;
 pub mod run_directory;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
+use data::check::{CheckedFile, CheckedTokens};
 use data::dataset::Dataset;
 use data::loader::mix;
 use data::prompt::{Rendering, perturbations};
@@ -175,6 +176,11 @@ impl Prepared {
             }
         }
         Ok(encoded)
+    }
+
+    /// What the run's settings make of a file of questions; some are kept as text.
+    pub fn check(&self, file: &CheckedFile, examples: usize) -> CheckedTokens {
+        CheckedTokens::of(file, &self.tokenizer, &self.rendering, self.room, examples)
     }
 
     /// Tokens of the longest prompt that it takes.

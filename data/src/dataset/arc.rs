@@ -85,6 +85,7 @@ mod tests {
             passage: None,
             choices: vec!["a".into(), "b".into(), "c".into()],
             answer: 2,
+            group: None,
         };
         for row in [original, hub, uniform] {
             assert_eq!(Arc::EASY.parse(&row).unwrap().as_ref(), Some(&expected));

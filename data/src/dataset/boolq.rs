@@ -115,6 +115,7 @@ impl Dataset for BoolQ {
             passage: Some(without_title(row, passage).to_owned()),
             choices: vec!["true".into(), "false".into()],
             answer: usize::from(!truth),
+            group: None,
         }))
     }
 

@@ -62,6 +62,7 @@ impl Dataset for ClimateQa {
                 .map(str::to_owned),
             choices: options(text(row, "Options")?)?,
             answer: letter_index("Answer", &text(row, "Answer")?.trim().to_uppercase())?,
+            group: None,
         }))
     }
 }

@@ -63,6 +63,7 @@ impl Dataset for ClimateX {
                 .iter()
                 .position(|known| *known == level)
                 .ok_or_else(|| format!("confidence: expected one of {LEVELS:?}, got {level:?}"))?,
+            group: None,
         }))
     }
 }

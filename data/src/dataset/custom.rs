@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -11,7 +12,7 @@ use crate::prompt::LabelStyle;
 use crate::source::Artifact;
 
 /// `[data.custom]`: files and the names of their fields.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Custom {
     /// Training questions.
@@ -30,6 +31,8 @@ pub struct Custom {
     pub passage: String,
     /// Field of the row's name; rows may lack it.
     pub id: String,
+    /// Field of what a row shares with others (a document, a patient): rows of one group stay on one side where train is divided.
+    pub group: String,
     /// The choices themselves are the answer's words, as in true or false; otherwise letters are.
     pub answer_by_choice: bool,
     /// The splits that have a file.
@@ -46,8 +49,9 @@ impl Default for Custom {
             question: "question".into(),
             choices: vec!["choices".into()],
             answer: "answer".into(),
-            passage: "passage".into(),
+            passage: "context".into(),
             id: "id".into(),
+            group: "group".into(),
             answer_by_choice: false,
             splits: Vec::new(),
         }
@@ -92,10 +96,16 @@ impl Custom {
             Some(value) => plain(field, value).map(Some),
         };
         let question = optional(&self.question)?;
+        let mut passage = optional(&self.passage)?;
+        // The uniform format's name.
+        if passage.is_none() && self.passage == "context" {
+            passage = optional("passage")?;
+        }
         Ok(MultipleChoice {
             id: optional(&self.id)?.unwrap_or_default(),
             question: question.ok_or_else(|| format!("{}: is missing", self.question))?,
-            passage: optional(&self.passage)?.filter(|passage| !passage.is_empty()),
+            passage: passage.filter(|passage| !passage.is_empty()),
+            group: optional(&self.group)?.filter(|group| !group.is_empty()),
             choices,
             answer,
         })

@@ -118,6 +118,7 @@ impl Dataset for Mmlu {
             passage: None,
             choices: choices.into_iter().collect::<Result<_, _>>()?,
             answer: letter_index(key, text(row, key)?)?,
+            group: None,
         }))
     }
 }

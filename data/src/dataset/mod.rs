@@ -325,6 +325,7 @@ fn lettered(row: &Value) -> Result<Option<MultipleChoice>, String> {
         passage: None,
         choices,
         answer,
+        group: None,
     }))
 }
 
@@ -363,6 +364,7 @@ fn uniform(row: &Value, id: String, index: &Value) -> Result<MultipleChoice, Str
             .map(str::to_owned),
         choices,
         answer,
+        group: None,
     })
 }
 

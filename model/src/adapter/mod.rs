@@ -6,6 +6,7 @@ use burn::module::Param;
 use burn::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
@@ -18,7 +19,9 @@ pub mod router;
 pub use router::{Router, Routing};
 
 /// A linear projection of a decoder layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum TargetModule {
     /// Query.
@@ -56,7 +59,7 @@ impl TargetModule {
 }
 
 /// How raw top-k probabilities become the weights of the mixture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MixtureWeights {
     /// Divided by their sum, as the public MixLoRA code does; the weights of a token sum to 1.
@@ -69,7 +72,7 @@ pub enum MixtureWeights {
 }
 
 /// Where the experts sit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Placement {
     /// A mixture in every target projection (Eq. 4); two routers a layer, one for attention, one for the feed-forward block.

@@ -4,10 +4,11 @@
 
 use burn::prelude::*;
 use model::Routing;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Over which tokens FLU is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FluTokens {
     /// The mean over the prompt.
@@ -18,7 +19,7 @@ pub enum FluTokens {
 }
 
 /// When an answer counts as right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Correctness {
     /// The best of the row's own choices is the right one, as in evaluation.

@@ -2,10 +2,11 @@
 
 use burn::prelude::*;
 use model::Routing;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which form of the loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadBalancing {
     /// Eq. 15-16 as printed: a token counts for its best expert; per router, averaged. Balanced value 1.

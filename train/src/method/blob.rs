@@ -5,6 +5,7 @@ use burn::module::Param;
 use burn::prelude::*;
 use data::Batch;
 use model::{AdapterConfig, Llama, LlamaOutput};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::lora::Lora;
@@ -16,7 +17,7 @@ use crate::loss::Objective;
 use crate::loss::calibration::FluTokens;
 
 /// `[method.blob]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BlobSection {
     /// Largest initial value of G, whose square is A's standard deviation.

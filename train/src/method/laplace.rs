@@ -19,6 +19,7 @@ use data::loader::mix;
 use faer::Mat;
 use model::adapter::dropout::normal;
 use model::{Capture, DropoutSeed, Llama, LlamaInput, Probe};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::lora::Lora;
@@ -29,7 +30,7 @@ use crate::linear_algebra::{cholesky, eigen, matrix, orthonormal, tensor, values
 use crate::prediction::{Prediction, choice_logits};
 
 /// Which adapted layers the posterior covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Layers {
     /// All: LA.
@@ -40,7 +41,7 @@ pub enum Layers {
 }
 
 /// How the distribution of the logits becomes probabilities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Predictive {
     /// The mean softmax of samples.
@@ -51,7 +52,7 @@ pub enum Predictive {
 }
 
 /// `[method.laplace]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LaplaceSection {
     /// `all` (LA) or `last` (LLLA).

@@ -3,6 +3,7 @@
 use burn::prelude::*;
 use data::Batch;
 use model::{AdapterConfig, LlamaOutput};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Method, Training, read_logits};
@@ -11,7 +12,7 @@ use crate::loss::{Objective, Term, cross_entropy};
 use crate::prediction::{choice_logits, token_log_probabilities};
 
 /// What the cross-entropy is taken over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CrossEntropy {
     /// The answer's token, over the vocabulary.

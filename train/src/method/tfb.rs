@@ -11,6 +11,7 @@ use burn::module::Param;
 use burn::prelude::*;
 use model::Llama;
 use model::projection::Lora as LoraProjection;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::lora::Lora;
@@ -23,7 +24,7 @@ use crate::loss::calibration::FluTokens;
 use crate::prediction::ScoredRow;
 
 /// `[method.tfb]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TfbSection {
     /// Training questions on which sigma is chosen.

@@ -1,0 +1,265 @@
+//! `uq4ct data check`: what a file of questions holds, before anything is trained on it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use data::check::{BadRow, CheckedFile, CheckedTokens, Overlap, Rendered};
+use serde_json::json;
+use train::config::ConfigLayers;
+use train::prepare::prepare_model;
+
+use super::run::{FieldArgs, PlaceArgs, logging, print};
+
+/// `uq4ct data ..`
+#[derive(Debug, Subcommand)]
+pub(super) enum DataVerb {
+    /// Rows, answers, repeats, leaks between files, lengths, and three questions as the model sees them
+    Check(CheckArgs),
+}
+
+/// Flags of `data check`.
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// Questions in a .jsonl, .json, .csv, .tsv or .parquet file
+    file: PathBuf,
+    /// Further files, such as a test set, which must share no question with the first
+    #[arg(long, value_name = "FILE")]
+    against: Vec<PathBuf>,
+    /// Whose tokenizer, as train takes it; none: look at the text alone
+    #[arg(long, default_value = "smollm2-135m")]
+    model: String,
+    /// Settings to lay over the defaults; may be repeated
+    #[arg(long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// A single setting, such as data.scoring=cloze; may be repeated
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// Questions shown as the model sees them
+    #[arg(long, default_value_t = 3)]
+    examples: usize,
+    /// Everything as JSON, every row number too
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    fields: FieldArgs,
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+/// Runs `data ..`.
+pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
+    logging();
+    let DataVerb::Check(args) = verb;
+    let fields = args.fields.custom();
+    let mut files = Vec::new();
+    for path in std::iter::once(&args.file).chain(&args.against) {
+        files.push(CheckedFile::read(path, &fields)?);
+    }
+    if !args.json {
+        files.iter().for_each(|file| print(describe(file)));
+        overlaps(&files)
+            .for_each(|(one, other, shared)| print(describe_overlap(one, other, &shared)));
+    }
+    let tokens = match args.model.as_str() {
+        "none" => Vec::new(),
+        _ => tokens(&args, &files)?,
+    };
+    if args.json {
+        let shared: Vec<_> = overlaps(&files)
+            .map(|(one, other, shared)| json!({"files": [one.path, other.path], "shared": shared}))
+            .collect();
+        print(json!({"files": files, "overlaps": shared, "tokens": tokens}));
+    } else {
+        let pairs = tokens.iter().zip(&files);
+        pairs.for_each(|(tokens, file)| print(describe_tokens(tokens, file)));
+    }
+    let unusable = files.iter().map(|f| f.bad.len()).sum::<usize>()
+        + tokens.iter().map(|t| t.refused.len()).sum::<usize>();
+    let empty = files.iter().any(|file| file.usable == 0);
+    if !args.json {
+        print(match (unusable, empty) {
+            (0, false) => format!("Usable: uq4ct train --dataset {}", args.file.display()),
+            (0, true) => "Not usable: no row has an answer.".into(),
+            (n, _) => format!("Not usable yet: {n} rows to mend."),
+        });
+    }
+    Ok(match unusable == 0 && !empty {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn tokens(args: &CheckArgs, files: &[CheckedFile]) -> Result<Vec<CheckedTokens>> {
+    let mut layers = ConfigLayers::default();
+    for file in &args.config {
+        layers.file(file)?;
+    }
+    for assignment in &args.set {
+        layers.set(assignment)?;
+    }
+    layers.set(&format!("model.name={:?}", args.model))?;
+    layers.set("data.dataset=custom")?;
+    layers.set(&format!(
+        "data.custom.train={:?}",
+        args.file.display().to_string()
+    ))?;
+    let config = layers.resolve()?;
+    let prepared = prepare_model(&config, &args.places.finder(&config.model.name))?;
+    let examples = |place: usize| if place == 0 { args.examples } else { 0 };
+    let files = files.iter().enumerate();
+    Ok(files
+        .map(|(place, file)| prepared.check(file, examples(place)))
+        .collect())
+}
+
+/// Every pair of files with what they share.
+fn overlaps(files: &[CheckedFile]) -> impl Iterator<Item = (&CheckedFile, &CheckedFile, Overlap)> {
+    let (one, others) = files.split_at(1);
+    others
+        .iter()
+        .map(move |other| (&one[0], other, Overlap::of(&one[0], other)))
+}
+
+/// The first few of many, in words.
+fn few<T>(all: &[T], word: impl Fn(&T) -> String) -> String {
+    const SHOWN: usize = 10;
+    let shown: Vec<String> = all.iter().take(SHOWN).map(word).collect();
+    match all.len() > SHOWN {
+        true => format!("{}, and {} more", shown.join(", "), all.len() - SHOWN),
+        false => shown.join(", "),
+    }
+}
+
+fn pair([one, other]: &[usize; 2]) -> String {
+    format!("{one} and {other}")
+}
+
+fn counts<K: std::fmt::Display>(of: &std::collections::BTreeMap<K, usize>, rows: usize) -> String {
+    let share = |n: usize| 100.0 * n as f64 / rows.max(1) as f64;
+    let parts: Vec<String> = of
+        .iter()
+        .map(|(key, n)| format!("{key}: {n} ({:.0} %)", share(*n)))
+        .collect();
+    parts.join(", ")
+}
+
+fn bad_rows(file: &CheckedFile, bad: &[BadRow]) -> String {
+    const SHOWN: usize = 20;
+    let mut text: String = bad
+        .iter()
+        .take(SHOWN)
+        .map(|b| format!("  {}, row {}: {}\n", file.path.display(), b.row, b.reason))
+        .collect();
+    if bad.len() > SHOWN {
+        text += &format!("  and {} more (--json lists all)\n", bad.len() - SHOWN);
+    }
+    text
+}
+
+fn describe(file: &CheckedFile) -> String {
+    let mut text = format!(
+        "{}\n  rows: {}, of which {} usable, {} without an answer, {} not usable\n",
+        file.path.display(),
+        file.rows,
+        file.usable,
+        file.unanswered,
+        file.bad.len()
+    );
+    text += &bad_rows(file, &file.bad);
+    if file.usable == 0 {
+        return text;
+    }
+    text += &format!("  choices a row: {}\n", counts(&file.choices, file.usable));
+    text += &format!("  right answer: {}", counts(&file.answers, file.usable));
+    text += &format!(
+        "; always the most common one is right {:.1} %\n",
+        100.0 * file.majority().unwrap_or(0.0)
+    );
+    if file.with_context > 0 {
+        text += &format!(
+            "  with a context: {} (only --set data.template=passage reads it)\n",
+            file.with_context
+        );
+    }
+    if file.groups > 0 {
+        text += &format!("  groups: {}\n", file.groups);
+    }
+    for (what, pairs) in [
+        ("repeated questions, rows", &file.repeats),
+        (
+            "the same question with another answer, rows",
+            &file.contradictions,
+        ),
+    ] {
+        if !pairs.is_empty() {
+            text += &format!("  warning: {} {what} {}\n", pairs.len(), few(pairs, pair));
+        }
+    }
+    if !file.equal_choices.is_empty() {
+        let rows = few(&file.equal_choices, usize::to_string);
+        text += &format!("  warning: a choice stands twice in rows {rows}\n");
+    }
+    text
+}
+
+fn describe_overlap(one: &CheckedFile, other: &CheckedFile, shared: &Overlap) -> String {
+    let names = format!("{} and {}", one.path.display(), other.path.display());
+    if shared.is_empty() {
+        return format!("{names} share no question\n");
+    }
+    let mut text = String::new();
+    if !shared.questions.is_empty() {
+        text += &format!(
+            "warning: {names} share {} questions, rows {}; training drops them from the earlier split\n",
+            shared.questions.len(),
+            few(&shared.questions, pair)
+        );
+    }
+    if !shared.groups.is_empty() {
+        text += &format!(
+            "warning: {names} share groups: {}\n",
+            few(&shared.groups, String::clone)
+        );
+    }
+    text
+}
+
+fn describe_tokens(tokens: &CheckedTokens, file: &CheckedFile) -> String {
+    let mut text = format!("{}, as the model sees it\n", file.path.display());
+    if let Some([least, median, most, longest]) = tokens.lengths {
+        text += &format!(
+            "  tokens a question: {least} to {longest}, median {median}, 95 % at most {most}; the limit of a prompt is {}\n",
+            tokens.limit
+        );
+    }
+    if !tokens.shortened.is_empty() {
+        text += &format!(
+            "  warning: {} questions are too long and lose their end, rows {}; raise data.max_tokens\n",
+            tokens.shortened.len(),
+            few(&tokens.shortened, usize::to_string)
+        );
+    }
+    text += &bad_rows(file, &tokens.refused);
+    tokens
+        .examples
+        .iter()
+        .for_each(|shown| text += &example(shown));
+    text
+}
+
+/// A question with its scored tokens in brackets; a star marks the right choice.
+fn example(shown: &Rendered) -> String {
+    let prompt = shown.prompt.replace('\n', "\n  | ");
+    let mut text = format!(
+        "  row {}, the tokens in [] are scored, * is right:\n  | {prompt}\n",
+        shown.row
+    );
+    for (choice, pieces) in shown.scored.iter().enumerate() {
+        let mark = if choice == shown.answer { '*' } else { ' ' };
+        let pieces: String = pieces.iter().map(|piece| format!("[{piece}]")).collect();
+        text += &format!("  {mark} {pieces}\n");
+    }
+    text
+}

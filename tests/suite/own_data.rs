@@ -1,0 +1,119 @@
+//! Files of the user's own: `data check`, `init`, `train --dataset FILE`.
+
+use std::path::Path;
+
+use crate::command_line::outcome;
+
+/// Twelve questions, one a line, with a group each.
+fn questions(path: &Path) {
+    let text: String = (0..12)
+        .map(|i| {
+            format!(
+                "{{\"question\": \"What is {i} plus one?\", \"choices\": [\"{}\", \"{}\", \"{}\"], \"answer\": \"B\", \"group\": \"g{}\"}}\n",
+                i,
+                i + 1,
+                i + 2,
+                i / 2
+            )
+        })
+        .collect();
+    std::fs::write(path, text).unwrap();
+}
+
+#[test]
+fn a_sound_file_is_described_and_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sums.jsonl");
+    questions(&file);
+    let file = file.to_str().unwrap();
+    let (code, out, err) = outcome(folder.path(), &["data", "check", file, "--model", "tiny"]);
+    assert_eq!(code, 0, "{out}{err}");
+    for part in [
+        "rows: 12, of which 12 usable",
+        "right answer: B: 12 (100 %)",
+        "groups: 6",
+        "row 1, the tokens in [] are scored",
+        "* [ B]",
+    ] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let train = [
+        "train",
+        "--dataset",
+        file,
+        "--model",
+        "tiny",
+        "--plain",
+        "--set",
+        "train.max_steps=2",
+        "--set",
+        "data.held_out_fraction=0.25",
+    ];
+    let (code, out, err) = outcome(folder.path(), &train);
+    assert_eq!(code, 0, "{out}{err}");
+    let run = folder.path().join("runs/sums-uq4ct-tiny-s42");
+    assert!(run.join("report.html").is_file(), "{out}{err}");
+}
+
+#[test]
+fn bad_rows_are_named_by_line_and_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (folder.path().join("a.csv"), folder.path().join("b.csv"));
+    std::fs::write(&one, "stem,A,B,key\nwhich?,x,y,A\nthat?,x,y,Q\n,x,y,B\n").unwrap();
+    std::fs::write(&two, "stem,A,B,key\nWHICH?,y,x,B\n").unwrap();
+    let args = [
+        "data",
+        "check",
+        one.to_str().unwrap(),
+        "--against",
+        two.to_str().unwrap(),
+        "--model",
+        "none",
+        "--question-field",
+        "stem",
+        "--choices-field",
+        "A,B",
+        "--answer-field",
+        "key",
+    ];
+    let (code, out, err) = outcome(folder.path(), &args);
+    assert_eq!(code, 1, "{out}{err}");
+    assert!(out.contains("a.csv, row 2: key: expected"), "{out}");
+    assert!(out.contains("a.csv, row 3: question: is empty"), "{out}");
+    assert!(out.contains("share 1 questions, rows 1 and 1"), "{out}");
+    assert!(out.contains("Not usable yet: 2 rows"), "{out}");
+    let args: Vec<&str> = args.into_iter().chain(["--json"]).collect();
+    let (code, out, _) = outcome(folder.path(), &args);
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &found["files"][0]["bad"][1]["row"]), (1, &3.into()));
+    let absent = outcome(
+        folder.path(),
+        &["train", "--dataset", "none.jsonl", "--model", "tiny"],
+    );
+    assert!(
+        absent.0 != 0 && absent.2.contains("none.jsonl"),
+        "{absent:?}"
+    );
+}
+
+#[test]
+fn init_writes_settings_that_train_takes_and_never_over_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, out, err) = outcome(folder.path(), &["init"]);
+    assert_eq!(code, 0, "{out}{err}");
+    let dry = [
+        "train",
+        "--config",
+        "uq4ct.toml",
+        "--model",
+        "tiny",
+        "--dry-run",
+    ];
+    let (code, out, err) = outcome(folder.path(), &dry);
+    assert_eq!(code, 0, "{out}{err}");
+    let (code, _, err) = outcome(folder.path(), &["init"]);
+    assert!(
+        code != 0 && err.contains("uq4ct.toml cannot be written"),
+        "{err}"
+    );
+}
