@@ -4,3 +4,4 @@
 pub mod allocator;
 pub mod backend;
 pub mod cli;
+pub mod serve;

@@ -10,7 +10,7 @@ use serde_json::json;
 use train::config::ConfigLayers;
 use train::prepare::prepare_model;
 
-use super::run::{FieldArgs, PlaceArgs, logging, print};
+use super::run::{FieldArgs, PlaceArgs, logging, print, quoted};
 
 /// `uq4ct data ..`
 #[derive(Debug, Subcommand)]
@@ -80,7 +80,11 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
     let empty = files.iter().any(|file| file.usable == 0);
     if !args.json {
         print(match (unusable, empty) {
-            (0, false) => format!("Usable: uq4ct train --dataset {}", args.file.display()),
+            (0, false) => format!(
+                "Usable: uq4ct train --dataset {}{}",
+                quoted(&args.file.display().to_string()),
+                args.fields.settings()
+            ),
             (0, true) => "Not usable: no row has an answer.".into(),
             (n, _) => format!("Not usable yet: {n} rows to mend."),
         });

@@ -11,6 +11,7 @@ mod init;
 mod predict;
 mod reproduce;
 mod run;
+mod serve;
 mod train;
 
 /// Fine-tune a language model and know how far its confidence can be trusted.
@@ -34,6 +35,8 @@ enum Verb {
     Data(data::DataVerb),
     /// Write a commented file of settings to start from.
     Init(init::InitArgs),
+    /// Answer questions over HTTP, with a page to try it.
+    Serve(serve::ServeArgs),
     /// Finished runs side by side, with paired tests.
     Compare(compare::CompareArgs),
     /// A table of the paper: train and score what it compares, once each.
@@ -59,6 +62,7 @@ pub fn main() -> ExitCode {
         Verb::Train(args) => train::run(args),
         Verb::Evaluate(args) => evaluate::run(args),
         Verb::Predict(args) => predict::run(args),
+        Verb::Serve(args) => serve::run(args),
         Verb::Data(verb) => data::run(verb),
         Verb::Init(args) => init::run(&args),
         Verb::Compare(args) => compare::run(&args),

@@ -13,10 +13,9 @@ use data::error::DataError;
 use data::rows::{self, Row};
 use indicatif::{ProgressBar, ProgressStyle};
 use train::answering::{Answer, Answerer, Asked, Decision};
-use train::posthoc::abstention::{Abstention, Promise};
 use train::run_directory::RunDirectory;
 
-use super::run::{FieldArgs, PlaceArgs, logging, print};
+use super::run::{FieldArgs, PlaceArgs, PromiseArgs, explain, logging, print};
 
 /// Flags of `predict`.
 #[derive(Debug, Args)]
@@ -41,18 +40,8 @@ pub(super) struct PredictArgs {
     /// Questions asked together [default: 16, from standard input 1]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     batch: Option<u16>,
-    /// Abstain so that at most this share of the given answers is wrong, as far as held-out questions can prove it
-    #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "coverage")]
-    target_risk: Option<f64>,
-    /// How often that promise may fail
-    #[arg(long, default_value_t = 0.05, value_parser = share)]
-    delta: f64,
-    /// Abstain from the least confident answers so that this share is given
-    #[arg(long, value_name = "SHARE", value_parser = share)]
-    coverage: Option<f64>,
-    /// Error rate of the sets of choices that may be right
-    #[arg(long, default_value_t = 0.1, value_parser = share)]
-    alpha: f64,
+    #[command(flatten)]
+    promise: PromiseArgs,
     #[command(flatten)]
     fields: FieldArgs,
     /// Print JSON for one question too
@@ -60,14 +49,6 @@ pub(super) struct PredictArgs {
     json: bool,
     #[command(flatten)]
     places: PlaceArgs,
-}
-
-/// A number strictly between 0 and 1.
-fn share(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
-        _ => Err("expected a number between 0 and 1, such as 0.05".into()),
-    }
 }
 
 /// Runs `predict`.
@@ -113,35 +94,11 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
 fn open(args: &PredictArgs) -> Result<Answerer> {
     let (_, config) = RunDirectory::open(&args.run)?;
     let setup = args.places.finished(&args.run, &config, Arc::default())?;
-    let promise = match (args.target_risk, args.coverage) {
-        (Some(target), _) => Some(Promise::Risk {
-            target,
-            delta: args.delta,
-        }),
-        (None, Some(target)) => Some(Promise::Coverage { target }),
-        (None, None) => None,
-    };
-    Ok(Answerer::open(setup, args.alpha, promise)?)
-}
-
-/// The rule in words.
-fn explain(rule: &Abstention, held_out: usize) -> String {
-    let risk = rule
-        .held_out_risk
-        .map_or("-".into(), |risk| format!("{:.1} %", 100.0 * risk));
-    let promise = match rule.promise {
-        Promise::Risk { target, delta } => format!(
-            "at most {:.1} % of the given answers wrong, with probability {:.0} %",
-            100.0 * target,
-            100.0 * (1.0 - delta)
-        ),
-        Promise::Coverage { target } => format!("{:.1} % of questions answered", 100.0 * target),
-    };
-    format!(
-        "Answers from a probability of {:.3} on: {promise}, for questions like its {held_out} held-out ones (there {:.1} % answered, {risk} of them wrong).",
-        rule.threshold,
-        100.0 * rule.held_out_coverage
-    )
+    Ok(Answerer::open(
+        setup,
+        args.promise.alpha,
+        args.promise.promise(),
+    )?)
 }
 
 fn one(args: &PredictArgs, answerer: &Answerer) -> Result<()> {
@@ -276,7 +233,7 @@ fn go_on(
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(e) => return Err(e).with_context(|| format!("{name} cannot be read")),
     };
-    let decides = args.target_risk.is_some() || args.coverage.is_some();
+    let decides = args.promise.promise().is_some();
     // A line without its end was being written when the program died.
     let whole = known
         .iter()

@@ -15,6 +15,7 @@ use train::dashboard::plain::Plain;
 use train::dashboard::state::DashboardState;
 use train::dashboard::terminal::{self, Terminal};
 use train::fine_tune::Setup;
+use train::posthoc::abstention::{Abstention, Promise};
 use train::run_directory::Environment;
 use train::telemetry::Telemetry;
 
@@ -104,6 +105,28 @@ pub(super) struct FieldArgs {
 }
 
 impl FieldArgs {
+    /// What `train` must be told about the fields.
+    pub(super) fn settings(&self) -> String {
+        let (own, plain) = (self.custom(), Custom::default());
+        [
+            ("question", &own.question, &plain.question),
+            ("choices", &own.choices.join(","), &plain.choices.join(",")),
+            ("answer", &own.answer, &plain.answer),
+            ("passage", &own.passage, &plain.passage),
+            ("group", &own.group, &plain.group),
+        ]
+        .iter()
+        .filter(|(_, own, plain)| own != plain)
+        .map(|(key, own, _)| {
+            let value = match *key {
+                "choices" => format!("{:?}", self.choices_field),
+                _ => (*own).clone(),
+            };
+            format!(" --set {}", quoted(&format!("data.custom.{key}={value}")))
+        })
+        .collect()
+    }
+
     /// As settings.
     pub(super) fn custom(&self) -> Custom {
         let mut fields = Custom::default();
@@ -114,6 +137,63 @@ impl FieldArgs {
         fields.group = self.group_field.clone();
         fields
     }
+}
+
+/// Flags about when to abstain.
+#[derive(Debug, Args)]
+pub(super) struct PromiseArgs {
+    /// Abstain so that at most this share of the given answers is wrong, as far as held-out questions can prove it
+    #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "coverage")]
+    target_risk: Option<f64>,
+    /// How often that promise may fail
+    #[arg(long, default_value_t = 0.05, value_parser = share)]
+    delta: f64,
+    /// Abstain from the least confident answers so that this share is given
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    coverage: Option<f64>,
+    /// Error rate of the sets of choices that may be right
+    #[arg(long, default_value_t = 0.1, value_parser = share)]
+    pub(super) alpha: f64,
+}
+
+impl PromiseArgs {
+    /// What is promised, if anything.
+    pub(super) fn promise(&self) -> Option<Promise> {
+        let (delta, target) = (self.delta, self.target_risk);
+        let risk = target.map(|target| Promise::Risk { target, delta });
+        risk.or_else(|| {
+            let target = self.coverage?;
+            Some(Promise::Coverage { target })
+        })
+    }
+}
+
+/// A number strictly between 0 and 1.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
+        _ => Err("expected a number between 0 and 1, such as 0.05".into()),
+    }
+}
+
+/// The rule in words.
+pub(super) fn explain(rule: &Abstention, held_out: usize) -> String {
+    let risk = rule
+        .held_out_risk
+        .map_or("-".into(), |risk| format!("{:.1} %", 100.0 * risk));
+    let promise = match rule.promise {
+        Promise::Risk { target, delta } => format!(
+            "at most {:.1} % of the given answers wrong, with probability {:.0} %",
+            100.0 * target,
+            100.0 * (1.0 - delta)
+        ),
+        Promise::Coverage { target } => format!("{:.1} % of questions answered", 100.0 * target),
+    };
+    format!(
+        "Answers from a probability of {:.3} on: {promise}, for questions like its {held_out} held-out ones (there {:.1} % answered, {risk} of them wrong).",
+        rule.threshold,
+        100.0 * rule.held_out_coverage
+    )
 }
 
 /// Diagnostics on standard error, as `RUST_LOG` says; warnings by default.

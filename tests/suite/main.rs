@@ -16,6 +16,7 @@ mod own_data;
 mod parity;
 mod predict;
 mod readme;
+mod serve;
 mod smollm2;
 mod support;
 mod tables;

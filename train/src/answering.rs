@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 
+use burn::data::dataloader::DataLoader;
+use burn::prelude::*;
 use data::MultipleChoice;
+use data::loader::EvaluationLoader;
+use model::{DropoutSeed, Placement};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::evaluation::evaluate;
 use crate::fine_tune::{Setup, fit, load_members};
-use crate::method::{self, Method, Predictor};
+use crate::method::{self, Method, Predictor, input};
 use crate::posthoc::PostHoc;
 use crate::posthoc::abstention::{Abstention, Promise, Refusal};
 use crate::posthoc::confidence::Confidence;
@@ -28,7 +33,7 @@ pub struct Asked {
 }
 
 /// Whether an answer is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// It is.
@@ -38,7 +43,7 @@ pub enum Decision {
 }
 
 /// What the run says about a question.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Answer {
     /// The question's name.
     pub id: String,
@@ -67,6 +72,29 @@ pub struct Answer {
     /// Whether it is right, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correct: Option<bool>,
+}
+
+/// What a router decides for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RouterPlace {
+    /// The attention's projections.
+    Attention,
+    /// The feed-forward block.
+    FeedForward,
+}
+
+/// How one router spreads a question's prompt over its experts.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct RouterShare {
+    /// The decoder layer, from 0.
+    pub layer: usize,
+    /// What it decides for.
+    pub place: RouterPlace,
+    /// Mean raw probability of the chosen experts: this router's part of FLU.
+    pub mass: f64,
+    /// Every expert's mean probability.
+    pub experts: Vec<f64>,
 }
 
 /// A run with everything loaded and fitted.
@@ -134,6 +162,7 @@ impl Answerer {
         let questions: Vec<MultipleChoice> = asked.iter().map(|a| a.question.clone()).collect();
         let wordings = self.method.perturbations();
         let mut encoded = self.prepared.encode(&questions)?;
+        let shortened: Vec<bool> = encoded.iter().map(|q| q.shortened).collect();
         let mut views = self
             .prepared
             .views(&questions, wordings, self.config.train.seed)?;
@@ -152,9 +181,53 @@ impl Answerer {
             &encoded,
             &views,
         )?;
-        let pairs = found.rows.iter().zip(asked);
-        Ok(pairs
-            .map(|(row, asked)| self.describe(row, asked))
+        let rows = found.rows.iter().zip(asked).zip(shortened);
+        Ok(rows
+            .map(|((row, asked), shortened)| Answer {
+                shortened,
+                ..self.describe(row, asked)
+            })
+            .collect())
+    }
+
+    /// How every router of the first member spreads a question's prompt, layer by layer; empty without routers.
+    ///
+    /// # Errors
+    /// A question that cannot be put.
+    pub fn routing(&self, question: &MultipleChoice) -> Result<Vec<RouterShare>, TrainError> {
+        let adapter = self.method.adapter();
+        let (Some(mixture), Some(member)) = (adapter.mixture(), self.predictor.members().first())
+        else {
+            return Ok(Vec::new());
+        };
+        let encoded = self.prepared.encode(std::slice::from_ref(question))?;
+        let device = &self.setup.device;
+        let loader = EvaluationLoader::new(&encoded, usize::MAX, self.setup.state.clone(), device);
+        let batch = loader.iter().next().ok_or(TrainError::Stopped)?;
+        let batch = batch.map_err(|e| TrainError::Training(e.to_string()))?;
+        let output = member.forward(&input(&batch, DropoutSeed::OFF));
+        let targets = &mixture.lora.target_modules;
+        let attention = mixture.placement == Placement::All && targets.iter().any(|t| !t.is_mlp());
+        let feed_forward = targets.iter().any(|t| t.is_mlp());
+        let places: Vec<RouterPlace> = [
+            attention.then_some(RouterPlace::Attention),
+            feed_forward.then_some(RouterPlace::FeedForward),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let mean = |values: Tensor<2>| -> Vec<f64> {
+            let data = batch.prompt_mean.clone().matmul(values).into_data();
+            data.try_into_vec_as().expect("floats convert")
+        };
+        let routers = output.routing.iter().enumerate();
+        Ok(routers
+            .map(|(number, routing)| RouterShare {
+                layer: number / places.len(),
+                place: places[number % places.len()],
+                mass: mean(routing.mass())[0],
+                experts: mean(routing.probabilities.clone()),
+            })
             .collect())
     }
 

@@ -122,6 +122,11 @@ pub trait Predictor {
     /// Forward passes a question, a backward pass counted as two.
     fn forward_passes(&self) -> usize;
 
+    /// The trained models that it asks, where they answer as they are.
+    fn members(&self) -> &[Llama] {
+        &[]
+    }
+
     /// Tokens of a batch that it can take, given what is set.
     fn batch_tokens(&self, set: usize) -> usize {
         set
@@ -178,6 +183,10 @@ impl Predictor for Members {
 
     fn forward_passes(&self) -> usize {
         self.members.len()
+    }
+
+    fn members(&self) -> &[Llama] {
+        &self.members
     }
 }
 

@@ -1,0 +1,177 @@
+//! `uq4ct serve`: a finished run over HTTP.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::json;
+use tokio::net::TcpListener;
+use train::answering::Answerer;
+use train::run_directory::RunDirectory;
+
+use super::run::{PlaceArgs, PromiseArgs, explain, logging, print};
+use crate::serve::metrics::Metrics;
+use crate::serve::worker::{Batching, Worker};
+use crate::serve::{Limits, router, serve};
+
+/// Flags of `serve`.
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// A finished run's directory
+    run: PathBuf,
+    /// Address to listen on; anything but this machine itself needs a token
+    #[arg(long, default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// Port to listen on; 0: any that is free
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// A file whose first line is the token that every request must bear [env: UQ4CT_TOKEN holds the token itself]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Questions asked together at most
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
+    /// Milliseconds that a question waits for others to be asked with it
+    #[arg(long, default_value_t = 5)]
+    wait: u64,
+    /// Requests that may wait; more are turned away
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    queue: u16,
+    /// Questions of one request
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    max_questions: u16,
+    /// Bytes of one request
+    #[arg(long, default_value_t = 1 << 20)]
+    max_body: usize,
+    /// Seconds for one request
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+    #[command(flatten)]
+    promise: PromiseArgs,
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+/// Runs `serve`.
+pub(super) fn run(args: ServeArgs) -> Result<ExitCode> {
+    logging();
+    let token = token(&args)?;
+    if !args.host.is_loopback() && token.is_none() {
+        bail!(
+            "--host {} is open to others: set a token with --token-file or UQ4CT_TOKEN",
+            args.host
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("the server cannot start")?;
+    // Before the weights are loaded: a port that is taken should cost no waiting.
+    let address = SocketAddr::new(args.host, args.port);
+    let listener = runtime
+        .block_on(TcpListener::bind(address))
+        .with_context(|| format!("{address} cannot be listened on: choose another --port"))?;
+    let metrics = Arc::new(Metrics::default());
+    let (worker, about, thread) = start(&args, metrics.clone())?;
+    let time = Duration::from_secs(args.timeout);
+    let limits = Limits {
+        body: args.max_body,
+        questions: args.max_questions.into(),
+        time,
+        token,
+    };
+    let router = router(worker, metrics, limits, about);
+    print(format_args!(
+        "Listening on http://{}",
+        listener.local_addr()?
+    ));
+    runtime.block_on(serve(listener, router, time, stop()))?;
+    eprintln!("Stopped.");
+    // The last way to the thread is gone with the routes; its present batch, if any, is not waited for.
+    drop(runtime);
+    if thread.is_finished() {
+        let _ = thread.join();
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start(
+    args: &ServeArgs,
+    metrics: Arc<Metrics>,
+) -> Result<(Worker, serde_json::Value, std::thread::JoinHandle<()>)> {
+    let (_, config) = RunDirectory::open(&args.run)?;
+    let setup = args.places.finished(&args.run, &config, Arc::default())?;
+    let (alpha, promise) = (args.promise.alpha, args.promise.promise());
+    let batching = Batching {
+        questions: args.batch.into(),
+        wait: Duration::from_millis(args.wait),
+        queue: args.queue.into(),
+    };
+    let run = args.run.display().to_string();
+    let describe = move |answerer: &Answerer| {
+        let rule = answerer.abstention.as_ref();
+        json!({
+            "run": run,
+            "dataset": config.data.title(),
+            "method": config.method.title(),
+            "model": config.model.name,
+            "held_out_questions": answerer.held_out,
+            "promise": rule.map(|rule| explain(rule, answerer.held_out)),
+            "version": env!("CARGO_PKG_VERSION"),
+        })
+    };
+    let open = move || Answerer::open(setup, alpha, promise);
+    Ok(Worker::start(open, describe, batching, metrics)?)
+}
+
+fn token(args: &ServeArgs) -> Result<Option<String>> {
+    let (place, text) = match &args.token_file {
+        Some(file) => {
+            let name = file.display();
+            let text =
+                std::fs::read_to_string(file).with_context(|| format!("{name} cannot be read"))?;
+            (
+                name.to_string(),
+                text.lines().next().unwrap_or_default().to_owned(),
+            )
+        }
+        None => match std::env::var("UQ4CT_TOKEN") {
+            Ok(token) => ("UQ4CT_TOKEN".into(), token),
+            Err(_) => return Ok(None),
+        },
+    };
+    let token = text.trim();
+    if token.len() < 16 || !token.chars().all(|c| c.is_ascii_graphic()) {
+        bail!(
+            "{place}: expected a token of at least 16 plain characters, such as `openssl rand -hex 16` makes"
+        );
+    }
+    Ok(Some(token.into()))
+}
+
+/// Waits for Ctrl-C or, where there is one, SIGTERM.
+async fn stop() {
+    let interrupt = async {
+        // Without a handler the server would be unstoppable by hand; then let it run until it is killed.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                () = interrupt => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    interrupt.await;
+}

@@ -1,0 +1,62 @@
+//! The OpenAPI document: paths by hand, schemas from the types themselves.
+
+use schemars::SchemaGenerator;
+use schemars::generate::SchemaSettings;
+use serde_json::{Value, json};
+
+use super::worker::Reply;
+use super::{Answers, Problem, Question, Questions};
+
+/// The document.
+pub(super) fn document() -> Value {
+    let settings =
+        SchemaSettings::draft2020_12().with(|s| s.definitions_path = "/components/schemas".into());
+    let mut schemas: SchemaGenerator = settings.into_generator();
+    let names = [
+        schemas.subschema_for::<Question>(),
+        schemas.subschema_for::<Questions>(),
+        schemas.subschema_for::<Reply>(),
+        schemas.subschema_for::<Answers>(),
+        schemas.subschema_for::<Problem>(),
+    ]
+    .map(schemars::Schema::to_value);
+    let [question, questions, reply, answers, problem] = names;
+    let body = |about: &str, schema: &Value| json!({"description": about, "content": {"application/json": {"schema": schema}}});
+    let plain = |about: &str| json!({"description": about});
+    let post = |about: &str, input: &Value, output: &Value| {
+        json!({"post": {
+            "summary": about,
+            "security": [{"token": []}, {}],
+            "requestBody": {"required": true, "content": {"application/json": {"schema": input}}},
+            "responses": {
+                "200": body("The answer", output),
+                "400": body("Not JSON", &problem),
+                "401": body("The token is missing or wrong", &problem),
+                "413": body("The body is too long", &problem),
+                "415": body("The content type is not application/json", &problem),
+                "422": body("A question that cannot be put, with the field and the reason", &problem),
+                "503": body("Too many requests wait", &problem),
+                "504": body("No answer in time", &problem),
+            },
+        }})
+    };
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "uq4ct",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Multiple-choice questions answered by a fine-tuned language model, each with a confidence that was calibrated on held-out questions, and, where the server was started with a promise, a decision to answer or to abstain.",
+        },
+        "paths": {
+            "/v1/answer": post("Answer one question", &question, &reply),
+            "/v1/answers": post("Answer several questions", &questions, &answers),
+            "/v1/run": {"get": {"summary": "What answers: the run, its model and its promise", "security": [{"token": []}, {}], "responses": {"200": plain("The run"), "401": body("The token is missing or wrong", &problem)}}},
+            "/metrics": {"get": {"summary": "Counters for Prometheus", "security": [{"token": []}, {}], "responses": {"200": plain("OpenMetrics text"), "401": body("The token is missing or wrong", &problem)}}},
+            "/healthz": {"get": {"summary": "Whether the model answers", "responses": {"200": plain("It does"), "503": body("It does not", &problem)}}},
+        },
+        "components": {
+            "schemas": schemas.definitions(),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    })
+}
