@@ -49,10 +49,10 @@ impl Schedule {
         rows.div_ceil(self.batch_size).max(1)
     }
 
-    /// Optimizer steps of the whole training.
+    /// Optimizer steps of the whole training; none only where `max_steps` says so.
     pub fn total_steps(&self, rows: usize) -> usize {
         let steps = (self.steps_per_epoch(rows) as f64 * self.epochs - 1e-9).ceil() as usize;
-        steps.min(self.max_steps.unwrap_or(usize::MAX)).max(1)
+        steps.max(1).min(self.max_steps.unwrap_or(usize::MAX))
     }
 
     /// Optimizer steps after which adapters are kept: evenly over the second half, the last step included.

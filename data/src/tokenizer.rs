@@ -128,6 +128,20 @@ impl Tokenizer {
             .map_err(|e| DataError::setting("tokenizer", e.to_string()))
     }
 
+    /// Writes `tokenizer.json`.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, path: &std::path::Path) -> Result<(), DataError> {
+        let text = self.inner.to_string(true);
+        let fail = |reason: String| DataError::File {
+            path: path.into(),
+            reason,
+        };
+        let text = text.map_err(|e| fail(e.to_string()))?;
+        std::fs::write(path, text).map_err(|e| DataError::io(path, e))
+    }
+
     /// Text of ids.
     ///
     /// # Errors

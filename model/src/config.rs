@@ -176,6 +176,51 @@ impl ModelConfig {
         Ok(self)
     }
 
+    /// As a `config.json` that Hugging Face and [`Self::from_json`] read.
+    pub fn to_json(&self) -> serde_json::Value {
+        let architecture = match self.model_type.as_str() {
+            "mistral" => "MistralForCausalLM",
+            "qwen2" => "Qwen2ForCausalLM",
+            _ => "LlamaForCausalLM",
+        };
+        let windows = self.sliding_window.iter().flatten().next();
+        let kinds: Vec<&str> = self
+            .sliding_window
+            .iter()
+            .map(|window| match window {
+                Some(_) => "sliding_attention",
+                None => "full_attention",
+            })
+            .collect();
+        let mut json = serde_json::json!({
+            "architectures": [architecture],
+            "model_type": self.model_type,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "max_position_embeddings": self.max_position_embeddings,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_theta,
+            "rope_scaling": self.rope_scaling,
+            "attention_bias": self.qkv_bias && self.output_bias,
+            "mlp_bias": self.mlp_bias,
+            "tie_word_embeddings": self.tie_word_embeddings,
+        });
+        if let Some(window) = windows {
+            json["sliding_window"] = (*window).into();
+        }
+        if self.model_type == "qwen2" {
+            json["use_sliding_window"] = windows.is_some().into();
+            json["layer_types"] = kinds.into();
+        }
+        json
+    }
+
     /// Elements of all frozen weights.
     pub fn base_parameters(&self) -> usize {
         let (d, f) = (self.hidden_size, self.intermediate_size);

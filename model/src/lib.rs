@@ -17,6 +17,7 @@
 pub mod adapter;
 pub mod config;
 pub mod error;
+pub mod exchange;
 pub mod fused;
 pub mod llama;
 pub mod load;

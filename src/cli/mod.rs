@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod compare;
 mod data;
 mod evaluate;
+mod export;
 mod init;
 mod predict;
 mod reproduce;
@@ -30,6 +31,8 @@ enum Verb {
     Evaluate(evaluate::EvaluateArgs),
     /// Answer questions of your own with a finished run, or abstain.
     Predict(predict::PredictArgs),
+    /// Write a run's adapter for others: peft, MixLoRA, a merged model.
+    Export(export::ExportArgs),
     /// Look at a file of your own before training on it.
     #[command(subcommand)]
     Data(data::DataVerb),
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Verb::Train(args) => train::run(args),
         Verb::Evaluate(args) => evaluate::run(args),
         Verb::Predict(args) => predict::run(args),
+        Verb::Export(args) => export::run(&args),
         Verb::Serve(args) => serve::run(args),
         Verb::Data(verb) => data::run(verb),
         Verb::Init(args) => init::run(&args),

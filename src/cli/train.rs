@@ -31,6 +31,9 @@ pub(super) struct TrainArgs {
     /// Short name, owner/name on the Hub, directory, .gguf file, or tiny
     #[arg(long)]
     model: Option<String>,
+    /// An adapter to start from: peft's LoRA, MixLoRA's, or an export of this program
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Settings to lay over the presets; may be repeated
     #[arg(long, value_name = "FILE")]
     config: Vec<PathBuf>,
@@ -171,6 +174,11 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
     if let Some(seed) = args.seed {
         given.set(&format!("train.seed={seed}"))?;
     }
+    if let Some(directory) = &args.adapter {
+        // A run may be resumed from another directory.
+        let path = std::path::absolute(directory).context("--adapter")?;
+        given.set(&format!("adapter.from={:?}", path.display().to_string()))?;
+    }
     for assignment in &args.set {
         given.set(assignment)?;
     }
@@ -198,6 +206,14 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
     }
     layers.method(&method)?;
     let preset = layers.resolve()?.method.name;
+    if let Some(directory) = given.adapter_from() {
+        let mut brought = ConfigLayers::default();
+        for setting in train::export::settings(directory.as_ref())? {
+            brought.set(&setting)?;
+        }
+        brought.refuse_ignored(&preset, &layers)?;
+        layers.layer(brought);
+    }
     given.refuse_ignored(&preset, &layers)?;
     if shorten {
         layers.text(SHORT, "configs/short.toml")?;

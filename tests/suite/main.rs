@@ -5,6 +5,7 @@
 mod command_line;
 mod configs;
 mod datasets;
+mod export;
 mod gguf;
 mod hub;
 mod invariants;

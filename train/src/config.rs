@@ -126,6 +126,10 @@ pub struct MethodSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdapterSection {
+    /// Directory of an adapter to start from: peft's LoRA, MixLoRA's, or an export of this program. Its shape is taken over;
+    /// `train.max_steps = 0` asks it as it is.
+    #[serde(skip_serializing_if = "is_default")]
+    pub from: Option<PathBuf>,
     /// Rank r of a low-rank update.
     pub rank: usize,
     /// Numerator of the scaling `alpha / rank`.
@@ -279,6 +283,7 @@ impl Default for MethodSection {
 impl Default for AdapterSection {
     fn default() -> Self {
         Self {
+            from: None,
             rank: 16,
             alpha: 32.0,
             dropout: 0.05,
@@ -581,6 +586,11 @@ impl ConfigLayers {
         }
     }
 
+    /// The adapter that these layers start from.
+    pub fn adapter_from(&self) -> Option<String> {
+        self.value("adapter", "from")
+    }
+
     /// Every dotted key that some layer sets.
     pub fn keys(&self) -> impl Iterator<Item = String> {
         let all = values("", &Value::Table(self.table.clone()));
@@ -771,7 +781,14 @@ impl RunConfig {
             ("data.monitor_limit", data.monitor_limit),
             ("evaluation.bins", evaluation.bins),
             ("evaluation.batch_tokens", evaluation.batch_tokens),
-            ("train.max_steps", train.max_steps.unwrap_or(1)),
+            // Without a step, what is asked must come from somewhere.
+            (
+                "train.max_steps",
+                match self.adapter.from {
+                    Some(_) if train.snapshots == 0 => 1,
+                    _ => train.max_steps.unwrap_or(1),
+                },
+            ),
             ("method.members", method.members),
             ("method.laplace.questions", method.laplace.questions),
             ("method.laplace.directions", method.laplace.directions),

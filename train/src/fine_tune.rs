@@ -14,6 +14,7 @@ use crate::config::RunConfig;
 use crate::dashboard::state::Phase;
 use crate::error::TrainError;
 use crate::evaluation::evaluate;
+use crate::export;
 use crate::method::{self, FitContext, Method, Predictor};
 use crate::metric::Metrics;
 use crate::posthoc::Calibrated;
@@ -22,7 +23,7 @@ use crate::prepare::Prepared;
 use crate::report::{self, Scored};
 use crate::run_directory::{Environment, Provenance, RunDirectory, write_predictions};
 use crate::telemetry::Telemetry;
-use crate::training::{self, Trained, TrainingQuestions};
+use crate::training::{self, Start, Trained, TrainingQuestions};
 
 /// Where and how a run happens; the settings say what.
 #[derive(Debug, Clone)]
@@ -98,6 +99,11 @@ fn train_members(
         train: &prepared.train,
         held_out: &prepared.held_out,
     };
+    let adapter = export::import(config, prepared)?;
+    let start = Start {
+        base,
+        adapter: adapter.as_ref(),
+    };
     let mut members = Vec::new();
     for (seed, directory) in member_directories(config, method, run) {
         let settings = method::training(config, seed)?;
@@ -105,7 +111,7 @@ fn train_members(
             RunDirectory::create(directory.root(), &settings, directory.exists())?;
             setup.telemetry.say(format!("Member with seed {seed}"));
         }
-        let trained = training::train(&settings, setup, &directory, questions, base)?;
+        let trained = training::train(&settings, setup, &directory, questions, start)?;
         members.extend(chosen(method, trained));
     }
     Ok(members)

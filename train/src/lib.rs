@@ -31,6 +31,7 @@ pub mod dashboard;
 pub mod error;
 pub mod estimate;
 pub mod evaluation;
+pub mod export;
 pub mod fine_tune;
 mod linear_algebra;
 pub mod loss;

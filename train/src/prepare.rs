@@ -1,5 +1,6 @@
 //! What a run needs before its first step: model, questions, and where they came from.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::prelude::*;
@@ -181,6 +182,60 @@ impl Prepared {
     /// What the run's settings make of a file of questions; some are kept as text.
     pub fn check(&self, file: &CheckedFile, examples: usize) -> CheckedTokens {
         CheckedTokens::of(file, &self.tokenizer, &self.rendering, self.room, examples)
+    }
+
+    /// Text and token of the labels A to E, as they follow the run's prompt.
+    ///
+    /// # Errors
+    /// A label that is not one token.
+    pub fn letters(&self) -> Result<Vec<(String, u32)>, TrainError> {
+        let question = MultipleChoice {
+            id: "labels".into(),
+            question: "?".into(),
+            passage: None,
+            choices: ["1", "2", "3", "4", "5"].map(String::from).into(),
+            answer: 0,
+            group: None,
+        };
+        let labels = self.rendering.render(&question).labels;
+        let encoded = self.encode(&[question])?;
+        let tokens = encoded.iter().flat_map(|q| &q.choices).map(|c| c.tokens[0]);
+        Ok(labels.into_iter().zip(tokens).collect())
+    }
+
+    /// Where the frozen weights come from.
+    pub(crate) fn weights(&mut self) -> &mut dyn Weights {
+        &mut *self.weights
+    }
+
+    /// Whether the frozen weights come in 32 bits.
+    pub(crate) fn is_f32(&mut self) -> bool {
+        let weight = self.weights.tensor("model.norm.weight");
+        weight.is_ok_and(|w| w.dtype() == DType::F32)
+    }
+
+    /// Writes everything of a model but its weights: the files that came with it, or ones made from what was read.
+    pub(crate) fn write_model_files(&self, directory: &Path) -> Result<(), TrainError> {
+        let beside = self.model_files.first().and_then(|f| f.path.parent());
+        for name in [
+            "config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "generation_config.json",
+        ] {
+            let to = directory.join(name);
+            let from = beside.map(|folder| folder.join(name));
+            if let Some(from) = from.filter(|from| from.is_file()) {
+                std::fs::copy(&from, &to).map_err(|e| TrainError::file(&to, e))?;
+            } else if name == "config.json" {
+                let text = format!("{:#}\n", self.model.to_json());
+                std::fs::write(&to, text).map_err(|e| TrainError::file(&to, e))?;
+            } else if name == "tokenizer.json" {
+                self.tokenizer.save(&to)?;
+            }
+        }
+        Ok(())
     }
 
     /// Tokens of the longest prompt that it takes.

@@ -17,6 +17,7 @@ use burn::train::{ExecutionStrategy, Learner, MultiDeviceOptim, SupervisedTraini
 use data::batch::BatchOptions;
 use data::loader::{EvaluationLoader, TrainLoader, chunk_ends};
 use data::{EncodedQuestion, QuestionBatcher};
+use model::exchange::Adapter;
 use model::{AdapterConfig, Llama};
 
 use crate::checkpoint::{self, CloseChunk};
@@ -40,6 +41,15 @@ pub struct TrainingQuestions<'a> {
     pub held_out: &'a [EncodedQuestion],
 }
 
+/// Where an adapter begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    /// The frozen model.
+    pub base: &'a Llama,
+    /// Parameters to begin with; absent: drawn from the seed.
+    pub adapter: Option<&'a Adapter>,
+}
+
 /// The adapters of a training: the last one, and before it those kept along the way, oldest first.
 #[derive(Debug)]
 pub struct Trained {
@@ -49,7 +59,7 @@ pub struct Trained {
     pub snapshots: Vec<Llama>,
 }
 
-/// Trains `config`'s method on `base` in `run`, from the newest checkpoint if there is one; a training that has finished is only
+/// Trains `config`'s method in `run`, from the newest checkpoint if there is one; a training that has finished is only
 /// loaded.
 ///
 /// # Errors
@@ -59,12 +69,12 @@ pub fn train(
     setup: &Setup,
     run: &RunDirectory,
     questions: TrainingQuestions,
-    base: &Llama,
+    start: Start,
 ) -> Result<Trained, TrainError> {
     if !run.adapter().is_file() {
-        save(run, learn(config, setup, run, questions, base)?)?;
+        save(run, learn(config, setup, run, questions, start)?)?;
     }
-    load(config, run, base, questions.train.len())
+    load(config, run, start.base, questions.train.len())
 }
 
 /// The adapters of a finished training.
@@ -143,7 +153,7 @@ fn learn(
     setup: &Setup,
     run: &RunDirectory,
     questions: TrainingQuestions,
-    base: &Llama,
+    start: Start,
 ) -> Result<Llama, TrainError> {
     let method = method::build(config)?;
     // A GPU's generator belongs to the process: another device's thread would draw between a layer's first and second pass.
@@ -154,11 +164,17 @@ fn learn(
             "cannot draw the same dropout masks twice on several devices: use one device, or adapter.dropout = 0",
         ));
     }
-    let tuned = base.attach(&method.adapter(), config.train.seed)?;
+    let mut tuned = start.base.attach(&method.adapter(), config.train.seed)?;
+    if let Some(adapter) = start.adapter {
+        tuned = tuned.with_adapter_tensors(&adapter.tensors)?;
+    }
     let device = setup.device.clone().autodiff();
     let schedule = config.train.schedule();
     let rows = questions.train.len();
     let total = schedule.total_steps(rows);
+    if total == 0 {
+        return Ok(tuned);
+    }
     let from = checkpoint::latest(run.root());
     let done = from.map_or(0, |c| c.steps);
     if done == 0 && !run.metrics()?.is_empty() {

@@ -51,6 +51,22 @@ pub fn names() -> Vec<&'static str> {
     NAMED.iter().map(|model| model.name).collect()
 }
 
+/// The Hub's repository of a short name, or of `owner/name` itself.
+pub fn repository(name: &str) -> Option<&str> {
+    let known = NAMED.iter().find(|model| model.name == name);
+    match known {
+        Some(model) => Some(model.repository),
+        None => (is_repository(name) && !Path::new(name).exists()).then_some(name),
+    }
+}
+
+/// Whether a name has the form `owner/name`.
+fn is_repository(name: &str) -> bool {
+    name.split('/').filter(|part| !part.is_empty()).count() == 2
+        && !name.starts_with(['.', '/'])
+        && !name.ends_with(".gguf")
+}
+
 /// A model on disk.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LocatedModel {
@@ -70,12 +86,9 @@ pub fn find(name: &str, revision: &str, finder: &Finder) -> Result<LocatedModel,
         return local(path);
     }
     let known = NAMED.iter().find(|model| model.name == name);
-    let is_repository = name.split('/').filter(|part| !part.is_empty()).count() == 2
-        && !name.starts_with(['.', '/'])
-        && !name.ends_with(".gguf");
     let repository = match known {
         Some(model) => model.repository,
-        None if is_repository => name,
+        None if is_repository(name) => name,
         None => {
             return Err(DataError::NotFound {
                 name: format!("model {name:?}"),

@@ -52,6 +52,25 @@ impl TargetModule {
         Self::DownProj,
     ];
 
+    /// As Hugging Face has it: `q_proj`, ..
+    pub fn name(self) -> &'static str {
+        let path = self.path();
+        path.rsplit('.').next().unwrap_or(path)
+    }
+
+    /// Its place in a decoder layer, as Hugging Face has it: `self_attn.q_proj`, ..
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::QProj => "self_attn.q_proj",
+            Self::KProj => "self_attn.k_proj",
+            Self::VProj => "self_attn.v_proj",
+            Self::OProj => "self_attn.o_proj",
+            Self::GateProj => "mlp.gate_proj",
+            Self::UpProj => "mlp.up_proj",
+            Self::DownProj => "mlp.down_proj",
+        }
+    }
+
     /// Whether it belongs to the feed-forward block.
     pub fn is_mlp(self) -> bool {
         matches!(self, Self::GateProj | Self::UpProj | Self::DownProj)

@@ -72,14 +72,14 @@ fn open_directory(path: &Path) -> Result<ModelFiles, ModelError> {
     })
 }
 
-fn read_text(path: &Path) -> Result<String, ModelError> {
+pub(crate) fn read_text(path: &Path) -> Result<String, ModelError> {
     std::fs::read_to_string(path).map_err(|source| ModelError::Io {
         path: path.into(),
         source,
     })
 }
 
-fn at(path: &Path, reason: impl Into<String>) -> ModelError {
+pub(crate) fn at(path: &Path, reason: impl Into<String>) -> ModelError {
     ModelError::Malformed {
         path: PathBuf::from(path),
         reason: reason.into(),

@@ -237,6 +237,7 @@ pub struct Entry {
 /// What plain LoRA reads.
 const LORA: &[&str] = &[
     "train",
+    "adapter.from",
     "adapter.rank",
     "adapter.alpha",
     "adapter.dropout",

@@ -15,11 +15,12 @@ use super::plan::{Evaluation, Training};
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::evaluation::evaluate;
+use crate::export;
 use crate::fine_tune::{Setup, chosen, fit, record};
 use crate::method;
 use crate::prepare::{Prepared, prepare, prepare_test};
 use crate::run_directory::{Provenance, RunDirectory, write_predictions};
-use crate::training::{self, TrainingQuestions};
+use crate::training::{self, Start, TrainingQuestions};
 
 /// Name of the held-out questions among an evaluation's sets.
 pub const HELD_OUT: &str = "held-out";
@@ -190,7 +191,12 @@ pub fn ensure_trained(training: &Training, root: &Path, setup: &Setup) -> Result
         train: &prepared.train,
         held_out: &prepared.held_out,
     };
-    training::train(config, &setup, &run, questions, &base).map(|_| ())
+    let adapter = export::import(config, &prepared)?;
+    let start = Start {
+        base: &base,
+        adapter: adapter.as_ref(),
+    };
+    training::train(config, &setup, &run, questions, start).map(|_| ())
 }
 
 /// Scores an evaluation's sets, but for those that have been scored; trains its members first if need be.

@@ -1,0 +1,224 @@
+//! Placement `ffn` as the public MixLoRA code has it: `adapter_config.json` with `peft_type` MIXLORA, `adapter_model.bin`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{
+    Adapter, Tensors, number, read_tensors, refuse, shape, slice, stacked, take, torch, transposed,
+    write_json,
+};
+use crate::adapter::{
+    AdapterConfig, LoraConfig, MixLoraConfig, MixtureWeights, Placement, TargetModule,
+};
+use crate::error::ModelError;
+use crate::load::at;
+
+/// Whether the public code computes what this adapter does.
+///
+/// # Errors
+/// What it does otherwise.
+pub fn serves(mix: &MixLoraConfig) -> Result<(), ModelError> {
+    let wrong = match (mix.placement, mix.mixture_weights) {
+        (Placement::All, _) => {
+            "experts in every projection (adapter.placement = all) have no place in it"
+        }
+        (_, MixtureWeights::Raw | MixtureWeights::RawDelta) => {
+            "it renormalises the mixture's weights"
+        }
+        _ => return Ok(()),
+    };
+    let reason = format!("{wrong}: export with --format uq4ct");
+    Err(ModelError::setting("the MixLoRA layout", reason))
+}
+
+/// Writes a mixture with placement `ffn`.
+///
+/// # Errors
+/// As [`serves`], or files that cannot be written.
+pub fn write(
+    directory: &Path,
+    mix: &MixLoraConfig,
+    tensors: &Tensors,
+    base_model: &str,
+) -> Result<(), ModelError> {
+    serves(mix)?;
+    let names: Vec<&str> = mix.lora.target_modules.iter().map(|t| t.name()).collect();
+    let settings = json!({
+        "peft_type": "MIXLORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "r": mix.lora.rank,
+        // Its reader asks for a whole number.
+        "lora_alpha": whole(mix.lora.alpha)?,
+        "lora_dropout": mix.lora.dropout,
+        "target_modules": names,
+        "routing_strategy": "mixlora",
+        "num_experts": mix.num_experts,
+        "top_k": mix.top_k,
+        "router_init_range": mix.router_init_std,
+        // Left out, its reader finds no activation.
+        "act_fn": "silu",
+    });
+    write_json(&directory.join("adapter_config.json"), &settings)?;
+    let mut out = Tensors::new();
+    for (name, data) in tensors {
+        let Some((module, matrix)) = name.rsplit_once('.') else {
+            continue;
+        };
+        if matrix == "mlp_router" {
+            out.insert(
+                format!("mixlora.{module}.mlp.moe_gate.weight"),
+                transposed(data),
+            );
+            continue;
+        }
+        let matrix = if matrix == "lora_a" {
+            "lora_A"
+        } else {
+            "lora_B"
+        };
+        match shape(data).len() {
+            2 => drop(out.insert(
+                format!("mixlora.{module}.{matrix}.weight"),
+                transposed(data),
+            )),
+            _ => (0..mix.num_experts).for_each(|expert| {
+                let name = format!("mixlora.{module}.experts.{expert}.{matrix}.weight");
+                out.insert(name, transposed(&slice(data, expert)));
+            }),
+        }
+    }
+    torch::write(&directory.join("adapter_model.bin"), &out)
+}
+
+fn whole(alpha: f64) -> Result<u64, ModelError> {
+    match alpha.fract() == 0.0 {
+        true => Ok(alpha as u64),
+        false => Err(ModelError::setting(
+            "adapter.alpha",
+            format!("the MixLoRA layout takes whole numbers, got {alpha}"),
+        )),
+    }
+}
+
+/// Reads a mixture.
+///
+/// # Errors
+/// A variant that is not implemented, or files that are damaged or lack a tensor.
+pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
+    let path = directory.join("adapter_config.json");
+    refuse(
+        &path,
+        config,
+        &[
+            ("routing_strategy", json!("mixlora")),
+            ("use_dora", json!(false)),
+            ("use_rslora", json!(false)),
+            ("bias", json!("none")),
+            ("act_fn", json!("silu")),
+            ("jitter_noise", json!(0.0)),
+        ],
+    )?;
+    let rank = number(&path, config, "r")?;
+    let alpha = number(&path, config, "lora_alpha")?;
+    for (key, own) in [("r", rank), ("lora_alpha", alpha)] {
+        if config["expert_lora"][key]
+            .as_f64()
+            .is_some_and(|n| n != own)
+        {
+            return Err(at(
+                &path,
+                format!("expert_lora.{key} differs from {key}: it is not implemented"),
+            ));
+        }
+    }
+    let experts = number(&path, config, "num_experts")? as usize;
+    let lora = LoraConfig {
+        rank: rank as usize,
+        alpha,
+        dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
+        target_modules: targets(&path, &config["target_modules"])?,
+        posterior_std: None,
+    };
+    let mut found = read_tensors(directory)?;
+    let tensors = own_tensors(&mut found, &lora.target_modules, experts)?;
+    if let Some(other) = found.keys().next() {
+        return Err(at(&path, format!("`{other}` is not implemented")));
+    }
+    Ok(Adapter {
+        config: AdapterConfig::MixLora(MixLoraConfig {
+            lora,
+            num_experts: experts,
+            top_k: config["top_k"].as_u64().unwrap_or(2) as usize,
+            placement: Placement::Ffn,
+            mixture_weights: MixtureWeights::Renormalized,
+            router_init_std: config["router_init_range"].as_f64().unwrap_or(0.02),
+        }),
+        tensors,
+        base_model: config["base_model_name_or_path"].as_str().map(Into::into),
+    })
+}
+
+/// A list of names, or a table of names and truth values.
+fn targets(path: &Path, value: &Value) -> Result<BTreeSet<TargetModule>, ModelError> {
+    let names: Vec<&str> = match value {
+        Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
+        Value::Object(table) => {
+            let wanted = table.iter().filter(|(_, wanted)| **wanted == json!(true));
+            wanted.map(|(name, _)| name.as_str()).collect()
+        }
+        other => {
+            return Err(at(
+                path,
+                format!("target_modules: expected a list, got {other}"),
+            ));
+        }
+    };
+    names
+        .into_iter()
+        .map(|name| {
+            let known = TargetModule::ALL.into_iter().find(|t| t.name() == name);
+            known.ok_or_else(|| at(path, format!("target_modules: {name} is not implemented")))
+        })
+        .collect()
+}
+
+fn own_tensors(
+    found: &mut Tensors,
+    targets: &BTreeSet<TargetModule>,
+    experts: usize,
+) -> Result<Tensors, ModelError> {
+    let mut own = Tensors::new();
+    for layer in 0.. {
+        let gate = format!("mixlora.layers.{layer}.mlp.moe_gate.weight");
+        let Some(gate) = found.remove(&gate) else {
+            break;
+        };
+        own.insert(format!("layers.{layer}.mlp_router"), transposed(&gate));
+        for target in targets {
+            let module = format!("layers.{layer}.{}", target.path());
+            for (theirs, ours) in [("lora_A", "lora_a"), ("lora_B", "lora_b")] {
+                let data = match target.is_mlp() {
+                    false => {
+                        transposed(&take(found, &format!("mixlora.{module}.{theirs}.weight"))?)
+                    }
+                    true => {
+                        let parts: Vec<_> = (0..experts)
+                            .map(|expert| {
+                                let name =
+                                    format!("mixlora.{module}.experts.{expert}.{theirs}.weight");
+                                Ok(transposed(&take(found, &name)?))
+                            })
+                            .collect::<Result<_, ModelError>>()?;
+                        stacked(&parts)
+                    }
+                };
+                own.insert(format!("{module}.{ours}"), data);
+            }
+        }
+    }
+    Ok(own)
+}

@@ -1,0 +1,225 @@
+//! Adapters as files that others read, and theirs as ours.
+//!
+//! | | |
+//! |---|---|
+//! | [`peft`] | plain LoRA, as Hugging Face's `peft` has it |
+//! | [`mixlora`] | placement `ffn`, as the public MixLoRA code has it |
+//! | [`own`] | every adapter, in a format of this project's |
+//! | [`merged`] | plain LoRA added to its base, as a whole model |
+//! | [`torch`] | the container of `adapter_model.bin` |
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::{DType, TensorData};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
+
+use crate::adapter::AdapterConfig;
+use crate::error::ModelError;
+use crate::load::{at, read_text};
+
+pub mod merged;
+pub mod mixlora;
+pub mod own;
+pub mod peft;
+pub mod torch;
+
+/// Tensors by name, f32.
+pub type Tensors = BTreeMap<String, TensorData>;
+
+/// An adapter read from disk, in this project's names and shapes.
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    /// Its shape.
+    pub config: AdapterConfig,
+    /// Its parameters, by the names of [`crate::Llama::adapter_tensors`].
+    pub tensors: Tensors,
+    /// The base model that it names.
+    pub base_model: Option<String>,
+}
+
+/// Reads an adapter of any known format from its directory.
+///
+/// # Errors
+/// A directory that holds none, one of a kind that is not implemented, or files that are damaged.
+pub fn read(directory: &Path) -> Result<Adapter, ModelError> {
+    if own::is_there(directory) {
+        return own::read(directory);
+    }
+    let path = directory.join("adapter_config.json");
+    let text = read_text(&path)?;
+    let config: Value = serde_json::from_str(&text).map_err(|e| at(&path, e.to_string()))?;
+    match config["peft_type"].as_str() {
+        Some("LORA") => peft::read(directory, &config),
+        Some("MIXLORA") => mixlora::read(directory, &config),
+        other => Err(at(
+            &path,
+            format!("peft_type: expected LORA or MIXLORA, got {other:?}"),
+        )),
+    }
+}
+
+/// The tensors of `adapter_model.safetensors`, or else `adapter_model.bin`.
+fn read_tensors(directory: &Path) -> Result<Tensors, ModelError> {
+    let safe = directory.join("adapter_model.safetensors");
+    match safe.is_file() {
+        true => read_safetensors(&safe),
+        false => torch::read(&directory.join("adapter_model.bin")),
+    }
+}
+
+/// A whole safetensors file as f32.
+fn read_safetensors(path: &Path) -> Result<Tensors, ModelError> {
+    let bytes = std::fs::read(path).map_err(|source| ModelError::Io {
+        path: path.into(),
+        source,
+    })?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| at(path, e.to_string()))?;
+    file.iter()
+        .map(|(name, view)| {
+            let dtype = match view.dtype() {
+                Dtype::F32 => DType::F32,
+                Dtype::F16 => DType::F16,
+                Dtype::BF16 => DType::BF16,
+                Dtype::F64 => DType::F64,
+                other => {
+                    return Err(at(
+                        path,
+                        format!("`{name}`: type {other:?} is not implemented"),
+                    ));
+                }
+            };
+            let data =
+                TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype);
+            Ok((name.to_owned(), data.convert::<f32>()))
+        })
+        .collect()
+}
+
+/// Writes tensors of f32.
+fn write_safetensors(
+    path: &Path,
+    tensors: &Tensors,
+    metadata: &[(&str, String)],
+) -> Result<(), ModelError> {
+    let views: Vec<(&str, TensorView)> = tensors
+        .iter()
+        .map(|(name, data)| Ok((&**name, view(path, data)?)))
+        .collect::<Result<_, ModelError>>()?;
+    let metadata = metadata
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), v.clone()))
+        .collect();
+    safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| at(path, e.to_string()))
+}
+
+/// Data as safetensors sees it.
+fn view<'a>(path: &Path, data: &'a TensorData) -> Result<TensorView<'a>, ModelError> {
+    let dtype = match data.dtype() {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        other => return Err(at(path, format!("type {other:?} cannot be written"))),
+    };
+    let shape = data.shape().as_slice().to_vec();
+    TensorView::new(dtype, shape, data.as_bytes()).map_err(|e| at(path, e.to_string()))
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| at(path, e.to_string()))?;
+    std::fs::write(path, text + "\n").map_err(|source| ModelError::Io {
+        path: path.into(),
+        source,
+    })
+}
+
+fn shape(data: &TensorData) -> Vec<usize> {
+    data.shape().as_slice().to_vec()
+}
+
+fn floats(data: &TensorData) -> Vec<f32> {
+    data.iter::<f32>().collect()
+}
+
+/// A matrix with rows and columns exchanged: `A` is `[d_in, r]` here and `[r, d_in]` elsewhere.
+fn transposed(data: &TensorData) -> TensorData {
+    let [rows, columns] = shape(data)[..] else {
+        return data.clone();
+    };
+    let values = floats(data);
+    let turned: Vec<f32> = (0..rows * columns)
+        .map(|i| values[i % rows * columns + i / rows])
+        .collect();
+    TensorData::new(turned, [columns, rows])
+}
+
+/// One matrix of a stack.
+fn slice(data: &TensorData, index: usize) -> TensorData {
+    let [_, rows, columns] = shape(data)[..] else {
+        return data.clone();
+    };
+    let values = floats(data);
+    let size = rows * columns;
+    TensorData::new(values[index * size..][..size].to_vec(), [rows, columns])
+}
+
+/// Matrices of one shape as a stack.
+fn stacked(parts: &[TensorData]) -> TensorData {
+    let inner = parts.first().map(shape).unwrap_or_default();
+    let values: Vec<f32> = parts.iter().flat_map(floats).collect();
+    TensorData::new(values, [&[parts.len()], &inner[..]].concat())
+}
+
+/// Takes a tensor out by name.
+fn take(from: &mut Tensors, name: &str) -> Result<TensorData, ModelError> {
+    let found = from.remove(name);
+    found.ok_or_else(|| ModelError::MissingWeight {
+        name: name.into(),
+        present: from.len(),
+        example: from.keys().next().cloned().unwrap_or_default(),
+    })
+}
+
+/// A required positive number of a configuration.
+fn number(path: &Path, config: &Value, key: &str) -> Result<f64, ModelError> {
+    config[key].as_f64().filter(|n| *n > 0.0).ok_or_else(|| {
+        at(
+            path,
+            format!("{key}: expected a positive number, got {}", config[key]),
+        )
+    })
+}
+
+/// What a configuration must not ask for, because it is not implemented: each key with its one harmless value.
+fn refuse(path: &Path, config: &Value, harmless: &[(&str, Value)]) -> Result<(), ModelError> {
+    for (key, value) in harmless {
+        let found = &config[*key];
+        let empty = found.as_object().is_some_and(serde_json::Map::is_empty)
+            || found.as_array().is_some_and(Vec::is_empty);
+        if !(found.is_null() || empty || found == value) {
+            return Err(at(path, format!("{key} = {found} is not implemented")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turning_slicing_and_stacking_are_inverse() {
+        let data = TensorData::new(vec![1f32, 2., 3., 4., 5., 6.], [2, 3]);
+        let turned = transposed(&data);
+        assert_eq!(
+            (shape(&turned), floats(&turned)),
+            (vec![3, 2], vec![1., 4., 2., 5., 3., 6.])
+        );
+        assert_eq!(floats(&transposed(&turned)), floats(&data));
+        let stack = stacked(&[data.clone(), data.clone()]);
+        assert_eq!(shape(&stack), [2, 2, 3]);
+        assert_eq!(floats(&slice(&stack, 1)), floats(&data));
+    }
+}

@@ -1,0 +1,77 @@
+//! A format for every adapter of this project: `uq4ct_adapter.json` says the shape, `uq4ct_adapter.safetensors` holds the parameters
+//! under the names of [`crate::Llama::adapter_tensors`].
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Adapter, Tensors, read_safetensors, write_json, write_safetensors};
+use crate::adapter::AdapterConfig;
+use crate::error::ModelError;
+use crate::load::{at, read_text};
+
+/// The format's version; a reader refuses later ones.
+const VERSION: u32 = 1;
+
+const SETTINGS: &str = "uq4ct_adapter.json";
+const PARAMETERS: &str = "uq4ct_adapter.safetensors";
+
+#[derive(Serialize, Deserialize)]
+struct Settings {
+    version: u32,
+    base_model: String,
+    adapter: AdapterConfig,
+}
+
+pub(super) fn is_there(directory: &Path) -> bool {
+    directory.join(SETTINGS).is_file()
+}
+
+/// Writes an adapter.
+///
+/// # Errors
+/// Files that cannot be written.
+pub fn write(
+    directory: &Path,
+    config: &AdapterConfig,
+    tensors: &Tensors,
+    base_model: &str,
+) -> Result<(), ModelError> {
+    let path = directory.join(SETTINGS);
+    let settings = serde_json::to_value(Settings {
+        version: VERSION,
+        base_model: base_model.into(),
+        adapter: config.clone(),
+    });
+    write_json(&path, &settings.map_err(|e| at(&path, e.to_string()))?)?;
+    write_safetensors(
+        &directory.join(PARAMETERS),
+        tensors,
+        &[("format", format!("uq4ct-adapter {VERSION}"))],
+    )
+}
+
+/// Reads an adapter.
+///
+/// # Errors
+/// A later version, or a damaged file.
+pub fn read(directory: &Path) -> Result<Adapter, ModelError> {
+    let path = directory.join(SETTINGS);
+    let text = read_text(&path)?;
+    let version = serde_json::from_str::<serde_json::Value>(&text)
+        .map_err(|e| at(&path, e.to_string()))?["version"]
+        .as_u64();
+    if version != Some(u64::from(VERSION)) {
+        let found = version.map_or("none".into(), |v| v.to_string());
+        return Err(at(
+            &path,
+            format!("version: this program reads {VERSION}, got {found}"),
+        ));
+    }
+    let settings: Settings = serde_json::from_str(&text).map_err(|e| at(&path, e.to_string()))?;
+    Ok(Adapter {
+        config: settings.adapter,
+        tensors: read_safetensors(&directory.join(PARAMETERS))?,
+        base_model: Some(settings.base_model),
+    })
+}

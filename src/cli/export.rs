@@ -1,0 +1,71 @@
+//! `uq4ct export`: a finished run's adapter for others.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use train::export::{Format, export};
+use train::run_directory::RunDirectory;
+
+use super::run::{PlaceArgs, logging, print};
+
+/// Flags of `export`.
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// A finished run's directory
+    run: PathBuf,
+    /// As what
+    #[arg(long)]
+    format: FormatName,
+    /// Directory to write to; new or empty
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Read it again and compare its logits with the run's
+    #[arg(long)]
+    verify: bool,
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+/// What `--format` takes.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormatName {
+    /// Plain LoRA for Hugging Face's peft
+    Peft,
+    /// Experts as whole feed-forward blocks, for the public MixLoRA code
+    Mixlora,
+    /// Plain LoRA added to the base model: a whole model in safetensors
+    Merged,
+    /// Any adapter, in this program's own format
+    Uq4ct,
+}
+
+/// Runs `export`.
+pub(super) fn run(args: &ExportArgs) -> Result<ExitCode> {
+    logging();
+    let name = args.output.display();
+    let empty = std::fs::read_dir(&args.output).map_or(true, |mut files| files.next().is_none());
+    if !empty {
+        bail!("{name}: is not empty: name another --output");
+    }
+    let (_, config) = RunDirectory::open(&args.run)?;
+    let setup = args.places.finished(&args.run, &config, Arc::default())?;
+    let format = match args.format {
+        FormatName::Peft => Format::Peft,
+        FormatName::Mixlora => Format::MixLora,
+        FormatName::Merged => Format::Merged,
+        FormatName::Uq4ct => Format::Own,
+    };
+    let exported = export(&setup, format, &args.output, args.verify)?;
+    for directory in &exported.directories {
+        print(format_args!("Written to {}", directory.display()));
+    }
+    if let Some(difference) = exported.difference {
+        print(format_args!(
+            "Read again: logits differ by at most {difference:.1e} of the largest."
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}

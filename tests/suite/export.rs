@@ -1,0 +1,210 @@
+//! `uq4ct export` and starting from an adapter; the peers themselves are asked in `.ci/peers`.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::command_line::{TINY, outcome, succeeds};
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// A run of a few steps.
+fn trained(root: &Path, name: &str, more: &[&str]) {
+    succeeds(root, &[&TINY[..], &["--run", name], more].concat());
+}
+
+fn predictions(root: &Path, run: &str) -> Vec<Value> {
+    let path = root.join(run).join("evaluation/boolq/predictions.jsonl");
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn same(one: &[Value], other: &[Value], key: &str) {
+    assert_eq!(one.len(), other.len());
+    for (a, b) in one.iter().zip(other) {
+        let list = |v: &Value| match &v[key] {
+            Value::Array(list) => list.iter().map(|x| x.as_f64().unwrap()).collect(),
+            one => vec![one.as_f64().unwrap()],
+        };
+        for (x, y) in list(a).iter().zip(list(b)) {
+            assert!((x - y).abs() < 1e-5, "{key}: {x} {y}");
+        }
+    }
+}
+
+/// Written, verified, and asked again without a step of training: the same answers.
+#[test]
+fn every_format_gives_the_same_answers_again() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let ffn = ["--set", "adapter.placement=ffn"];
+    for (method, format, more) in [
+        ("lora", "peft", &[][..]),
+        ("lora", "uq4ct", &[]),
+        ("uq4ct", "uq4ct", &[]),
+        ("uq4ct", "mixlora", &ffn),
+    ] {
+        let name = format!("{method}-{format}");
+        trained(root, &name, &[&["--method", method], more].concat());
+        let out = format!("out-{name}");
+        let (code, said, err) = outcome(
+            root,
+            &[
+                "export", &name, "--format", format, "--output", &out, "--verify",
+            ],
+        );
+        assert!(
+            code == 0 && said.contains("Read again: logits differ by at most"),
+            "{name}: {said}{err}"
+        );
+        let card = json(&root.join(&out).join("uq.json"));
+        assert_eq!(card["method"], method);
+        assert!(card["held_out"]["questions"].as_u64().unwrap() > 0);
+        assert_eq!(
+            card["held_out"]["flu_quantiles"].is_null(),
+            method == "lora"
+        );
+        let again = format!("again-{name}");
+        trained(
+            root,
+            &again,
+            &[
+                "--method",
+                method,
+                "--adapter",
+                &out,
+                "--set",
+                "train.max_steps=0",
+            ],
+        );
+        same(
+            &predictions(root, &name),
+            &predictions(root, &again),
+            "probabilities",
+        );
+        if method == "uq4ct" {
+            same(&predictions(root, &name), &predictions(root, &again), "flu");
+        }
+    }
+    // A start, not the end: training goes on from there.
+    trained(
+        root,
+        "further",
+        &[
+            "--method",
+            "lora",
+            "--adapter",
+            "out-lora-peft",
+            "--set",
+            "train.max_steps=1",
+        ],
+    );
+    let taken_over = succeeds(
+        root,
+        &[
+            &TINY[..],
+            &[
+                "--method",
+                "uq4ct",
+                "--adapter",
+                "out-uq4ct-mixlora",
+                "--dry-run",
+            ],
+        ]
+        .concat(),
+    );
+    assert!(taken_over.contains("placement = \"ffn\""), "{taken_over}");
+}
+
+#[test]
+fn a_merged_model_answers_as_base_and_lora_did() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    trained(root, "r", &["--method", "lora"]);
+    let (code, said, err) = outcome(
+        root,
+        &[
+            "export", "r", "--format", "merged", "--output", "m", "--verify",
+        ],
+    );
+    assert_eq!(code, 0, "{said}{err}");
+    let model = model::load::open(&root.join("m")).unwrap();
+    assert_eq!(model.config.num_hidden_layers, 2);
+    assert!(root.join("m/tokenizer.json").is_file());
+}
+
+#[test]
+fn what_a_format_cannot_hold_and_another_base_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    trained(root, "mix", &["--method", "uq4ct"]);
+    trained(root, "lora", &["--method", "lora"]);
+    for (run, format, reason) in [
+        ("mix", "peft", "mixture of experts"),
+        ("mix", "mixlora", "adapter.placement = all"),
+        ("lora", "mixlora", "plain LoRA: use peft"),
+    ] {
+        let (code, _, err) = outcome(root, &["export", run, "--format", format, "--output", "no"]);
+        assert!(code == 1 && err.contains(reason), "{run} {format}: {err}");
+    }
+    outcome(
+        root,
+        &["export", "lora", "--format", "peft", "--output", "p"],
+    );
+    let (code, _, err) = outcome(
+        root,
+        &["export", "lora", "--format", "peft", "--output", "p"],
+    );
+    assert!(code == 1 && err.contains("is not empty"), "{err}");
+    let from = |method: &str| {
+        let args = [
+            &TINY[..],
+            &[
+                "--run",
+                "x",
+                "--overwrite",
+                "--method",
+                method,
+                "--adapter",
+                "p",
+            ],
+        ]
+        .concat();
+        outcome(root, &args)
+    };
+    let (code, _, err) = from("uq4ct");
+    assert!(code != 0 && !err.contains("panicked"), "{err}");
+    let card = root.join("p/uq.json");
+    let mut other = json(&card);
+    other["base_files"][0]["sha256"] = "another".into();
+    std::fs::write(&card, other.to_string()).unwrap();
+    let (code, _, err) = from("lora");
+    assert!(code == 1 && err.contains("was trained on"), "{err}");
+    std::fs::write(
+        root.join("p/adapter_config.json"),
+        r#"{"peft_type": "LORA", "r": 8, "lora_alpha": 8, "use_dora": true}"#,
+    )
+    .unwrap();
+    let (code, _, err) = from("lora");
+    assert!(
+        code == 1 && err.contains("use_dora = true is not implemented"),
+        "{err}"
+    );
+    let (code, _, err) = outcome(
+        root,
+        &[
+            "train",
+            "--model",
+            "tiny",
+            "--dataset",
+            "boolq",
+            "--set",
+            "train.max_steps=0",
+        ],
+    );
+    assert!(code == 1 && err.contains("train.max_steps"), "{err}");
+}

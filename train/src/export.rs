@@ -1,0 +1,411 @@
+//! A finished run's adapter for others, with what its confidence needs beside it.
+
+use std::path::{Path, PathBuf};
+
+use burn::prelude::*;
+use data::prompt::{LabelStyle, Normalization, Scoring, Template};
+use data::source::{Located, models};
+use model::exchange::{self, Adapter, Tensors, merged, mixlora, own, peft};
+use model::{AdapterConfig, DropoutSeed, Llama, LlamaInput};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::config::RunConfig;
+use crate::error::TrainError;
+use crate::fine_tune::{Setup, load_members};
+use crate::method;
+use crate::posthoc::PostHoc;
+use crate::posthoc::confidence::Confidence;
+use crate::posthoc::conformal::{Conformal, Score};
+use crate::posthoc::temperature::Temperature;
+use crate::prediction::ScoredRow;
+use crate::prepare::{Prepared, prepare_model};
+use crate::run_directory::{RunDirectory, read_predictions};
+
+/// As what an adapter is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Plain LoRA for Hugging Face's `peft`.
+    Peft,
+    /// Placement `ffn` for the public MixLoRA code.
+    MixLora,
+    /// Plain LoRA added to the base model, as a whole model.
+    Merged,
+    /// Any adapter, in this project's own format.
+    Own,
+}
+
+/// Name of the file that carries an adapter's calibration.
+const CARD: &str = "uq.json";
+
+/// What an adapter's confidence needs: how its questions are put, to which base model, and what held-out questions have shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Card {
+    /// Version of this file's form.
+    pub version: u32,
+    /// The program that wrote it.
+    pub program: String,
+    /// Method of the run.
+    pub method: String,
+    /// Dataset that it was trained on.
+    pub dataset: String,
+    /// The base model as it was asked for.
+    pub base_model: String,
+    /// The base model's files with their digests.
+    pub base_files: Vec<Located>,
+    /// How questions are put.
+    pub prompt: PromptCard,
+    /// What held-out questions have shown.
+    pub held_out: HeldOutCard,
+}
+
+/// How questions are put.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PromptCard {
+    /// Wording.
+    pub template: Template,
+    /// How choices are scored.
+    pub scoring: Scoring,
+    /// Of log-likelihoods.
+    pub normalization: Normalization,
+    /// Longest prompt in tokens.
+    pub max_tokens: usize,
+    /// Text and token of each label, with letters; empty where the choices' own words are scored.
+    pub label_tokens: Vec<(String, u32)>,
+}
+
+/// What held-out questions have shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutCard {
+    /// How many there were.
+    pub questions: usize,
+    /// Share answered rightly.
+    pub accuracy: f64,
+    /// Temperature scaling.
+    pub temperature: Temperature,
+    /// The probability of being right, from softmax confidence and FLU.
+    pub confidence: Confidence,
+    /// Sets that hold the right choice nine times in ten; absent where the questions are too few to promise it.
+    pub conformal_90: Option<Conformal>,
+    /// FLU at the quantiles 0, 0.05, 0.25, 0.5, 0.75, 0.95, 1: what lies outside is unlike anything seen.
+    pub flu_quantiles: Option<[f64; 7]>,
+}
+
+/// What was written, and how well it was read again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exported {
+    /// One a member.
+    pub directories: Vec<PathBuf>,
+    /// Largest difference of a logit after reading it again, relative to the largest logit; absent if it was not asked for.
+    pub difference: Option<f64>,
+}
+
+/// Writes the adapter of the run in `setup.run` below `out`.
+///
+/// # Errors
+/// A run that has not finished, an adapter that the format cannot hold, files that cannot be written, or, with `verify`, logits that
+/// differ by more than 1e-4 of the largest (1e-2 where a merged model is kept in 16 bits).
+pub fn export(
+    setup: &Setup,
+    format: Format,
+    out: &Path,
+    verify: bool,
+) -> Result<Exported, TrainError> {
+    let (run, config) = RunDirectory::open(&setup.run)?;
+    let adapter = method::build(&config)?.adapter();
+    suits(&adapter, format)?;
+    let mut prepared = prepare_model(&config, &setup.finder)?;
+    let base = prepared.load_for(&config, prepared.room() + 1, &setup.device)?;
+    let members = load_members(&run, &config, &prepared, &base)?;
+    let card = card(&run, &config, &prepared)?;
+    let one = members.len() == 1;
+    let mut exported = Exported {
+        directories: Vec::new(),
+        difference: None,
+    };
+    for (number, member) in members.iter().enumerate() {
+        let directory = match one {
+            true => out.to_path_buf(),
+            false => out.join(format!("member-{}", number + 1)),
+        };
+        std::fs::create_dir_all(&directory).map_err(|e| TrainError::file(&directory, e))?;
+        let tensors = member.adapter_tensors();
+        write(
+            &directory,
+            format,
+            &adapter,
+            &tensors,
+            &config,
+            &mut prepared,
+        )?;
+        RunDirectory::at(&directory).write_json(CARD, &card)?;
+        if verify {
+            let again = read_again(&directory, format, &config, &base, setup)?;
+            let found = difference(member, &again, setup);
+            let most = if format == Format::Merged && !prepared.is_f32() {
+                1e-2
+            } else {
+                1e-4
+            };
+            if found > most || found.is_nan() {
+                let reason = format!(
+                    "read again, its logits differ by {found:.1e} of the largest: more than {most:.0e}"
+                );
+                return Err(TrainError::file(&directory, reason));
+            }
+            exported.difference = Some(exported.difference.unwrap_or(0.0).max(found));
+        }
+        exported.directories.push(directory);
+    }
+    Ok(exported)
+}
+
+/// Whether a format can hold an adapter.
+fn suits(adapter: &AdapterConfig, format: Format) -> Result<(), TrainError> {
+    let refuse = |reason: &str| Err(TrainError::config("--format", reason));
+    match (adapter, format) {
+        (AdapterConfig::None, _) => {
+            refuse("the run trained nothing: there is no adapter to export")
+        }
+        (AdapterConfig::MixLora(_), Format::Peft | Format::Merged) => refuse(
+            "the run's adapter is a mixture of experts, which a router chooses by token: use uq4ct, or mixlora with adapter.placement = ffn",
+        ),
+        (AdapterConfig::Lora(_), Format::MixLora) => {
+            refuse("the run's adapter is a plain LoRA: use peft")
+        }
+        (AdapterConfig::MixLora(mix), Format::MixLora) => Ok(mixlora::serves(mix)?),
+        _ => Ok(()),
+    }
+}
+
+fn write(
+    directory: &Path,
+    format: Format,
+    adapter: &AdapterConfig,
+    tensors: &Tensors,
+    config: &RunConfig,
+    prepared: &mut Prepared,
+) -> Result<(), TrainError> {
+    let base = base_name(config);
+    match (adapter, format) {
+        (AdapterConfig::Lora(lora), Format::Peft) => peft::write(directory, lora, tensors, &base)?,
+        (AdapterConfig::Lora(lora), Format::Merged) => {
+            prepared.write_model_files(directory)?;
+            let shape = prepared.model.clone();
+            merged::write(directory, &shape, prepared.weights(), lora, tensors)?;
+        }
+        (AdapterConfig::MixLora(mix), Format::MixLora) => {
+            mixlora::write(directory, mix, tensors, &base)?;
+        }
+        _ => own::write(directory, adapter, tensors, &base)?,
+    }
+    Ok(())
+}
+
+/// The base model under a name that others know: its repository on the Hub, or its whole path.
+fn base_name(config: &RunConfig) -> String {
+    let name = &config.model.name;
+    let path = Path::new(name).canonicalize().ok();
+    match (models::repository(name), path) {
+        (Some(repository), _) => repository.into(),
+        (None, Some(path)) => path.display().to_string(),
+        (None, None) => name.clone(),
+    }
+}
+
+fn card(run: &RunDirectory, config: &RunConfig, prepared: &Prepared) -> Result<Card, TrainError> {
+    let folder = run.evaluation(&config.data.dataset);
+    let rows = read_predictions(&folder.join("held-out-predictions.jsonl"))?;
+    Ok(Card {
+        version: 1,
+        program: format!("uq4ct {}", env!("CARGO_PKG_VERSION")),
+        method: config.method.title().into(),
+        dataset: config.data.title(),
+        base_model: base_name(config),
+        base_files: prepared.model_files.clone(),
+        prompt: PromptCard {
+            template: config.data.template,
+            scoring: config.data.scoring,
+            normalization: config.data.normalization,
+            max_tokens: config.data.max_tokens,
+            label_tokens: match (config.data.scoring, config.data.dataset()?.labels()) {
+                (Scoring::Letters, LabelStyle::Letter) => prepared.letters()?,
+                _ => Vec::new(),
+            },
+        },
+        held_out: held_out(&rows),
+    })
+}
+
+fn held_out(rows: &[ScoredRow]) -> HeldOutCard {
+    let right = rows
+        .iter()
+        .filter(|row| row.prediction() == row.label)
+        .count();
+    let mut flu: Vec<f64> = rows.iter().filter_map(|row| row.flu).collect();
+    flu.sort_by(f64::total_cmp);
+    HeldOutCard {
+        questions: rows.len(),
+        accuracy: right as f64 / rows.len().max(1) as f64,
+        temperature: Temperature::fit(rows),
+        confidence: Confidence::fit(rows),
+        conformal_90: Some(Conformal::fit(rows, Score::Lac, 0.1))
+            .filter(|c| c.threshold.is_finite()),
+        flu_quantiles: (!flu.is_empty())
+            .then(|| [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0].map(|q| quantile(&flu, q))),
+    }
+}
+
+/// The nearest of sorted values.
+fn quantile(sorted: &[f64], q: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * q).round() as usize]
+}
+
+/// What lies on disk as a model again.
+fn read_again(
+    directory: &Path,
+    format: Format,
+    config: &RunConfig,
+    base: &Llama,
+    setup: &Setup,
+) -> Result<Llama, TrainError> {
+    if format != Format::Merged {
+        let adapter = exchange::read(directory)?;
+        return Ok(base
+            .attach(&adapter.config, 0)?
+            .with_adapter_tensors(&adapter.tensors)?);
+    }
+    let mut other = config.clone();
+    other.model.name = directory.display().to_string();
+    let mut prepared = prepare_model(&other, &setup.finder)?;
+    prepared.load_for(&other, prepared.room() + 1, &setup.device)
+}
+
+/// Largest difference of a logit over seeded token sequences, relative to the largest logit.
+fn difference(one: &Llama, other: &Llama, setup: &Setup) -> f64 {
+    const ROWS: usize = 4;
+    const LENGTH: usize = 32;
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let vocabulary = one.vocabulary() as i64;
+    let tokens: Vec<i64> = (0..ROWS * LENGTH)
+        .map(|_| rng.random_range(0..vocabulary))
+        .collect();
+    let device = &setup.device;
+    let positions: Vec<i64> = (0..ROWS * LENGTH).map(|i| (i % LENGTH) as i64).collect();
+    let grid = |values: Vec<i64>| {
+        Tensor::<2, Int>::from_data(TensorData::new(values, [ROWS, LENGTH]), device)
+    };
+    let input = LlamaInput {
+        tokens: grid(tokens),
+        positions: grid(positions),
+        segments: Tensor::ones([ROWS, LENGTH], device),
+        branches: Tensor::zeros([ROWS, LENGTH], device),
+        scored: Tensor::arange(0..(ROWS * LENGTH) as i64, device),
+        dropout: DropoutSeed::OFF,
+        probe: None,
+    };
+    let (a, b) = (one.forward(&input).logits, other.forward(&input).logits);
+    let largest = |t: Tensor<2>| f64::from(t.abs().max().into_scalar::<f32>());
+    largest(a.clone() - b) / largest(a).max(1e-30)
+}
+
+/// The adapter that `adapter.from` names, checked against what the run is about to do.
+///
+/// # Errors
+/// A directory that holds none, or a card of another base model.
+pub fn import(config: &RunConfig, prepared: &Prepared) -> Result<Option<Adapter>, TrainError> {
+    let Some(directory) = &config.adapter.from else {
+        return Ok(None);
+    };
+    let adapter = exchange::read(directory)?;
+    if directory.join(CARD).is_file() {
+        let card: Card = RunDirectory::at(directory).read_json(CARD)?;
+        fits(&card, config, prepared, directory)?;
+    } else if let Some(named) = adapter
+        .base_model
+        .as_ref()
+        .filter(|name| **name != base_name(config))
+    {
+        tracing::warn!(
+            "{}: was trained on {named}, the run's base model is {}",
+            directory.display(),
+            base_name(config)
+        );
+    }
+    Ok(Some(adapter))
+}
+
+/// Refuses another base model, warns of another prompt.
+fn fits(
+    card: &Card,
+    config: &RunConfig,
+    prepared: &Prepared,
+    directory: &Path,
+) -> Result<(), TrainError> {
+    let digests = |files: &[Located]| files.iter().map(|f| f.sha256.clone()).collect::<Vec<_>>();
+    if digests(&card.base_files) != digests(&prepared.model_files) {
+        let origins = |files: &[Located]| {
+            files
+                .iter()
+                .map(|f| f.origin.clone())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let reason = format!(
+            "was trained on {}, the run's base model is {}: give that model, or remove {CARD} to try it all the same",
+            origins(&card.base_files),
+            origins(&prepared.model_files)
+        );
+        return Err(TrainError::file(directory, reason));
+    }
+    let (prompt, data) = (&card.prompt, &config.data);
+    if (prompt.template, prompt.scoring, prompt.normalization)
+        != (data.template, data.scoring, data.normalization)
+    {
+        tracing::warn!(
+            "{}: was trained with data.template = {:?}, data.scoring = {:?}: its confidence need not hold with other ones",
+            directory.display(),
+            prompt.template,
+            prompt.scoring
+        );
+    }
+    Ok(())
+}
+
+/// The settings of `[adapter]` that an adapter on disk brings, by dotted key, as TOML.
+///
+/// # Errors
+/// As [`exchange::read`].
+pub fn settings(directory: &Path) -> Result<Vec<String>, TrainError> {
+    let adapter = exchange::read(directory)?;
+    let (lora, mixture) = match &adapter.config {
+        AdapterConfig::Lora(lora) => (lora, None),
+        AdapterConfig::MixLora(mix) => (&mix.lora, Some(mix)),
+        AdapterConfig::None => return Err(TrainError::file(directory, "holds no adapter")),
+    };
+    let targets: Vec<&str> = lora.target_modules.iter().map(|t| t.name()).collect();
+    let mut settings = vec![
+        format!("adapter.rank={}", lora.rank),
+        format!("adapter.alpha={:?}", lora.alpha),
+        format!("adapter.dropout={:?}", lora.dropout),
+        format!("adapter.target_modules={targets:?}"),
+    ];
+    if let Some(mix) = mixture {
+        let word =
+            |value: serde_json::Result<serde_json::Value>| value.unwrap_or_default().to_string();
+        settings.extend([
+            format!("adapter.num_experts={}", mix.num_experts),
+            format!("adapter.top_k={}", mix.top_k),
+            format!(
+                "adapter.placement={}",
+                word(serde_json::to_value(mix.placement))
+            ),
+            format!(
+                "adapter.mixture_weights={}",
+                word(serde_json::to_value(mix.mixture_weights))
+            ),
+        ]);
+    }
+    Ok(settings)
+}
