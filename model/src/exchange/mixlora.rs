@@ -15,6 +15,10 @@ use crate::adapter::{
 use crate::error::ModelError;
 use crate::load::at;
 
+/// The public code (mixlora 0.2.3) keeps its experts in a plain dictionary, so `eval()` does not reach their dropout, and it refuses 0:
+/// a vanishing one makes its answers exact.
+const DROPOUT: f64 = 1e-12;
+
 /// Whether the public code computes what this adapter does.
 ///
 /// # Errors
@@ -53,7 +57,7 @@ pub fn write(
         "r": mix.lora.rank,
         // Its reader asks for a whole number.
         "lora_alpha": whole(mix.lora.alpha)?,
-        "lora_dropout": mix.lora.dropout,
+        "lora_dropout": DROPOUT,
         "target_modules": names,
         "routing_strategy": "mixlora",
         "num_experts": mix.num_experts,

@@ -1,0 +1,194 @@
+"""Checks what uq4ct writes with the programs that must read it, and what it reads of theirs. Usage: peers.py PROGRAM"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+PROGRAM = str(Path(sys.argv[1]).resolve())
+ROOT = Path(tempfile.mkdtemp(prefix="uq4ct-peers-"))
+CHOICES = ["x", "yes", "no"]
+QUESTIONS = [f"Is {i} more than {40 - i}, or is it not?" for i in range(40)]
+TINY = ["--model", "tiny", "--dataset", "boolq", "--plain"]
+
+
+def uq4ct(*words):
+    done = subprocess.run([PROGRAM, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"uq4ct {' '.join(map(str, words))}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def train(run, *words):
+    uq4ct("train", "--model", "base", "--dataset", "questions.jsonl", "--plain", "--run", run, *words)
+
+
+def ours(run):
+    """The choices' logits of the run's test questions, by question."""
+    found = {}
+    for path in (ROOT / run / "evaluation").glob("*/predictions.jsonl"):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            found[row["id"]] = torch.tensor(row["logits"])
+    return found
+
+
+def theirs(model):
+    """The same of a transformers model, from texts."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(ROOT / "base" / "tokenizer.json"))
+    letters = [tokenizer(f" {letter}", add_special_tokens=False)["input_ids"] for letter in "ABC"]
+    assert all(len(ids) == 1 for ids in letters)
+    found = {}
+    listed = " ".join(f"({letter}) {choice}" for letter, choice in zip("ABC", CHOICES))
+    for number, question in enumerate(QUESTIONS):
+        text = f"Please choose the correct answer to the question: {question} {listed}\nAnswer:"
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, -1]
+        found[f"q{number}"] = torch.stack([logits[ids[0]] for ids in letters])
+    return found
+
+
+def same(name, run, model):
+    model.eval()
+    one, other = ours(run), theirs(model)
+    assert one, f"{run} has no predictions"
+    difference = max(float((one[i] - other[i]).abs().max()) for i in one)
+    spread = max(float(logits.std()) for logits in one.values())
+    print(f"{name}: {len(one)} questions, logits differ by at most {difference:.1e} (their own spread is {spread:.1e})")
+    assert difference < 1e-4 and spread > 1e-3, name
+
+
+def load(path):
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+
+
+def base_model():
+    """A tiny model in Hugging Face's layout with this project's tiny tokenizer, and questions."""
+    uq4ct("train", *TINY, "--method", "lora", "--run", "tiny")
+    uq4ct("export", "tiny", "--format", "merged", "--output", "base", "--verify")
+    # The run's exported card is of another base.
+    (ROOT / "base" / "uq.json").unlink()
+    rows = [{"id": f"q{i}", "question": q, "choices": CHOICES, "answer": i % 3} for i, q in enumerate(QUESTIONS)]
+    (ROOT / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def peft_reads_ours():
+    train("lora", "--method", "lora", "--set", "train.epochs=8", "--set", "train.learning_rate=3e-3")
+    uq4ct("export", "lora", "--format", "peft", "--output", "peft")
+    same("peft reads our LoRA", "lora", PeftModel.from_pretrained(load(ROOT / "base"), ROOT / "peft"))
+    uq4ct("export", "lora", "--format", "merged", "--output", "merged")
+    same("transformers reads our merged model", "lora", load(ROOT / "merged"))
+
+
+def we_read_peft():
+    for name, settings in {
+        "plain": {"target_modules": ["q_proj", "v_proj", "down_proj"]},
+        "rank-stabilised": {"target_modules": "all-linear", "use_rslora": True},
+    }.items():
+        torch.manual_seed(0)
+        # B as well as A is random: an adapter that does something.
+        model = get_peft_model(load(ROOT / "base"), LoraConfig(r=4, lora_alpha=16, init_lora_weights=False, **settings))
+        model.save_pretrained(ROOT / f"from-peft-{name}")
+        train(f"asked-{name}", "--method", "lora", "--adapter", f"from-peft-{name}", "--set", "train.max_steps=0")
+        same(f"we read peft's {name} LoRA", f"asked-{name}", model)
+
+
+def mixlora_reads_ours():
+    from mixlora import MixLoraModelForCausalLM
+
+    train("ffn", "--method", "uq4ct", "--set", "adapter.placement=ffn", "--set", "train.epochs=8", "--set", "train.learning_rate=3e-3")
+    uq4ct("export", "ffn", "--format", "mixlora", "--output", "mixlora")
+    model, settings = MixLoraModelForCausalLM.from_pretrained(str(ROOT / "mixlora"), torch_dtype=torch.float32)
+    assert settings.num_experts_ == 8
+    same("mixlora reads our mixture", "ffn", model)
+
+
+def we_read_mixlora():
+    """Random weights in the package's layout, saved by torch itself."""
+    from mixlora import MixLoraModelForCausalLM
+
+    torch.manual_seed(1)
+    folder = ROOT / "from-mixlora"
+    folder.mkdir()
+    model = load(ROOT / "base")
+    settings = {
+        "bias": "none", "peft_type": "MIXLORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(ROOT / "base"),
+        "r": 4, "lora_alpha": 8, "lora_dropout": 1e-12, "target_modules": ["q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        "routing_strategy": "mixlora", "num_experts": 4, "top_k": 2, "act_fn": "silu",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    weights = {}
+    for number, layer in enumerate(model.model.layers):
+        at = f"mixlora.layers.{number}"
+        weights[f"{at}.mlp.moe_gate.weight"] = torch.randn(4, model.config.hidden_size)
+        for name in settings["target_modules"]:
+            block = "self_attn" if hasattr(layer.self_attn, name) else "mlp"
+            base = getattr(getattr(layer, block), name)
+            places = [f"{at}.{block}.{name}"] if block == "self_attn" else [f"{at}.mlp.{name}.experts.{e}" for e in range(4)]
+            for place in places:
+                weights[f"{place}.lora_A.weight"] = torch.randn(4, base.in_features) * 0.2
+                weights[f"{place}.lora_B.weight"] = torch.randn(base.out_features, 4) * 0.2
+    torch.save(weights, folder / "adapter_model.bin")
+    train("asked-mixlora", "--method", "uq4ct", "--adapter", "from-mixlora", "--set", "train.max_steps=0")
+    model, _ = MixLoraModelForCausalLM.from_pretrained(str(folder), torch_dtype=torch.float32)
+    same("we read mixlora's mixture", "asked-mixlora", model)
+
+
+def tensorboard_reads_ours():
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(ROOT / "lora"))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    lines = [json.loads(line) for line in (ROOT / "lora" / "metrics.jsonl").read_text().splitlines()]
+    for split in ("train", "held_out"):
+        logged = [(line["step"], line["values"]["loss"]) for line in lines if line["split"] == split]
+        read = [(event.step, event.value) for event in events.Scalars(f"{split}/loss")]
+        assert len(read) == len(logged), f"{split}: {len(read)} of {len(logged)}"
+        assert all(a[0] == b[0] and abs(a[1] - b[1]) < 1e-6 for a, b in zip(read, logged)), split
+    print(f"TensorBoard reads our events: {len(tags)} curves")
+
+
+def chromium_shows_the_page():
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        print("skipped: no Chromium")
+        return
+    server = subprocess.Popen([PROGRAM, "serve", "ffn", "--port", "0", "--coverage", "0.5"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        address = server.stdout.readline().split()[-1]
+        page = f"{address}/?question=Is%20%3Cb%3E7%3C/b%3E%20odd%3F&choice=x&choice=yes%20%26%20no&choice=no"
+        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={ROOT}/chromium",
+                   "--virtual-time-budget=20000", "--dump-dom", page]
+        text = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    finally:
+        server.send_signal(signal.SIGTERM)
+    assert server.wait(timeout=30) == 0
+    said = re.search(r'id="says"[^>]*>([^<]*)<', text).group(1)
+    assert re.search(r"[ABC]: (x|yes &amp; no|no)", said), said
+    bars = re.findall(r'style="width: ([0-9.]+)%', text)
+    assert len(bars) == 5 and abs(sum(map(float, bars[:3])) - 100) < 0.5, bars
+    assert re.search(r'id="problem"[^>]*></p>', text), "the page shows a problem"
+    cells = text.count('class="cell"')
+    assert cells == 2 * 8, f"{cells} cells for 2 layers of one router of 8 experts"
+    print(f"Chromium shows the page: {said!r}, {len(bars)} bars, {cells} cells of routing")
+
+
+base_model()
+peft_reads_ours()
+we_read_peft()
+mixlora_reads_ours()
+we_read_mixlora()
+if any((ROOT / "lora").glob("events.out.tfevents.*")):
+    tensorboard_reads_ours()
+chromium_shows_the_page()
+shutil.rmtree(ROOT, ignore_errors=True)
