@@ -188,7 +188,6 @@ peft_reads_ours()
 we_read_peft()
 mixlora_reads_ours()
 we_read_mixlora()
-if any((ROOT / "lora").glob("events.out.tfevents.*")):
-    tensorboard_reads_ours()
+tensorboard_reads_ours()
 chromium_shows_the_page()
 shutil.rmtree(ROOT, ignore_errors=True)

@@ -6,12 +6,14 @@ use clap::{Parser, Subcommand};
 
 mod compare;
 mod data;
+mod doctor;
 mod evaluate;
 mod export;
 mod init;
 mod predict;
 mod reproduce;
 mod run;
+mod runs;
 mod serve;
 mod train;
 
@@ -38,6 +40,10 @@ enum Verb {
     Data(data::DataVerb),
     /// Write a commented file of settings to start from.
     Init(init::InitArgs),
+    /// List runs with their key figures.
+    Runs(runs::RunsArgs),
+    /// Say what is there (devices, memory, caches, Hub, pip), and what to do about what is not.
+    Doctor(doctor::DoctorArgs),
     /// Answer questions over HTTP, with a page to try it.
     Serve(serve::ServeArgs),
     /// Finished runs side by side, with paired tests.
@@ -66,6 +72,8 @@ pub fn main() -> ExitCode {
         Verb::Evaluate(args) => evaluate::run(args),
         Verb::Predict(args) => predict::run(args),
         Verb::Export(args) => export::run(&args),
+        Verb::Runs(args) => runs::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
         Verb::Serve(args) => serve::run(args),
         Verb::Data(verb) => data::run(verb),
         Verb::Init(args) => init::run(&args),

@@ -7,6 +7,7 @@ mod configs;
 mod datasets;
 mod export;
 mod gguf;
+mod housekeeping;
 mod hub;
 mod invariants;
 mod malformed;

@@ -48,6 +48,7 @@ pub mod reproduce;
 pub mod run_directory;
 pub mod step;
 pub mod telemetry;
+pub mod tracker;
 pub mod training;
 
 pub use config::RunConfig;

@@ -1,10 +1,10 @@
 //! What a run leaves on disk: self-describing, safe to copy.
 //!
 //! ```text
-//! config.toml  environment.json  data.json  metrics.jsonl  checkpoint/  adapter/  evaluation/<dataset>/  report.html  report.md
+//! config.toml  environment.json  data.json  metrics.jsonl  metrics.csv  events.out.tfevents.*  checkpoint/  adapter/  evaluation/<dataset>/  report.html  report.md
 //! ```
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::prediction::ScoredRow;
+use crate::tracker::{self, MetricsLog};
 
 /// A run's directory.
 #[derive(Debug, Clone)]
@@ -145,7 +146,7 @@ impl RunDirectory {
         ] {
             remove(&root.join(name), |p| fs::remove_file(p))?;
         }
-        Ok(())
+        tracker::remove(root).map_err(|e| TrainError::file(root, e))
     }
 
     /// The directory itself.
@@ -207,16 +208,16 @@ impl RunDirectory {
         write(&self.root.join(name), text.as_bytes())
     }
 
-    /// Opens `metrics.jsonl` to append; with `keep_steps`, later lines (of steps that will be repeated) are cut first.
+    /// Opens `metrics.jsonl` and what is kept beside it to append; with `keep_steps`, later lines (of steps that will be repeated) are cut first.
     ///
     /// # Errors
     /// A file that cannot be read or written.
-    pub fn metrics_log(&self, keep_steps: usize) -> Result<File, TrainError> {
+    pub fn metrics_log(&self, keep_steps: usize) -> Result<MetricsLog, TrainError> {
         let path = self.root.join("metrics.jsonl");
-        let kept: Vec<String> = self
-            .metrics()?
+        let mut lines = self.metrics()?;
+        lines.retain(|line| line.step <= keep_steps);
+        let kept: Vec<String> = lines
             .iter()
-            .filter(|line| line.step <= keep_steps)
             .map(|line| serde_json::to_string(line).map_err(|e| TrainError::file(&path, e)))
             .collect::<Result<_, _>>()?;
         let mut text = kept.join("\n");
@@ -224,10 +225,7 @@ impl RunDirectory {
             text.push('\n');
         }
         write(&path, text.as_bytes())?;
-        OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .map_err(|e| TrainError::file(&path, e))
+        MetricsLog::open(&self.root, &path, &lines)
     }
 
     /// The lines of `metrics.jsonl`; a last line cut short by a crash is dropped.

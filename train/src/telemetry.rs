@@ -1,7 +1,5 @@
 //! Where a run's numbers go while it runs: the dashboard's state and `metrics.jsonl`.
 
-use std::fs::File;
-use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -13,6 +11,7 @@ use crate::metric::{negative_log_likelihood, outcomes};
 use crate::prediction::ScoredRow;
 use crate::run_directory::MetricsLine;
 use crate::step::StepFacts;
+use crate::tracker::MetricsLog;
 
 /// Collects the steps of a run. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -25,7 +24,7 @@ pub struct Telemetry {
 struct Inner {
     began: Instant,
     last_step: Instant,
-    log: Option<File>,
+    log: Option<MetricsLog>,
     /// Micro-batches of the optimizer step under way.
     pending: Vec<StepFacts>,
     held_out: Vec<ScoredRow>,
@@ -60,7 +59,7 @@ impl Telemetry {
 
     /// From here on, lines go to `log` too, and time counts on from `before` seconds; a whole round of held-out questions has
     /// `held_out` rows.
-    pub fn start(&self, log: File, before: f64, held_out: usize) {
+    pub fn start(&self, log: MetricsLog, before: f64, held_out: usize) {
         let mut inner = self.inner();
         inner.log = Some(log);
         inner.before = before;
@@ -175,11 +174,8 @@ impl Inner {
             seconds: self.before + self.began.elapsed().as_secs_f64(),
             values,
         };
-        let written = serde_json::to_string(&line)
-            .map_err(std::io::Error::from)
-            .and_then(|text| writeln!(log, "{text}"));
-        if let Err(error) = written {
-            self.failed = Some(format!("metrics.jsonl: {error}"));
+        if let Err(error) = log.write(&line) {
+            self.failed = Some(format!("the metrics cannot be written: {error}"));
             self.log = None;
         }
     }

