@@ -6,9 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
-use train::metric::{Estimate, Metrics};
-use train::report::Figures;
-use train::run_directory::{Provenance, RunDirectory};
+use train::metric::{Bootstrap, Estimate, Metrics};
+use train::run_directory::{Provenance, RunDirectory, read_predictions};
 
 use super::run::print;
 
@@ -93,10 +92,17 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
         Ok(rest) => rest,
         Err(_) => root,
     };
-    let name_of = format!("evaluation/{}/metrics.json", config.data.dataset);
-    // A training's own record holds more; an evaluation of `reproduce` the tuned model's figures alone.
-    let tuned = run.read_json::<Figures>(&name_of).map(|f| f.tuned);
-    let figures: Option<Metrics> = tuned.or_else(|_| run.read_json(&name_of)).ok();
+    // Every figure can be had from the predictions, whoever wrote them; intervals are not shown.
+    let predictions = run
+        .evaluation(&config.data.dataset)
+        .join("predictions.jsonl");
+    let figures = read_predictions(&predictions).ok().map(|rows| {
+        let without = Bootstrap {
+            resamples: 0,
+            ..config.bootstrap()
+        };
+        Metrics::of(&rows, config.evaluation.bins, without)
+    });
     let last = run
         .metrics()
         .ok()
