@@ -9,6 +9,7 @@
 //! | [`split`] | train, held-out and test without leaks |
 //! | [`prompt`] | templates |
 //! | [`tokenizer`] | text to ids; answer labels checked |
+//! | [`check`] | what can be said about a file before anything is trained on it |
 //! | [`batch`] | tensors, and the order in which training sees the rows |
 
 pub mod batch;

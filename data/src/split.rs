@@ -145,7 +145,7 @@ pub fn split(
         if rows == 0 {
             return Err(DataError::setting(
                 format!("{} {name}", dataset.name()),
-                "the split is empty: raise its limit or the held-out fraction",
+                "the split is empty: raise its limit or the held-out fraction; where rows have a group, at least 3 groups are needed to divide them",
             ));
         }
     }

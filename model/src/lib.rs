@@ -11,6 +11,7 @@
 //! | [`projection`] | the one seam where an adapter meets the base weights |
 //! | [`adapter`] | LoRA, MixLoRA, the router |
 //! | [`fused`] | operations with a hand-written backward, each beside its composed form |
+//! | [`exchange`] | adapters as files that others read, and theirs as ours |
 //! | [`load`] | safetensors, GGUF and random weights |
 #![recursion_limit = "256"]
 

@@ -409,7 +409,8 @@ impl Llama {
     }
 
     /// The adapter's parameters: `layers.0.self_attn.q_proj.lora_a` (`[d_in, r]`, or `[experts, d_in, r]` in a mixture), `.lora_b`
-    /// (`[r, d_out]`, `[experts, r, d_out]`), `layers.0.attention_router` and `.mlp_router` (`[d, experts]`). A random A is its mean.
+    /// (`[r, d_out]`, `[experts, r, d_out]`), `layers.0.attention_router` and `.mlp_router` (`[d, experts]`). Of a random A, `.lora_a`
+    /// is the mean and `.lora_g` (`[d_in, r]`) the root of its standard deviation.
     pub fn adapter_tensors(&self) -> Tensors {
         let mut model = self.clone();
         let mut tensors = Tensors::new();
@@ -464,6 +465,9 @@ impl Llama {
                     Projection::Lora(lora) => {
                         visit(name("lora_a"), Parameter::Matrix(&mut lora.lora_a))?;
                         visit(name("lora_b"), Parameter::Matrix(&mut lora.lora_b))?;
+                        if let Some(g) = &mut lora.lora_g {
+                            visit(name("lora_g"), Parameter::Matrix(g))?;
+                        }
                     }
                     Projection::MixLora(mix) => {
                         visit(name("lora_a"), Parameter::Stack(&mut mix.lora_a))?;

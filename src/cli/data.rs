@@ -7,10 +7,11 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use data::check::{BadRow, CheckedFile, CheckedTokens, Overlap, Rendered};
 use serde_json::json;
+use train::RunConfig;
 use train::config::ConfigLayers;
 use train::prepare::prepare_model;
 
-use super::run::{FieldArgs, PlaceArgs, logging, print, quoted};
+use super::run::{FieldArgs, PlaceArgs, logging, print, quoted, toml_text};
 
 /// `uq4ct data ..`
 #[derive(Debug, Subcommand)]
@@ -52,7 +53,8 @@ pub(super) struct CheckArgs {
 pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
     logging();
     let DataVerb::Check(args) = verb;
-    let fields = args.fields.custom();
+    let config = settings(&args)?;
+    let fields = args.fields.over(&config.data.custom);
     let mut files = Vec::new();
     for path in std::iter::once(&args.file).chain(&args.against) {
         files.push(CheckedFile::read(path, &fields)?);
@@ -64,7 +66,7 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
     }
     let tokens = match args.model.as_str() {
         "none" => Vec::new(),
-        _ => tokens(&args, &files)?,
+        _ => tokens(&args, &config, &files)?,
     };
     if args.json {
         let shared: Vec<_> = overlaps(&files)
@@ -81,9 +83,10 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
     if !args.json {
         print(match (unusable, empty) {
             (0, false) => format!(
-                "Usable: uq4ct train --dataset {}{}",
+                "Usable: uq4ct train --dataset {}{}{}",
                 quoted(&args.file.display().to_string()),
-                args.fields.settings()
+                args.fields.settings(),
+                given(&args)
             ),
             (0, true) => "Not usable: no row has an answer.".into(),
             (n, _) => format!("Not usable yet: {n} rows to mend."),
@@ -95,7 +98,24 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
     })
 }
 
-fn tokens(args: &CheckArgs, files: &[CheckedFile]) -> Result<Vec<CheckedTokens>> {
+/// The flags that train must be given, too.
+fn given(args: &CheckArgs) -> String {
+    let model = match args.model.as_str() {
+        "none" | "smollm2-135m" => None,
+        model => Some(format!(" --model {}", quoted(model))),
+    };
+    let files = args
+        .config
+        .iter()
+        .map(|file| format!(" --config {}", quoted(&file.display().to_string())));
+    let set = args
+        .set
+        .iter()
+        .map(|assignment| format!(" --set {}", quoted(assignment)));
+    model.into_iter().chain(files).chain(set).collect()
+}
+
+fn settings(args: &CheckArgs) -> Result<RunConfig> {
     let mut layers = ConfigLayers::default();
     for file in &args.config {
         layers.file(file)?;
@@ -105,12 +125,16 @@ fn tokens(args: &CheckArgs, files: &[CheckedFile]) -> Result<Vec<CheckedTokens>>
     }
     layers.set(&format!("model.name={:?}", args.model))?;
     layers.set("data.dataset=custom")?;
-    layers.set(&format!(
-        "data.custom.train={:?}",
-        args.file.display().to_string()
-    ))?;
-    let config = layers.resolve()?;
-    let prepared = prepare_model(&config, &args.places.finder(&config.model.name))?;
+    layers.set(&format!("data.custom.train={}", toml_text(&args.file)))?;
+    Ok(layers.resolve()?)
+}
+
+fn tokens(
+    args: &CheckArgs,
+    config: &RunConfig,
+    files: &[CheckedFile],
+) -> Result<Vec<CheckedTokens>> {
+    let prepared = prepare_model(config, &args.places.finder(&config.model.name))?;
     let examples = |place: usize| if place == 0 { args.examples } else { 0 };
     let files = files.iter().enumerate();
     Ok(files

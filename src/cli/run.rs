@@ -127,6 +127,27 @@ impl FieldArgs {
         .collect()
     }
 
+    /// As settings over others, which count where a flag is not given.
+    pub(super) fn over(&self, others: &Custom) -> Custom {
+        let (own, plain) = (self.custom(), Custom::default());
+        let mut fields = others.clone();
+        let texts = [
+            (&own.question, &plain.question, &mut fields.question),
+            (&own.answer, &plain.answer, &mut fields.answer),
+            (&own.passage, &plain.passage, &mut fields.passage),
+            (&own.group, &plain.group, &mut fields.group),
+        ];
+        for (own, plain, field) in texts {
+            if own != plain {
+                field.clone_from(own);
+            }
+        }
+        if own.choices != plain.choices {
+            fields.choices = own.choices;
+        }
+        fields
+    }
+
     /// As settings.
     pub(super) fn custom(&self) -> Custom {
         let mut fields = Custom::default();
@@ -304,6 +325,11 @@ fn command() -> String {
         .chain(words.map(|word| quoted(&word)))
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// A path as TOML takes a text. JSON's escapes are TOML's; Rust's are not.
+pub(super) fn toml_text(path: &Path) -> String {
+    serde_json::Value::from(path.display().to_string()).to_string()
 }
 
 /// A word as a shell takes it.

@@ -115,7 +115,10 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
         (Some(_), _, _, _) => "finished".into(),
         (None, true, _, _) => "trained".into(),
         (None, false, Some(line), Some(total)) => format!("step {} of {total}", line.step),
-        _ => "not begun".into(),
+        _ => match members(root) {
+            0 => "not begun".into(),
+            trained => format!("{trained} members trained"),
+        },
     };
     let value = |pick: &dyn Fn(&Metrics) -> Estimate| figures.as_ref().and_then(|f| pick(f).value);
     Some(Row {
@@ -132,6 +135,18 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
         flu_auroc: figures.as_ref().and_then(|f| f.flu.as_ref()?.auroc.value),
         training_seconds: last.map(|line| line.seconds),
     })
+}
+
+/// Members of an ensemble whose training has finished.
+fn members(root: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(root.join("members")) else {
+        return 0;
+    };
+    let trained = |path: PathBuf| RunDirectory::at(&path).adapter().is_file();
+    entries
+        .flatten()
+        .filter(|entry| trained(entry.path()))
+        .count()
 }
 
 fn table(rows: &[Row]) -> String {

@@ -32,7 +32,7 @@ pub(super) struct ServeArgs {
     /// A file whose first line is the token that every request must bear [env: UQ4CT_TOKEN holds the token itself]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Questions asked together at most
+    /// Questions of several requests asked together at most; a larger request is asked by itself
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
     /// Milliseconds that a question waits for others to be asked with it
@@ -142,7 +142,8 @@ fn token(args: &ServeArgs) -> Result<Option<String>> {
         }
         None => match std::env::var("UQ4CT_TOKEN") {
             Ok(token) => ("UQ4CT_TOKEN".into(), token),
-            Err(_) => return Ok(None),
+            Err(std::env::VarError::NotPresent) => return Ok(None),
+            Err(error) => bail!("UQ4CT_TOKEN: {error}"),
         },
     };
     let token = text.trim();

@@ -15,7 +15,9 @@ use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
 use train::{RunConfig, method};
 
-use super::run::{PlaceArgs, STOPPED, StopSignal, display, environment, logging, print, threads};
+use super::run::{
+    PlaceArgs, STOPPED, StopSignal, display, environment, logging, print, threads, toml_text,
+};
 use crate::backend::NamedDevice;
 
 /// Settings of a short run, for a processor: about 15 minutes on 2 cores. `--full` leaves them out.
@@ -153,10 +155,7 @@ fn name_dataset(given: &mut ConfigLayers, dataset: &str) -> Result<()> {
     given.set("data.dataset=custom")?;
     // A run may be resumed or evaluated from another directory.
     let path = std::path::absolute(path).with_context(|| format!("{dataset}: no such file"))?;
-    Ok(given.set(&format!(
-        "data.custom.train={:?}",
-        path.display().to_string()
-    ))?)
+    Ok(given.set(&format!("data.custom.train={}", toml_text(&path)))?)
 }
 
 /// The settings in their layers, and whether they were shortened for a processor.
@@ -177,7 +176,7 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
     if let Some(directory) = &args.adapter {
         // A run may be resumed from another directory.
         let path = std::path::absolute(directory).context("--adapter")?;
-        given.set(&format!("adapter.from={:?}", path.display().to_string()))?;
+        given.set(&format!("adapter.from={}", toml_text(&path)))?;
     }
     for assignment in &args.set {
         given.set(assignment)?;
@@ -208,7 +207,14 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
     let preset = layers.resolve()?.method.name;
     if let Some(directory) = given.adapter_from() {
         let mut brought = ConfigLayers::default();
-        for setting in train::export::settings(directory.as_ref())? {
+        // A run that goes on holds the shape itself.
+        let root = args.run.as_ref().filter(|_| args.resume.is_some());
+        let known = root.and_then(|root| RunDirectory::open(root).ok());
+        let settings = match known {
+            Some((_, known)) => train::export::shape(&method::build(&known)?.adapter()),
+            None => train::export::settings(directory.as_ref())?,
+        };
+        for setting in settings {
             brought.set(&setting)?;
         }
         brought.refuse_ignored(&preset, &layers)?;

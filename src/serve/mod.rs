@@ -22,6 +22,7 @@ use data::dataset::custom::Custom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use train::TrainError;
 use train::answering::Asked;
 
 use metrics::Metrics;
@@ -124,7 +125,13 @@ impl From<Unanswered> for Failure {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the model has stopped answering: see the server's log, and start it again".into(),
             ),
-            Unanswered::Refused(error) => Self(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+            // What the question itself brings about is its sender's to mend.
+            Unanswered::Refused(error @ (TrainError::Data(_) | TrainError::Config { .. })) => {
+                Self(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+            }
+            Unanswered::Refused(error) => {
+                Self(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            }
         }
     }
 }
@@ -235,12 +242,21 @@ async fn watched(State(shared): State<Shared>, request: Request<Body>, next: Nex
     response
 }
 
-/// Lets through who has the token.
+/// Lets through who has the token. Without one the server is this machine's alone, and so must be the name by which it was asked: a
+/// page of a stranger whose name resolves to this machine would otherwise read the answers (DNS rebinding).
 async fn authorized(State(shared): State<Shared>, request: Request<Body>, next: Next) -> Response {
+    let host = request.headers().get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if shared.limits.token.is_none() && !is_this_machine(host) {
+        let reason = format!("ask this server as localhost, not as {host:?}, or give it a token");
+        return Failure(StatusCode::FORBIDDEN, reason).into_response();
+    }
     let given = request
         .headers()
         .get(header::AUTHORIZATION)
-        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        .and_then(|value| value.as_bytes().split_at_checked(7))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "))
+        .map(|(_, token)| token);
     match &shared.limits.token {
         Some(token) if !given.is_some_and(|given| same(given, token.as_bytes())) => Failure(
             StatusCode::UNAUTHORIZED,
@@ -249,6 +265,19 @@ async fn authorized(State(shared): State<Shared>, request: Request<Body>, next: 
         .into_response(),
         _ => next.run(request).await,
     }
+}
+
+/// Whether a `Host` header names a loopback address.
+fn is_this_machine(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let loopback = bare
+        .parse::<std::net::IpAddr>()
+        .is_ok_and(|ip| ip.is_loopback());
+    loopback || bare.eq_ignore_ascii_case("localhost")
 }
 
 /// Compares in a time that does not depend on where two words differ.
@@ -281,7 +310,10 @@ async fn answer(
 ) -> Result<Json<Reply>, Failure> {
     let Json(question) = body?;
     let asked = asked(&question).map_err(|e| Failure(StatusCode::UNPROCESSABLE_ENTITY, e))?;
-    let mut replies = shared.worker.ask(vec![asked], question.routing).await?;
+    let mut replies = shared
+        .worker
+        .ask(vec![asked], vec![question.routing])
+        .await?;
     Ok(Json(replies.pop().ok_or(Unanswered::Gone)?))
 }
 
@@ -296,7 +328,6 @@ async fn answers(
         let reason = format!("questions: expected 1 to {most}, got {}", questions.len());
         return Err(bad(reason));
     }
-    let routing = questions.iter().any(|q| q.routing);
     let asked = questions
         .iter()
         .enumerate()
@@ -304,10 +335,8 @@ async fn answers(
             asked(question).map_err(|reason| bad(format!("questions[{place}].{reason}")))
         })
         .collect::<Result<_, _>>()?;
-    let mut replies = shared.worker.ask(asked, routing).await?;
-    for (reply, question) in replies.iter_mut().zip(&questions) {
-        reply.routing = reply.routing.take().filter(|_| question.routing);
-    }
+    let routing = questions.iter().map(|q| q.routing).collect();
+    let replies = shared.worker.ask(asked, routing).await?;
     Ok(Json(Answers { answers: replies }))
 }
 

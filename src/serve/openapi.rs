@@ -35,6 +35,8 @@ pub(super) fn document() -> Value {
                 "413": body("The body is too long", &problem),
                 "415": body("The content type is not application/json", &problem),
                 "422": body("A question that cannot be put, with the field and the reason", &problem),
+                "403": body("Asked by a name that is not this machine's, without a token", &problem),
+                "500": body("The model failed", &problem),
                 "503": body("Too many requests wait", &problem),
                 "504": body("No answer in time", &problem),
             },

@@ -39,7 +39,8 @@ pub struct Reply {
 /// A request's questions and where their answers go.
 struct Job {
     asked: Vec<Asked>,
-    routing: bool,
+    /// Whose routing is wanted, too.
+    routing: Vec<bool>,
     reply: oneshot::Sender<Result<Vec<Reply>, TrainError>>,
 }
 
@@ -129,7 +130,11 @@ impl Worker {
     ///
     /// # Errors
     /// A full queue, a thread that is gone, or a question that cannot be put.
-    pub async fn ask(&self, asked: Vec<Asked>, routing: bool) -> Result<Vec<Reply>, Unanswered> {
+    pub async fn ask(
+        &self,
+        asked: Vec<Asked>,
+        routing: Vec<bool>,
+    ) -> Result<Vec<Reply>, Unanswered> {
         let (reply, answer) = oneshot::channel();
         let job = Job {
             asked,
@@ -217,16 +222,17 @@ fn with_routing(
     job: &Job,
     answers: Vec<Answer>,
 ) -> Result<Vec<Reply>, TrainError> {
-    let pairs = answers.into_iter().zip(&job.asked);
-    pairs
-        .map(|(answer, asked)| {
-            let routing = job.routing.then(|| answerer.routing(&asked.question));
-            Ok(Reply {
-                answer,
-                routing: routing.transpose()?,
-            })
+    let rows = answers.into_iter().zip(&job.asked).zip(&job.routing);
+    rows.map(|((answer, asked), wanted)| {
+        // A pass of its own for each: not for those who have gone.
+        let wanted = *wanted && !job.reply.is_closed();
+        let routing = wanted.then(|| answerer.routing(&asked.question));
+        Ok(Reply {
+            answer,
+            routing: routing.transpose()?,
         })
-        .collect()
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -246,16 +252,18 @@ mod tests {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let waits =
-                tokio::time::timeout(Duration::from_millis(10), worker.ask(Vec::new(), false));
+            let waits = tokio::time::timeout(
+                Duration::from_millis(10),
+                worker.ask(Vec::new(), Vec::new()),
+            );
             assert!(waits.await.is_err());
             assert!(matches!(
-                worker.ask(Vec::new(), false).await,
+                worker.ask(Vec::new(), Vec::new()).await,
                 Err(Unanswered::Busy)
             ));
             drop(incoming);
             assert!(matches!(
-                worker.ask(Vec::new(), false).await,
+                worker.ask(Vec::new(), Vec::new()).await,
                 Err(Unanswered::Gone)
             ));
         });

@@ -38,7 +38,7 @@ fn runs_are_listed_with_their_figures_and_state() {
     assert_eq!(outcome(root, &["runs", "none"]).0, 1);
 }
 
-/// A stop in between leaves no line twice.
+/// And a run that replaces another leaves none of the old ones.
 #[test]
 fn the_table_holds_every_number_of_the_log() {
     let root = tempfile::tempdir().unwrap();

@@ -9,7 +9,8 @@ fn file(name: &str) -> String {
 
 fn help(verb: &str) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_uq4ct"))
-        .args([verb, "--help"])
+        .args(verb.split(' '))
+        .arg("--help")
         .output()
         .unwrap();
     assert!(output.status.success());
@@ -17,12 +18,42 @@ fn help(verb: &str) -> String {
 }
 
 #[test]
-fn every_flag_of_the_readme_is_known() {
-    let verbs = ["train", "evaluate", "predict", "compare", "reproduce"];
+fn every_flag_of_the_readme_and_the_guides_is_known() {
+    let verbs = [
+        "train",
+        "evaluate",
+        "predict",
+        "compare",
+        "reproduce",
+        "data check",
+        "init",
+        "serve",
+        "export",
+        "runs",
+        "doctor",
+    ];
     let known: String = verbs.map(help).concat();
-    // Flags of cargo and of Rust's documentation stand before the program's own.
-    let others = ["--bin", "--release", "--features", "--workspace", "--"];
-    for word in file("README.md").split(|c: char| !(c.is_alphanumeric() || c == '-')) {
+    // Flags of cargo, of Rust's documentation and of TensorBoard.
+    let others = [
+        "--bin",
+        "--release",
+        "--features",
+        "--workspace",
+        "--examples",
+        "--logdir",
+        "--",
+    ];
+    let guides = [
+        "README.md",
+        "docs/own-data.md",
+        "docs/troubleshooting.md",
+        "docs/concepts.md",
+    ];
+    for word in guides
+        .map(file)
+        .concat()
+        .split(|c: char| !(c.is_alphanumeric() || c == '-'))
+    {
         let is_flag = word.starts_with("--") && word.chars().any(char::is_alphabetic);
         if is_flag && !others.contains(&word) {
             assert!(known.contains(word), "README names {word}");

@@ -47,10 +47,12 @@ impl Server {
             .set_read_timeout(Some(Duration::from_secs(60)))
             .unwrap();
         let length = body.len();
-        let request = format!(
-            "{head}\r\nHost: {}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}",
-            self.address
-        );
+        let host = match head.contains("Host:") {
+            true => String::new(),
+            false => format!("Host: {}\r\n", self.address),
+        };
+        let request =
+            format!("{head}\r\n{host}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}");
         stream.write_all(request.as_bytes()).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
@@ -217,6 +219,8 @@ fn answers_equal_those_of_predict_and_bad_requests_are_named() {
         (405, 404)
     );
 
+    let stranger = server.http("GET /v1/run HTTP/1.1\r\nHost: evil.example:80", "");
+    assert_eq!(stranger.0, 403, "{stranger:?}");
     let (status, head, page) = server.get("/");
     assert!(
         status == 200

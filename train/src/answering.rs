@@ -14,6 +14,7 @@ use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::evaluation::evaluate;
 use crate::fine_tune::{Setup, fit, load_members};
+use crate::loss::calibration::FluTokens;
 use crate::method::{self, Method, Predictor, input};
 use crate::posthoc::PostHoc;
 use crate::posthoc::abstention::{Abstention, Promise, Refusal};
@@ -91,7 +92,7 @@ pub struct RouterShare {
     pub layer: usize,
     /// What it decides for.
     pub place: RouterPlace,
-    /// Mean raw probability of the chosen experts: this router's part of FLU.
+    /// Raw probability of the chosen experts, over the tokens that FLU is taken over: this router's part of it.
     pub mass: f64,
     /// Every expert's mean probability.
     pub experts: Vec<f64>,
@@ -225,7 +226,13 @@ impl Answerer {
             .map(|(number, routing)| RouterShare {
                 layer: number / places.len(),
                 place: places[number % places.len()],
-                mass: mean(routing.mass())[0],
+                mass: match self.method.flu_tokens() {
+                    FluTokens::Mean => mean(routing.mass())[0],
+                    FluTokens::Last => {
+                        let last = routing.mass().select(0, batch.scored.clone());
+                        f64::from(last.into_scalar::<f32>())
+                    }
+                },
                 experts: mean(routing.probabilities.clone()),
             })
             .collect())

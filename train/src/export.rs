@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::config::RunConfig;
+use crate::config::{RunConfig, WeightType};
 use crate::error::TrainError;
 use crate::fine_tune::{Setup, load_members};
 use crate::method;
@@ -56,8 +56,9 @@ pub struct Card {
     pub base_files: Vec<Located>,
     /// How questions are put.
     pub prompt: PromptCard,
-    /// What held-out questions have shown.
-    pub held_out: HeldOutCard,
+    /// What held-out questions have shown of this adapter; absent where the run's method asks it in another way (several passes, several
+    /// members, other wordings), whose confidence is not the adapter's own.
+    pub held_out: Option<HeldOutCard>,
 }
 
 /// How questions are put.
@@ -143,10 +144,11 @@ pub fn export(
         if verify {
             let again = read_again(&directory, format, &config, &base, setup)?;
             let found = difference(member, &again, setup);
-            let most = if format == Format::Merged && !prepared.is_f32() {
-                1e-2
-            } else {
-                1e-4
+            // Merged weights are rounded to their type, a LoRA beside them is not.
+            let half = config.model.dtype == WeightType::Bf16 || !prepared.is_f32();
+            let most = match format == Format::Merged && half {
+                true => 1e-2,
+                false => 1e-4,
             };
             if found > most || found.is_nan() {
                 let reason = format!(
@@ -171,6 +173,11 @@ fn suits(adapter: &AdapterConfig, format: Format) -> Result<(), TrainError> {
         (AdapterConfig::MixLora(_), Format::Peft | Format::Merged) => refuse(
             "the run's adapter is a mixture of experts, which a router chooses by token: use uq4ct, or mixlora with adapter.placement = ffn",
         ),
+        (AdapterConfig::Lora(lora), Format::Peft | Format::Merged)
+            if lora.posterior_std.is_some() =>
+        {
+            refuse("the run's A is random, and its spread has no place in this format: use uq4ct")
+        }
         (AdapterConfig::Lora(_), Format::MixLora) => {
             refuse("the run's adapter is a plain LoRA: use peft")
         }
@@ -234,8 +241,15 @@ fn card(run: &RunDirectory, config: &RunConfig, prepared: &Prepared) -> Result<C
                 _ => Vec::new(),
             },
         },
-        held_out: held_out(&rows),
+        held_out: answers_alone(config)?.then(|| held_out(&rows)),
     })
+}
+
+/// Whether one plain pass of the adapter is what the run's method answers with.
+fn answers_alone(config: &RunConfig) -> Result<bool, TrainError> {
+    let method = method::build(config)?;
+    let one_pass = method.passes() == 1 && method.members() == 1 && method.perturbations() == 0;
+    Ok(one_pass && method.fit_questions() == 0 && !method.uses_snapshots())
 }
 
 fn held_out(rows: &[ScoredRow]) -> HeldOutCard {
@@ -373,22 +387,30 @@ fn fits(
     Ok(())
 }
 
-/// The settings of `[adapter]` that an adapter on disk brings, by dotted key, as TOML.
+/// The settings of `[adapter]` that an adapter on disk brings, by dotted key, as TOML: its shape. Dropout is no part of it: that
+/// belongs to a training, and some exports had to write one that means nothing.
 ///
 /// # Errors
 /// As [`exchange::read`].
 pub fn settings(directory: &Path) -> Result<Vec<String>, TrainError> {
     let adapter = exchange::read(directory)?;
-    let (lora, mixture) = match &adapter.config {
+    match shape(&adapter.config) {
+        settings if settings.is_empty() => Err(TrainError::file(directory, "holds no adapter")),
+        settings => Ok(settings),
+    }
+}
+
+/// The shape of an adapter as settings, as TOML.
+pub fn shape(adapter: &AdapterConfig) -> Vec<String> {
+    let (lora, mixture) = match adapter {
         AdapterConfig::Lora(lora) => (lora, None),
         AdapterConfig::MixLora(mix) => (&mix.lora, Some(mix)),
-        AdapterConfig::None => return Err(TrainError::file(directory, "holds no adapter")),
+        AdapterConfig::None => return Vec::new(),
     };
     let targets: Vec<&str> = lora.target_modules.iter().map(|t| t.name()).collect();
     let mut settings = vec![
         format!("adapter.rank={}", lora.rank),
         format!("adapter.alpha={:?}", lora.alpha),
-        format!("adapter.dropout={:?}", lora.dropout),
         format!("adapter.target_modules={targets:?}"),
     ];
     if let Some(mix) = mixture {
@@ -407,5 +429,5 @@ pub fn settings(directory: &Path) -> Result<Vec<String>, TrainError> {
             ),
         ]);
     }
-    Ok(settings)
+    settings
 }

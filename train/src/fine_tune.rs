@@ -10,6 +10,7 @@ use data::loader::LoaderState;
 use data::source::Finder;
 use model::{AdapterConfig, Llama};
 
+use crate::checkpoint;
 use crate::config::RunConfig;
 use crate::dashboard::state::Phase;
 use crate::error::TrainError;
@@ -99,7 +100,16 @@ fn train_members(
         train: &prepared.train,
         held_out: &prepared.held_out,
     };
-    let adapter = export::import(config, prepared)?;
+    // What has begun goes on from its own checkpoint, whether or not the adapter is still where it was.
+    let begun =
+        |run: &RunDirectory| run.adapter().is_file() || checkpoint::latest(run.root()).is_some();
+    let fresh = member_directories(config, method, run)
+        .iter()
+        .any(|(_, run)| !begun(run));
+    let adapter = match fresh {
+        true => export::import(config, prepared)?,
+        false => None,
+    };
     let start = Start {
         base,
         adapter: adapter.as_ref(),

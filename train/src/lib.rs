@@ -12,12 +12,15 @@
 //! | [`step`] | burn's `TrainStep` and `InferenceStep` around a method's objective |
 //! | [`prediction`] | what a method says about a batch, and the scored rows of a whole set |
 //! | [`answering`] | a finished run answers questions of the user's own |
+//! | [`export`] | an adapter for others with its calibration, and theirs to start from |
 //! | [`recompute`] | gradients with the memory of one layer |
 //! | [`optimizer`] | AdamW in one pass over memory |
 //! | [`posthoc`] | temperature, conformal sets, confidence from softmax and FLU: fitted on held-out predictions |
 //! | [`metric`] | pure functions over the whole set; `live` wraps them as burn metrics |
 //! | [`checkpoint`] | resume at an optimizer step |
 //! | [`run_directory`] | what a run leaves on disk |
+//! | [`tracker`] | metrics as a log, a table and TensorBoard's events |
+//! | [`reference`] | every setting with its default and meaning |
 //! | [`telemetry`] | where a run's numbers go while it runs |
 //! | [`dashboard`] | the terminal dashboard |
 //! | [`report`] | `report.html` and `report.md` |

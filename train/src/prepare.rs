@@ -216,7 +216,13 @@ impl Prepared {
 
     /// Writes everything of a model but its weights: the files that came with it, or ones made from what was read.
     pub(crate) fn write_model_files(&self, directory: &Path) -> Result<(), TrainError> {
-        let beside = self.model_files.first().and_then(|f| f.path.parent());
+        // Only beside weights in Hugging Face's layout do these files belong to them.
+        let first = self.model_files.first().map(|f| &f.path);
+        let layout = first.filter(|path| {
+            let ending = path.extension().unwrap_or_default();
+            ending == "safetensors" || ending == "json"
+        });
+        let beside = layout.and_then(|path| path.parent());
         for name in [
             "config.json",
             "tokenizer.json",

@@ -91,8 +91,12 @@ impl Custom {
         choices: Vec<String>,
         answer: usize,
     ) -> Result<MultipleChoice, String> {
+        // A field that nobody named may be there for another purpose: a list or an object is not meant.
+        let own = Self::default();
+        let unnamed = |field: &str| field == own.group || field == own.passage;
         let optional = |field: &str| match row.get(field) {
             None | Some(Value::Null) => Ok(None),
+            Some(Value::Array(_) | Value::Object(_)) if unnamed(field) => Ok(None),
             Some(value) => plain(field, value).map(Some),
         };
         let question = optional(&self.question)?;

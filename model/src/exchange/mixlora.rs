@@ -217,7 +217,7 @@ fn own_tensors(
                                 Ok(transposed(&take(found, &name)?))
                             })
                             .collect::<Result<_, ModelError>>()?;
-                        stacked(&parts)
+                        stacked(&format!("mixlora.{module}.experts.{theirs}"), &parts)?
                     }
                 };
                 own.insert(format!("{module}.{ours}"), data);

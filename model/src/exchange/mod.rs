@@ -165,11 +165,21 @@ fn slice(data: &TensorData, index: usize) -> TensorData {
     TensorData::new(values[index * size..][..size].to_vec(), [rows, columns])
 }
 
-/// Matrices of one shape as a stack.
-fn stacked(parts: &[TensorData]) -> TensorData {
+/// Matrices of one shape as a stack; `name` is for the error.
+fn stacked(name: &str, parts: &[TensorData]) -> Result<TensorData, ModelError> {
     let inner = parts.first().map(shape).unwrap_or_default();
+    if let Some(other) = parts.iter().find(|part| shape(part) != inner) {
+        return Err(ModelError::Shape {
+            name: name.into(),
+            found: shape(other),
+            expected: inner,
+        });
+    }
     let values: Vec<f32> = parts.iter().flat_map(floats).collect();
-    TensorData::new(values, [&[parts.len()], &inner[..]].concat())
+    Ok(TensorData::new(
+        values,
+        [&[parts.len()], &inner[..]].concat(),
+    ))
 }
 
 /// Takes a tensor out by name.
@@ -218,8 +228,9 @@ mod tests {
             (vec![3, 2], vec![1., 4., 2., 5., 3., 6.])
         );
         assert_eq!(floats(&transposed(&turned)), floats(&data));
-        let stack = stacked(&[data.clone(), data.clone()]);
+        let stack = stacked("x", &[data.clone(), data.clone()]).unwrap();
         assert_eq!(shape(&stack), [2, 2, 3]);
         assert_eq!(floats(&slice(&stack, 1)), floats(&data));
+        assert!(stacked("x", &[data, turned]).is_err());
     }
 }

@@ -77,8 +77,20 @@ pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
             ("lora_bias", json!(false)),
             ("alora_invocation_tokens", json!(null)),
             ("target_parameters", json!(null)),
+            ("layer_replication", json!(null)),
         ],
     )?;
+    // PiSSA, OLoRA, CorDA and LoftQ change the base weights when they are loaded.
+    let start = &config["init_lora_weights"];
+    if start
+        .as_str()
+        .is_some_and(|kind| !["gaussian", "eva"].contains(&kind))
+    {
+        let reason = format!(
+            "init_lora_weights = {start} is not implemented: convert the adapter to a plain LoRA"
+        );
+        return Err(at(&path, reason));
+    }
     let rank = number(&path, config, "r")?;
     let alpha = number(&path, config, "lora_alpha")?;
     let mut tensors = Tensors::new();

@@ -100,7 +100,15 @@ pub fn draw(frame: &mut Frame, state: &DashboardState, view: &View) {
 fn all_panels(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
     let [top, bottom] = Layout::vertical([Constraint::Fill(1); 2]).areas(area);
     let top: [Rect; 2] = Layout::horizontal([Constraint::Fill(1); 2]).areas(top);
-    let bottom: [Rect; 3] = Layout::horizontal([Constraint::Fill(1); 3]).areas(bottom);
+    // Wide enough for every expert of a usual mixture; the frame, the router's number, and five characters an expert.
+    let experts = state.expert_load.first().map_or(0, Vec::len);
+    let wide = (6 + 5 * experts as u16).clamp(area.width / 3, area.width / 2);
+    let parts = [
+        Constraint::Fill(1),
+        Constraint::Fill(1),
+        Constraint::Length(wide),
+    ];
+    let bottom: [Rect; 3] = Layout::horizontal(parts).areas(bottom);
     for (index, place) in top.into_iter().chain(bottom).enumerate() {
         panel(frame, place, state, view, index);
     }

@@ -1,0 +1,41 @@
+//! A question as text, as tokens, as a batch: `cargo build --workspace --examples`, then `target/debug/examples/encode`.
+
+use burn::data::dataloader::batcher::Batcher;
+use burn::tensor::Device;
+use data::prompt::{LabelStyle, Normalization, Rendering, Scoring, Template};
+use data::{MultipleChoice, QuestionBatcher, Tokenizer};
+
+fn main() -> Result<(), data::DataError> {
+    let question = MultipleChoice {
+        id: "sky".into(),
+        question: "What colour is a clear sky at noon?".into(),
+        passage: None,
+        choices: ["blue", "green", "red"].map(String::from).into(),
+        answer: 0,
+        group: None,
+    };
+    let tokenizer = Tokenizer::tiny();
+    for scoring in [Scoring::Letters, Scoring::Cloze] {
+        let rendering = Rendering {
+            template: Template::MoePeft,
+            labels: LabelStyle::Letter,
+            scoring,
+            normalization: Normalization::Token,
+        };
+        println!("{scoring:?}: {:?}", rendering.render(&question).text());
+        let encoded =
+            tokenizer.encode_questions(std::slice::from_ref(&question), &rendering, 512)?;
+        let tokens: Vec<usize> = encoded[0].choices.iter().map(|c| c.tokens.len()).collect();
+        println!(
+            "  prompt of {} tokens, choices of {tokens:?}",
+            encoded[0].prompt.len()
+        );
+        let batch = QuestionBatcher::default().batch(encoded, &Device::flex());
+        println!(
+            "  batch {:?}, {} of its tokens computed",
+            batch.tokens.dims(),
+            batch.real_tokens
+        );
+    }
+    Ok(())
+}
