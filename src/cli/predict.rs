@@ -206,8 +206,25 @@ fn many(
         if batch.is_empty() {
             break;
         }
-        for answer in answerer.answer(&batch)? {
-            let line = serde_json::to_string(&answer)?;
+        let answers = match answerer.answer(&batch) {
+            // One question that cannot be put must not cost those before it their answers.
+            Err(_) if batch.len() > 1 => {
+                let mut answers = Vec::new();
+                for asked in &batch {
+                    match answerer.answer(std::slice::from_ref(asked)) {
+                        Ok(answer) => answers.extend(answer),
+                        Err(error) => {
+                            ended = Err(error.into());
+                            break;
+                        }
+                    }
+                }
+                answers
+            }
+            answers => answers?,
+        };
+        for answer in &answers {
+            let line = serde_json::to_string(answer)?;
             match writeln!(out, "{line}") {
                 // Whoever reads has had enough.
                 Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
@@ -215,7 +232,7 @@ fn many(
             }
         }
         out.flush().context("answers cannot be written")?;
-        progress.inc(batch.len() as u64);
+        progress.inc(answers.len() as u64);
     }
     progress.finish_and_clear();
     ended

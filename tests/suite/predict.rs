@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::command_line::{TINY, fails, program, succeeds, uq4ct};
+use crate::command_line::{TINY, fails, outcome, program, succeeds, uq4ct};
 
 const QUESTIONS: &str = r#"{"id": "sky", "question": "is the sky blue", "choices": ["true", "false"], "answer": "true"}
 {"question": "is ice warm", "choices": ["true", "false"], "context": "Ice is frozen water."}
@@ -134,6 +134,24 @@ fn what_cannot_be_answered_or_promised_is_refused() {
         ],
         &["held-out questions are too few", "at least"],
     );
+    // Read rightly, but the tiny tokenizer has no label F: those before it in the same batch are answered.
+    let long = r#"{"question": "q", "choices": ["1", "2", "3", "4", "5", "6"]}"#;
+    std::fs::write(
+        root.join("long.jsonl"),
+        format!("{QUESTIONS}{long}\n{QUESTIONS}"),
+    )
+    .unwrap();
+    let input = [
+        "predict",
+        "r",
+        "--input",
+        "long.jsonl",
+        "--output",
+        "some.jsonl",
+    ];
+    let (code, _, reason) = outcome(root, &input);
+    let some = std::fs::read_to_string(root.join("some.jsonl")).unwrap();
+    assert!(code == 1 && some.lines().count() == 3, "{some} {reason}");
     let bad = format!("{QUESTIONS}{{\"question\": \"one\", \"choices\": [\"a\"]}}\n");
     std::fs::write(root.join("bad.jsonl"), bad).unwrap();
     fails(

@@ -20,7 +20,7 @@
 //! | [`checkpoint`] | resume at an optimizer step |
 //! | [`run_directory`] | what a run leaves on disk |
 //! | [`tracker`] | metrics as a log, a table and TensorBoard's events |
-//! | [`reference`] | every setting with its default and meaning |
+//! | [`reference`](mod@reference) | every setting with its default and meaning |
 //! | [`telemetry`] | where a run's numbers go while it runs |
 //! | [`dashboard`] | the terminal dashboard |
 //! | [`report`] | `report.html` and `report.md` |
