@@ -11,7 +11,7 @@ use train::RunConfig;
 use train::config::ConfigLayers;
 use train::prepare::prepare_model;
 
-use super::run::{FieldArgs, PlaceArgs, logging, print, quoted, toml_text};
+use super::run::{FieldArgs, SourceArgs, logging, print, quoted, toml_text};
 
 /// `uq4ct data ..`
 #[derive(Debug, Subcommand)]
@@ -46,7 +46,7 @@ pub(super) struct CheckArgs {
     #[command(flatten)]
     fields: FieldArgs,
     #[command(flatten)]
-    places: PlaceArgs,
+    sources: SourceArgs,
 }
 
 /// Runs `data ..`.
@@ -134,7 +134,7 @@ fn tokens(
     config: &RunConfig,
     files: &[CheckedFile],
 ) -> Result<Vec<CheckedTokens>> {
-    let prepared = prepare_model(config, &args.places.finder(&config.model.name))?;
+    let prepared = prepare_model(config, &args.sources.finder(&config.model.name))?;
     let examples = |place: usize| if place == 0 { args.examples } else { 0 };
     let files = files.iter().enumerate();
     Ok(files

@@ -10,7 +10,7 @@ use data::source::{self, Finder, models};
 use serde::Serialize;
 use sysinfo::{Disks, System};
 
-use super::run::{PlaceArgs, print, threads};
+use super::run::{SourceArgs, print, threads};
 use crate::backend;
 
 /// Flags of `doctor`.
@@ -20,7 +20,7 @@ pub(super) struct DoctorArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    places: PlaceArgs,
+    sources: SourceArgs,
 }
 
 /// How a finding bears on the work.
@@ -64,7 +64,7 @@ fn note(what: &'static str, found: impl Into<String>, remedy: impl Into<String>)
 
 /// Runs `doctor`.
 pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
-    let finder = args.places.finder("");
+    let finder = args.sources.finder("");
     let mut findings = vec![program()];
     findings.extend(devices());
     findings.push(processor());

@@ -21,15 +21,22 @@ use train::telemetry::Telemetry;
 
 use crate::backend::{self, NamedDevice};
 
-/// Flags about where things are.
+/// Flags about where files are.
 #[derive(Debug, Args)]
-pub(super) struct PlaceArgs {
+pub(super) struct SourceArgs {
     /// Directory with datasets in their original, the Hub's or the uniform format [env: UQ4CT_DATA]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Do not use the network
     #[arg(long)]
     offline: bool,
+}
+
+/// Flags about where things are.
+#[derive(Debug, Args)]
+pub(super) struct PlaceArgs {
+    #[command(flatten)]
+    sources: SourceArgs,
     /// Where to compute: auto, cpu, ndarray, wgpu[:index], cuda[:index]
     #[arg(long, default_value = "auto", conflicts_with = "devices")]
     device: String,
@@ -38,7 +45,7 @@ pub(super) struct PlaceArgs {
     devices: Vec<String>,
 }
 
-impl PlaceArgs {
+impl SourceArgs {
     /// Where files are looked for; the tiny model runs on the bundled miniatures unless a data directory is given.
     pub(super) fn finder(&self, model: &str) -> Finder {
         let mut finder = Finder::from_env();
@@ -48,6 +55,13 @@ impl PlaceArgs {
         finder.offline |= self.offline;
         finder.miniature = model == "tiny" && self.data_dir.is_none();
         finder
+    }
+}
+
+impl PlaceArgs {
+    /// Where files are looked for.
+    pub(super) fn finder(&self, model: &str) -> Finder {
+        self.sources.finder(model)
     }
 
     /// The device asked for.

@@ -193,6 +193,21 @@ fn what_a_format_cannot_hold_and_another_base_are_refused() {
     };
     let (code, _, err) = from("uq4ct");
     assert!(code != 0 && !err.contains("panicked"), "{err}");
+    trained(
+        root,
+        "begun",
+        &[
+            "--method",
+            "lora",
+            "--adapter",
+            "p",
+            "--set",
+            "train.max_steps=1",
+        ],
+    );
+    let known = json(&root.join("begun/data.json"));
+    assert_eq!(known["adapter"].as_array().unwrap().len(), 2, "{known}");
+    assert_eq!(known["adapter"][0]["sha256"].as_str().unwrap().len(), 64);
     let card = root.join("p/uq.json");
     let mut other = json(&card);
     other["base_files"][0]["sha256"] = "another".into();

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use burn::prelude::*;
 use data::EncodedQuestion;
 use data::loader::LoaderState;
-use data::source::Finder;
+use data::source::{Finder, Located, SourceKind, sha256};
 use model::{AdapterConfig, Llama};
 
 use crate::checkpoint;
@@ -72,7 +72,7 @@ pub fn fine_tune(
     if setup.resume {
         prepared.same_files(&run)?;
     }
-    record(&run, setup, &prepared, &method.adapter())?;
+    record(&run, setup, config, &prepared)?;
     let finished = train_members(config, setup, &run, &prepared, &base, &*method)
         .and_then(|members| score(config, setup, &run, &prepared, &base, members, &*method));
     match finished {
@@ -210,19 +210,45 @@ pub fn fit(
     )
 }
 
+/// The files of `adapter.from`; once the run has begun, those that it began from.
+fn started_from(run: &RunDirectory, config: &RunConfig) -> Result<Vec<Located>, TrainError> {
+    let Some(directory) = &config.adapter.from else {
+        return Ok(Vec::new());
+    };
+    if let Ok(known) = run.read_json::<Provenance>("data.json")
+        && !known.adapter.is_empty()
+    {
+        return Ok(known.adapter);
+    }
+    let files = model::exchange::files(directory);
+    files
+        .into_iter()
+        .map(|path| {
+            Ok(Located {
+                sha256: sha256(&path)?,
+                origin: path.display().to_string(),
+                source: SourceKind::Local,
+                path,
+            })
+        })
+        .collect()
+}
+
 /// Writes what the run is made of, before its first step.
 pub(crate) fn record(
     run: &RunDirectory,
     setup: &Setup,
+    config: &RunConfig,
     prepared: &Prepared,
-    adapter: &AdapterConfig,
 ) -> Result<(), TrainError> {
+    let adapter = method::build(config)?.adapter();
     let shortened = |rows: &[EncodedQuestion]| rows.iter().filter(|q| q.shortened).count();
     run.write_json("environment.json", &setup.environment)?;
     run.write_json(
         "data.json",
         &Provenance {
             model: prepared.model_files.clone(),
+            adapter: started_from(run, config)?,
             split: prepared.splits.account.clone(),
             shortened: [
                 shortened(&prepared.train),

@@ -44,6 +44,9 @@ pub struct Environment {
 pub struct Provenance {
     /// The model's files with source and digest.
     pub model: Vec<Located>,
+    /// The files of the adapter that the training started from, with digests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapter: Vec<Located>,
     /// The dataset's division.
     pub split: SplitAccount,
     /// Prompts that lost a part of their question or passage: train, held-out, test.

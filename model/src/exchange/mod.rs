@@ -9,7 +9,7 @@
 //! | [`torch`] | the container of `adapter_model.bin` |
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, TensorData};
 use safetensors::SafeTensors;
@@ -59,6 +59,19 @@ pub fn read(directory: &Path) -> Result<Adapter, ModelError> {
             format!("peft_type: expected LORA or MIXLORA, got {other:?}"),
         )),
     }
+}
+
+/// The files in a directory that make up its adapter.
+pub fn files(directory: &Path) -> Vec<PathBuf> {
+    let names = [
+        own::SETTINGS,
+        own::PARAMETERS,
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "adapter_model.bin",
+    ];
+    let paths = names.map(|name| directory.join(name));
+    paths.into_iter().filter(|path| path.is_file()).collect()
 }
 
 /// The tensors of `adapter_model.safetensors`, or else `adapter_model.bin`.

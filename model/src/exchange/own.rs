@@ -13,8 +13,8 @@ use crate::load::{at, read_text};
 /// The format's version; a reader refuses later ones.
 const VERSION: u32 = 1;
 
-const SETTINGS: &str = "uq4ct_adapter.json";
-const PARAMETERS: &str = "uq4ct_adapter.safetensors";
+pub(super) const SETTINGS: &str = "uq4ct_adapter.json";
+pub(super) const PARAMETERS: &str = "uq4ct_adapter.safetensors";
 
 #[derive(Serialize, Deserialize)]
 struct Settings {

@@ -186,7 +186,7 @@ pub fn ensure_trained(training: &Training, root: &Path, setup: &Setup) -> Result
     let mut prepared = prepare(config, &setup.finder)?;
     let base = prepared.load(config, &setup.device)?;
     prepared.same_files(&run)?;
-    record(&run, &setup, &prepared, &method::build(config)?.adapter())?;
+    record(&run, &setup, config, &prepared)?;
     let questions = TrainingQuestions {
         train: &prepared.train,
         held_out: &prepared.held_out,
@@ -227,7 +227,7 @@ pub fn ensure_evaluated(
     let mut prepared = prepare(config, &setup.finder)?;
     // Sets that were scored before must be of the same files as those that follow.
     prepared.same_files(&run)?;
-    record(&run, &setup, &prepared, &method.adapter())?;
+    record(&run, &setup, config, &prepared)?;
     let mut sets: Vec<(String, Prepared)> = Vec::new();
     for name in &evaluation.on {
         if *name != config.data.dataset {
