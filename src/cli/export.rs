@@ -22,6 +22,9 @@ pub(super) struct ExportArgs {
     /// Directory to write to; new or empty
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
+    /// Merged: keep the base's type; where that is 16 bits, the sum is rounded to them
+    #[arg(long)]
+    keep_type: bool,
     /// Read it again and compare its logits with the run's
     #[arg(long)]
     verify: bool,
@@ -55,7 +58,9 @@ pub(super) fn run(args: &ExportArgs) -> Result<ExitCode> {
     let format = match args.format {
         FormatName::Peft => Format::Peft,
         FormatName::Mixlora => Format::MixLora,
-        FormatName::Merged => Format::Merged,
+        FormatName::Merged => Format::Merged {
+            keep_type: args.keep_type,
+        },
         FormatName::Uq4ct => Format::Own,
     };
     let exported = export(&setup, format, &args.output, args.verify)?;

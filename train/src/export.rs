@@ -30,8 +30,11 @@ pub enum Format {
     Peft,
     /// Placement `ffn` for the public MixLoRA code.
     MixLora,
-    /// Plain LoRA added to the base model, as a whole model.
-    Merged,
+    /// Plain LoRA added to the base model, as a whole model, in f32 or in the base's own type.
+    Merged {
+        /// The base's type, which may be 16 bits.
+        keep_type: bool,
+    },
     /// Any adapter, in this project's own format.
     Own,
 }
@@ -106,7 +109,7 @@ pub struct Exported {
 ///
 /// # Errors
 /// A run that has not finished, an adapter that the format cannot hold, files that cannot be written, or, with `verify`, logits that
-/// differ by more than 1e-4 of the largest (1e-2 where a merged model is kept in 16 bits).
+/// differ by more than 1e-4 of the largest (5e-2 where a merged model is kept or asked in 16 bits).
 pub fn export(
     setup: &Setup,
     format: Format,
@@ -145,9 +148,14 @@ pub fn export(
             let again = read_again(&directory, format, &config, &base, setup)?;
             let found = difference(member, &again, setup);
             // Merged weights are rounded to their type, a LoRA beside them is not.
-            let half = config.model.dtype == WeightType::Bf16 || !prepared.is_f32();
-            let most = match format == Format::Merged && half {
-                true => 1e-2,
+            let half = match format {
+                Format::Merged { keep_type } => {
+                    config.model.dtype == WeightType::Bf16 || (keep_type && !prepared.is_f32())
+                }
+                _ => false,
+            };
+            let most = match half {
+                true => 5e-2,
                 false => 1e-4,
             };
             if found > most || found.is_nan() {
@@ -170,10 +178,10 @@ fn suits(adapter: &AdapterConfig, format: Format) -> Result<(), TrainError> {
         (AdapterConfig::None, _) => {
             refuse("the run trained nothing: there is no adapter to export")
         }
-        (AdapterConfig::MixLora(_), Format::Peft | Format::Merged) => refuse(
+        (AdapterConfig::MixLora(_), Format::Peft | Format::Merged { .. }) => refuse(
             "the run's adapter is a mixture of experts, which a router chooses by token: use uq4ct, or mixlora with adapter.placement = ffn",
         ),
-        (AdapterConfig::Lora(lora), Format::Peft | Format::Merged)
+        (AdapterConfig::Lora(lora), Format::Peft | Format::Merged { .. })
             if lora.posterior_std.is_some() =>
         {
             refuse("the run's A is random, and its spread has no place in this format: use uq4ct")
@@ -197,10 +205,17 @@ fn write(
     let base = base_name(config);
     match (adapter, format) {
         (AdapterConfig::Lora(lora), Format::Peft) => peft::write(directory, lora, tensors, &base)?,
-        (AdapterConfig::Lora(lora), Format::Merged) => {
-            prepared.write_model_files(directory)?;
+        (AdapterConfig::Lora(lora), Format::Merged { keep_type }) => {
+            prepared.write_model_files(directory, keep_type)?;
             let shape = prepared.model.clone();
-            merged::write(directory, &shape, prepared.weights(), lora, tensors)?;
+            merged::write(
+                directory,
+                &shape,
+                prepared.weights(),
+                lora,
+                tensors,
+                keep_type,
+            )?;
         }
         (AdapterConfig::MixLora(mix), Format::MixLora) => {
             mixlora::write(directory, mix, tensors, &base)?;
@@ -284,7 +299,7 @@ fn read_again(
     base: &Llama,
     setup: &Setup,
 ) -> Result<Llama, TrainError> {
-    if format != Format::Merged {
+    if !matches!(format, Format::Merged { .. }) {
         let adapter = exchange::read(directory)?;
         return Ok(base
             .attach(&adapter.config, 0)?

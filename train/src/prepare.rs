@@ -215,7 +215,11 @@ impl Prepared {
     }
 
     /// Writes everything of a model but its weights: the files that came with it, or ones made from what was read.
-    pub(crate) fn write_model_files(&self, directory: &Path) -> Result<(), TrainError> {
+    pub(crate) fn write_model_files(
+        &self,
+        directory: &Path,
+        keep_type: bool,
+    ) -> Result<(), TrainError> {
         // Only beside weights in Hugging Face's layout do these files belong to them.
         let first = self.model_files.first().map(|f| &f.path);
         let layout = first.filter(|path| {
@@ -234,6 +238,9 @@ impl Prepared {
             let from = beside.map(|folder| folder.join(name));
             if let Some(from) = from.filter(|from| from.is_file()) {
                 std::fs::copy(&from, &to).map_err(|e| TrainError::file(&to, e))?;
+                if name == "config.json" && !keep_type {
+                    state_f32(&to)?;
+                }
             } else if name == "config.json" {
                 let text = format!("{:#}\n", self.model.to_json());
                 std::fs::write(&to, text).map_err(|e| TrainError::file(&to, e))?;
@@ -383,6 +390,19 @@ impl Prepared {
             cores,
         ))
     }
+}
+
+/// Says in a copied `config.json` that the weights beside it are f32.
+fn state_f32(path: &Path) -> Result<(), TrainError> {
+    let fail = |e: &dyn std::fmt::Display| TrainError::file(path, e.to_string());
+    let text = std::fs::read_to_string(path).map_err(|e| fail(&e))?;
+    let mut json: serde_json::Value = serde_json::from_str(&text).map_err(|e| fail(&e))?;
+    for key in ["torch_dtype", "dtype"] {
+        if json.get(key).is_some() {
+            json[key] = "float32".into();
+        }
+    }
+    std::fs::write(path, format!("{json:#}\n")).map_err(|e| fail(&e))
 }
 
 fn same(

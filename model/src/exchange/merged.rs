@@ -14,7 +14,8 @@ use crate::load::{Weights, at};
 /// Bytes after which another file is begun: memory stays bounded.
 const SHARD: usize = 2 << 30;
 
-/// Writes the weights; `config.json` and the tokenizer are the caller's.
+/// Writes the weights, in f32 or in the base's own type; `config.json` and the tokenizer are the caller's. 16 bits round the sum: a small
+/// update all but vanishes beside a large weight.
 ///
 /// # Errors
 /// A weight that is missing or of a type that cannot be written, or files that cannot be written.
@@ -24,6 +25,7 @@ pub fn write(
     weights: &mut dyn Weights,
     lora: &LoraConfig,
     tensors: &Tensors,
+    keep_type: bool,
 ) -> Result<(), ModelError> {
     let mut shards: Vec<Vec<String>> = vec![Vec::new()];
     let mut held = Tensors::new();
@@ -32,6 +34,10 @@ pub fn write(
     let (mut total, last) = (0, names.len() - 1);
     for (place, (name, adapted)) in names.into_iter().enumerate() {
         let base = weights.tensor(&name)?;
+        let base = match keep_type {
+            true => base,
+            false => base.convert::<f32>(),
+        };
         let merged = match adapted.and_then(|module| update(&module, tensors)) {
             Some((a, b)) => add(&base, a, b, lora.scaling()),
             None => base,
