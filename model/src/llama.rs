@@ -563,17 +563,11 @@ impl DecoderLayer {
 
     fn attach_routers(&mut self, mix: &MixLoraConfig, init: &mut Initializer) {
         let width = |projection: &Projection| projection.base().sizes()[0];
-        let serves = |mlp: bool| {
-            mix.lora
-                .target_modules
-                .iter()
-                .any(|target| target.is_mlp() == mlp)
-        };
-        if mix.placement == Placement::All && serves(false) {
+        if mix.routes_attention() {
             let d = width(&self.self_attn.q_proj);
             self.attention_router = Some(Router::new(mix, d, init));
         }
-        if serves(true) {
+        if mix.routes_feed_forward() {
             let d = width(&self.mlp.gate_proj);
             self.mlp_router = Some(Router::new(mix, d, init));
         }

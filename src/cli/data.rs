@@ -11,7 +11,7 @@ use train::RunConfig;
 use train::config::ConfigLayers;
 use train::prepare::prepare_model;
 
-use super::run::{FieldArgs, SourceArgs, logging, print, quoted, toml_text};
+use super::run::{FieldArgs, SourceArgs, logging, print, quoted};
 
 /// `uq4ct data ..`
 #[derive(Debug, Subcommand)]
@@ -123,9 +123,9 @@ fn settings(args: &CheckArgs) -> Result<RunConfig> {
     for assignment in &args.set {
         layers.set(assignment)?;
     }
-    layers.set(&format!("model.name={:?}", args.model))?;
+    layers.set_text("model.name", &args.model)?;
     layers.set("data.dataset=custom")?;
-    layers.set(&format!("data.custom.train={}", toml_text(&args.file)))?;
+    layers.set_text("data.custom.train", &args.file.display().to_string())?;
     Ok(layers.resolve()?)
 }
 

@@ -269,7 +269,7 @@ fn options(args: &ReproduceArgs) -> Result<Options> {
         given.file(file)?;
     }
     if let Some(model) = &args.model {
-        given.set(&format!("model.name={model:?}"))?;
+        given.set_text("model.name", model)?;
     }
     if let Some(limit) = args.limit {
         given.set(&format!("data.test_limit={limit}"))?;

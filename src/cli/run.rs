@@ -143,34 +143,28 @@ impl FieldArgs {
 
     /// As settings over others, which count where a flag is not given.
     pub(super) fn over(&self, others: &Custom) -> Custom {
-        let (own, plain) = (self.custom(), Custom::default());
+        let plain = Custom::default();
         let mut fields = others.clone();
         let texts = [
-            (&own.question, &plain.question, &mut fields.question),
-            (&own.answer, &plain.answer, &mut fields.answer),
-            (&own.passage, &plain.passage, &mut fields.passage),
-            (&own.group, &plain.group, &mut fields.group),
+            (&self.question_field, &plain.question, &mut fields.question),
+            (&self.answer_field, &plain.answer, &mut fields.answer),
+            (&self.context_field, &plain.passage, &mut fields.passage),
+            (&self.group_field, &plain.group, &mut fields.group),
         ];
         for (own, plain, field) in texts {
             if own != plain {
                 field.clone_from(own);
             }
         }
-        if own.choices != plain.choices {
-            fields.choices = own.choices;
+        if self.choices_field != plain.choices {
+            fields.choices.clone_from(&self.choices_field);
         }
         fields
     }
 
     /// As settings.
     pub(super) fn custom(&self) -> Custom {
-        let mut fields = Custom::default();
-        fields.question = self.question_field.clone();
-        fields.choices = self.choices_field.clone();
-        fields.answer = self.answer_field.clone();
-        fields.passage = self.context_field.clone();
-        fields.group = self.group_field.clone();
-        fields
+        self.over(&Custom::default())
     }
 }
 
@@ -339,11 +333,6 @@ fn command() -> String {
         .chain(words.map(|word| quoted(&word)))
         .collect::<Vec<_>>()
         .join(" ")
-}
-
-/// A path as TOML takes a text. JSON's escapes are TOML's; Rust's are not.
-pub(super) fn toml_text(path: &Path) -> String {
-    serde_json::Value::from(path.display().to_string()).to_string()
 }
 
 /// A word as a shell takes it.

@@ -15,9 +15,7 @@ use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
 use train::{RunConfig, method};
 
-use super::run::{
-    PlaceArgs, STOPPED, StopSignal, display, environment, logging, print, threads, toml_text,
-};
+use super::run::{PlaceArgs, STOPPED, StopSignal, display, environment, logging, print, threads};
 use crate::backend::NamedDevice;
 
 /// Settings of a short run, for a processor: about 15 minutes on 2 cores. `--full` leaves them out.
@@ -150,12 +148,12 @@ fn name_dataset(given: &mut ConfigLayers, dataset: &str) -> Result<()> {
     let path = std::path::Path::new(dataset);
     let is_file = path.is_file() || data::rows::has_known_ending(path);
     if !is_file {
-        return Ok(given.set(&format!("data.dataset={dataset:?}"))?);
+        return Ok(given.set_text("data.dataset", dataset)?);
     }
     given.set("data.dataset=custom")?;
     // A run may be resumed or evaluated from another directory.
     let path = std::path::absolute(path).with_context(|| format!("{dataset}: no such file"))?;
-    Ok(given.set(&format!("data.custom.train={}", toml_text(&path)))?)
+    Ok(given.set_text("data.custom.train", &path.display().to_string())?)
 }
 
 /// The settings in their layers, and whether they were shortened for a processor.
@@ -168,7 +166,7 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
         name_dataset(&mut given, dataset)?;
     }
     if let Some(model) = &args.model {
-        given.set(&format!("model.name={model:?}"))?;
+        given.set_text("model.name", model)?;
     }
     if let Some(seed) = args.seed {
         given.set(&format!("train.seed={seed}"))?;
@@ -176,7 +174,7 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
     if let Some(directory) = &args.adapter {
         // A run may be resumed from another directory.
         let path = std::path::absolute(directory).context("--adapter")?;
-        given.set(&format!("adapter.from={}", toml_text(&path)))?;
+        given.set_text("adapter.from", &path.display().to_string())?;
     }
     for assignment in &args.set {
         given.set(assignment)?;

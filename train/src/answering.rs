@@ -6,7 +6,7 @@ use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use data::MultipleChoice;
 use data::loader::EvaluationLoader;
-use model::{DropoutSeed, Placement};
+use model::DropoutSeed;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ use crate::posthoc::confidence::Confidence;
 use crate::posthoc::conformal::{Conformal, Score};
 use crate::prediction::ScoredRow;
 use crate::prepare::{Prepared, prepare, prepare_model};
-use crate::run_directory::{RunDirectory, read_predictions};
+use crate::run_directory::RunDirectory;
 
 /// A question with its right answer, if it is known.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,10 +120,7 @@ impl Answerer {
     /// A run that has not finished, another base model than its own, or a promise that its held-out questions cannot support.
     pub fn open(setup: Setup, alpha: f64, promise: Option<Promise>) -> Result<Self, TrainError> {
         let (run, config) = RunDirectory::open(&setup.run)?;
-        let path = run
-            .evaluation(&config.data.dataset)
-            .join("held-out-predictions.jsonl");
-        let held_out = read_predictions(&path)?;
+        let held_out = run.held_out_predictions(&config)?;
         // By the model's own confidence: one that was fitted on the same rows would void the promise.
         let abstention = match promise {
             Some(promise) => Some(
@@ -207,12 +204,11 @@ impl Answerer {
         let batch = loader.iter().next().ok_or(TrainError::Stopped)?;
         let batch = batch.map_err(|e| TrainError::Training(e.to_string()))?;
         let output = member.forward(&input(&batch, DropoutSeed::OFF));
-        let targets = &mixture.lora.target_modules;
-        let attention = mixture.placement == Placement::All && targets.iter().any(|t| !t.is_mlp());
-        let feed_forward = targets.iter().any(|t| t.is_mlp());
         let places: Vec<RouterPlace> = [
-            attention.then_some(RouterPlace::Attention),
-            feed_forward.then_some(RouterPlace::FeedForward),
+            mixture.routes_attention().then_some(RouterPlace::Attention),
+            mixture
+                .routes_feed_forward()
+                .then_some(RouterPlace::FeedForward),
         ]
         .into_iter()
         .flatten()

@@ -493,7 +493,7 @@ impl ConfigLayers {
             return self.text(text, &format!("configs/method/{name}.toml"));
         }
         match crate::method::entry(name) {
-            Ok(_) => self.set(&format!("method.name={name:?}")),
+            Ok(_) => self.set_text("method.name", name),
             Err(_) => Err(TrainError::config(
                 "--method",
                 unknown("method", name, &method_presets()),
@@ -549,6 +549,22 @@ impl ConfigLayers {
             .ok()
             .and_then(|mut t| t.remove("v"))
             .unwrap_or_else(|| Value::String(value.trim().into()));
+        self.lay(path, value, place)
+    }
+
+    /// `section.key` is this text, whatever characters it holds.
+    ///
+    /// # Errors
+    /// A key that does not exist, or one that takes no text.
+    pub fn set_text(&mut self, path: &str, text: &str) -> Result<(), TrainError> {
+        self.lay(
+            path,
+            Value::String(text.into()),
+            format!("--set {path}={text:?}"),
+        )
+    }
+
+    fn lay(&mut self, path: &str, value: Value, place: String) -> Result<(), TrainError> {
         let layer = nested(path, value);
         RunConfig::deserialize(Value::Table(layer.clone()))
             .map_err(|e| TrainError::config(&place, with_suggestion(e.message())))?;

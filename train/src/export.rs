@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 use crate::config::{RunConfig, WeightType};
 use crate::error::TrainError;
 use crate::fine_tune::{Setup, load_members};
-use crate::method;
+use crate::method::{self, Method};
 use crate::posthoc::PostHoc;
 use crate::posthoc::confidence::Confidence;
 use crate::posthoc::conformal::{Conformal, Score};
 use crate::posthoc::temperature::Temperature;
 use crate::prediction::ScoredRow;
-use crate::prepare::{Prepared, prepare_model};
-use crate::run_directory::{RunDirectory, read_predictions};
+use crate::prepare::{Prepared, differing, prepare_model};
+use crate::run_directory::RunDirectory;
 
 /// As what an adapter is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,12 +117,13 @@ pub fn export(
     verify: bool,
 ) -> Result<Exported, TrainError> {
     let (run, config) = RunDirectory::open(&setup.run)?;
-    let adapter = method::build(&config)?.adapter();
+    let method = method::build(&config)?;
+    let adapter = method.adapter();
     suits(&adapter, format)?;
     let mut prepared = prepare_model(&config, &setup.finder)?;
     let base = prepared.load_for(&config, prepared.room() + 1, &setup.device)?;
     let members = load_members(&run, &config, &prepared, &base)?;
-    let card = card(&run, &config, &prepared)?;
+    let card = card(&run, &config, &*method, &prepared)?;
     let one = members.len() == 1;
     let mut exported = Exported {
         directories: Vec::new(),
@@ -236,9 +237,13 @@ fn base_name(config: &RunConfig) -> String {
     }
 }
 
-fn card(run: &RunDirectory, config: &RunConfig, prepared: &Prepared) -> Result<Card, TrainError> {
-    let folder = run.evaluation(&config.data.dataset);
-    let rows = read_predictions(&folder.join("held-out-predictions.jsonl"))?;
+fn card(
+    run: &RunDirectory,
+    config: &RunConfig,
+    method: &dyn Method,
+    prepared: &Prepared,
+) -> Result<Card, TrainError> {
+    let rows = run.held_out_predictions(config)?;
     Ok(Card {
         version: 1,
         program: format!("uq4ct {}", env!("CARGO_PKG_VERSION")),
@@ -256,22 +261,18 @@ fn card(run: &RunDirectory, config: &RunConfig, prepared: &Prepared) -> Result<C
                 _ => Vec::new(),
             },
         },
-        held_out: answers_alone(config)?.then(|| held_out(&rows)),
+        held_out: answers_alone(method).then(|| held_out(&rows)),
     })
 }
 
 /// Whether one plain pass of the adapter is what the run's method answers with.
-fn answers_alone(config: &RunConfig) -> Result<bool, TrainError> {
-    let method = method::build(config)?;
+fn answers_alone(method: &dyn Method) -> bool {
     let one_pass = method.passes() == 1 && method.members() == 1 && method.perturbations() == 0;
-    Ok(one_pass && method.fit_questions() == 0 && !method.uses_snapshots())
+    one_pass && method.fit_questions() == 0 && !method.uses_snapshots()
 }
 
 fn held_out(rows: &[ScoredRow]) -> HeldOutCard {
-    let right = rows
-        .iter()
-        .filter(|row| row.prediction() == row.label)
-        .count();
+    let right = rows.iter().filter(|row| row.correct()).count();
     let mut flu: Vec<f64> = rows.iter().filter_map(|row| row.flu).collect();
     flu.sort_by(f64::total_cmp);
     HeldOutCard {
@@ -372,19 +373,9 @@ fn fits(
     prepared: &Prepared,
     directory: &Path,
 ) -> Result<(), TrainError> {
-    let digests = |files: &[Located]| files.iter().map(|f| f.sha256.clone()).collect::<Vec<_>>();
-    if digests(&card.base_files) != digests(&prepared.model_files) {
-        let origins = |files: &[Located]| {
-            files
-                .iter()
-                .map(|f| f.origin.clone())
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
+    if let Some([known, found]) = differing(&card.base_files, &prepared.model_files) {
         let reason = format!(
-            "was trained on {}, the run's base model is {}: give that model, or remove {CARD} to try it all the same",
-            origins(&card.base_files),
-            origins(&prepared.model_files)
+            "was trained on {known}, the run's base model is {found}: give that model, or remove {CARD} to try it all the same"
         );
         return Err(TrainError::file(directory, reason));
     }

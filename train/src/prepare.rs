@@ -411,20 +411,24 @@ fn same(
     known: &[Located],
     found: &[Located],
 ) -> Result<(), TrainError> {
-    let digests = |files: &[Located]| files.iter().map(|f| f.sha256.clone()).collect::<Vec<_>>();
-    if digests(known) == digests(found) {
+    let Some([known, found]) = differing(known, found) else {
         return Ok(());
-    }
+    };
+    let reason = format!(
+        "the run's {what} came from {known}, but now {found} would serve: give the same --data-dir or --model, or start another run"
+    );
+    Err(TrainError::file(run.root(), reason))
+}
+
+/// The origins of two lists of files, if their digests differ.
+pub(crate) fn differing(known: &[Located], found: &[Located]) -> Option<[String; 2]> {
+    let same = known
+        .iter()
+        .map(|f| &f.sha256)
+        .eq(found.iter().map(|f| &f.sha256));
     let origins = |files: &[Located]| {
         let names: Vec<&str> = files.iter().map(|f| f.origin.as_str()).collect();
         names.join(", ")
     };
-    Err(TrainError::file(
-        run.root(),
-        format!(
-            "the run's {what} came from {}, but now {} would serve: give the same --data-dir or --model, or start another run",
-            origins(known),
-            origins(found)
-        ),
-    ))
+    (!same).then(|| [origins(known), origins(found)])
 }

@@ -183,6 +183,15 @@ impl RunDirectory {
         self.root.join("evaluation").join(name)
     }
 
+    /// What the tuned model said of the held-out questions.
+    ///
+    /// # Errors
+    /// A run that has not been scored.
+    pub fn held_out_predictions(&self, config: &RunConfig) -> Result<Vec<ScoredRow>, TrainError> {
+        let folder = self.evaluation(&config.data.dataset);
+        read_predictions(&folder.join("held-out-predictions.jsonl"))
+    }
+
     /// Writes a JSON file, whole or not at all.
     ///
     /// # Errors

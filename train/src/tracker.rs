@@ -85,13 +85,20 @@ impl MetricsLog {
 /// # Errors
 /// A file that cannot be removed.
 pub fn remove(root: &Path) -> io::Result<()> {
-    let Ok(entries) = fs::read_dir(root) else {
+    if !root.is_dir() {
         return Ok(());
-    };
-    for entry in entries {
+    }
+    remove_events(root)?;
+    match fs::remove_file(root.join("metrics.csv")) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+fn remove_events(root: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(root)? {
         let name = entry?.file_name();
-        let ours = name == "metrics.csv" || name.to_string_lossy().starts_with(EVENTS);
-        if ours {
+        if name.to_string_lossy().starts_with(EVENTS) {
             fs::remove_file(root.join(name))?;
         }
     }
@@ -138,12 +145,7 @@ struct Scalar {
 impl Events {
     /// A new file in place of those of earlier sessions; `seconds` of training lie behind.
     fn create(root: &Path, seconds: f64) -> io::Result<Self> {
-        for entry in fs::read_dir(root)? {
-            let name = entry?.file_name();
-            if name.to_string_lossy().starts_with(EVENTS) {
-                fs::remove_file(root.join(name))?;
-            }
-        }
+        remove_events(root)?;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();

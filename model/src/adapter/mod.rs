@@ -186,6 +186,19 @@ impl LoraConfig {
     }
 }
 
+impl MixLoraConfig {
+    /// Whether a layer has a router for its attention.
+    pub fn routes_attention(&self) -> bool {
+        let targets = &self.lora.target_modules;
+        self.placement == Placement::All && targets.iter().any(|t| !t.is_mlp())
+    }
+
+    /// Whether a layer has a router for its feed-forward block.
+    pub fn routes_feed_forward(&self) -> bool {
+        self.lora.target_modules.iter().any(|t| t.is_mlp())
+    }
+}
+
 impl AdapterConfig {
     /// Checks that the settings can be built.
     ///
@@ -265,9 +278,8 @@ impl AdapterConfig {
                     .iter()
                     .map(|t| widths(t) * mix.lora.rank * copies(t))
                     .sum();
-                let attention = !ffn && targets.iter().any(|t| !t.is_mlp());
                 let routers =
-                    usize::from(attention) + usize::from(targets.iter().any(|t| t.is_mlp()));
+                    usize::from(mix.routes_attention()) + usize::from(mix.routes_feed_forward());
                 experts + routers * d * mix.num_experts
             }
         };

@@ -104,7 +104,7 @@ fn update<'a>(module: &str, tensors: &'a Tensors) -> Option<(&'a TensorData, &'a
 fn add(base: &TensorData, a: &TensorData, b: &TensorData, scaling: f64) -> TensorData {
     let ([d_in, rank], [_, d_out]) = (pair(a), pair(b));
     let (a, b) = (floats(a), floats(b));
-    let mut merged = floats(&base.clone().convert::<f32>());
+    let mut merged = floats(base);
     let mut row = vec![0f64; d_in];
     for o in 0..d_out {
         row.fill(0.0);

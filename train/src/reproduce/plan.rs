@@ -272,7 +272,7 @@ fn settings(options: &Options, row: &Row, train: &str, seed: u64) -> Result<RunC
         }
         layers.set(set)?;
     }
-    layers.set(&format!("data.dataset={train:?}"))?;
+    layers.set_text("data.dataset", train)?;
     let mut config = layers.resolve()?;
     config.train.seed += seed * SEED_STEP;
     // Every LoRA training keeps what a checkpoint ensemble wants, so that one training serves all.
