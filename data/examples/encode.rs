@@ -13,6 +13,7 @@ fn main() -> Result<(), data::DataError> {
         choices: ["blue", "green", "red"].map(String::from).into(),
         answer: 0,
         group: None,
+        written: false,
     };
     let tokenizer = Tokenizer::tiny();
     for scoring in [Scoring::Letters, Scoring::Cloze] {

@@ -45,6 +45,9 @@ pub struct Batch {
     pub answer_tokens: Tensor<1, Int>,
     /// Every next token, if asked for.
     pub next: Option<NextTokens>,
+    /// The model writes the answers itself: each row's one choice is the right one, and to be right means that every token of it is
+    /// the most probable.
+    pub written: bool,
     /// The rows' names.
     pub ids: Vec<String>,
     /// Choices of each row.
@@ -222,6 +225,7 @@ impl Batcher<EncodedQuestion, Batch> for QuestionBatcher {
                 }
             }),
             choices: items.iter().map(|q| q.choices.len()).collect(),
+            written: items.iter().any(|q| q.accepted.is_some()),
             ids: items.into_iter().map(|q| q.id).collect(),
             seed: 0,
             step: 0,

@@ -34,6 +34,8 @@ pub struct CheckedFile {
     pub unanswered: usize,
     /// Rows that cannot be used.
     pub bad: Vec<BadRow>,
+    /// Open-ended questions: their choices are the accepted answers.
+    pub written: bool,
     /// Rows by their number of choices.
     pub choices: BTreeMap<usize, usize>,
     /// Rows by the place of the right answer, as its letter.
@@ -66,6 +68,7 @@ impl CheckedFile {
             usable: 0,
             unanswered: 0,
             bad: Vec::new(),
+            written: fields.written,
             choices: BTreeMap::new(),
             answers: BTreeMap::new(),
             with_context: 0,

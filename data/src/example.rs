@@ -1,4 +1,4 @@
-//! One multiple-choice question.
+//! One question.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,18 +11,21 @@ pub struct MultipleChoice {
     pub question: String,
     /// A text that answers it, where the dataset has one.
     pub passage: Option<String>,
-    /// At least two answers.
+    /// At least two answers; of an open-ended question, its answer and other wordings of it that count as right.
     pub choices: Vec<String>,
     /// Index of the right answer.
     pub answer: usize,
     /// What it shares with other rows (a document, a patient): a division keeps a group on one side.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// Open-ended: the model writes the answer itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub written: bool,
 }
 
 impl MultipleChoice {
     /// What makes two rows the same question, for the search for leaks between splits: case, white space and the order of the
-    /// choices do not.
+    /// choices do not, nor do the accepted answers of an open-ended one.
     pub fn fingerprint(&self) -> String {
         let squeeze = |text: &str| {
             text.split_whitespace()
@@ -32,6 +35,9 @@ impl MultipleChoice {
         };
         let mut parts = vec![squeeze(&self.question)];
         parts.extend(self.passage.as_deref().map(squeeze));
+        if self.written {
+            return parts.join("\u{1f}");
+        }
         let mut choices: Vec<String> = self.choices.iter().map(|c| squeeze(c)).collect();
         choices.sort_unstable();
         parts.extend(choices);

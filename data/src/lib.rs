@@ -23,6 +23,7 @@ pub mod rows;
 pub mod source;
 pub mod split;
 pub mod tokenizer;
+pub mod written;
 
 pub use batch::{Batch, BatchOptions, QuestionBatcher};
 pub use error::DataError;

@@ -74,6 +74,8 @@ pub enum LabelStyle {
     Letter,
     /// A space and the choice itself: ` true`, ` false`.
     Choice,
+    /// Nothing: the model writes the answer itself, to the end of the line.
+    Written,
 }
 
 /// A prompt in parts, so that one that is too long can be shortened where it does no harm.
@@ -101,6 +103,7 @@ impl Template {
     pub fn render(self, question: &MultipleChoice, style: LabelStyle) -> Prompt {
         let labels = self.labels(question, style);
         let (head, shortenable, tail) = match (self, style) {
+            (_, LabelStyle::Written) => return self.written(question),
             (Self::LaplaceLora, LabelStyle::Letter) => (
                 "Select one of the choices that answers the following question: ".into(),
                 question.question.clone(),
@@ -149,6 +152,34 @@ impl Template {
 }
 
 impl Template {
+    /// An open-ended question, in the wording of bayesian-peft; every template has the same. The label is what training appends: the
+    /// answer and the end of its line.
+    fn written(self, question: &MultipleChoice) -> Prompt {
+        const INSTRUCTION: &str = "Answer the question below. Question: ";
+        let passage = question.passage.as_ref().filter(|_| self == Self::Passage);
+        let (head, shortenable, tail) = match passage {
+            Some(passage) => (
+                String::new(),
+                passage.clone(),
+                format!("\n{INSTRUCTION}{} Answer:", question.question),
+            ),
+            None => (
+                INSTRUCTION.into(),
+                question.question.clone(),
+                " Answer:".into(),
+            ),
+        };
+        // One that is asked may come without its answer.
+        let answer = question.choices.get(question.answer);
+        let answer = answer.map(String::as_str).unwrap_or_default();
+        Prompt {
+            head,
+            shortenable,
+            tail,
+            labels: vec![format!(" {}\n", one_line(answer))],
+        }
+    }
+
     /// The question without its choices, each of which may follow.
     fn cloze(self, question: &MultipleChoice) -> Prompt {
         let passage = question.passage.as_ref().filter(|_| self == Self::Passage);
@@ -183,9 +214,16 @@ impl Template {
                 .iter()
                 .map(|c| format!(" {}", capital(c)))
                 .collect(),
-            LabelStyle::Choice => question.choices.iter().map(|c| format!(" {c}")).collect(),
+            LabelStyle::Choice | LabelStyle::Written => {
+                question.choices.iter().map(|c| format!(" {c}")).collect()
+            }
         }
     }
+}
+
+/// A text without line ends, since one ends the answer.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn moe_peft_question(question: &MultipleChoice, style: LabelStyle) -> String {
@@ -195,7 +233,7 @@ fn moe_peft_question(question: &MultipleChoice, style: LabelStyle) -> String {
             question.question,
             lettered(question, |letter, text| format!("({letter}) {text}"))
         ),
-        LabelStyle::Choice => format!(
+        LabelStyle::Choice | LabelStyle::Written => format!(
             "Please answer the following question with true or false: {}?",
             question.question
         ),
@@ -263,6 +301,14 @@ const REWORDINGS: &[(&str, [&str; 3])] = &[
             "Choose the option that answers this question: ",
             "Which of the choices answers the following question? ",
             "Pick one of the choices as the answer to the question: ",
+        ],
+    ),
+    (
+        "Answer the question below. Question: ",
+        [
+            "Answer this question. Question: ",
+            "Reply to the question below. Question: ",
+            "What is the answer to the question below? Question: ",
         ],
     ),
     (
@@ -349,6 +395,7 @@ mod tests {
             choices: vec!["ice".into(), "Steel.".into(), "stone".into()],
             answer: 0,
             group: None,
+            written: false,
         }
     }
 
@@ -360,6 +407,7 @@ mod tests {
             choices: vec!["true".into(), "false".into()],
             answer: 0,
             group: None,
+            written: false,
         }
     }
 

@@ -287,6 +287,7 @@ mod tests {
             choices: vec!["a".into(), "b".into()],
             answer: 0,
             group: None,
+            written: false,
         }
     }
 

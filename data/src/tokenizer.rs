@@ -7,7 +7,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use crate::error::DataError;
 use crate::example::MultipleChoice;
-use crate::prompt::{Normalization, Prompt, Rendering, Scoring};
+use crate::prompt::{LabelStyle, Normalization, Prompt, Rendering, Scoring};
 
 /// A tokenizer with what the data needs to know about it.
 #[derive(Debug, Clone)]
@@ -28,6 +28,9 @@ pub struct EncodedQuestion {
     pub answer: usize,
     /// The prompt was too long and lost a part of its question or passage.
     pub shortened: bool,
+    /// Where the model writes the answer itself: the texts that count as right, none if that is not known; the one choice is then what
+    /// training appends. Absent where it chooses.
+    pub accepted: Option<Vec<String>>,
 }
 
 /// A choice as it follows the prompt.
@@ -52,7 +55,17 @@ impl EncodedQuestion {
             choices: labels.iter().map(choice).collect(),
             answer,
             shortened: false,
+            accepted: None,
         }
+    }
+
+    /// The prompt alone, for the model to go on.
+    pub fn prompt_only(&self) -> Self {
+        let mut alone = self.clone();
+        for choice in &mut alone.choices {
+            choice.tokens.truncate(1);
+        }
+        alone
     }
 
     /// Tokens that the model computes: the prompt, and each choice but for its last token, which is only predicted.
@@ -152,6 +165,20 @@ impl Tokenizer {
             .map_err(|e| DataError::setting("tokenizer", e.to_string()))
     }
 
+    /// Whether the next id ends a written answer: a special one, or an end of line after its words.
+    ///
+    /// # Errors
+    /// Ids outside the vocabulary.
+    pub fn ends_answer(&self, written: &[u32], next: u32) -> Result<bool, DataError> {
+        let added = self.inner.get_added_vocabulary();
+        let name = self.inner.id_to_token(next).unwrap_or_default();
+        if added.is_special_token(&name) {
+            return Ok(true);
+        }
+        let words = self.decode(written)?;
+        Ok(!words.trim().is_empty() && self.decode(&[next])?.contains('\n'))
+    }
+
     /// Renders and encodes questions; prompts over `max_tokens` (with their longest choice) lose the end of their question or
     /// passage, never the tail.
     ///
@@ -193,14 +220,20 @@ impl Tokenizer {
         max_tokens: usize,
         cache: &mut LabelCache,
     ) -> Result<EncodedQuestion, DataError> {
-        let texts = match rendering.scoring {
+        let written = rendering.labels == LabelStyle::Written;
+        // An answer of several tokens is their mean log-likelihood, however choices are scored.
+        let (scoring, normalization) = match written {
+            true => (Scoring::Cloze, Normalization::Token),
+            false => (rendering.scoring, rendering.normalization),
+        };
+        let texts = match scoring {
             Scoring::Letters => self.labels(prompt, cache)?,
             Scoring::Cloze => self.continuations(prompt, &question.id)?,
         };
         let beyond = texts.iter().map(|t| t.len() - 1).max().unwrap_or(0);
         let (ids, shortened) = self.fit(prompt, max_tokens.saturating_sub(beyond), &question.id)?;
         let weigh = |(tokens, text): (Vec<u32>, &String)| Continuation {
-            weight: match (rendering.scoring, rendering.normalization) {
+            weight: match (scoring, normalization) {
                 (Scoring::Letters, _) | (_, Normalization::Sum) => 1.0,
                 (_, Normalization::Token) => 1.0 / tokens.len() as f32,
                 (_, Normalization::Character) => 1.0 / text.trim().chars().count().max(1) as f32,
@@ -211,8 +244,9 @@ impl Tokenizer {
             id: question.id.clone(),
             choices: texts.into_iter().zip(&prompt.labels).map(weigh).collect(),
             prompt: ids,
-            answer: question.answer,
+            answer: if written { 0 } else { question.answer },
             shortened,
+            accepted: written.then(|| question.choices.clone()),
         })
     }
 
@@ -348,6 +382,7 @@ mod tests {
             choices: vec!["true".into(), "false".into()],
             answer: 1,
             group: None,
+            written: false,
         }
     }
 

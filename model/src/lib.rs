@@ -16,6 +16,7 @@
 #![recursion_limit = "256"]
 
 pub mod adapter;
+pub mod cache;
 pub mod config;
 pub mod error;
 pub mod exchange;
@@ -31,6 +32,7 @@ pub use adapter::probe::{Capture, Probe};
 pub use adapter::{
     AdapterConfig, LoraConfig, MixLoraConfig, MixtureWeights, Placement, Routing, TargetModule,
 };
+pub use cache::KeyValueCache;
 pub use config::{ModelConfig, RopeScaling};
 pub use error::ModelError;
 pub use llama::{Blocks, Llama, LlamaInput, LlamaOutput};

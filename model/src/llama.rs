@@ -12,6 +12,7 @@ use crate::adapter::{
     AdapterConfig, Initializer, LoraConfig, MixLoraConfig, MixtureWeights, Placement, Router,
     Routing, TargetModule,
 };
+use crate::cache::{KeyValueCache, LayerCache};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::exchange::Tensors;
@@ -118,16 +119,16 @@ impl SelfAttention {
         routing: Option<&Routing>,
         pass: Pass,
         context: &Context,
+        cache: Option<&mut LayerCache>,
     ) -> Tensor<2> {
         let q = self.q_proj.forward(x.clone(), routing, pass.at(0));
         let k = self.k_proj.forward(x.clone(), routing, pass.at(1));
         let v = self.v_proj.forward(x, routing, pass.at(2));
-        let mixed = rotary_attention(
-            [q, k, v],
-            &context.angles,
-            &context.visibility,
-            self.heads(),
-        );
+        let (angles, visibility) = (&context.angles, &context.visibility);
+        let mixed = match cache {
+            None => rotary_attention([q, k, v], angles, visibility, self.heads()),
+            Some(cache) => cache.attention([q, k, v], angles, visibility, self.heads()),
+        };
         self.o_proj.forward(mixed, routing, pass.at(3))
     }
 
@@ -240,7 +241,7 @@ impl Blocks<'_> {
     /// - x, output: `[batch * sequence, d]`
     pub fn forward(&self, place: usize, x: Tensor<2>, routing: &mut Vec<Routing>) -> Tensor<2> {
         let pass = Pass::new(self.input.dropout, self.input.probe.as_ref());
-        self.llama.layers[place].forward(x, pass.layer(place), &self.context, routing)
+        self.llama.layers[place].forward(x, pass.layer(place), &self.context, None, routing)
     }
 }
 
@@ -250,6 +251,7 @@ impl DecoderLayer {
         x: Tensor<2>,
         pass: Pass,
         context: &Context,
+        cache: Option<&mut LayerCache>,
         routing: &mut Vec<Routing>,
     ) -> Tensor<2> {
         let normed = self.input_layernorm.forward(x.clone());
@@ -259,7 +261,7 @@ impl DecoderLayer {
             .map(|router| router.forward(normed.clone()));
         let x = x + self
             .self_attn
-            .forward(normed, decision.as_ref(), pass, context);
+            .forward(normed, decision.as_ref(), pass, context, cache);
         routing.extend(decision);
         let normed = self.post_attention_layernorm.forward(x.clone());
         let decision = self
@@ -277,6 +279,25 @@ impl Llama {
     pub fn forward(&self, input: &LlamaInput) -> LlamaOutput {
         let (hidden, routing) = self.hidden_states(input);
         self.output(hidden, routing, input)
+    }
+
+    /// The same with the tokens of earlier passes before these, which are remembered in their turn: for writing token by token.
+    ///
+    /// # Panics
+    /// Another number of rows than in the passes before.
+    pub fn forward_with_cache(&self, input: &LlamaInput, cache: &mut KeyValueCache) -> LlamaOutput {
+        let blocks = Blocks {
+            llama: self,
+            input,
+            context: self.context(input, Some(cache)),
+        };
+        let pass = Pass::new(input.dropout, input.probe.as_ref());
+        let (mut x, mut routing) = (blocks.embedded(), Vec::new());
+        for (place, layer) in self.layers.iter().enumerate() {
+            let own = Some(cache.layer(place));
+            x = layer.forward(x, pass.layer(place), &blocks.context, own, &mut routing);
+        }
+        self.output(x, routing, input)
     }
 
     /// The residual stream after the last layer, before the final norm.
@@ -297,7 +318,7 @@ impl Llama {
         Blocks {
             llama: self,
             input,
-            context: self.context(input),
+            context: self.context(input, None),
         }
     }
 
@@ -324,15 +345,22 @@ impl Llama {
         Dense::new(weight, None).forward(self.norm.forward(hidden))
     }
 
-    fn context(&self, input: &LlamaInput) -> Context {
-        let visibility = Visibility::new(
+    fn context(&self, input: &LlamaInput, cache: Option<&mut KeyValueCache>) -> Context {
+        let new = Visibility::new(
             input.segments.clone(),
             input.branches.clone(),
             input.positions.clone(),
         );
+        let first = cache.as_ref().is_none_or(|cache| cache.tokens() == 0);
+        let visibility = match cache {
+            None => new,
+            Some(cache) => cache.extend(new, self.layers.len()),
+        };
+        // The fused operation needs no masks; it cannot look back past its own tokens.
+        let fused = first && fused::serves(&input.tokens.device());
         Context {
             angles: self.rope.angles(input.positions.clone()),
-            visibility: match fused::serves(&input.tokens.device()) {
+            visibility: match fused {
                 true => visibility,
                 false => {
                     visibility.with_masks(self.layers.iter().map(|layer| layer.self_attn.heads()))

@@ -199,12 +199,17 @@ fn describe(file: &CheckedFile) -> String {
     if file.usable == 0 {
         return text;
     }
-    text += &format!("  choices a row: {}\n", counts(&file.choices, file.usable));
-    text += &format!("  right answer: {}", counts(&file.answers, file.usable));
-    text += &format!(
-        "; always the most common one is right {:.1} %\n",
-        100.0 * file.majority().unwrap_or(0.0)
-    );
+    let choices = counts(&file.choices, file.usable);
+    if file.written {
+        text += &format!("  open-ended; accepted answers a row: {choices}\n");
+    } else {
+        text += &format!("  choices a row: {choices}\n");
+        text += &format!("  right answer: {}", counts(&file.answers, file.usable));
+        text += &format!(
+            "; always the most common one is right {:.1} %\n",
+            100.0 * file.majority().unwrap_or(0.0)
+        );
+    }
     if file.with_context > 0 {
         text += &format!(
             "  with a context: {} (only --set data.template=passage reads it)\n",

@@ -85,7 +85,7 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
             &config,
             &setup,
             dataset,
-            &*predictor,
+            (&*predictor, prepared.tokenizer()),
             &prepared.test,
             &views,
         )?;

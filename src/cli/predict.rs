@@ -23,10 +23,10 @@ pub(super) struct PredictArgs {
     /// A finished run's directory
     run: PathBuf,
     /// One question
-    #[arg(long, requires = "choice", conflicts_with = "input")]
+    #[arg(long, conflicts_with = "input")]
     question: Option<String>,
-    /// A choice of it; give two or more
-    #[arg(long)]
+    /// A choice of it; give two or more, or none to a run that writes its answers
+    #[arg(long, requires = "question")]
     choice: Vec<String>,
     /// A text that answers it
     #[arg(long, requires = "question")]
@@ -55,7 +55,7 @@ pub(super) struct PredictArgs {
 pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
     logging();
     if args.question.is_none() && args.input.is_none() {
-        bail!("nothing to answer: give --question with --choice, or --input FILE");
+        bail!("nothing to answer: give --question, with --choice, or --input FILE");
     }
     // Before the weights are loaded: a file that cannot be read should cost no waiting.
     let file = match &args.input {
@@ -102,14 +102,19 @@ fn open(args: &PredictArgs) -> Result<Answerer> {
 }
 
 fn one(args: &PredictArgs, answerer: &Answerer) -> Result<()> {
+    if answerer.writes() && !args.choice.is_empty() {
+        bail!("--choice: this run writes its answers, it does not choose them: leave it out");
+    }
+    if !answerer.writes() && args.choice.is_empty() {
+        bail!("--question: this run chooses among answers: give them with --choice");
+    }
     let question = serde_json::json!({
         "question": args.question,
         "choices": args.choice,
         "passage": args.context,
     });
-    let (question, answer) = Custom::default()
-        .ask(&question)
-        .map_err(anyhow::Error::msg)?;
+    let fields = Custom::default().writing(answerer.writes());
+    let (question, answer) = fields.ask(&question).map_err(anyhow::Error::msg)?;
     let choices = question.choices.clone();
     let answers = answerer.answer(&[Asked { question, answer }])?;
     let answer = answers.first().context("no answer")?;
@@ -124,13 +129,18 @@ fn one(args: &PredictArgs, answerer: &Answerer) -> Result<()> {
 /// An answer for reading.
 fn describe(answer: &Answer, choices: &[String]) -> String {
     let letter = |choice: usize| char::from(b'A' + choice as u8);
-    let mut text = match answer.decision {
-        Some(Decision::Abstain) => {
-            format!("abstains (would say {}: {})\n", answer.label, answer.text)
-        }
-        _ => format!("{}: {}\n", answer.label, answer.text),
+    let says = match &answer.label {
+        Some(label) => format!("{label}: {}", answer.text),
+        None => answer.text.clone(),
     };
-    for (choice, p) in answer.probabilities.iter().enumerate() {
+    let mut text = match answer.decision {
+        Some(Decision::Abstain) => format!("abstains (would say {says})\n"),
+        _ => says + "\n",
+    };
+    if answer.label.is_none() {
+        text += &format!("probability {:.1} %, ", 100.0 * answer.probability);
+    }
+    for (choice, p) in answer.probabilities.iter().enumerate().take(choices.len()) {
         let bar = "#".repeat((p * 40.0).round() as usize);
         text += &format!(
             "  {} {:5.1} %  {bar:40}  {}\n",
@@ -144,7 +154,10 @@ fn describe(answer: &Answer, choices: &[String]) -> String {
         text += &format!(", FLU {flu:.3} (high = certain)");
     }
     let set: Vec<String> = answer.set.iter().map(|c| letter(*c).to_string()).collect();
-    text + &format!(", may be right: {}", set.join(", "))
+    if !set.is_empty() {
+        text += &format!(", may be right: {}", set.join(", "));
+    }
+    text
 }
 
 /// Asks row after row; what the output holds already is skipped.
@@ -155,7 +168,7 @@ fn many(
     rows: impl Iterator<Item = Result<Row, DataError>>,
     total: Option<usize>,
 ) -> Result<()> {
-    let fields = args.fields.custom();
+    let fields = args.fields.custom().writing(answerer.writes());
     let mut asked = rows.map(|row| -> Result<Asked> {
         let (number, row) = row?;
         let (mut question, answer) = fields.ask(&row).map_err(|reason| DataError::Row {

@@ -116,6 +116,9 @@ pub(super) struct FieldArgs {
     /// Field of what a row shares with others, such as a document
     #[arg(long, default_value = "group")]
     group_field: String,
+    /// Field of the list of other accepted answers, where the model writes the answer
+    #[arg(long, default_value = "aliases")]
+    aliases_field: String,
 }
 
 impl FieldArgs {
@@ -128,6 +131,7 @@ impl FieldArgs {
             ("answer", &own.answer, &plain.answer),
             ("passage", &own.passage, &plain.passage),
             ("group", &own.group, &plain.group),
+            ("aliases", &own.aliases, &plain.aliases),
         ]
         .iter()
         .filter(|(_, own, plain)| own != plain)
@@ -150,6 +154,7 @@ impl FieldArgs {
             (&self.answer_field, &plain.answer, &mut fields.answer),
             (&self.context_field, &plain.passage, &mut fields.passage),
             (&self.group_field, &plain.group, &mut fields.group),
+            (&self.aliases_field, &plain.aliases, &mut fields.aliases),
         ];
         for (own, plain, field) in texts {
             if own != plain {

@@ -121,6 +121,7 @@ fn start(
             "method": config.method.title(),
             "model": config.model.name,
             "held_out_questions": answerer.held_out,
+            "writes": answerer.writes(),
             "promise": rule.map(|rule| explain(rule, answerer.held_out)),
             "version": env!("CARGO_PKG_VERSION"),
         })

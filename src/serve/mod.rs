@@ -51,7 +51,8 @@ pub struct Limits {
 pub struct Question {
     /// The question alone.
     pub question: String,
-    /// 2 to 26 answers.
+    /// 2 to 26 answers; left out where the model writes its answers.
+    #[serde(default)]
     pub choices: Vec<String>,
     /// A text that answers it, for runs whose template reads one.
     #[serde(default)]
@@ -143,9 +144,11 @@ struct Shared {
     metrics: Arc<Metrics>,
     limits: Arc<Limits>,
     about: Arc<serde_json::Value>,
+    /// The model writes its answers.
+    writes: bool,
 }
 
-/// The routes. `about` describes the run, for the page and for `/v1/run`.
+/// The routes. `about` describes the run, for the page and for `/v1/run`; its `writes` says whether questions come without choices.
 pub fn router(
     worker: Worker,
     metrics: Arc<Metrics>,
@@ -155,6 +158,7 @@ pub fn router(
     let shared = Shared {
         worker,
         metrics,
+        writes: about["writes"] == true,
         about: Arc::new(about),
         limits: Arc::new(limits),
     };
@@ -290,14 +294,17 @@ fn same(given: &[u8], token: &[u8]) -> bool {
 }
 
 /// A question as the model is asked it.
-fn asked(question: &Question) -> Result<Asked, String> {
+fn asked(question: &Question, writes: bool) -> Result<Asked, String> {
+    if writes && !question.choices.is_empty() {
+        return Err("choices: this run writes its answers: leave them out".into());
+    }
     let row = serde_json::json!({
         "id": question.id,
         "question": question.question,
         "choices": question.choices,
         "context": question.context,
     });
-    let (question, _) = Custom::default().ask(&row)?;
+    let (question, _) = Custom::default().writing(writes).ask(&row)?;
     Ok(Asked {
         question,
         answer: None,
@@ -309,7 +316,8 @@ async fn answer(
     body: Result<Json<Question>, JsonRejection>,
 ) -> Result<Json<Reply>, Failure> {
     let Json(question) = body?;
-    let asked = asked(&question).map_err(|e| Failure(StatusCode::UNPROCESSABLE_ENTITY, e))?;
+    let asked = asked(&question, shared.writes)
+        .map_err(|e| Failure(StatusCode::UNPROCESSABLE_ENTITY, e))?;
     let mut replies = shared
         .worker
         .ask(vec![asked], vec![question.routing])
@@ -332,7 +340,8 @@ async fn answers(
         .iter()
         .enumerate()
         .map(|(place, question)| {
-            asked(question).map_err(|reason| bad(format!("questions[{place}].{reason}")))
+            asked(question, shared.writes)
+                .map_err(|reason| bad(format!("questions[{place}].{reason}")))
         })
         .collect::<Result<_, _>>()?;
     let routing = questions.iter().map(|q| q.routing).collect();

@@ -47,7 +47,7 @@ pub(super) fn document() -> Value {
         "info": {
             "title": "uq4ct",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Multiple-choice questions answered by a fine-tuned language model, each with a confidence that was calibrated on held-out questions, and, where the server was started with a promise, a decision to answer or to abstain.",
+            "description": "Questions, with choices or open-ended as the run was trained, answered by a fine-tuned language model, each with a confidence that was calibrated on held-out questions, and, where the server was started with a promise, a decision to answer or to abstain.",
         },
         "paths": {
             "/v1/answer": post("Answer one question", &question, &reply),

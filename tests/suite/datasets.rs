@@ -50,6 +50,7 @@ fn every_split_has_its_rows() {
         ("mmlu-health", [0, 0, 7], 0),
         ("climatex", [2, 1, 1], 0),
         ("pira", [1, 1, 1], 0),
+        ("triviaqa", [2, 1, 1], 0),
     ];
     assert_eq!(expected.len(), DATASETS.len());
     for (name, used, leaks) in expected {
@@ -93,6 +94,7 @@ fn what_cannot_be_had_says_how_to_get_it() {
     finder.data_dir = None;
     for (name, hint) in [
         ("climateqa", "UCSD-GENIE/ClimaQA into a directory"),
+        ("triviaqa", "mandarjoshi/trivia_qa into a directory"),
         ("climatex", "github.com/rlacombe/ClimateX"),
         ("pira", "github.com/C4AI/Pira"),
     ] {

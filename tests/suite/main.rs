@@ -23,3 +23,4 @@ mod smollm2;
 mod support;
 mod tables;
 mod training;
+mod writing;

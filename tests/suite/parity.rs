@@ -5,12 +5,13 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::tensor::FloatDType;
+use burn::tensor::activation::log_softmax;
 use data::QuestionBatcher;
 use data::tokenizer::EncodedQuestion;
 use model::load::safetensors::Safetensors;
 use model::{
-    AdapterConfig, DropoutSeed, Llama, LlamaInput, LoraConfig, MixLoraConfig, MixtureWeights,
-    ModelConfig, Placement, TargetModule,
+    AdapterConfig, DropoutSeed, KeyValueCache, Llama, LlamaInput, LoraConfig, MixLoraConfig,
+    MixtureWeights, ModelConfig, Placement, TargetModule,
 };
 use train::RunConfig;
 use train::loss::load_balancing::{LoadBalancing, load_balancing};
@@ -235,4 +236,63 @@ fn loss_and_gradients_of_lora_equal_pytorch() {
     config.method.name = "lora".into();
     let method = method::build(&config).unwrap();
     check_adapter("lora", &AdapterConfig::Lora(lora()), &*method);
+}
+
+/// Greedy tokens and their log-probabilities, from a cache, rows of different lengths together.
+fn generate(llama: &Llama, steps: usize, device: &Device) -> Vec<(Vec<i64>, Vec<f32>)> {
+    let rows = questions();
+    let batch = QuestionBatcher::default().batch(rows.clone(), device);
+    let mut cache = KeyValueCache::default();
+    let prompt = method::input(&batch, DropoutSeed::OFF);
+    let mut logits = llama.forward_with_cache(&prompt, &mut cache).logits;
+    let mut found = vec![(Vec::new(), Vec::new()); rows.len()];
+    for step in 0.. {
+        let (best, token) = log_softmax(logits.clone(), 1).max_dim_with_indices(1);
+        let tokens: Vec<i64> = token.clone().into_data().try_into_vec_as().unwrap();
+        for (row, (token, log)) in tokens.into_iter().zip(floats(best)).enumerate() {
+            found[row].0.push(token);
+            found[row].1.push(log);
+        }
+        if step + 1 == steps {
+            break;
+        }
+        let column =
+            |values: [i64; 2]| Tensor::<2, Int>::from_data([[values[0]], [values[1]]], device);
+        let next = LlamaInput {
+            tokens: token,
+            positions: column(LENGTHS.map(|length| (length + step) as i64)),
+            segments: column([1, 1]),
+            branches: column([0, 0]),
+            scored: Tensor::from_data([0, 1], device),
+            ..prompt.clone()
+        };
+        logits = llama.forward_with_cache(&next, &mut cache).logits;
+        assert_eq!(cache.tokens(), LENGTHS[0] + step + 1);
+    }
+    found
+}
+
+#[test]
+fn greedy_generation_of_every_family_equals_transformers() {
+    let text = std::fs::read_to_string(fixture("generated.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for (name, device, tolerance) in devices() {
+        for family in [
+            "llama",
+            "llama3_rope",
+            "llama_linear_rope",
+            "mistral_window",
+            "qwen2_bias",
+        ] {
+            let found = generate(&load(family, &device), 8, &device);
+            for (row, (tokens, logs)) in found.into_iter().enumerate() {
+                let expected = &expected[family][row];
+                let what = format!("{family} on {name}, row {row}");
+                assert_eq!(serde_json::json!(tokens), expected["tokens"], "{what}");
+                let known: Vec<f32> =
+                    serde_json::from_value(expected["log_probabilities"].clone()).unwrap();
+                assert_close(&what, &logs, &known, tolerance);
+            }
+        }
+    }
 }

@@ -22,6 +22,7 @@ fn questions(count: usize, rng: &mut ChaCha8Rng) -> Vec<ScoredRow> {
                 probabilities: Vec::new(),
                 flu: None,
                 agreement: None,
+                written: None,
             };
             Temperature { temperature: 1.0 }.apply(&plain)
         })

@@ -48,21 +48,23 @@ pub enum Decision {
 pub struct Answer {
     /// The question's name.
     pub id: String,
-    /// Index of the most probable choice.
-    pub answer: usize,
+    /// Index of the most probable choice; absent where the model writes the answer itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<usize>,
     /// Its letter.
-    pub label: String,
-    /// Its text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The answer's text.
     pub text: String,
-    /// Its probability, as the model states it.
+    /// Its probability, as the model states it; of a written one, what the run's `evaluation.answer_confidence` says.
     pub probability: f64,
     /// The probability that it is right, by the calibrator fitted on held-out questions.
     pub confidence: f64,
     /// Functional-level uncertainty, high = certain; absent without routers.
     pub flu: Option<f64>,
-    /// Every choice's probability.
+    /// Every choice's probability; of a written answer, that it is right and that it is not.
     pub probabilities: Vec<f64>,
-    /// The choices that may be right: a conformal set.
+    /// The choices that may be right: a conformal set; empty without choices.
     pub set: Vec<usize>,
     /// The question was too long for the run's settings and lost a part: the answer is to the rest.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -175,7 +177,7 @@ impl Answerer {
             &self.config,
             &self.setup,
             "questions",
-            predictor,
+            (predictor, self.prepared.tokenizer()),
             &encoded,
             &views,
         )?;
@@ -194,8 +196,8 @@ impl Answerer {
     /// A question that cannot be put.
     pub fn routing(&self, question: &MultipleChoice) -> Result<Vec<RouterShare>, TrainError> {
         let adapter = self.method.adapter();
-        let (Some(mixture), Some(member)) = (adapter.mixture(), self.predictor.members().first())
-        else {
+        let samples = self.predictor.samples();
+        let (Some(mixture), Some((member, _))) = (adapter.mixture(), samples.first()) else {
             return Ok(Vec::new());
         };
         let encoded = self.prepared.encode(std::slice::from_ref(question))?;
@@ -234,8 +236,20 @@ impl Answerer {
             .collect())
     }
 
+    /// Whether the run's model writes its answers itself, instead of choosing them.
+    pub fn writes(&self) -> bool {
+        self.prepared.writes()
+    }
+
     fn describe(&self, row: &ScoredRow, asked: &Asked) -> Answer {
-        let answer = row.prediction();
+        let answer = match row.written {
+            Some(_) => None,
+            None => Some(row.prediction()),
+        };
+        let text = match &row.written {
+            Some(written) => written.text.clone(),
+            None => asked.question.choices[row.prediction()].clone(),
+        };
         let decide = |rule: &Abstention| match rule.answers(row.confidence()) {
             true => Decision::Answer,
             false => Decision::Abstain,
@@ -243,16 +257,20 @@ impl Answerer {
         Answer {
             id: asked.question.id.clone(),
             answer,
-            label: char::from(b'A' + answer as u8).to_string(),
-            text: asked.question.choices[answer].clone(),
+            label: answer.map(|answer| char::from(b'A' + answer as u8).to_string()),
+            text,
             probability: row.confidence(),
             confidence: self.confidence.probability(row),
             flu: row.flu,
             probabilities: row.probabilities.clone(),
-            set: self.sets.set(row),
+            set: answer.map_or(Vec::new(), |_| self.sets.set(row)),
             shortened: false,
             decision: self.abstention.as_ref().map(decide),
-            correct: asked.answer.map(|right| right == answer),
+            // A written answer is right where it says what one of the accepted ones does.
+            correct: asked.answer.map(|right| match answer {
+                Some(answer) => right == answer,
+                None => row.correct(),
+            }),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::method::laplace::LaplaceSection;
 use crate::method::lora::CrossEntropy;
 use crate::method::tfb::TfbSection;
 use crate::metric::Bootstrap;
+use crate::prediction::AnswerConfidence;
 
 /// Everything that decides what a run does.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -80,6 +81,10 @@ pub struct DataSection {
     pub normalization: Normalization,
     /// Longest prompt, in tokens; longer ones lose the end of their question or passage.
     pub max_tokens: usize,
+    /// Longest answer that the model may write to an open-ended question, in tokens.
+    #[serde(skip_serializing_if = "is_default_answer_tokens")]
+    #[schemars(extend("default" = ANSWER_TOKENS))]
+    pub answer_tokens: usize,
     /// Share of train that is held out where no validation split is left for it.
     pub held_out_fraction: f64,
     /// At most this many training questions.
@@ -234,6 +239,11 @@ pub struct EvaluationSection {
     pub bootstrap: usize,
     /// Most tokens of one evaluation batch, padding included.
     pub batch_tokens: usize,
+    /// How far a written answer is trusted: the `mean` of its tokens' probabilities (geometric), their `product`, that of the `first`, or
+    /// `flu`.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "mean"))]
+    pub answer_confidence: AnswerConfidence,
 }
 
 impl Default for ModelSection {
@@ -254,6 +264,7 @@ impl Default for DataSection {
             scoring: Scoring::Letters,
             normalization: Normalization::Token,
             max_tokens: 512,
+            answer_tokens: ANSWER_TOKENS,
             held_out_fraction: 0.1,
             train_limit: None,
             held_out_limit: None,
@@ -339,6 +350,7 @@ impl Default for EvaluationSection {
             bins: 15,
             bootstrap: 1000,
             batch_tokens: 2048,
+            answer_confidence: AnswerConfidence::Mean,
         }
     }
 }
@@ -348,6 +360,13 @@ const MICRO_TOKENS: usize = 1024;
 
 fn is_default_micro_tokens(value: &usize) -> bool {
     *value == MICRO_TOKENS
+}
+
+/// A short answer: a name, a date, a few words.
+const ANSWER_TOKENS: usize = 16;
+
+fn is_default_answer_tokens(value: &usize) -> bool {
+    *value == ANSWER_TOKENS
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -794,6 +813,7 @@ impl RunConfig {
             ("train.micro_tokens", train.micro_tokens),
             ("train.checkpoint_every", train.checkpoint_every),
             ("data.max_tokens", data.max_tokens),
+            ("data.answer_tokens", data.answer_tokens),
             ("data.monitor_limit", data.monitor_limit),
             ("evaluation.bins", evaluation.bins),
             ("evaluation.batch_tokens", evaluation.batch_tokens),
@@ -882,8 +902,34 @@ impl RunConfig {
             ));
         }
         AdapterConfig::MixLora(self.adapter.mixture()).validate()?;
-        data.dataset()?;
         crate::method::build(self)?;
+        match data.dataset()?.labels() {
+            LabelStyle::Written => self.validate_written(),
+            LabelStyle::Letter | LabelStyle::Choice => Ok(()),
+        }
+    }
+
+    /// Where the model writes its answers, there are no choices.
+    fn validate_written(&self) -> Result<(), TrainError> {
+        let questions = format!("the questions of {} are open-ended", self.data.title());
+        if self.method.name == "laplace" {
+            let reason =
+                format!("{questions}: laplace is about the probabilities of choices; use another");
+            return Err(TrainError::config("method.name", reason));
+        }
+        if self.objective.cross_entropy == CrossEntropy::Choices {
+            let reason = format!("{questions}: without choices, use answer or sequence");
+            return Err(TrainError::config("objective.cross_entropy", reason));
+        }
+        let flu = self.evaluation.answer_confidence == AnswerConfidence::Flu;
+        let routed = crate::method::build(self)?.adapter().mixture().is_some();
+        if flu && !routed {
+            let reason = format!(
+                "the method {} has no routers, so no FLU: use mean, product or first",
+                self.method.name
+            );
+            return Err(TrainError::config("evaluation.answer_confidence", reason));
+        }
         Ok(())
     }
 

@@ -36,6 +36,12 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    pub(crate) fn not_finite(question: &str) -> Self {
+        Self::Training(format!(
+            "question {question}: the model's answer is no number: lower train.learning_rate, or use model.dtype = \"f32\""
+        ))
+    }
+
     pub(crate) fn config(place: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Config {
             place: place.into(),

@@ -5,17 +5,19 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use burn::data::dataloader::DataLoader;
-use data::EncodedQuestion;
 use data::loader::EvaluationLoader;
+use data::written::is_accepted;
+use data::{Batch, EncodedQuestion, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;
 use crate::dashboard::state::Phase;
 use crate::error::TrainError;
 use crate::fine_tune::Setup;
-use crate::method::Predictor;
+use crate::method::{self, Predictor};
 use crate::prediction::ScoredRow;
 use crate::prepare::View;
+use crate::writing::write;
 
 /// What answers cost; part of an evaluation's record.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -37,7 +39,8 @@ pub struct Evaluated {
     pub cost: Cost,
 }
 
-/// Scores questions, in their own order, together with their other wordings.
+/// Scores questions, in their own order, together with their other wordings. Where the model writes the answers, the tokenizer says
+/// what they mean.
 ///
 /// # Errors
 /// A question that cannot be served, an answer that is no number, or a stop on request.
@@ -45,23 +48,35 @@ pub fn evaluate(
     config: &RunConfig,
     setup: &Setup,
     name: &str,
-    predictor: &dyn Predictor,
+    (predictor, tokenizer): (&dyn Predictor, &Tokenizer),
     questions: &[EncodedQuestion],
     views: &[View],
 ) -> Result<Evaluated, TrainError> {
     let began = Instant::now();
-    let originals = score(config, setup, name, predictor, questions)?;
+    let asking = Asking {
+        config,
+        setup,
+        predictor,
+        tokenizer,
+    };
+    let originals = asking.score(name, questions)?;
     let mut answers: Vec<Vec<(f64, ScoredRow)>> =
         originals.into_iter().map(|row| vec![(1.0, row)]).collect();
     for (number, view) in views.iter().enumerate() {
         let name = format!("{name}, wording {} of {}", number + 1, views.len());
-        let rows = score(config, setup, &name, predictor, &view.questions)?;
+        let rows = asking.score(&name, &view.questions)?;
         for ((answers, row), weight) in answers.iter_mut().zip(rows).zip(&view.weights) {
             answers.push((*weight, row));
         }
     }
     Ok(Evaluated {
-        rows: answers.iter().map(|a| ScoredRow::mixed(a)).collect(),
+        rows: answers
+            .iter()
+            .map(|answers| match answers[0].1.written {
+                Some(_) => ScoredRow::agreed(answers),
+                None => ScoredRow::mixed(answers),
+            })
+            .collect(),
         cost: Cost {
             questions: questions.len(),
             forward_passes: predictor.forward_passes() * (1 + views.len()),
@@ -70,39 +85,82 @@ pub fn evaluate(
     })
 }
 
-/// One wording of every question.
-fn score(
-    config: &RunConfig,
-    setup: &Setup,
-    name: &str,
-    predictor: &dyn Predictor,
-    questions: &[EncodedQuestion],
-) -> Result<Vec<ScoredRow>, TrainError> {
-    let loader = EvaluationLoader::new(
-        questions,
-        predictor.batch_tokens(config.evaluation.batch_tokens),
-        setup.state.clone(),
-        &setup.device,
-    );
-    let mut rows = HashMap::new();
-    let (mut tokens, began) = (0, Instant::now());
-    for batch in loader.iter() {
-        let batch = batch.map_err(|e| TrainError::Training(e.to_string()))?;
-        tokens += batch.real_tokens;
-        for row in predictor.predict(&batch).rows(&batch)? {
-            rows.insert(row.id.clone(), row);
+/// A method at work.
+struct Asking<'a> {
+    config: &'a RunConfig,
+    setup: &'a Setup,
+    predictor: &'a dyn Predictor,
+    tokenizer: &'a Tokenizer,
+}
+
+impl Asking<'_> {
+    /// One wording of every question.
+    fn score(
+        &self,
+        name: &str,
+        questions: &[EncodedQuestion],
+    ) -> Result<Vec<ScoredRow>, TrainError> {
+        let mut most = self
+            .predictor
+            .batch_tokens(self.config.evaluation.batch_tokens);
+        let written = questions.iter().any(|q| q.accepted.is_some());
+        let mut asked = questions.to_vec();
+        if written {
+            // Every sample remembers keys and values of its own.
+            most /= self.predictor.samples().len().max(1);
+            asked = asked.iter().map(EncodedQuestion::prompt_only).collect();
         }
-        let mut state = setup.telemetry.state();
-        state.phase = Phase::Evaluating {
-            name: name.into(),
-            done: rows.len(),
-            total: questions.len(),
-        };
-        state.tokens_per_second = tokens as f64 / began.elapsed().as_secs_f64();
+        let accepted: HashMap<&str, &[String]> = questions
+            .iter()
+            .filter_map(|q| Some((q.id.as_str(), q.accepted.as_deref()?)))
+            .collect();
+        let setup = self.setup;
+        let loader = EvaluationLoader::new(&asked, most, setup.state.clone(), &setup.device);
+        let mut rows = HashMap::new();
+        let (mut tokens, began) = (0, Instant::now());
+        for batch in loader.iter() {
+            let batch = batch.map_err(|e| TrainError::Training(e.to_string()))?;
+            tokens += batch.real_tokens;
+            let answers = match written {
+                false => self.predictor.predict(&batch).rows(&batch)?,
+                true => self.write(&batch, &accepted)?,
+            };
+            rows.extend(answers.into_iter().map(|row| (row.id.clone(), row)));
+            let mut state = setup.telemetry.state();
+            state.phase = Phase::Evaluating {
+                name: name.into(),
+                done: rows.len(),
+                total: questions.len(),
+            };
+            state.tokens_per_second = tokens as f64 / began.elapsed().as_secs_f64();
+        }
+        if setup.state.stop.load(Ordering::SeqCst) {
+            return Err(TrainError::Stopped);
+        }
+        let ordered = questions.iter().filter_map(|q| rows.remove(&q.id));
+        Ok(ordered.collect())
     }
-    if setup.state.stop.load(Ordering::SeqCst) {
-        return Err(TrainError::Stopped);
+
+    /// Answers that the model writes to a batch of prompts.
+    fn write(
+        &self,
+        batch: &Batch,
+        accepted: &HashMap<&str, &[String]>,
+    ) -> Result<Vec<ScoredRow>, TrainError> {
+        let answers = write(
+            self.predictor.samples(),
+            batch,
+            method::build(self.config)?.flu_tokens(),
+            self.tokenizer,
+            self.config.data.answer_tokens,
+        )?;
+        let rows = batch.ids.iter().zip(answers);
+        Ok(rows
+            .map(|(id, (written, flu))| {
+                let right = is_accepted(&written.text, accepted[id.as_str()]);
+                let trust = self.config.evaluation.answer_confidence;
+                ScoredRow::from_written(id, right, written, flu, trust)
+            })
+            .collect())
     }
-    let ordered = questions.iter().filter_map(|q| rows.remove(&q.id));
-    Ok(ordered.collect())
 }

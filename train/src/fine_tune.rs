@@ -283,7 +283,8 @@ fn score(
             let count = if views { method.perturbations() } else { 0 };
             let views = prepared.views(texts, count, config.train.seed)?;
             let name = format!("{who} on {what} questions");
-            evaluate(config, setup, &name, predictor, questions, &views)
+            let asked = (predictor, prepared.tokenizer());
+            evaluate(config, setup, &name, asked, questions, &views)
         })
     };
     let [base_held_out, base_test] = set(&*zero_shot, "base model", false);

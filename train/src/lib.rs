@@ -5,6 +5,7 @@
 //! | [`fine_tune`] | the recipe on one page |
 //! | [`prepare`] | model and questions before the first step |
 //! | [`training`] | one training through burn's Learner |
+//! | [`writing`] | answers in the model's own words |
 //! | [`evaluation`] | scoring questions with a fitted method |
 //! | [`config`] | a run's settings, strict |
 //! | [`method`] | one row of the paper's table one file |
@@ -53,6 +54,7 @@ pub mod step;
 pub mod telemetry;
 pub mod tracker;
 pub mod training;
+pub mod writing;
 
 pub use config::RunConfig;
 pub use error::TrainError;

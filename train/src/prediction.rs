@@ -1,10 +1,15 @@
 //! What a method says about a batch, and the scored rows of a whole set: the only place that averages.
+//!
+//! An answer that the model wrote itself is a row of two choices, "it is right" and "it is not", of which the first is always the
+//! prediction: every figure then reads as for questions with choices.
 
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
 use data::Batch;
 use data::batch::Continuations;
+use data::prompt::rouge_l;
 use model::fused::log_likelihood::log_likelihood;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::TrainError;
@@ -13,8 +18,11 @@ use crate::linear_algebra::values;
 /// A method's answer to a batch: one or more samples (passes of one model, or members of an ensemble).
 #[derive(Debug, Clone)]
 pub struct Prediction {
-    /// Logits of the choices, absent ones at minus infinity: `[samples, batch, choices]`.
+    /// Logits of the choices, absent ones at minus infinity: `[samples, batch, choices]`. Of answers to be written, those of the right
+    /// one and of any other.
     pub choice_logits: Tensor<3>,
+    /// Of answers to be written: whether each token of the right one is the most probable, `[samples, batch]`.
+    pub written_right: Option<Tensor<2, Bool>>,
     /// FLU of each question, where the adapter has routers: `[batch]`.
     pub flu: Option<Tensor<1>>,
 }
@@ -36,6 +44,18 @@ pub fn choice_logits(logits: Tensor<2>, batch: &Batch) -> Tensor<2> {
     scores.mask_fill(batch.no_choice.clone(), f32::NEG_INFINITY)
 }
 
+/// Whether the most probable token, at every place of the right answer, is the answer's, `[batch]`.
+pub fn all_tokens_best(logits: Tensor<2>, batch: &Batch) -> Tensor<1, Bool> {
+    let best: Tensor<1, Int> = logits.without_autodiff().argmax(1).squeeze_dim(1);
+    let Some(targets) = &batch.continuations else {
+        return best.equal(batch.answer_tokens.clone());
+    };
+    let best = best.select(0, targets.row.clone());
+    let missed = best.not_equal(targets.token.clone()).float();
+    let missed: Tensor<2> = targets.answer.clone().matmul(missed.unsqueeze_dim(1));
+    missed.squeeze_dim::<1>(1).equal_scalar(0.0)
+}
+
 /// `log p(token)` of every token of every choice, given the prompt and the choice's tokens before it.
 ///
 /// # Shapes
@@ -45,6 +65,47 @@ pub fn token_log_probabilities(logits: Tensor<2>, targets: &Continuations) -> Te
 }
 
 impl Prediction {
+    /// One sample from the logits of `batch.read`.
+    pub fn of(logits: Tensor<2>, batch: &Batch) -> Self {
+        let scores = choice_logits(logits.clone(), batch);
+        let choice_logits = match batch.written {
+            false => scores,
+            // The score of the one choice is the mean log-probability of its tokens.
+            true => {
+                let other = (-scores.clone().exp() + 1.0).clamp_min(1e-12).log();
+                Tensor::cat(vec![scores, other], 1)
+            }
+        };
+        Self {
+            choice_logits: choice_logits.unsqueeze_dim(0),
+            written_right: batch
+                .written
+                .then(|| all_tokens_best(logits, batch).unsqueeze_dim(0)),
+            flu: None,
+        }
+    }
+
+    /// The samples of several predictions about one batch; FLU is their mean.
+    ///
+    /// # Panics
+    /// Without a prediction.
+    pub fn joined(samples: Vec<Self>) -> Self {
+        let flu: Vec<Tensor<2>> = samples
+            .iter()
+            .filter_map(|sample| Some(sample.flu.clone()?.unsqueeze_dim(0)))
+            .collect();
+        let right: Vec<Tensor<2, Bool>> = samples
+            .iter()
+            .filter_map(|sample| sample.written_right.clone())
+            .collect();
+        let logits = samples.into_iter().map(|sample| sample.choice_logits);
+        Self {
+            choice_logits: Tensor::cat(logits.collect(), 0),
+            written_right: (!right.is_empty()).then(|| Tensor::cat(right, 0)),
+            flu: (!flu.is_empty()).then(|| Tensor::cat(flu, 0).mean_dim(0).squeeze_dim(0)),
+        }
+    }
+
     /// Mean of the samples' probabilities (not of their logits), `[batch, choices]`.
     pub fn probabilities(&self) -> Tensor<2> {
         softmax(self.choice_logits.clone(), 2)
@@ -67,29 +128,35 @@ impl Prediction {
             .try_into_vec_as()
             .expect("integers convert");
         let flu: Option<Vec<f64>> = self.flu.clone().map(values);
+        let right: Option<Vec<bool>> = self.written_right.clone().map(|right| {
+            let data = right.into_data().try_into_vec_as();
+            data.expect("truth values convert")
+        });
         (0..rows)
             .map(|row| {
                 let of = |values: &[f64], sample: usize| -> Vec<f64> {
                     let start = (sample * rows + row) * choices;
-                    values[start..start + batch.choices[row]].to_vec()
+                    let own = if batch.written { 2 } else { batch.choices[row] };
+                    values[start..start + own].to_vec()
                 };
                 let one = |sample: usize| ScoredRow {
                     id: batch.ids[row].clone(),
-                    label: answers[row] as usize,
+                    label: match &right {
+                        None => answers[row] as usize,
+                        Some(right) => usize::from(!right[sample * rows + row]),
+                    },
                     logits: of(&logits, sample),
                     probabilities: of(&probabilities, sample),
                     flu: flu.as_ref().map(|flu| flu[row]),
                     agreement: None,
+                    written: batch.written.then(Written::default),
                 };
                 let found: Vec<(f64, ScoredRow)> = (0..samples).map(|s| (1.0, one(s))).collect();
                 let row = ScoredRow::mixed(&found);
                 let finite = row.probabilities.iter().all(|p| p.is_finite());
                 match finite && row.flu.is_none_or(f64::is_finite) {
                     true => Ok(row),
-                    false => Err(TrainError::Training(format!(
-                        "question {}: the model's answer is no number: lower train.learning_rate, or use model.dtype = \"f32\"",
-                        row.id
-                    ))),
+                    false => Err(TrainError::not_finite(&row.id)),
                 }
             })
             .collect()
@@ -115,6 +182,51 @@ pub struct ScoredRow {
     /// Weighted share of the samples whose own prediction is the joint one; absent for one sample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreement: Option<f64>,
+    /// The answer that the model wrote itself; `probabilities` are then those of its being right and wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<Written>,
+}
+
+/// An answer in the model's own words. Empty where the right answer's tokens were only scored, as in training.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Written {
+    /// Its words.
+    pub text: String,
+    /// Log-probability of each of its tokens, the end among them.
+    #[serde(serialize_with = "short_list")]
+    pub log_probabilities: Vec<f64>,
+}
+
+/// How much a written answer is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerConfidence {
+    /// The geometric mean of its tokens' probabilities.
+    #[default]
+    Mean,
+    /// Their product: the probability of the whole text.
+    Product,
+    /// The probability of the first token.
+    First,
+    /// Functional-level uncertainty; 0 without routers.
+    Flu,
+}
+
+impl AnswerConfidence {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Mean, Self::Product, Self::First, Self::Flu];
+
+    /// In `[0, 1]`.
+    pub fn of(self, written: &Written, flu: Option<f64>) -> f64 {
+        let tokens = &written.log_probabilities;
+        let sum: f64 = tokens.iter().sum();
+        match self {
+            Self::Mean => (sum / tokens.len().max(1) as f64).exp(),
+            Self::Product => sum.exp(),
+            Self::First => tokens.first().map_or(0.0, |first| first.exp()),
+            Self::Flu => flu.unwrap_or(0.0),
+        }
+    }
 }
 
 /// The model computes in f32: more digits would be noise, and half of the file.
@@ -141,7 +253,64 @@ impl ScoredRow {
             probabilities: probabilities.to_vec(),
             flu,
             agreement: None,
+            written: None,
         }
+    }
+
+    /// A row of an answer that the model wrote.
+    pub fn from_written(
+        id: impl Into<String>,
+        right: bool,
+        written: Written,
+        flu: Option<f64>,
+        confidence: AnswerConfidence,
+    ) -> Self {
+        let row = Self {
+            written: Some(written),
+            ..Self::from_probabilities(id, usize::from(!right), &[0.0, 0.0], flu)
+        };
+        row.trusted_by(confidence)
+    }
+
+    /// The same written answer with another confidence; one that was chosen stays.
+    pub fn trusted_by(mut self, confidence: AnswerConfidence) -> Self {
+        if let Some(written) = &self.written {
+            let p = confidence.of(written, self.flu);
+            self.trust(p);
+        }
+        self
+    }
+
+    fn trust(&mut self, p: f64) {
+        self.probabilities = vec![p, 1.0 - p];
+        self.logits = self
+            .probabilities
+            .iter()
+            .map(|p| p.max(1e-12).ln())
+            .collect();
+    }
+
+    /// The first of several written answers to one question, trusted as far as the others are like it: the weighted mean of their
+    /// ROUGE-L with it (SPUQ's inter-sample confidence). One alone stays as it is.
+    ///
+    /// # Panics
+    /// Without an answer.
+    pub fn agreed(answers: &[(f64, Self)]) -> Self {
+        let (first, others) = answers.split_first().expect("an answer");
+        let mut agreed = first.1.clone();
+        let text = |row: &Self| row.written.clone().unwrap_or_default().text;
+        let own = text(&agreed);
+        let alike = |other: &str| match other == own {
+            true => 1.0,
+            false => rouge_l(&own, other),
+        };
+        let total: f64 = others.iter().map(|(weight, _)| weight).sum();
+        if total > 0.0 {
+            let sum: f64 = others.iter().map(|(w, row)| w * alike(&text(row))).sum();
+            agreed.trust(sum / total);
+            agreed.agreement = Some(sum / total);
+        }
+        agreed
     }
 
     /// The weighted mean of several answers' probabilities to one question; one answer stays as it is.
@@ -176,8 +345,11 @@ impl ScoredRow {
         mixed
     }
 
-    /// The most probable choice; ties go to the first.
+    /// The most probable choice; ties go to the first. What the model wrote is its answer, however improbable.
     pub fn prediction(&self) -> usize {
+        if self.written.is_some() {
+            return 0;
+        }
         let mut best = 0;
         for (choice, p) in self.probabilities.iter().enumerate() {
             if *p > self.probabilities[best] {
@@ -217,5 +389,43 @@ mod tests {
             ScoredRow::mixed(&[(2.0, row(&[0.5, 0.5]))]),
             row(&[0.5, 0.5])
         );
+    }
+
+    fn wrote(text: &str, logs: &[f64]) -> ScoredRow {
+        let written = Written {
+            text: text.into(),
+            log_probabilities: logs.to_vec(),
+        };
+        ScoredRow::from_written("q", true, written, Some(0.7), AnswerConfidence::Mean)
+    }
+
+    #[test]
+    fn a_written_answer_is_trusted_by_its_tokens_or_by_flu() {
+        let row = wrote("x", &[0.5f64.ln(), 0.125f64.ln()]);
+        for (kind, expected) in AnswerConfidence::ALL
+            .into_iter()
+            .zip([0.25, 0.0625, 0.5, 0.7])
+        {
+            let trusted = row.clone().trusted_by(kind);
+            assert!((trusted.confidence() - expected).abs() < 1e-12, "{kind:?}");
+            // Improbable or not, it is what was said.
+            assert!(trusted.correct());
+        }
+        let again: ScoredRow = serde_json::from_str(&serde_json::to_string(&row).unwrap()).unwrap();
+        assert_eq!(again.written.unwrap().text, "x");
+    }
+
+    #[test]
+    fn wordings_agree_as_far_as_their_answers_are_alike() {
+        let own = wrote("the red fox", &[-0.1]);
+        let others = [
+            (1.0, wrote("the red fox", &[-1.0])),
+            (3.0, wrote("a dog", &[-1.0])),
+        ];
+        let answers = [&[(1.0, own.clone())], &others[..]].concat();
+        let agreed = ScoredRow::agreed(&answers);
+        assert!((agreed.confidence() - 0.25).abs() < 1e-12);
+        assert_eq!(agreed.written, own.written);
+        assert_eq!(ScoredRow::agreed(&answers[..1]), own);
     }
 }

@@ -8,7 +8,7 @@ use burn::tensor::{DType, FloatDType};
 use data::check::{CheckedFile, CheckedTokens};
 use data::dataset::Dataset;
 use data::loader::mix;
-use data::prompt::{Rendering, perturbations};
+use data::prompt::{LabelStyle, Rendering, perturbations};
 use data::source::{Finder, Located, SourceKind, models};
 use data::split::{SplitOptions, Splits, split, test_only};
 use data::{DataError, EncodedQuestion, MultipleChoice, Tokenizer};
@@ -44,6 +44,8 @@ pub struct Prepared {
     rendering: Rendering,
     /// Tokens of the longest prompt.
     room: usize,
+    /// Tokens of the longest answer that is to be written; 0 where none is.
+    answer_tokens: usize,
 }
 
 /// Other wordings of a set of questions, one for each, with their likeness to the original.
@@ -114,10 +116,18 @@ pub fn prepare_model(config: &RunConfig, finder: &Finder) -> Result<Prepared, Tr
     let ((model, weights), tokenizer, model_files) = open_model(config, finder)?;
     // A loss over the sequence appends the answer's token.
     let appended = usize::from(config.objective.cross_entropy == CrossEntropy::Sequence);
-    let positions = model.max_position_embeddings.saturating_sub(appended);
+    let labels = config.data.dataset()?.labels();
+    let answer_tokens = match labels {
+        LabelStyle::Written => config.data.answer_tokens,
+        LabelStyle::Letter | LabelStyle::Choice => 0,
+    };
+    let positions = model
+        .max_position_embeddings
+        .saturating_sub(appended + answer_tokens);
     Ok(Prepared {
         room: config.data.max_tokens.min(positions),
-        rendering: config.data.rendering(config.data.dataset()?.labels()),
+        rendering: config.data.rendering(labels),
+        answer_tokens,
         train: Arc::default(),
         held_out: Vec::new(),
         test: Vec::new(),
@@ -159,9 +169,10 @@ impl Prepared {
     /// # Errors
     /// A label that is not one token, a prompt that is too long, or a tokenizer of another model.
     pub fn encode(&self, questions: &[MultipleChoice]) -> Result<Vec<EncodedQuestion>, TrainError> {
-        let encoded = self
+        let mut encoded = self
             .tokenizer
             .encode_questions(questions, &self.rendering, self.room)?;
+        self.bound_answers(&mut encoded);
         for question in &encoded {
             if let Some(id) = question
                 .ids()
@@ -177,6 +188,25 @@ impl Prepared {
             }
         }
         Ok(encoded)
+    }
+
+    /// What is longer than the model may write cannot be learned to its end.
+    fn bound_answers(&self, questions: &mut [EncodedQuestion]) {
+        let written = questions.iter_mut().filter(|q| q.accepted.is_some());
+        for answer in written.flat_map(|q| &mut q.choices) {
+            answer.tokens.truncate(self.answer_tokens);
+            answer.weight = 1.0 / answer.tokens.len() as f32;
+        }
+    }
+
+    /// Whether the model writes its answers itself.
+    pub fn writes(&self) -> bool {
+        self.rendering.labels == LabelStyle::Written
+    }
+
+    /// What ids mean.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
     }
 
     /// What the run's settings make of a file of questions; some are kept as text.
@@ -196,6 +226,7 @@ impl Prepared {
             choices: ["1", "2", "3", "4", "5"].map(String::from).into(),
             answer: 0,
             group: None,
+            written: false,
         };
         let labels = self.rendering.render(&question).labels;
         let encoded = self.encode(&[question])?;
@@ -269,7 +300,7 @@ impl Prepared {
         let questions = [&*self.train, &self.held_out, &self.test];
         let longest = questions.into_iter().flatten().map(|q| q.positions() + 1);
         // Other wordings are a few words longer.
-        longest.max().unwrap_or(1) + 64
+        longest.max().unwrap_or(1) + 64 + self.answer_tokens
     }
 
     /// Loads the frozen weights for questions of other sets too, the longest of so many positions.
@@ -325,11 +356,12 @@ impl Prepared {
         (0..count)
             .map(|view| {
                 let prompts = worded.iter().map(|w| &w[view].0);
-                let encoded = self.tokenizer.encode_prompts(
+                let mut encoded = self.tokenizer.encode_prompts(
                     questions.iter().zip(prompts),
                     &self.rendering,
                     self.room,
                 )?;
+                self.bound_answers(&mut encoded);
                 Ok(View {
                     questions: encoded,
                     weights: worded.iter().map(|w| w[view].1).collect(),

@@ -17,7 +17,7 @@ use crate::config::TrainSection;
 use crate::linear_algebra::values;
 use crate::loss::{Objective, load_balancing};
 use crate::method::{Method, functional_uncertainty, input, read_logits};
-use crate::prediction::{Prediction, ScoredRow, choice_logits};
+use crate::prediction::{Prediction, ScoredRow};
 use crate::recompute;
 
 /// A model with the method that trains it.
@@ -129,15 +129,11 @@ impl Trainee {
         let plain = |t: &Tensor<1>| t.clone().without_autodiff();
         StepOutput {
             prediction: Prediction {
-                choice_logits: choice_logits(
-                    read_logits(output, &batch).without_autodiff(),
-                    &batch,
-                )
-                .unsqueeze_dim(0),
                 flu: routed.then(|| {
                     functional_uncertainty(output, &batch, self.method.0.flu_tokens())
                         .without_autodiff()
                 }),
+                ..Prediction::of(read_logits(output, &batch).without_autodiff(), &batch)
             },
             terms: objective
                 .terms

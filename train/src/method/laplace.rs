@@ -620,6 +620,7 @@ impl Predictor for Linearised {
         };
         Prediction {
             choice_logits: samples,
+            written_right: None,
             flu: None,
         }
     }

@@ -5,7 +5,7 @@ use data::loader::mix;
 use model::{AdapterConfig, DropoutSeed, Llama};
 
 use super::lora::Lora;
-use super::{FitContext, Method, Predictor, Training, sample};
+use super::{FitContext, Method, Predictor, Sample, Training, sample};
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::loss::calibration::FluTokens;
@@ -71,18 +71,12 @@ pub(super) struct Stochastic {
 
 impl Predictor for Stochastic {
     fn predict(&self, batch: &Batch) -> Prediction {
-        let passes = self.members.iter().flat_map(|member| {
-            (0..self.samples).map(move |s| {
-                let seed = mix(self.seed, s as u64);
-                // Off flex, dropout draws from the device's own generator.
-                batch.tokens.device().seed(seed);
-                (member, DropoutSeed::new(seed))
-            })
-        });
-        sample(passes, batch, FluTokens::default())
+        sample(self.samples(), batch, FluTokens::default())
     }
 
-    fn forward_passes(&self) -> usize {
-        self.members.len() * self.samples
+    fn samples(&self) -> Vec<Sample<'_>> {
+        let seeds = (0..self.samples).map(|s| DropoutSeed::new(mix(self.seed, s as u64)));
+        let of = |member| seeds.clone().map(move |seed| (member, seed));
+        self.members.iter().flat_map(of).collect()
     }
 }

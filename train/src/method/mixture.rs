@@ -10,7 +10,7 @@ use crate::config::RunConfig;
 use crate::loss::calibration::{self, Correctness, FluTokens};
 use crate::loss::load_balancing::{LoadBalancing, load_balancing};
 use crate::loss::{Objective, Term};
-use crate::prediction::choice_logits;
+use crate::prediction::{all_tokens_best, choice_logits};
 
 /// `mixlora` and `uq4ct`
 #[derive(Debug)]
@@ -55,21 +55,8 @@ impl Mixture {
     /// The indicator of Eq. 13, from this very forward pass.
     fn correct(&self, logits: Tensor<2>, batch: &Batch) -> Tensor<1, Bool> {
         match self.correctness {
-            Correctness::Choices => correct(choice_logits(logits, batch), batch),
-            Correctness::Vocabulary => {
-                let best: Tensor<1, Int> = logits.without_autodiff().argmax(1).squeeze_dim(1);
-                match &batch.continuations {
-                    None => best.equal(batch.answer_tokens.clone()),
-                    // Every token of the right choice must be the best one.
-                    Some(targets) => {
-                        let best = best.select(0, targets.row.clone());
-                        let missed = best.not_equal(targets.token.clone()).float();
-                        let missed: Tensor<2> =
-                            targets.answer.clone().matmul(missed.unsqueeze_dim(1));
-                        missed.squeeze_dim::<1>(1).equal_scalar(0.0)
-                    }
-                }
-            }
+            Correctness::Choices if !batch.written => correct(choice_logits(logits, batch), batch),
+            _ => all_tokens_best(logits, batch),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::config::{MethodSection, RunConfig};
 use crate::error::TrainError;
 use crate::loss::calibration::FluTokens;
 use crate::loss::{Objective, calibration};
-use crate::prediction::{Prediction, choice_logits};
+use crate::prediction::Prediction;
 
 pub mod base;
 pub mod blob;
@@ -114,17 +114,22 @@ impl dyn Method + '_ {
     }
 }
 
+/// A model to be asked, and what is random in it then.
+pub type Sample<'a> = (&'a Llama, DropoutSeed);
+
 /// A method that is ready to answer.
 pub trait Predictor {
     /// Answers a batch.
     fn predict(&self, batch: &Batch) -> Prediction;
 
     /// Forward passes a question, a backward pass counted as two.
-    fn forward_passes(&self) -> usize;
+    fn forward_passes(&self) -> usize {
+        self.samples().len()
+    }
 
-    /// The trained models that it asks, where they answer as they are.
-    fn members(&self) -> &[Llama] {
-        &[]
+    /// The models whose probabilities are averaged; none where answers come about in another way. Without them nothing can be written.
+    fn samples(&self) -> Vec<Sample<'_>> {
+        Vec::new()
     }
 
     /// Tokens of a batch that it can take, given what is set.
@@ -177,37 +182,33 @@ pub(crate) struct Members {
 
 impl Predictor for Members {
     fn predict(&self, batch: &Batch) -> Prediction {
-        let passes = self.members.iter().map(|member| (member, DropoutSeed::OFF));
-        sample(passes, batch, self.flu_tokens)
+        sample(self.samples(), batch, self.flu_tokens)
     }
 
-    fn forward_passes(&self) -> usize {
-        self.members.len()
-    }
-
-    fn members(&self) -> &[Llama] {
-        &self.members
+    fn samples(&self) -> Vec<Sample<'_>> {
+        let members = self.members.iter();
+        members.map(|member| (member, DropoutSeed::OFF)).collect()
     }
 }
 
-/// Several passes over a batch, each with its model and seed. FLU is their mean.
-pub(crate) fn sample<'a>(
-    passes: impl Iterator<Item = (&'a Llama, DropoutSeed)>,
-    batch: &Batch,
-    flu_tokens: FluTokens,
-) -> Prediction {
-    let (mut samples, mut flu): (Vec<Tensor<3>>, Vec<Tensor<2>>) = (Vec::new(), Vec::new());
-    for (llama, seed) in passes {
+/// Several passes over a batch.
+pub(crate) fn sample(samples: Vec<Sample<'_>>, batch: &Batch, flu_tokens: FluTokens) -> Prediction {
+    let passes = samples.into_iter().map(|(llama, seed)| {
+        seed_device(&batch.tokens.device(), seed);
         let output = llama.forward(&input(batch, seed));
-        if !output.routing.is_empty() {
-            let found = functional_uncertainty(&output, batch, flu_tokens);
-            flu.push(found.unsqueeze_dim(0));
+        let routed = !output.routing.is_empty();
+        Prediction {
+            flu: routed.then(|| functional_uncertainty(&output, batch, flu_tokens)),
+            ..Prediction::of(read_logits(&output, batch), batch)
         }
-        samples.push(choice_logits(read_logits(&output, batch), batch).unsqueeze_dim(0));
-    }
-    Prediction {
-        choice_logits: Tensor::cat(samples, 0),
-        flu: (!flu.is_empty()).then(|| Tensor::cat(flu, 0).mean_dim(0).squeeze_dim(0)),
+    });
+    Prediction::joined(passes.collect())
+}
+
+/// Off flex, dropout draws from the device's own generator.
+pub(crate) fn seed_device(device: &Device, seed: DropoutSeed) {
+    if let Some(seed) = seed.value() {
+        device.seed(seed);
     }
 }
 

@@ -176,7 +176,8 @@ impl PostHoc for Confidence {
         fitted
     }
 
-    /// The row with its answer's probability replaced; never below another choice's, so that the answer stays.
+    /// The row with its answer's probability replaced; never below another choice's, so that the answer stays. A written answer stays
+    /// anyway.
     fn apply(&self, row: &ScoredRow) -> ScoredRow {
         let answer = row.prediction();
         // The others' shares of what the answer leaves; a saturated softmax leaves nothing to go by.
@@ -198,8 +199,11 @@ impl PostHoc for Confidence {
             })
             .collect();
         let second = shares.iter().copied().fold(0.0, f64::max);
-        let least = second / (1.0 + second);
-        let new = self.probability(row).max(least + 1e-9).min(1.0);
+        let least = match row.written {
+            Some(_) => 0.0,
+            None => second / (1.0 + second) + 1e-9,
+        };
+        let new = self.probability(row).max(least).min(1.0);
         let probabilities: Vec<f64> = shares
             .iter()
             .enumerate()
@@ -219,6 +223,7 @@ impl PostHoc for Confidence {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prediction::{AnswerConfidence, Written};
 
     /// Rows with a constant confidence, right where FLU is high.
     fn rows(n: usize, informative: bool) -> Vec<ScoredRow> {
@@ -237,6 +242,25 @@ mod tests {
                 )
             })
             .collect()
+    }
+
+    #[test]
+    fn a_written_answer_may_be_improbable() {
+        let row = |right: bool| {
+            let written = Written {
+                text: "x".into(),
+                log_probabilities: vec![0.6f64.ln()],
+            };
+            ScoredRow::from_written("", right, written, None, AnswerConfidence::Mean)
+        };
+        // Of answers that it gives 60 %, one in seven is right.
+        let rows: Vec<ScoredRow> = (0..210).map(|i| row(i % 7 == 0)).collect();
+        let applied = Confidence::fit(&rows).apply(&rows[1]);
+        assert!(
+            (applied.confidence() - 1.0 / 7.0).abs() < 0.02,
+            "{applied:?}"
+        );
+        assert_eq!((applied.prediction(), applied.correct()), (0, false));
     }
 
     #[test]

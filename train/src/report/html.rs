@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Line, Report, calibrated_lines, lines, plot, show};
+use super::{CONFIDENCE_HEADS, Line, Report, calibrated_lines, lines, plot, show};
 use crate::error::TrainError;
 
 const STYLE: &str = "
@@ -84,13 +84,17 @@ fn figures(body: &mut String, report: &Report) {
     for sentence in report.calibration() {
         push(body, format!("<p class=small>{}</p>", escape(&sentence)));
     }
+    if let Some(lines) = report.confidences() {
+        let title = "Confidences of the tuned model's written answers";
+        push(body, table(title, CONFIDENCE_HEADS, &lines));
+    }
     let title = format!("Held-out questions (n = {})", scored.tuned_held_out.n);
     let held_out = lines(&scored.base_held_out, &scored.tuned_held_out);
     push(body, table(&title, heads, &held_out));
     push(
         body,
         format!(
-            "<p class=small>Brackets: 95 % bootstrap interval over questions ({} resamples). ECE and MCE: {} bins of equal width over the probability of the answer among the question's choices. Nothing was selected on the test questions.</p>",
+            "<p class=small>Brackets: 95 % bootstrap interval over questions ({} resamples). ECE and MCE: {} bins of equal width over the confidence in the answer. Nothing was selected on the test questions.</p>",
             report.config.evaluation.bootstrap, report.config.evaluation.bins
         ),
     );
@@ -148,8 +152,7 @@ fn worst(body: &mut String, report: &Report) {
     }
     let mut rows = String::new();
     for found in &report.worst {
-        let said = &found.question.choices[found.row.prediction()];
-        let right = &found.question.choices[found.row.label];
+        let [said, right] = found.answers();
         let flu = found
             .row
             .flu

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Line, Report, calibrated_lines, lines, show};
+use super::{CONFIDENCE_HEADS, Line, Report, calibrated_lines, lines, show};
 
 pub(super) fn render(report: &Report) -> String {
     let mut text = format!("# {}\n\n", report.title());
@@ -29,6 +29,10 @@ pub(super) fn render(report: &Report) -> String {
         ["temperature", "confidence with FLU"],
         &calibrated_lines(&scored.calibrated),
     );
+    if let Some(lines) = report.confidences() {
+        let title = "Confidences of the tuned model's written answers";
+        text += &table(title, CONFIDENCE_HEADS, &lines);
+    }
     text.push('\n');
     for sentence in report.calibration() {
         text += &sentence;

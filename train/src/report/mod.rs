@@ -12,7 +12,7 @@ use crate::error::TrainError;
 use crate::evaluation::Cost;
 use crate::metric::{Estimate, Metrics};
 use crate::posthoc::{ALPHA, Calibrated};
-use crate::prediction::ScoredRow;
+use crate::prediction::{AnswerConfidence, ScoredRow};
 use crate::run_directory::{Environment, MetricsLine, Provenance, RunDirectory};
 
 pub mod compare;
@@ -84,10 +84,24 @@ struct Report<'a> {
     worst: Vec<Worst<'a>>,
 }
 
+/// Columns of the table of written answers' confidences.
+const CONFIDENCE_HEADS: [&str; 2] = ["ECE", "AUROC of correctness"];
+
 /// A confident error.
 struct Worst<'a> {
     question: &'a MultipleChoice,
     row: &'a ScoredRow,
+}
+
+impl Worst<'_> {
+    /// What was said, and what is right.
+    fn answers(&self) -> [&str; 2] {
+        let choices = &self.question.choices;
+        match &self.row.written {
+            Some(written) => [&written.text, &choices[self.question.answer]],
+            None => [&choices[self.row.prediction()], &choices[self.row.label]],
+        }
+    }
 }
 
 /// Writes both reports of a run.
@@ -340,23 +354,63 @@ impl Report<'_> {
         } = &self.scored.calibrated;
         let share = |v: Option<f64>| v.map_or("–".into(), |v| format!("{:.1} %", v * 100.0));
         let size = |v: Option<f64>| v.map_or("–".into(), |v| format!("{v:.2}"));
-        vec![
-            format!(
-                "Temperature {:.2} (above 1: the model was over-confident). Calibrator: logit c = {:.2} + {:.2} logit(confidence) + {:.2} z(FLU).",
-                temperature.temperature,
-                confidence.weights[0],
-                confidence.weights[1],
-                confidence.weights[2]
-            ),
-            format!(
+        let mut sentences = vec![format!(
+            "Temperature {:.2} (above 1: the model was over-confident). Calibrator: logit c = {:.2} + {:.2} logit(confidence) + {:.2} z(FLU).",
+            temperature.temperature,
+            confidence.weights[0],
+            confidence.weights[1],
+            confidence.weights[2]
+        )];
+        // What is written has no set of choices.
+        if !self.written() {
+            sentences.push(format!(
                 "Conformal sets for {:.0} % coverage: LAC covers {} with {} choices, APS {} with {}.",
                 (1.0 - ALPHA) * 100.0,
                 share(lac.coverage),
                 size(lac.set_size),
                 share(aps.coverage),
                 size(aps.set_size)
-            ),
-        ]
+            ));
+        }
+        sentences
+    }
+
+    /// Whether the model wrote the answers itself.
+    fn written(&self) -> bool {
+        let mut rows = self.scored.tuned_rows.iter();
+        rows.any(|row| row.written.is_some())
+    }
+
+    /// Every way to trust a written answer: ECE and AUROC.
+    fn confidences(&self) -> Option<Vec<Line>> {
+        let rows = &self.scored.tuned_rows;
+        let evaluation = &self.config.evaluation;
+        let figures = |confidence| {
+            let trusted: Vec<ScoredRow> = rows
+                .iter()
+                .map(|row| row.clone().trusted_by(confidence))
+                .collect();
+            Metrics::of(&trusted, evaluation.bins, self.config.bootstrap())
+        };
+        let routed = rows.iter().any(|row| row.flu.is_some());
+        let line = |confidence| {
+            let found = figures(confidence);
+            Line {
+                name: match confidence {
+                    AnswerConfidence::Mean => "mean of the tokens' probabilities (geometric)",
+                    AnswerConfidence::Product => "product of the tokens' probabilities",
+                    AnswerConfidence::First => "probability of the first token",
+                    AnswerConfidence::Flu => "FLU",
+                },
+                unit: Unit::Percent,
+                better: "lower, higher",
+                base: Some(found.expected_calibration_error),
+                tuned: Some(found.auroc),
+            }
+        };
+        let kinds = AnswerConfidence::ALL.into_iter();
+        let kinds = kinds.filter(|kind| routed || *kind != AnswerConfidence::Flu);
+        self.written().then(|| kinds.map(line).collect())
     }
 
     fn sources(&self) -> Vec<(String, String)> {
@@ -418,6 +472,11 @@ impl Report<'_> {
             (
                 "Scoring".into(),
                 match self.config.data.scoring {
+                    _ if self.written() => format!(
+                        "written, at most {} tokens, exact match with an accepted answer, confidence: {:?}",
+                        self.config.data.answer_tokens, self.config.evaluation.answer_confidence
+                    )
+                    .to_lowercase(),
                     Scoring::Letters => "letters".into(),
                     Scoring::Cloze => {
                         format!("cloze, per {:?}", self.config.data.normalization).to_lowercase()
@@ -456,9 +515,13 @@ impl Report<'_> {
 }
 
 /// The most frequent right choice and its share: what a model that knows nothing could reach. None where rows differ in their
-/// number of choices, or for an empty set.
+/// number of choices, where the model writes, or for an empty set.
 fn most_frequent(rows: &[ScoredRow]) -> Option<(usize, f64)> {
-    let choices = rows.first()?.probabilities.len();
+    let first = rows.first()?;
+    if first.written.is_some() {
+        return None;
+    }
+    let choices = first.probabilities.len();
     if rows.iter().any(|r| r.probabilities.len() != choices) {
         return None;
     }

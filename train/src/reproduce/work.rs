@@ -261,7 +261,8 @@ pub fn ensure_evaluated(
         };
         let views = of.views(texts, method.perturbations(), config.train.seed)?;
         let name = format!("{} on {set}", config.method.title());
-        let evaluated = evaluate(config, &setup, &name, &*predictor, questions, &views)?;
+        let asked = (&*predictor, of.tokenizer());
+        let evaluated = evaluate(config, &setup, &name, asked, questions, &views)?;
         write_predictions(
             &run.evaluation(&set).join("predictions.jsonl"),
             &evaluated.rows,

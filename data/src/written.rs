@@ -1,0 +1,49 @@
+//! When an answer in the model's own words is right.
+
+/// Lower case, without punctuation and articles, single spaces: TriviaQA's own evaluation (Joshi et al. 2017).
+pub fn normalized(text: &str) -> String {
+    let plain: String = text
+        .to_lowercase()
+        .chars()
+        .map(|c| match c {
+            c if c.is_ascii_punctuation() => ' ',
+            '‘' | '’' | '´' => ' ',
+            c => c,
+        })
+        .collect();
+    plain
+        .split_whitespace()
+        .filter(|word| !["a", "an", "the"].contains(word))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Exact match of the normalised texts with any of the accepted answers. One that normalises to nothing is never right.
+pub fn is_accepted(text: &str, accepted: &[String]) -> bool {
+    let text = normalized(text);
+    !text.is_empty() && accepted.iter().any(|answer| normalized(answer) == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_punctuation_articles_and_spaces_do_not_count() {
+        for (text, expected) in [
+            ("The Eiffel  Tower!", "eiffel tower"),
+            ("AC/DC", "ac dc"),
+            ("Pigs_(disambiguation)", "pigs disambiguation"),
+            ("an apple a day", "apple day"),
+            ("Rock ‘n’ Roll", "rock n roll"),
+            ("Ångström", "ångström"),
+            ("the a an", ""),
+        ] {
+            assert_eq!(normalized(text), expected, "{text}");
+        }
+        let accepted = ["Rome".to_string(), "the Eternal City".into()];
+        assert!(is_accepted(" eternal city.", &accepted));
+        assert!(!is_accepted("eternal", &accepted));
+        assert!(!is_accepted("The", &["A".into()]));
+    }
+}

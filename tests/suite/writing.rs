@@ -1,0 +1,263 @@
+//! Answers in the model's own words: the decoding, and the way of a user.
+
+use burn::data::dataloader::batcher::Batcher;
+use burn::prelude::*;
+use burn::tensor::activation::softmax;
+use data::tokenizer::EncodedQuestion;
+use data::{QuestionBatcher, Tokenizer};
+use model::{AdapterConfig, DropoutSeed, Llama};
+use serde_json::Value;
+use train::loss::calibration::{FluTokens, functional_uncertainty};
+use train::method::{self, Sample};
+use train::writing::{WrittenAnswer, write};
+
+use crate::command_line::{fails, succeeds, uq4ct};
+use crate::support::{assert_close, devices, floats, mixture, questions, tiny_adapted};
+
+const LONGEST: usize = 6;
+
+fn prompts(n: usize) -> Vec<EncodedQuestion> {
+    let open = |question: EncodedQuestion| EncodedQuestion {
+        accepted: Some(vec![]),
+        ..question
+    };
+    questions(n)
+        .iter()
+        .map(EncodedQuestion::prompt_only)
+        .map(open)
+        .collect()
+}
+
+fn written(models: &[Llama], rows: &[EncodedQuestion], device: &Device) -> Vec<WrittenAnswer> {
+    let samples: Vec<Sample> = models.iter().map(|m| (m, DropoutSeed::OFF)).collect();
+    let batch = QuestionBatcher::default().batch(rows.to_vec(), device);
+    write(
+        samples,
+        &batch,
+        FluTokens::Mean,
+        &Tokenizer::tiny(),
+        LONGEST,
+    )
+    .unwrap()
+}
+
+fn models(device: &Device) -> Vec<Llama> {
+    let adapter = AdapterConfig::MixLora(mixture());
+    let one = tiny_adapted(&adapter, device);
+    // Another adapter on the same base.
+    let mut other = one.adapter_tensors();
+    for data in other.values_mut() {
+        let shape = data.shape();
+        let values: Vec<f32> = data.clone().try_into_vec_as().unwrap();
+        *data = TensorData::new(values.iter().rev().copied().collect(), shape);
+    }
+    vec![one.clone(), one.with_adapter_tensors(&other).unwrap()]
+}
+
+/// The same from whole passes over prompt and answer so far, one question at a time.
+fn written_slowly(models: &[Llama], row: &EncodedQuestion, device: &Device) -> (String, Vec<f32>) {
+    let tokenizer = Tokenizer::tiny();
+    let (mut longer, mut tokens, mut logs) = (row.clone(), Vec::new(), Vec::new());
+    while logs.len() < LONGEST {
+        let batch = QuestionBatcher::default().batch(vec![longer.clone()], device);
+        let input = method::input(&batch, DropoutSeed::OFF);
+        let sum = models
+            .iter()
+            .map(|model| softmax(model.forward(&input).logits, 1))
+            .reduce(|sum, other| sum + other)
+            .unwrap();
+        let probabilities = floats(sum / models.len() as f64);
+        let best = (0..probabilities.len())
+            .max_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]))
+            .unwrap();
+        logs.push(probabilities[best].ln());
+        if tokenizer.ends_answer(&tokens, best as u32).unwrap() {
+            break;
+        }
+        tokens.push(best as u32);
+        longer.prompt.push(best as u32);
+    }
+    let text = tokenizer.decode(&tokens).unwrap().trim().to_owned();
+    (text, logs)
+}
+
+#[test]
+fn the_cache_changes_nothing_nor_do_the_questions_beside_it() {
+    for (name, device, tolerance) in devices() {
+        let models = models(&device);
+        for models in [&models[..1], &models[..]] {
+            let rows = prompts(5);
+            let together = written(models, &rows, &device);
+            for (row, (answer, flu)) in rows.iter().zip(&together) {
+                let what = format!("{} by {} models on {name}", row.id, models.len());
+                let logs: Vec<f32> = answer
+                    .log_probabilities
+                    .iter()
+                    .map(|log| *log as f32)
+                    .collect();
+                let (text, slowly) = written_slowly(models, row, &device);
+                assert_eq!(answer.text, text, "{what}");
+                assert_close(&what, &logs, &slowly, tolerance);
+                let alone = &written(models, std::slice::from_ref(row), &device)[0];
+                assert_eq!(alone.0.text, text, "{what}");
+                let found = [flu.unwrap() as f32];
+                assert_close(&what, &found, &[alone.1.unwrap() as f32], tolerance);
+            }
+        }
+    }
+}
+
+#[test]
+fn flu_is_that_of_the_prompt() {
+    let device = Device::flex();
+    let models = models(&device);
+    let rows = prompts(3);
+    let batch = QuestionBatcher::default().batch(rows.clone(), &device);
+    let output = models[0].forward(&method::input(&batch, DropoutSeed::OFF));
+    let expected = functional_uncertainty(
+        &output.routing,
+        &batch.prompt_mean,
+        &batch.scored,
+        FluTokens::Mean,
+    );
+    let found: Vec<f32> = written(&models[..1], &rows, &device)
+        .iter()
+        .map(|(_, flu)| flu.unwrap() as f32)
+        .collect();
+    assert_close("flu", &found, &floats(expected), 1e-5);
+}
+
+const OWN: [&str; 9] = [
+    "train",
+    "--model",
+    "tiny",
+    "--plain",
+    "--device",
+    "cpu",
+    "--set",
+    "train.max_steps=2",
+    "--dataset",
+];
+
+fn json_lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn stdout(root: &std::path::Path, args: &[&str]) -> String {
+    let output = uq4ct(root, args);
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_run_on_open_ended_questions_writes_reports_and_predicts() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    for method in ["uq4ct", "spuq", "mc_dropout", "tfb"] {
+        let flags = ["triviaqa", "--method", method, "--run", method];
+        succeeds(root, &[&OWN[..], &flags[..]].concat());
+        let path = root
+            .join(method)
+            .join("evaluation/triviaqa/predictions.jsonl");
+        let rows = json_lines(&std::fs::read_to_string(path).unwrap());
+        assert_eq!(rows.len(), 20);
+        for row in rows {
+            let logs = row["written"]["log_probabilities"].as_array().unwrap();
+            assert!((1..=16).contains(&logs.len()));
+            assert!(row["written"]["text"].is_string());
+            let sum: f64 = logs.iter().map(|log| log.as_f64().unwrap()).sum();
+            let p = row["probabilities"][0].as_f64().unwrap();
+            if method != "spuq" {
+                assert!((p - (sum / logs.len() as f64).exp()).abs() < 1e-5);
+            }
+        }
+    }
+    let report = std::fs::read_to_string(root.join("uq4ct/report.md")).unwrap();
+    assert!(
+        report.contains("| product of the tokens' probabilities") && report.contains("| FLU, % |"),
+        "{report}"
+    );
+    assert!(!report.contains("Conformal"), "{report}");
+    let question = [
+        "predict",
+        "uq4ct",
+        "--question",
+        "How is dog spelled backwards?",
+    ];
+    let one = stdout(root, &[&question[..], &["--json"]].concat());
+    let answer: Value = serde_json::from_str(&one).unwrap();
+    assert!(answer["text"].is_string() && answer.get("answer").is_none());
+    assert_eq!(answer["probability"], answer["probabilities"][0]);
+    assert!(stdout(root, &question).contains("calibrated confidence"));
+    let chosen = [&question[..], &["--choice", "god"]].concat();
+    fails(root, &chosen, &["this run writes its answers"]);
+    std::fs::write(
+        root.join("in.jsonl"),
+        "{\"question\": \"Is this known?\", \"answer\": \"no\"}\n{\"question\": \"And this?\"}\n",
+    )
+    .unwrap();
+    let answers = json_lines(&stdout(root, &["predict", "uq4ct", "--input", "in.jsonl"]));
+    assert_eq!(answers[0]["correct"], false);
+    assert!(answers[1].get("correct").is_none());
+}
+
+#[test]
+fn settings_that_need_choices_are_refused_for_open_ended_questions() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    for (flags, reason) in [
+        (&["--method", "laplace"][..], "laplace"),
+        (
+            &["--set", "objective.cross_entropy=choices"],
+            "without choices",
+        ),
+        (
+            &[
+                "--method",
+                "lora",
+                "--set",
+                "evaluation.answer_confidence=flu",
+            ],
+            "no routers",
+        ),
+    ] {
+        fails(root, &[&OWN[..], &["triviaqa"], flags].concat(), &[reason]);
+    }
+}
+
+#[test]
+fn own_open_ended_questions_are_checked_and_trained_on() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let rows: String = (0..30)
+        .map(|i| format!("{{\"question\": \"What is {i} plus 1?\", \"answer\": {}, \"aliases\": [\"number {}\"]}}\n", i + 1, i + 1))
+        .collect();
+    std::fs::write(root.join("own.jsonl"), &rows).unwrap();
+    let open = ["--set", "data.custom.written=true"];
+    let check = ["data", "check", "own.jsonl", "--model", "tiny"];
+    let said = stdout(root, &[&check[..], &open[..]].concat());
+    assert!(
+        said.contains("open-ended; accepted answers a row: 2: 30"),
+        "{said}"
+    );
+    let run = ["own.jsonl", "--run", "own"];
+    succeeds(root, &[&OWN[..], &run[..], &open[..]].concat());
+    assert!(
+        root.join("own/evaluation/custom/predictions.jsonl")
+            .is_file()
+    );
+    std::fs::write(
+        root.join("bad.jsonl"),
+        format!("{rows}{{\"question\": \"?\", \"answer\": \"x\", \"aliases\": 3}}\n"),
+    )
+    .unwrap();
+    let bad = ["data", "check", "bad.jsonl", "--model", "none"];
+    let output = uq4ct(root, &[&bad[..], &open[..]].concat());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        !output.status.success() && said.contains("row 31: aliases: expected a list"),
+        "{said}"
+    );
+}
