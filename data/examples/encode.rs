@@ -22,6 +22,7 @@ fn main() -> Result<(), data::DataError> {
             labels: LabelStyle::Letter,
             scoring,
             normalization: Normalization::Token,
+            answer_tokens: 16,
         };
         println!("{scoring:?}: {:?}", rendering.render(&question).text());
         let encoded =

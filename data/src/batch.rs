@@ -3,7 +3,7 @@
 use burn::data::dataloader::batcher::Batcher;
 use burn::prelude::*;
 
-use crate::tokenizer::EncodedQuestion;
+use crate::tokenizer::{Continuation, EncodedQuestion};
 
 /// What a batch carries beside the prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -144,9 +144,8 @@ impl Batcher<EncodedQuestion, Batch> for QuestionBatcher {
     fn batch(&self, items: Vec<EncodedQuestion>, device: &Device) -> Batch {
         let most = items.iter().map(|q| q.choices.len()).max().unwrap_or(1);
         let cloze = items.iter().any(|q| {
-            q.choices
-                .iter()
-                .any(|c| c.tokens.len() > 1 || c.weight != 1.0)
+            let several = |c: &Continuation| c.tokens.len() > 1 || c.weight != 1.0;
+            q.open.is_some() || q.choices.iter().any(several)
         });
         // A label is appended to its prompt; a text stands in the batch anyway.
         let append = self.options.sequence_targets && !cloze;
@@ -225,7 +224,7 @@ impl Batcher<EncodedQuestion, Batch> for QuestionBatcher {
                 }
             }),
             choices: items.iter().map(|q| q.choices.len()).collect(),
-            written: items.iter().any(|q| q.accepted.is_some()),
+            written: items.iter().any(|q| q.open.is_some()),
             ids: items.into_iter().map(|q| q.id).collect(),
             seed: 0,
             step: 0,
@@ -382,7 +381,6 @@ impl Targets {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokenizer::Continuation;
 
     fn question(prompt: &[u32], labels: &[u32], answer: usize) -> EncodedQuestion {
         EncodedQuestion::lettered(&format!("{prompt:?}"), prompt.to_vec(), labels, answer)

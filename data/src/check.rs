@@ -91,7 +91,7 @@ impl CheckedFile {
     }
 
     fn count(&mut self) {
-        let mut seen: HashMap<String, (usize, String)> = HashMap::new();
+        let mut seen: HashMap<String, (usize, &[String])> = HashMap::new();
         let mut groups = HashSet::new();
         for (row, question) in &self.questions {
             *self.choices.entry(question.choices.len()).or_default() += 1;
@@ -103,12 +103,20 @@ impl CheckedFile {
             if distinct.len() < question.choices.len() {
                 self.equal_choices.push(*row);
             }
-            let answer = question.choices[question.answer].to_lowercase();
+            // Every wording of what is to be written is the same answer.
+            let answers = match question.written {
+                true => &question.choices[..],
+                false => &question.choices[question.answer..=question.answer],
+            };
+            let same = |known: &[String]| {
+                let agree = |a: &String| known.iter().any(|b| a.to_lowercase() == b.to_lowercase());
+                answers.iter().any(agree)
+            };
             match seen.get(&question.fingerprint()) {
-                Some((first, known)) if *known == answer => self.repeats.push([*first, *row]),
+                Some((first, known)) if same(known) => self.repeats.push([*first, *row]),
                 Some((first, _)) => self.contradictions.push([*first, *row]),
                 None => {
-                    seen.insert(question.fingerprint(), (*row, answer));
+                    seen.insert(question.fingerprint(), (*row, answers));
                 }
             }
         }
@@ -179,6 +187,8 @@ pub struct CheckedTokens {
     pub lengths: Option<[usize; 4]>,
     /// Rows that lose the end of their question or context.
     pub shortened: Vec<usize>,
+    /// Rows whose answer is longer than the model may write.
+    pub cut: Vec<usize>,
     /// Rows that cannot be put to the model.
     pub refused: Vec<BadRow>,
     /// A few questions as the model sees them.
@@ -236,6 +246,9 @@ impl CheckedTokens {
                     lengths.push(encoded.length());
                     if encoded.shortened {
                         found.shortened.push(*row);
+                    }
+                    if encoded.open.is_some_and(|open| open.cut) {
+                        found.cut.push(*row);
                     }
                     found.examples.extend(text);
                 }
@@ -343,6 +356,7 @@ mod tests {
             labels: LabelStyle::Letter,
             scoring: Scoring::Letters,
             normalization: Normalization::Token,
+            answer_tokens: 16,
         };
         let letters = CheckedTokens::of(&found, &Tokenizer::tiny(), &rendering, 200, 1);
         assert_eq!(letters.shortened, [2]);

@@ -335,7 +335,7 @@ pub fn chunk_ends(schedule: &Schedule, rows: usize, first: usize) -> Vec<usize> 
 }
 
 /// Serves rows once each, longest first (the first batch shows whether memory suffices), in batches of at most `max_tokens`
-/// computed tokens.
+/// tokens, room for answers that are to be written among them.
 #[derive(Clone)]
 pub struct EvaluationLoader {
     batches: Arc<Vec<Vec<EncodedQuestion>>>,
@@ -370,11 +370,12 @@ impl EvaluationLoader {
         device: &Device,
     ) -> Self {
         let mut sorted = questions.to_vec();
-        sorted.sort_by(|a, b| b.length().cmp(&a.length()).then(a.id.cmp(&b.id)));
+        let length = EncodedQuestion::asked_length;
+        sorted.sort_by(|a, b| length(b).cmp(&length(a)).then(a.id.cmp(&b.id)));
         let mut batches: Vec<Vec<EncodedQuestion>> = Vec::new();
         for question in sorted {
             match batches.last_mut() {
-                Some(batch) if (batch.len() + 1) * batch[0].length() <= max_tokens => {
+                Some(batch) if (batch.len() + 1) * length(&batch[0]) <= max_tokens => {
                     batch.push(question);
                 }
                 _ => batches.push(vec![question]),

@@ -55,6 +55,8 @@ pub struct Rendering {
     pub scoring: Scoring,
     /// Of log-likelihoods.
     pub normalization: Normalization,
+    /// Tokens of the longest answer that the model may write itself.
+    pub answer_tokens: usize,
 }
 
 impl Rendering {

@@ -28,9 +28,19 @@ pub struct EncodedQuestion {
     pub answer: usize,
     /// The prompt was too long and lost a part of its question or passage.
     pub shortened: bool,
-    /// Where the model writes the answer itself: the texts that count as right, none if that is not known; the one choice is then what
-    /// training appends. Absent where it chooses.
-    pub accepted: Option<Vec<String>>,
+    /// Where the model writes the answer itself, its one choice is what training appends. Absent where it chooses.
+    pub open: Option<OpenEnded>,
+}
+
+/// What is known of an answer to be written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpenEnded {
+    /// The texts that count as right; none if that is not known.
+    pub accepted: Vec<String>,
+    /// Tokens of the longest answer that may be written.
+    pub answer_tokens: usize,
+    /// The answer that training appends is longer and was cut: the model can never write it to its end.
+    pub cut: bool,
 }
 
 /// A choice as it follows the prompt.
@@ -55,7 +65,7 @@ impl EncodedQuestion {
             choices: labels.iter().map(choice).collect(),
             answer,
             shortened: false,
-            accepted: None,
+            open: None,
         }
     }
 
@@ -66,6 +76,12 @@ impl EncodedQuestion {
             choice.tokens.truncate(1);
         }
         alone
+    }
+
+    /// Tokens that it takes in a batch that is asked: those computed, and room for the answer where it is to be written.
+    pub fn asked_length(&self) -> usize {
+        let answer = self.open.as_ref().map_or(0, |open| open.answer_tokens);
+        self.length() + answer
     }
 
     /// Tokens that the model computes: the prompt, and each choice but for its last token, which is only predicted.
@@ -165,18 +181,23 @@ impl Tokenizer {
             .map_err(|e| DataError::setting("tokenizer", e.to_string()))
     }
 
-    /// Whether the next id ends a written answer: a special one, or an end of line after its words.
+    /// The text of a written answer, its first line of words, and whether its end has come: a special id, or an end of line after words.
     ///
     /// # Errors
     /// Ids outside the vocabulary.
-    pub fn ends_answer(&self, written: &[u32], next: u32) -> Result<bool, DataError> {
+    pub fn written(&self, ids: &[u32]) -> Result<(String, bool), DataError> {
         let added = self.inner.get_added_vocabulary();
-        let name = self.inner.id_to_token(next).unwrap_or_default();
-        if added.is_special_token(&name) {
-            return Ok(true);
-        }
-        let words = self.decode(written)?;
-        Ok(!words.trim().is_empty() && self.decode(&[next])?.contains('\n'))
+        let is_special = |id: &u32| {
+            let name = self.inner.id_to_token(*id).unwrap_or_default();
+            added.is_special_token(&name)
+        };
+        let words = ids.iter().position(is_special).unwrap_or(ids.len());
+        let text = self.decode(&ids[..words])?;
+        let (line, ended) = match text.trim_start().split_once('\n') {
+            Some((line, _)) => (line, true),
+            None => (text.as_str(), words < ids.len()),
+        };
+        Ok((line.trim().to_owned(), ended))
     }
 
     /// Renders and encodes questions; prompts over `max_tokens` (with their longest choice) lose the end of their question or
@@ -226,11 +247,24 @@ impl Tokenizer {
             true => (Scoring::Cloze, Normalization::Token),
             false => (rendering.scoring, rendering.normalization),
         };
-        let texts = match scoring {
+        let mut texts = match scoring {
             Scoring::Letters => self.labels(prompt, cache)?,
             Scoring::Cloze => self.continuations(prompt, &question.id)?,
         };
-        let beyond = texts.iter().map(|t| t.len() - 1).max().unwrap_or(0);
+        // Room for what is written is not the prompt's.
+        let beyond = match written {
+            true => 0,
+            false => texts.iter().map(|t| t.len() - 1).max().unwrap_or(0),
+        };
+        let longest = rendering.answer_tokens;
+        let open = written.then(|| OpenEnded {
+            accepted: question.choices.clone(),
+            answer_tokens: longest,
+            cut: texts.iter().any(|answer| answer.len() > longest),
+        });
+        if written {
+            texts.iter_mut().for_each(|answer| answer.truncate(longest));
+        }
         let (ids, shortened) = self.fit(prompt, max_tokens.saturating_sub(beyond), &question.id)?;
         let weigh = |(tokens, text): (Vec<u32>, &String)| Continuation {
             weight: match (scoring, normalization) {
@@ -246,7 +280,7 @@ impl Tokenizer {
             prompt: ids,
             answer: if written { 0 } else { question.answer },
             shortened,
-            accepted: written.then(|| question.choices.clone()),
+            open,
         })
     }
 
@@ -264,7 +298,7 @@ impl Tokenizer {
                     _ => Err(DataError::setting(
                         "data.scoring",
                         format!(
-                            "row {id}: the choice {label:?} does not follow {:?} as tokens of its own: use scoring = \"letters\" or another model",
+                            "row {id}: the answer {label:?} does not follow {:?} as tokens of its own: use scoring = \"letters\", where there are choices, or another model",
                             prompt.tail
                         ),
                     )),
@@ -372,6 +406,7 @@ mod tests {
         labels: LabelStyle::Choice,
         scoring: Scoring::Letters,
         normalization: Normalization::Token,
+        answer_tokens: 16,
     };
 
     fn question(text: &str) -> MultipleChoice {

@@ -1,6 +1,7 @@
 //! When an answer in the model's own words is right.
 
-/// Lower case, without punctuation and articles, single spaces: TriviaQA's own evaluation (Joshi et al. 2017).
+/// Lower case, without punctuation and articles, single spaces: TriviaQA's own evaluation (Joshi et al. 2017), but that a text of nothing
+/// but articles keeps them.
 pub fn normalized(text: &str) -> String {
     let plain: String = text
         .to_lowercase()
@@ -11,11 +12,16 @@ pub fn normalized(text: &str) -> String {
             c => c,
         })
         .collect();
-    plain
-        .split_whitespace()
-        .filter(|word| !["a", "an", "the"].contains(word))
-        .collect::<Vec<_>>()
-        .join(" ")
+    let words: Vec<&str> = plain.split_whitespace().collect();
+    let telling = words
+        .iter()
+        .filter(|word| !["a", "an", "the"].contains(word));
+    let telling: Vec<&str> = telling.copied().collect();
+    // The answer "A" is a letter, not an article.
+    match telling.is_empty() {
+        true => words.join(" "),
+        false => telling.join(" "),
+    }
 }
 
 /// Exact match of the normalised texts with any of the accepted answers. One that normalises to nothing is never right.
@@ -37,13 +43,15 @@ mod tests {
             ("an apple a day", "apple day"),
             ("Rock ‘n’ Roll", "rock n roll"),
             ("Ångström", "ångström"),
-            ("the a an", ""),
+            ("the A", "the a"),
+            ("!", ""),
         ] {
             assert_eq!(normalized(text), expected, "{text}");
         }
         let accepted = ["Rome".to_string(), "the Eternal City".into()];
         assert!(is_accepted(" eternal city.", &accepted));
         assert!(!is_accepted("eternal", &accepted));
-        assert!(!is_accepted("The", &["A".into()]));
+        assert!(!is_accepted("The", &["A".into()]) && is_accepted("a.", &["A".into()]));
+        assert!(!is_accepted("?", &["!".into()]));
     }
 }

@@ -274,6 +274,13 @@ fn describe_tokens(tokens: &CheckedTokens, file: &CheckedFile) -> String {
             few(&tokens.shortened, usize::to_string)
         );
     }
+    if !tokens.cut.is_empty() {
+        text += &format!(
+            "  warning: {} answers are longer than the model may write and can never be right, rows {}; raise data.answer_tokens\n",
+            tokens.cut.len(),
+            few(&tokens.cut, usize::to_string)
+        );
+    }
     text += &bad_rows(file, &tokens.refused);
     tokens
         .examples

@@ -30,8 +30,8 @@ pub(super) struct EvaluateArgs {
     /// Ask the run's adapter by another method that queries the same training, such as mc_dropout for a lora run
     #[arg(long)]
     method: Option<String>,
-    /// A single setting of that method, such as method.samples=20; may be repeated
-    #[arg(long, value_name = "SECTION.KEY=VALUE", requires = "method")]
+    /// A single setting of how it is asked, such as method.samples=20 or evaluation.bins=10; may be repeated
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
     /// At most this many test questions of each
     #[arg(long)]
@@ -52,8 +52,12 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
                 args.run.join("report.md").display()
             );
         }
-        on(&config, dataset, args.limit).validate()?;
     }
+    let asked: Vec<RunConfig> = args
+        .on
+        .iter()
+        .map(|dataset| on(&config, dataset, &args))
+        .collect::<Result<_>>()?;
     let state = Arc::new(Mutex::new(DashboardState::default()));
     let _lines = Plain::start(state.clone(), 30);
     let setup = args.places.finished(&args.run, &config, state)?;
@@ -65,24 +69,21 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
     };
     // Weights are loaded for the longest question of all sets.
     let mut sets = Vec::new();
-    for dataset in &args.on {
-        sets.push(prepare_test(
-            &on(&config, dataset, args.limit),
-            &setup.finder,
-        )?);
+    for config in &asked {
+        sets.push(prepare_test(config, &setup.finder)?);
     }
     let positions = sets.iter().map(|set| set.positions()).max().unwrap_or(0);
     let base = trained_on.load_for(&config, positions, &setup.device)?;
     let members = load_members(&run, &config, &trained_on, &base)?;
     let predictor = fit(&config, &setup, &*method, members, &trained_on.train)?;
-    for (dataset, prepared) in args.on.iter().zip(&sets) {
+    for ((dataset, config), prepared) in args.on.iter().zip(&asked).zip(&sets) {
         let views = prepared.views(
             &prepared.splits.test,
             method.perturbations(),
             config.train.seed,
         )?;
         let evaluated = evaluate(
-            &config,
+            config,
             &setup,
             dataset,
             (&*predictor, prepared.tokenizer()),
@@ -110,40 +111,48 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The same settings on another dataset's test questions.
-fn on(config: &RunConfig, dataset: &str, limit: Option<usize>) -> RunConfig {
-    let mut config = config.on(dataset);
-    config.data.test_limit = limit;
-    config
+/// The same settings on another dataset's test questions, with what is given about how they are asked.
+fn on(config: &RunConfig, dataset: &str, args: &EvaluateArgs) -> Result<RunConfig> {
+    let mut config = config.asked_on(dataset)?;
+    config.data.test_limit = args.limit;
+    let mut layers = ConfigLayers::default();
+    layers.text(&config.to_toml(), "the run's settings")?;
+    for assignment in args.set.iter().filter(|assignment| is_asking(assignment)) {
+        layers.set(assignment)?;
+    }
+    Ok(layers.resolve()?)
+}
+
+/// Whether an assignment is about how questions are asked, whatever the method.
+fn is_asking(assignment: &str) -> bool {
+    assignment.starts_with("evaluation.") || assignment.starts_with("data.answer_tokens")
 }
 
 /// The run's settings, with another method's if one is asked for.
 fn settings(args: &EvaluateArgs, trained: &RunConfig) -> Result<RunConfig> {
+    let mut given = ConfigLayers::default();
+    for assignment in &args.set {
+        if !assignment.starts_with("method.") && !is_asking(assignment) {
+            bail!(
+                "--set {assignment}: the training is done; only settings of [method] and [evaluation], and data.answer_tokens, still count"
+            );
+        }
+        if assignment.starts_with("method.") {
+            given.set(assignment)?;
+        }
+    }
     let Some(name) = &args.method else {
+        if let Some(key) = given.keys().next() {
+            bail!("--set {key}: belongs to another way to ask: say --method too");
+        }
         return Ok(trained.clone());
     };
     let mut layers = ConfigLayers::default();
     layers.method(name)?;
-    let mut given = ConfigLayers::default();
-    for assignment in &args.set {
-        given.set(assignment)?;
-    }
-    if let Some(key) = given
-        .keys()
-        .find(|key| !key.starts_with("method.") && !key.starts_with("evaluation."))
-    {
-        bail!(
-            "--set {key}: the training is done; only settings of [method] and [evaluation] still count"
-        );
-    }
     given.refuse_ignored(&layers.resolve()?.method.name, &layers)?;
-    layers.layer(given.clone());
+    layers.layer(given);
     let mut config = trained.clone();
-    let resolved = layers.resolve()?;
-    config.method = resolved.method;
-    if given.keys().any(|key| key.starts_with("evaluation.")) {
-        config.evaluation = resolved.evaluation;
-    }
+    config.method = layers.resolve()?.method;
     let asked = method::training(&config, trained.train.seed)?;
     let known = method::training(trained, trained.train.seed)?;
     if asked.method.name != known.method.name {

@@ -1,6 +1,6 @@
 //! `uq4ct reproduce`: a table of the paper, from trainings and evaluations that are each done once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -12,6 +12,7 @@ use train::TrainError;
 use train::config::ConfigLayers;
 use train::dashboard::state::{DashboardState, clock};
 use train::fine_tune::Setup;
+use train::reproduce::plan::RECORD;
 use train::reproduce::work::{
     Estimates, ensure_evaluated, ensure_trained, evaluation_directory, is_trained, missing,
     training_directory,
@@ -62,6 +63,12 @@ pub(super) struct ReproduceArgs {
     /// Do this one training or evaluation of the plan alone
     #[arg(long, conflicts_with = "plan")]
     job: Option<String>,
+    /// Print the table from recorded results, DIR or DIR/TABLE, and do nothing else
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "limit", "train_limit", "methods", "on", "config", "set", "plan", "job"])]
+    from: Option<PathBuf>,
+    /// Write it there too, in all its forms
+    #[arg(long, value_name = "DIR", requires = "from")]
+    out: Option<PathBuf>,
     /// Lines instead of the dashboard
     #[arg(long)]
     plain: bool,
@@ -92,21 +99,21 @@ impl Job {
         }
     }
 
-    fn directory(&self, root: &std::path::Path) -> PathBuf {
+    fn directory(&self, root: &Path) -> PathBuf {
         match self {
             Self::Training(training) => training_directory(root, training),
             Self::Evaluation(evaluation) => evaluation_directory(root, evaluation),
         }
     }
 
-    fn done(&self, root: &std::path::Path) -> bool {
+    fn done(&self, root: &Path) -> bool {
         match self {
             Self::Training(training) => is_trained(root, training),
             Self::Evaluation(evaluation) => missing(root, evaluation).is_empty(),
         }
     }
 
-    fn run(&self, root: &std::path::Path, setup: &Setup) -> Result<(), TrainError> {
+    fn run(&self, root: &Path, setup: &Setup) -> Result<(), TrainError> {
         match self {
             Self::Training(training) => ensure_trained(training, root, setup),
             Self::Evaluation(evaluation) => ensure_evaluated(evaluation, root, setup),
@@ -131,10 +138,13 @@ fn jobs(plan: &Plan) -> Vec<Job> {
 /// Runs `reproduce`.
 pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
     logging();
+    if let Some(from) = &args.from {
+        return print_recorded(&args, from);
+    }
     let device = args.places.device()?;
     let options = options(&args)?;
     let finder = args.places.finder(&model(&options));
-    let plan = Plan::new(&options, &finder)?;
+    let plan = Plan::new(&options, Some(&finder))?;
     for note in &plan.notes {
         eprintln!("{note}");
     }
@@ -242,17 +252,43 @@ fn write(args: &ReproduceArgs, options: &Options, plan: &Plan) -> Result<(PathBu
     let model = std::path::Path::new(&model).file_name();
     let model = model.map_or("model".into(), |name| name.to_string_lossy().to_lowercase());
     let name = format!("{}-{model}-{}", table.name, plan.identity());
-    let folder = RunDirectory::at(&args.root.join("tables").join(name));
+    let folder = args.root.join("tables").join(name);
+    write_forms(&folder, &table)?;
+    RunDirectory::at(&folder).write_text(RECORD, &plan.record(options))?;
+    Ok((folder, table))
+}
+
+/// A table in all its forms.
+fn write_forms(folder: &Path, table: &ResultTable) -> Result<()> {
+    let folder = RunDirectory::at(folder);
     for (ending, text) in [
-        ("md", render::markdown(&table)),
-        ("csv", render::csv(&table)),
-        ("tex", render::latex(&table)),
-        ("json", serde_json::to_string_pretty(&table)?),
-        ("svg", plot::svg(&table)?),
+        ("md", render::markdown(table)),
+        ("csv", render::csv(table)),
+        ("tex", render::latex(table)),
+        ("json", serde_json::to_string_pretty(table)?),
+        ("svg", plot::svg(table)?),
     ] {
         folder.write_text(&format!("{}.{ending}", table.name), &text)?;
     }
-    Ok((folder.root().to_path_buf(), table))
+    Ok(())
+}
+
+/// The table of results that were recorded, without model or data.
+fn print_recorded(args: &ReproduceArgs, from: &Path) -> Result<ExitCode> {
+    let table = tables::find(&args.table)?;
+    let inside = from.join(table.name);
+    let root = match inside.join(RECORD).is_file() {
+        true => inside,
+        false => from.to_path_buf(),
+    };
+    let options = Options::recorded(table, &root)?;
+    let plan = Plan::new(&options, None)?;
+    let table = ResultTable::collect(&plan, &root)?;
+    if let Some(out) = &args.out {
+        write_forms(out, &table)?;
+    }
+    print(render::markdown(&table));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The base model of all rows.

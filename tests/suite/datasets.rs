@@ -72,6 +72,7 @@ fn prompts_are_as_they_were() {
                     labels: dataset.labels(),
                     scoring,
                     normalization: Normalization::Token,
+                    answer_tokens: 16,
                 };
                 let prompt = rendering.render(question);
                 let _ = write!(

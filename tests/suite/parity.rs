@@ -238,9 +238,16 @@ fn loss_and_gradients_of_lora_equal_pytorch() {
     check_adapter("lora", &AdapterConfig::Lora(lora()), &*method);
 }
 
-/// Greedy tokens and their log-probabilities, from a cache, rows of different lengths together.
-fn generate(llama: &Llama, steps: usize, device: &Device) -> Vec<(Vec<i64>, Vec<f32>)> {
+/// Greedy tokens and their log-probabilities, from a cache, rows of different lengths together; the first row is forgotten after
+/// `forget` steps.
+fn generate(
+    llama: &Llama,
+    steps: usize,
+    forget: usize,
+    device: &Device,
+) -> Vec<(Vec<i64>, Vec<f32>)> {
     let rows = questions();
+    let mut kept: Vec<usize> = vec![0, 1];
     let batch = QuestionBatcher::default().batch(rows.clone(), device);
     let mut cache = KeyValueCache::default();
     let prompt = method::input(&batch, DropoutSeed::OFF);
@@ -249,21 +256,30 @@ fn generate(llama: &Llama, steps: usize, device: &Device) -> Vec<(Vec<i64>, Vec<
     for step in 0.. {
         let (best, token) = log_softmax(logits.clone(), 1).max_dim_with_indices(1);
         let tokens: Vec<i64> = token.clone().into_data().try_into_vec_as().unwrap();
-        for (row, (token, log)) in tokens.into_iter().zip(floats(best)).enumerate() {
-            found[row].0.push(token);
-            found[row].1.push(log);
+        for (row, (token, log)) in kept.iter().zip(tokens.into_iter().zip(floats(best))) {
+            found[*row].0.push(token);
+            found[*row].1.push(log);
         }
         if step + 1 == steps {
             break;
         }
-        let column =
-            |values: [i64; 2]| Tensor::<2, Int>::from_data([[values[0]], [values[1]]], device);
+        let mut token = token;
+        if step == forget {
+            kept = vec![1];
+            let rows = Tensor::from_data([1], device);
+            cache.select(&rows);
+            token = token.select(0, rows);
+        }
+        let column = |value: &dyn Fn(usize) -> i64| {
+            let values: Vec<i64> = kept.iter().map(|row| value(*row)).collect();
+            Tensor::<2, Int>::from_data(TensorData::new(values, [kept.len(), 1]), device)
+        };
         let next = LlamaInput {
             tokens: token,
-            positions: column(LENGTHS.map(|length| (length + step) as i64)),
-            segments: column([1, 1]),
-            branches: column([0, 0]),
-            scored: Tensor::from_data([0, 1], device),
+            positions: column(&|row| (LENGTHS[row] + step) as i64),
+            segments: column(&|_| 1),
+            branches: column(&|_| 0),
+            scored: Tensor::arange(0..kept.len() as i64, device),
             ..prompt.clone()
         };
         logits = llama.forward_with_cache(&next, &mut cache).logits;
@@ -284,14 +300,20 @@ fn greedy_generation_of_every_family_equals_transformers() {
             "mistral_window",
             "qwen2_bias",
         ] {
-            let found = generate(&load(family, &device), 8, &device);
-            for (row, (tokens, logs)) in found.into_iter().enumerate() {
-                let expected = &expected[family][row];
-                let what = format!("{family} on {name}, row {row}");
-                assert_eq!(serde_json::json!(tokens), expected["tokens"], "{what}");
-                let known: Vec<f32> =
-                    serde_json::from_value(expected["log_probabilities"].clone()).unwrap();
-                assert_close(&what, &logs, &known, tolerance);
+            for forget in [8, 3] {
+                let found = generate(&load(family, &device), 8, forget, &device);
+                for (row, (tokens, logs)) in found.into_iter().enumerate() {
+                    let steps = if row == 0 { 8.min(forget + 1) } else { 8 };
+                    assert_eq!(tokens.len(), steps);
+                    let expected = &expected[family][row];
+                    let what = format!("{family} on {name}, row {row}");
+                    let known: Vec<i64> =
+                        serde_json::from_value(expected["tokens"].clone()).unwrap();
+                    assert_eq!(tokens, known[..steps], "{what}");
+                    let known: Vec<f32> =
+                        serde_json::from_value(expected["log_probabilities"].clone()).unwrap();
+                    assert_close(&what, &logs, &known[..steps], tolerance);
+                }
             }
         }
     }

@@ -48,7 +48,11 @@ fn file(root: &Path, table: &str, ending: &str) -> String {
                 .starts_with(&name)
         })
         .unwrap();
-    std::fs::read_to_string(found.join(format!("{table}.{ending}"))).unwrap()
+    let name = match ending {
+        "toml" => "reproduce.toml".into(),
+        _ => format!("{table}.{ending}"),
+    };
+    std::fs::read_to_string(found.join(name)).unwrap()
 }
 
 #[test]
@@ -107,6 +111,15 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
         text(&again.stderr)
     );
     assert_eq!(text(&again.stdout), shown);
+    // The same from what was recorded, without model or data.
+    let record = file(root.path(), "table1", "toml");
+    std::fs::write(root.path().join("reproduce.toml"), record).unwrap();
+    let recorded = ["reproduce", "table1", "--from", "."];
+    let printed = text(&succeeds(root.path(), &recorded).stdout);
+    assert_eq!(
+        printed.trim_end(),
+        shown.split("\nWritten to").next().unwrap().trim_end()
+    );
     // Another table finds UQ4CT's and SPUQ's trainings there.
     reproduce(
         "table6",
@@ -308,4 +321,34 @@ fn runs_are_compared_and_asked_by_another_method() {
         "does not read it",
     );
     refused(&["reproduce", "table9"], "expected one of fig3, table1");
+}
+
+#[test]
+fn the_recorded_results_print_the_tables_that_stand_beside_them() {
+    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+    let from = results.to_str().unwrap();
+    let docs = std::fs::read_to_string(results.join("../docs/results.md")).unwrap();
+    for table in ["table1"] {
+        let out = tempfile::tempdir().unwrap();
+        let place = out.path().to_str().unwrap();
+        succeeds(
+            out.path(),
+            &["reproduce", table, "--from", from, "--out", place],
+        );
+        for ending in ["md", "csv", "svg"] {
+            let name = format!("{table}.{ending}");
+            let read = |folder: &Path| std::fs::read_to_string(folder.join(&name)).unwrap();
+            let (made, known) = (read(out.path()), read(&results.join(table)));
+            assert!(
+                made == known,
+                "{name} is not what results/{table} says: uq4ct reproduce {table} --from results --out results/{table}"
+            );
+            // Headings aside, the documentation shows the same.
+            let body = made.split_once("\n\n").unwrap().1.trim();
+            assert!(
+                ending != "md" || docs.contains(body),
+                "docs/results.md lacks {name}"
+            );
+        }
+    }
 }

@@ -1,24 +1,33 @@
 //! Answers in the model's own words: the decoding, and the way of a user.
 
+use std::collections::HashSet;
+
 use burn::data::dataloader::batcher::Batcher;
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 use burn::tensor::activation::softmax;
-use data::tokenizer::EncodedQuestion;
+use data::tokenizer::{EncodedQuestion, OpenEnded};
 use data::{QuestionBatcher, Tokenizer};
-use model::{AdapterConfig, DropoutSeed, Llama};
+use model::load::Weights;
+use model::load::tiny::{self, RandomWeights};
+use model::{AdapterConfig, DropoutSeed, Llama, ModelError};
 use serde_json::Value;
 use train::loss::calibration::{FluTokens, functional_uncertainty};
 use train::method::{self, Sample};
 use train::writing::{WrittenAnswer, write};
 
 use crate::command_line::{fails, succeeds, uq4ct};
-use crate::support::{assert_close, devices, floats, mixture, questions, tiny_adapted};
+use crate::support::{assert_close, devices, floats, mixture, questions};
 
-const LONGEST: usize = 6;
+const LONGEST: usize = 12;
 
 fn prompts(n: usize) -> Vec<EncodedQuestion> {
     let open = |question: EncodedQuestion| EncodedQuestion {
-        accepted: Some(vec![]),
+        open: Some(OpenEnded {
+            accepted: vec![],
+            answer_tokens: LONGEST,
+            cut: false,
+        }),
         ..question
     };
     questions(n)
@@ -41,9 +50,43 @@ fn written(models: &[Llama], rows: &[EncodedQuestion], device: &Device) -> Vec<W
     .unwrap()
 }
 
+/// The tiny model's weights with one loud token: it is the best or the worst almost everywhere, so that answers end, each at its own time.
+struct Loud(RandomWeights, usize);
+
+impl Weights for Loud {
+    fn tensor(&mut self, name: &str) -> Result<TensorData, ModelError> {
+        let data = self.0.tensor(name)?;
+        if name != "model.embed_tokens.weight" {
+            return Ok(data);
+        }
+        let shape = data.shape().clone();
+        let d = shape[1];
+        let mut values: Vec<f32> = data.try_into_vec_as().unwrap();
+        values[self.1 * d..(self.1 + 1) * d]
+            .iter_mut()
+            .for_each(|v| *v *= 2.0);
+        Ok(TensorData::new(values, shape))
+    }
+}
+
 fn models(device: &Device) -> Vec<Llama> {
     let adapter = AdapterConfig::MixLora(mixture());
-    let one = tiny_adapted(&adapter, device);
+    let tokenizer = Tokenizer::tiny();
+    let config = tiny::config(tokenizer.vocabulary());
+    let end = tokenizer.encode("\n").unwrap()[0] as usize;
+    let mut weights = Loud(RandomWeights::new(config.clone(), 1), end);
+    let base = Llama::load(&config, &mut weights, 128, FloatDType::F32, device).unwrap();
+    let fresh = base.attach(&adapter, 3).unwrap();
+    let mut one = fresh.adapter_tensors();
+    // Every B away from zero.
+    for data in one.values_mut() {
+        let shape = data.shape();
+        let values: Vec<f32> = data.clone().try_into_vec_as().unwrap();
+        let moved = values.iter().enumerate();
+        let moved = moved.map(|(i, v)| v + 0.2 * (i as f32 * 0.7).sin());
+        *data = TensorData::new(moved.collect::<Vec<f32>>(), shape);
+    }
+    let one = fresh.with_adapter_tensors(&one).unwrap();
     // Another adapter on the same base.
     let mut other = one.adapter_tensors();
     for data in other.values_mut() {
@@ -71,14 +114,13 @@ fn written_slowly(models: &[Llama], row: &EncodedQuestion, device: &Device) -> (
             .max_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]))
             .unwrap();
         logs.push(probabilities[best].ln());
-        if tokenizer.ends_answer(&tokens, best as u32).unwrap() {
-            break;
-        }
         tokens.push(best as u32);
         longer.prompt.push(best as u32);
+        if tokenizer.written(&tokens).unwrap().1 {
+            break;
+        }
     }
-    let text = tokenizer.decode(&tokens).unwrap().trim().to_owned();
-    (text, logs)
+    (tokenizer.written(&tokens).unwrap().0, logs)
 }
 
 #[test]
@@ -86,8 +128,19 @@ fn the_cache_changes_nothing_nor_do_the_questions_beside_it() {
     for (name, device, tolerance) in devices() {
         let models = models(&device);
         for models in [&models[..1], &models[..]] {
-            let rows = prompts(5);
+            let rows = prompts(24);
             let together = written(models, &rows, &device);
+            let lengths: Vec<usize> = together
+                .iter()
+                .map(|(answer, _)| answer.log_probabilities.len())
+                .collect();
+            let different: HashSet<&usize> = lengths.iter().collect();
+            let early = lengths.iter().filter(|n| **n < LONGEST).count();
+            // So many that those left are gathered at least once.
+            assert!(
+                different.len() > 2 && early * 2 > rows.len() && early < rows.len(),
+                "{lengths:?}"
+            );
             for (row, (answer, flu)) in rows.iter().zip(&together) {
                 let what = format!("{} by {} models on {name}", row.id, models.len());
                 let logs: Vec<f32> = answer
@@ -176,7 +229,7 @@ fn a_run_on_open_ended_questions_writes_reports_and_predicts() {
     }
     let report = std::fs::read_to_string(root.join("uq4ct/report.md")).unwrap();
     assert!(
-        report.contains("| product of the tokens' probabilities") && report.contains("| FLU, % |"),
+        report.contains("| product of the tokens' probabilities") && report.contains("| FLU |"),
         "{report}"
     );
     assert!(!report.contains("Conformal"), "{report}");

@@ -64,7 +64,8 @@ pub struct Answer {
     pub flu: Option<f64>,
     /// Every choice's probability; of a written answer, that it is right and that it is not.
     pub probabilities: Vec<f64>,
-    /// The choices that may be right: a conformal set; empty without choices.
+    /// The choices that may be right: a conformal set. Absent where the model writes the answer itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub set: Vec<usize>,
     /// The question was too long for the run's settings and lost a part: the answer is to the rest.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -137,7 +138,7 @@ impl Answerer {
             0 => prepare_model(&config, &setup.finder)?,
             _ => prepare(&config, &setup.finder)?,
         };
-        let positions = prepared.room() + 64;
+        let positions = prepared.room() + prepared.positions();
         let base = prepared.load_for(&config, positions, &setup.device)?;
         let members = load_members(&run, &config, &prepared, &base)?;
         let predictor = fit(&config, &setup, &*method, members, &prepared.train)?;

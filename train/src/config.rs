@@ -399,6 +399,7 @@ impl DataSection {
             labels,
             scoring: self.scoring,
             normalization: self.normalization,
+            answer_tokens: self.answer_tokens,
         }
     }
 }
@@ -596,6 +597,11 @@ impl ConfigLayers {
     pub fn layer(&mut self, over: Self) {
         merge(&mut self.table, over.table);
         self.places.extend(over.places);
+    }
+
+    /// All layers as one.
+    pub fn table(&self) -> Table {
+        self.table.clone()
     }
 
     /// The preset that these layers ask for: the variant's name, or the method's.
@@ -905,8 +911,54 @@ impl RunConfig {
         crate::method::build(self)?;
         match data.dataset()?.labels() {
             LabelStyle::Written => self.validate_written(),
-            LabelStyle::Letter | LabelStyle::Choice => Ok(()),
+            LabelStyle::Letter | LabelStyle::Choice => self.validate_chosen(),
         }
+    }
+
+    /// Where there are choices, nothing is written.
+    fn validate_chosen(&self) -> Result<(), TrainError> {
+        let unread = [
+            (
+                "data.answer_tokens",
+                self.data.answer_tokens != ANSWER_TOKENS,
+            ),
+            (
+                "evaluation.answer_confidence",
+                self.evaluation.answer_confidence != AnswerConfidence::default(),
+            ),
+        ];
+        match unread.into_iter().find(|(_, given)| *given) {
+            Some((key, _)) => Err(TrainError::config(
+                key,
+                "is about open-ended questions, these have choices: leave it out",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The same settings to ask questions of another dataset, the training being done: what is about choices falls away where there are
+    /// none, what is about written answers where nothing is written.
+    ///
+    /// # Errors
+    /// An unknown dataset.
+    pub fn asked_on(&self, dataset: &str) -> Result<Self, TrainError> {
+        let mut config = self.on(dataset);
+        let plain = Self::default();
+        match config.data.dataset()?.labels() {
+            LabelStyle::Written => {
+                config.objective.cross_entropy = plain.objective.cross_entropy;
+                config.data.scoring = plain.data.scoring;
+                config.data.normalization = plain.data.normalization;
+                if config.data.template == Template::LaplaceLora {
+                    config.data.template = plain.data.template;
+                }
+            }
+            LabelStyle::Letter | LabelStyle::Choice => {
+                config.data.answer_tokens = plain.data.answer_tokens;
+                config.evaluation.answer_confidence = plain.evaluation.answer_confidence;
+            }
+        }
+        Ok(config)
     }
 
     /// Where the model writes its answers, there are no choices.
@@ -920,6 +972,22 @@ impl RunConfig {
         if self.objective.cross_entropy == CrossEntropy::Choices {
             let reason = format!("{questions}: without choices, use answer or sequence");
             return Err(TrainError::config("objective.cross_entropy", reason));
+        }
+        let unread = [
+            ("data.scoring", self.data.scoring != Scoring::Letters),
+            (
+                "data.normalization",
+                self.data.normalization != Normalization::Token,
+            ),
+            ("data.template", self.data.template == Template::LaplaceLora),
+            (
+                "data.custom.answer_by_choice",
+                self.data.custom.answer_by_choice,
+            ),
+        ];
+        if let Some((key, _)) = unread.into_iter().find(|(_, given)| *given) {
+            let reason = format!("{questions}: it is about choices, leave it out");
+            return Err(TrainError::config(key, reason));
         }
         let flu = self.evaluation.answer_confidence == AnswerConfidence::Flu;
         let routed = crate::method::build(self)?.adapter().mixture().is_some();

@@ -24,7 +24,8 @@ use crate::writing::write;
 pub struct Cost {
     /// Questions answered.
     pub questions: usize,
-    /// Forward passes a question, a backward pass counted as two.
+    /// Forward passes a question, a backward pass counted as two; of a written answer those over its prompt, which a short one for every
+    /// further token follows.
     pub forward_passes: usize,
     /// Wall-clock seconds a question.
     pub seconds_per_question: f64,
@@ -103,7 +104,7 @@ impl Asking<'_> {
         let mut most = self
             .predictor
             .batch_tokens(self.config.evaluation.batch_tokens);
-        let written = questions.iter().any(|q| q.accepted.is_some());
+        let written = questions.iter().any(|q| q.open.is_some());
         let mut asked = questions.to_vec();
         if written {
             // Every sample remembers keys and values of its own.
@@ -112,7 +113,7 @@ impl Asking<'_> {
         }
         let accepted: HashMap<&str, &[String]> = questions
             .iter()
-            .filter_map(|q| Some((q.id.as_str(), q.accepted.as_deref()?)))
+            .filter_map(|q| Some((q.id.as_str(), &*q.open.as_ref()?.accepted)))
             .collect();
         let setup = self.setup;
         let loader = EvaluationLoader::new(&asked, most, setup.state.clone(), &setup.device);

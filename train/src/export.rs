@@ -19,7 +19,7 @@ use crate::posthoc::PostHoc;
 use crate::posthoc::confidence::Confidence;
 use crate::posthoc::conformal::{Conformal, Score};
 use crate::posthoc::temperature::Temperature;
-use crate::prediction::ScoredRow;
+use crate::prediction::{AnswerConfidence, ScoredRow};
 use crate::prepare::{Prepared, differing, prepare_model};
 use crate::run_directory::RunDirectory;
 
@@ -77,6 +77,28 @@ pub struct PromptCard {
     pub max_tokens: usize,
     /// Text and token of each label, with letters; empty where the choices' own words are scored.
     pub label_tokens: Vec<(String, u32)>,
+    /// Where the model writes its answers: how long they may be, and what the confidence below is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<WrittenCard>,
+}
+
+/// How answers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct WrittenCard {
+    /// Longest answer in tokens.
+    pub answer_tokens: usize,
+    /// What the confidence is.
+    pub answer_confidence: AnswerConfidence,
+}
+
+impl WrittenCard {
+    fn of(config: &RunConfig) -> Result<Option<Self>, TrainError> {
+        let written = config.data.dataset()?.labels() == LabelStyle::Written;
+        Ok(written.then_some(Self {
+            answer_tokens: config.data.answer_tokens,
+            answer_confidence: config.evaluation.answer_confidence,
+        }))
+    }
 }
 
 /// What held-out questions have shown.
@@ -260,6 +282,7 @@ fn card(
                 (Scoring::Letters, LabelStyle::Letter) => prepared.letters()?,
                 _ => Vec::new(),
             },
+            written: WrittenCard::of(config)?,
         },
         held_out: answers_alone(method).then(|| held_out(&rows)),
     })
@@ -281,7 +304,7 @@ fn held_out(rows: &[ScoredRow]) -> HeldOutCard {
         temperature: Temperature::fit(rows),
         confidence: Confidence::fit(rows),
         conformal_90: Some(Conformal::fit(rows, Score::Lac, 0.1))
-            .filter(|c| c.threshold.is_finite()),
+            .filter(|c| c.threshold.is_finite() && rows.iter().all(|row| row.written.is_none())),
         flu_quantiles: (!flu.is_empty())
             .then(|| [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0].map(|q| quantile(&flu, q))),
     }
@@ -388,6 +411,22 @@ fn fits(
             directory.display(),
             prompt.template,
             prompt.scoring
+        );
+    }
+    let written = WrittenCard::of(config)?;
+    if prompt.written.is_some() != written.is_some() {
+        let kind = |written: bool| {
+            if written {
+                "open-ended"
+            } else {
+                "with choices"
+            }
+        };
+        tracing::warn!(
+            "{}: was trained on questions {}, the run's are {}",
+            directory.display(),
+            kind(prompt.written.is_some()),
+            kind(written.is_some())
         );
     }
     Ok(())

@@ -73,6 +73,14 @@ pub fn fine_tune(
         prepared.same_files(&run)?;
     }
     record(&run, setup, config, &prepared)?;
+    let cut = prepared.answers_cut();
+    if cut > 0 {
+        setup.telemetry.say(format!(
+            "{cut} of {} training answers are longer than data.answer_tokens = {}: the model cannot write them to their end",
+            prepared.train.len(),
+            config.data.answer_tokens
+        ));
+    }
     let finished = train_members(config, setup, &run, &prepared, &base, &*method)
         .and_then(|members| score(config, setup, &run, &prepared, &base, members, &*method));
     match finished {
@@ -255,6 +263,7 @@ pub(crate) fn record(
                 shortened(&prepared.held_out),
                 shortened(&prepared.test),
             ],
+            answers_cut: prepared.answers_cut(),
             base_parameters: prepared.model.base_parameters(),
             trainable_parameters: adapter.parameters(&prepared.model),
         },

@@ -19,6 +19,14 @@ pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
         .expect("floats convert to f64")
 }
 
+/// Values of a line of integers.
+pub(crate) fn integers(tensor: Tensor<1, Int>) -> Vec<i64> {
+    tensor
+        .into_data()
+        .try_into_vec_as()
+        .expect("integers convert")
+}
+
 /// A matrix on the host.
 pub(crate) fn matrix(tensor: Tensor<2>) -> Mat<f64> {
     let [rows, columns] = tensor.dims();

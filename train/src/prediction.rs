@@ -8,12 +8,13 @@ use burn::tensor::activation::softmax;
 use data::Batch;
 use data::batch::Continuations;
 use data::prompt::rouge_l;
+use data::written::normalized;
 use model::fused::log_likelihood::log_likelihood;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::TrainError;
-use crate::linear_algebra::values;
+use crate::linear_algebra::{integers, values};
 
 /// A method's answer to a batch: one or more samples (passes of one model, or members of an ensemble).
 #[derive(Debug, Clone)]
@@ -121,12 +122,7 @@ impl Prediction {
         let [samples, rows, choices] = self.choice_logits.dims();
         let logits: Vec<f64> = values(self.choice_logits.clone());
         let probabilities: Vec<f64> = values(softmax(self.choice_logits.clone(), 2));
-        let answers: Vec<i64> = batch
-            .answers
-            .clone()
-            .into_data()
-            .try_into_vec_as()
-            .expect("integers convert");
+        let answers = integers(batch.answers.clone());
         let flu: Option<Vec<f64>> = self.flu.clone().map(values);
         let right: Option<Vec<bool>> = self.written_right.clone().map(|right| {
             let data = right.into_data().try_into_vec_as();
@@ -208,7 +204,7 @@ pub enum AnswerConfidence {
     Product,
     /// The probability of the first token.
     First,
-    /// Functional-level uncertainty; 0 without routers.
+    /// Functional-level uncertainty; `mean` where there are no routers, as in the base model.
     Flu,
 }
 
@@ -220,11 +216,12 @@ impl AnswerConfidence {
     pub fn of(self, written: &Written, flu: Option<f64>) -> f64 {
         let tokens = &written.log_probabilities;
         let sum: f64 = tokens.iter().sum();
+        let mean = || (sum / tokens.len().max(1) as f64).exp();
         match self {
-            Self::Mean => (sum / tokens.len().max(1) as f64).exp(),
+            Self::Mean => mean(),
             Self::Product => sum.exp(),
             Self::First => tokens.first().map_or(0.0, |first| first.exp()),
-            Self::Flu => flu.unwrap_or(0.0),
+            Self::Flu => flu.unwrap_or_else(mean),
         }
     }
 }
@@ -238,6 +235,11 @@ fn short<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::
     value.map(|value| value as f32).serialize(serializer)
 }
 
+/// Logits that give these probabilities.
+pub(crate) fn logarithms(probabilities: &[f64]) -> Vec<f64> {
+    probabilities.iter().map(|p| p.max(1e-12).ln()).collect()
+}
+
 impl ScoredRow {
     /// A row whose logits are the probabilities' logarithms.
     pub fn from_probabilities(
@@ -249,7 +251,7 @@ impl ScoredRow {
         Self {
             id: id.into(),
             label,
-            logits: probabilities.iter().map(|p| p.max(1e-12).ln()).collect(),
+            logits: logarithms(probabilities),
             probabilities: probabilities.to_vec(),
             flu,
             agreement: None,
@@ -272,7 +274,7 @@ impl ScoredRow {
         row.trusted_by(confidence)
     }
 
-    /// The same written answer with another confidence; one that was chosen stays.
+    /// The same written answer with another confidence; a row with choices stays as it is.
     pub fn trusted_by(mut self, confidence: AnswerConfidence) -> Self {
         if let Some(written) = &self.written {
             let p = confidence.of(written, self.flu);
@@ -283,15 +285,12 @@ impl ScoredRow {
 
     fn trust(&mut self, p: f64) {
         self.probabilities = vec![p, 1.0 - p];
-        self.logits = self
-            .probabilities
-            .iter()
-            .map(|p| p.max(1e-12).ln())
-            .collect();
+        self.logits = logarithms(&self.probabilities);
     }
 
     /// The first of several written answers to one question, trusted as far as the others are like it: the weighted mean of their
-    /// ROUGE-L with it (SPUQ's inter-sample confidence). One alone stays as it is.
+    /// ROUGE-L with it (SPUQ's inter-sample confidence), 1 where they count as the same. An answer without words is worth nothing, and one
+    /// alone stays as it is.
     ///
     /// # Panics
     /// Without an answer.
@@ -300,9 +299,11 @@ impl ScoredRow {
         let mut agreed = first.1.clone();
         let text = |row: &Self| row.written.clone().unwrap_or_default().text;
         let own = text(&agreed);
-        let alike = |other: &str| match other == own {
-            true => 1.0,
-            false => rouge_l(&own, other),
+        let said = normalized(&own);
+        let alike = |other: &str| match (said.is_empty(), normalized(other) == said) {
+            (true, _) => 0.0,
+            (false, true) => 1.0,
+            (false, false) => rouge_l(&own, other),
         };
         let total: f64 = others.iter().map(|(weight, _)| weight).sum();
         if total > 0.0 {
@@ -334,11 +335,7 @@ impl ScoredRow {
             .map(|choice| mean(&|row| row.probabilities[choice]))
             .collect();
         // The mean logit is not the logit of the mean probability.
-        mixed.logits = mixed
-            .probabilities
-            .iter()
-            .map(|p| p.max(1e-12).ln())
-            .collect();
+        mixed.logits = logarithms(&mixed.probabilities);
         mixed.flu = mixed.flu.map(|_| mean(&|row| row.flu.unwrap_or(f64::NAN)));
         let joint = mixed.prediction();
         mixed.agreement = Some(mean(&|row| f64::from(u8::from(row.prediction() == joint))));

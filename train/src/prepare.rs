@@ -121,9 +121,13 @@ pub fn prepare_model(config: &RunConfig, finder: &Finder) -> Result<Prepared, Tr
         LabelStyle::Written => config.data.answer_tokens,
         LabelStyle::Letter | LabelStyle::Choice => 0,
     };
-    let positions = model
-        .max_position_embeddings
-        .saturating_sub(appended + answer_tokens);
+    let context = model.max_position_embeddings;
+    let positions = context.saturating_sub(appended + answer_tokens);
+    if positions == 0 {
+        let reason =
+            format!("leaves no room for a question: the model takes {context} tokens in all");
+        return Err(TrainError::config("data.answer_tokens", reason));
+    }
     Ok(Prepared {
         room: config.data.max_tokens.min(positions),
         rendering: config.data.rendering(labels),
@@ -169,10 +173,9 @@ impl Prepared {
     /// # Errors
     /// A label that is not one token, a prompt that is too long, or a tokenizer of another model.
     pub fn encode(&self, questions: &[MultipleChoice]) -> Result<Vec<EncodedQuestion>, TrainError> {
-        let mut encoded = self
+        let encoded = self
             .tokenizer
             .encode_questions(questions, &self.rendering, self.room)?;
-        self.bound_answers(&mut encoded);
         for question in &encoded {
             if let Some(id) = question
                 .ids()
@@ -190,13 +193,10 @@ impl Prepared {
         Ok(encoded)
     }
 
-    /// What is longer than the model may write cannot be learned to its end.
-    fn bound_answers(&self, questions: &mut [EncodedQuestion]) {
-        let written = questions.iter_mut().filter(|q| q.accepted.is_some());
-        for answer in written.flat_map(|q| &mut q.choices) {
-            answer.tokens.truncate(self.answer_tokens);
-            answer.weight = 1.0 / answer.tokens.len() as f32;
-        }
+    /// Training answers longer than the model may write.
+    pub fn answers_cut(&self) -> usize {
+        let open = self.train.iter().filter_map(|q| q.open.as_ref());
+        open.filter(|open| open.cut).count()
     }
 
     /// Whether the model writes its answers itself.
@@ -356,12 +356,11 @@ impl Prepared {
         (0..count)
             .map(|view| {
                 let prompts = worded.iter().map(|w| &w[view].0);
-                let mut encoded = self.tokenizer.encode_prompts(
+                let encoded = self.tokenizer.encode_prompts(
                     questions.iter().zip(prompts),
                     &self.rendering,
                     self.room,
                 )?;
-                self.bound_answers(&mut encoded);
                 Ok(View {
                     questions: encoded,
                     weights: worded.iter().map(|w| w[view].1).collect(),

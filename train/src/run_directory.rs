@@ -51,10 +51,17 @@ pub struct Provenance {
     pub split: SplitAccount,
     /// Prompts that lost a part of their question or passage: train, held-out, test.
     pub shortened: [usize; 3],
+    /// Training answers longer than the model may write: it learns their beginning alone.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub answers_cut: usize,
     /// Parameters of the base model.
     pub base_parameters: usize,
     /// Parameters of the adapter.
     pub trainable_parameters: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// A line of `metrics.jsonl`.

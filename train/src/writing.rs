@@ -10,7 +10,7 @@ use data::{Batch, Tokenizer};
 use model::{KeyValueCache, LlamaInput};
 
 use crate::error::TrainError;
-use crate::linear_algebra::values;
+use crate::linear_algebra::{integers, values};
 use crate::loss::calibration::FluTokens;
 use crate::method::{Sample, functional_uncertainty, input, read_logits, seed_device};
 use crate::prediction::Written;
@@ -28,6 +28,7 @@ struct Writer<'a> {
 #[derive(Default)]
 struct Draft {
     tokens: Vec<u32>,
+    text: String,
     log_probabilities: Vec<f64>,
     ended: bool,
 }
@@ -76,11 +77,8 @@ pub fn write(
                 return Err(TrainError::not_finite(&batch.ids[*row]));
             }
             draft.log_probabilities.push(p.max(1e-12).ln());
-            let token = *token as u32;
-            draft.ended = tokenizer.ends_answer(&draft.tokens, token)?;
-            if !draft.ended {
-                draft.tokens.push(token);
-            }
+            draft.tokens.push(*token as u32);
+            (draft.text, draft.ended) = tokenizer.written(&draft.tokens)?;
         }
         let open: Vec<usize> = (0..rows.len())
             .filter(|place| !drafts[rows[*place]].ended)
@@ -99,17 +97,17 @@ pub fn write(
         let positions = rows.iter().map(|row| last[*row] + 1 + written as i64);
         probabilities = step(&mut writers, &tokens, positions.collect(), batch);
     }
-    drafts
+    Ok(drafts
         .into_iter()
         .enumerate()
         .map(|(row, draft)| {
             let written = Written {
-                text: tokenizer.decode(&draft.tokens)?.trim().to_owned(),
+                text: draft.text,
                 log_probabilities: draft.log_probabilities,
             };
-            Ok((written, flu.as_ref().map(|flu| flu[row])))
+            (written, flu.as_ref().map(|flu| flu[row]))
         })
-        .collect()
+        .collect())
 }
 
 /// Puts the prompts in; the probabilities of what follows, `[batch, vocabulary]`, and FLU.
@@ -172,11 +170,6 @@ fn mean<'a>(
 fn best(probabilities: Tensor<2>) -> (Vec<i64>, Vec<f64>) {
     let (probability, token) = probabilities.max_dim_with_indices(1);
     (integers(token.squeeze_dim::<1>(1)), values(probability))
-}
-
-fn integers(tensor: Tensor<1, Int>) -> Vec<i64> {
-    let data = tensor.into_data().try_into_vec_as();
-    data.expect("integers convert")
 }
 
 fn line(places: &[usize], batch: &Batch) -> Tensor<1, Int> {

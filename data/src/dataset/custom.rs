@@ -101,6 +101,14 @@ impl Custom {
 
     /// The right answer and its other wordings, where the model writes it.
     fn accepted(&self, row: &Value) -> Result<Vec<String>, String> {
+        if let [field] = &self.choices[..]
+            && let Some(Value::Array(list)) = row.get(field)
+            && !list.is_empty()
+        {
+            return Err(format!(
+                "{field}: open-ended questions have none: leave the field out, or data.custom.written"
+            ));
+        }
         let answer = match row.get(&self.answer) {
             None | Some(Value::Null) => return Ok(Vec::new()),
             Some(value) => plain(&self.answer, value)?,
@@ -157,9 +165,9 @@ impl Custom {
             return self.accepted(row);
         }
         if let [field] = &self.choices[..] {
-            let found = row
-                .get(field)
-                .ok_or_else(|| format!("{field}: is missing"))?;
+            let found = row.get(field).ok_or_else(|| {
+                format!("{field}: is missing (open-ended questions: data.custom.written = true)")
+            })?;
             let list = match found {
                 Value::Array(list) => list.clone(),
                 // A cell of a csv file holds a list as JSON.

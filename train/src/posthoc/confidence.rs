@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PostHoc;
 use super::temperature::Temperature;
-use crate::prediction::ScoredRow;
+use crate::prediction::{ScoredRow, logarithms};
 
 /// A fitted calibrator.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -213,7 +213,7 @@ impl PostHoc for Confidence {
             })
             .collect();
         ScoredRow {
-            logits: probabilities.iter().map(|p| p.max(1e-12).ln()).collect(),
+            logits: logarithms(&probabilities),
             probabilities,
             ..row.clone()
         }

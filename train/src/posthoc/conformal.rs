@@ -27,7 +27,7 @@ pub struct Conformal {
 /// Coverage and size of the sets over a test set.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ConformalMetrics {
-    /// Share of sets that hold the right choice; absent for an empty test set.
+    /// Share of sets that hold the right choice; absent for an empty test set, and for written answers.
     pub coverage: Option<f64>,
     /// Mean number of choices in a set.
     pub set_size: Option<f64>,
@@ -86,9 +86,10 @@ impl Conformal {
     /// Coverage and size over a test set.
     pub fn metrics(&self, test: &[ScoredRow]) -> ConformalMetrics {
         let n = test.len() as f64;
-        let mean = |f: &dyn Fn(&ScoredRow) -> f64| {
-            (!test.is_empty()).then(|| test.iter().map(f).sum::<f64>() / n)
-        };
+        // What was written has no choices to make a set of.
+        let chosen = !test.is_empty() && test.iter().all(|row| row.written.is_none());
+        let mean =
+            |f: &dyn Fn(&ScoredRow) -> f64| chosen.then(|| test.iter().map(f).sum::<f64>() / n);
         let truth = |holds: bool| f64::from(u8::from(holds));
         let set_size = mean(&|row| self.set(row).len() as f64);
         let accuracy = mean(&|row| truth(row.correct()));

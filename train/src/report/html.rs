@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{CONFIDENCE_HEADS, Line, Report, calibrated_lines, lines, plot, show};
+use super::{CONFIDENCES, Line, Report, calibrated_lines, lines, plot, show};
 use crate::error::TrainError;
 
 const STYLE: &str = "
@@ -84,10 +84,7 @@ fn figures(body: &mut String, report: &Report) {
     for sentence in report.calibration() {
         push(body, format!("<p class=small>{}</p>", escape(&sentence)));
     }
-    if let Some(lines) = report.confidences() {
-        let title = "Confidences of the tuned model's written answers";
-        push(body, table(title, CONFIDENCE_HEADS, &lines));
-    }
+    confidences(body, report);
     let title = format!("Held-out questions (n = {})", scored.tuned_held_out.n);
     let held_out = lines(&scored.base_held_out, &scored.tuned_held_out);
     push(body, table(&title, heads, &held_out));
@@ -98,6 +95,29 @@ fn figures(body: &mut String, report: &Report) {
             report.config.evaluation.bootstrap, report.config.evaluation.bins
         ),
     );
+}
+
+fn confidences(body: &mut String, report: &Report) {
+    let (title, [name, ece, auroc]) = CONFIDENCES;
+    let rows: String = report
+        .confidences()
+        .iter()
+        .map(|line| {
+            let [ece, auroc] = &line.cells;
+            format!(
+                "<tr><td>{}</td><td class=n>{ece}</td><td class=n>{auroc}</td></tr>",
+                line.name
+            )
+        })
+        .collect();
+    if !rows.is_empty() {
+        push(
+            body,
+            format!(
+                "<h2>{title}</h2><table><tr><th>{name}</th><th class=n>{ece}</th><th class=n>{auroc}</th></tr>{rows}</table>"
+            ),
+        );
+    }
 }
 
 fn plots(body: &mut String, report: &Report) -> Result<(), TrainError> {

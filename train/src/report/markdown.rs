@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{CONFIDENCE_HEADS, Line, Report, calibrated_lines, lines, show};
+use super::{CONFIDENCES, Line, Report, calibrated_lines, lines, show};
 
 pub(super) fn render(report: &Report) -> String {
     let mut text = format!("# {}\n\n", report.title());
@@ -29,9 +29,17 @@ pub(super) fn render(report: &Report) -> String {
         ["temperature", "confidence with FLU"],
         &calibrated_lines(&scored.calibrated),
     );
-    if let Some(lines) = report.confidences() {
-        let title = "Confidences of the tuned model's written answers";
-        text += &table(title, CONFIDENCE_HEADS, &lines);
+    let confidences = report.confidences();
+    if !confidences.is_empty() {
+        let (title, heads) = CONFIDENCES;
+        let _ = write!(
+            text,
+            "\n## {title}\n\n| {} |\n|---|---:|---:|\n",
+            heads.join(" | ")
+        );
+        for line in confidences {
+            let _ = writeln!(text, "| {} | {} |", line.name, line.cells.join(" | "));
+        }
     }
     text.push('\n');
     for sentence in report.calibration() {

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::evaluation::Cost;
-use crate::metric::{Estimate, Metrics};
+use crate::metric::calibration::{BinEdge, expected_calibration_error};
+use crate::metric::{Estimate, Metrics, Outcome, estimate, outcomes, ranking};
 use crate::posthoc::{ALPHA, Calibrated};
 use crate::prediction::{AnswerConfidence, ScoredRow};
 use crate::run_directory::{Environment, MetricsLine, Provenance, RunDirectory};
@@ -84,8 +85,18 @@ struct Report<'a> {
     worst: Vec<Worst<'a>>,
 }
 
-/// Columns of the table of written answers' confidences.
-const CONFIDENCE_HEADS: [&str; 2] = ["ECE", "AUROC of correctness"];
+/// A way to trust written answers, and how well that goes.
+struct ConfidenceLine {
+    name: &'static str,
+    /// ECE and AUROC of correctness.
+    cells: [String; 2],
+}
+
+/// Title and columns of their table.
+const CONFIDENCES: (&str, [&str; 3]) = (
+    "Confidences of the tuned model's written answers",
+    ["Confidence", "ECE, %", "AUROC of correctness, %"],
+);
 
 /// A confident error.
 struct Worst<'a> {
@@ -355,8 +366,13 @@ impl Report<'_> {
         let share = |v: Option<f64>| v.map_or("–".into(), |v| format!("{:.1} %", v * 100.0));
         let size = |v: Option<f64>| v.map_or("–".into(), |v| format!("{v:.2}"));
         let mut sentences = vec![format!(
-            "Temperature {:.2} (above 1: the model was over-confident). Calibrator: logit c = {:.2} + {:.2} logit(confidence) + {:.2} z(FLU).",
+            "Temperature {:.2}{}. Calibrator: logit c = {:.2} + {:.2} logit(confidence) + {:.2} z(FLU).",
             temperature.temperature,
+            // Confidences below one half move the other way.
+            match self.written() {
+                true => "",
+                false => " (above 1: the model was over-confident)",
+            },
             confidence.weights[0],
             confidence.weights[1],
             confidence.weights[2]
@@ -381,36 +397,41 @@ impl Report<'_> {
         rows.any(|row| row.written.is_some())
     }
 
-    /// Every way to trust a written answer: ECE and AUROC.
-    fn confidences(&self) -> Option<Vec<Line>> {
+    /// Every way to trust a written answer.
+    fn confidences(&self) -> Vec<ConfidenceLine> {
         let rows = &self.scored.tuned_rows;
-        let evaluation = &self.config.evaluation;
-        let figures = |confidence| {
+        if !self.written() {
+            return Vec::new();
+        }
+        let (bins, bootstrap) = (self.config.evaluation.bins, self.config.bootstrap());
+        let routed = rows.iter().any(|row| row.flu.is_some());
+        let line = |confidence: AnswerConfidence| {
             let trusted: Vec<ScoredRow> = rows
                 .iter()
                 .map(|row| row.clone().trusted_by(confidence))
                 .collect();
-            Metrics::of(&trusted, evaluation.bins, self.config.bootstrap())
-        };
-        let routed = rows.iter().any(|row| row.flu.is_some());
-        let line = |confidence| {
-            let found = figures(confidence);
-            Line {
+            let figure = |f: &dyn Fn(&[Outcome]) -> f64| {
+                estimate(&trusted, bootstrap, &|rows| f(&outcomes(rows)))
+            };
+            ConfidenceLine {
                 name: match confidence {
                     AnswerConfidence::Mean => "mean of the tokens' probabilities (geometric)",
                     AnswerConfidence::Product => "product of the tokens' probabilities",
                     AnswerConfidence::First => "probability of the first token",
                     AnswerConfidence::Flu => "FLU",
                 },
-                unit: Unit::Percent,
-                better: "lower, higher",
-                base: Some(found.expected_calibration_error),
-                tuned: Some(found.auroc),
+                cells: [
+                    figure(&|o| expected_calibration_error(o, bins, BinEdge::Right)),
+                    figure(&ranking::auroc),
+                ]
+                .map(|found| show(Some(found), Unit::Percent)),
             }
         };
         let kinds = AnswerConfidence::ALL.into_iter();
-        let kinds = kinds.filter(|kind| routed || *kind != AnswerConfidence::Flu);
-        self.written().then(|| kinds.map(line).collect())
+        kinds
+            .filter(|kind| routed || *kind != AnswerConfidence::Flu)
+            .map(line)
+            .collect()
     }
 
     fn sources(&self) -> Vec<(String, String)> {
@@ -465,8 +486,13 @@ impl Report<'_> {
             (
                 "Cost of an answer".into(),
                 format!(
-                    "{} forward passes, {:.2} s",
-                    self.scored.cost.forward_passes, self.scored.cost.seconds_per_question
+                    "{} forward passes{}, {:.2} s",
+                    self.scored.cost.forward_passes,
+                    match self.written() {
+                        true => " over the prompt, each with one a token after it",
+                        false => "",
+                    },
+                    self.scored.cost.seconds_per_question
                 ),
             ),
             (
@@ -500,6 +526,13 @@ impl Report<'_> {
             ),
             ("Command".into(), self.environment.command.clone()),
         ];
+        if self.provenance.answers_cut > 0 {
+            let cut = self.provenance.answers_cut;
+            facts.push((
+                "Training answers cut".into(),
+                format!("{cut}: longer than data.answer_tokens"),
+            ));
+        }
         if let Some(last) = self.history.iter().rfind(|l| l.split == "train") {
             let minutes = last.seconds / 60.0;
             facts.insert(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use data::DataError;
 use data::dataset::{self, OfficialSplit};
 use data::source::Finder;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::tables::{Column, Row, Table};
@@ -28,6 +29,42 @@ pub struct Options {
     pub given: ConfigLayers,
     /// Below which everything is kept.
     pub root: PathBuf,
+}
+
+/// What was asked for, as a file beside a table: enough to plan it again.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recorded {
+    seeds: usize,
+    methods: Vec<String>,
+    on: Vec<String>,
+    settings: toml::Table,
+}
+
+/// Its name.
+pub const RECORD: &str = "reproduce.toml";
+
+impl Options {
+    /// What a directory says of the results of a table in it.
+    ///
+    /// # Errors
+    /// A record that is missing or cannot be read.
+    pub fn recorded(table: &'static Table, root: &Path) -> Result<Self, TrainError> {
+        let path = root.join(RECORD);
+        let fail = |e: &dyn std::fmt::Display| TrainError::file(&path, e);
+        let text = std::fs::read_to_string(&path).map_err(|e| fail(&e))?;
+        let recorded: Recorded = toml::from_str(&text).map_err(|e| fail(&e))?;
+        let mut given = ConfigLayers::default();
+        given.text(&recorded.settings.to_string(), &path.display().to_string())?;
+        Ok(Self {
+            table,
+            seeds: recorded.seeds,
+            methods: recorded.methods,
+            on: recorded.on,
+            given,
+            root: root.into(),
+        })
+    }
 }
 
 /// One training: a member of one or more rows.
@@ -80,11 +117,12 @@ pub struct Plan {
 const SEED_STEP: u64 = 100;
 
 impl Plan {
-    /// Plans a table. `finder` is asked which datasets are there.
+    /// Plans a table. `finder` is asked which datasets are there; without one they are taken to be, ClimateX in the place of ClimateQA
+    /// where [`Options::on`] names it.
     ///
     /// # Errors
     /// Unknown methods or datasets, settings that do not resolve, and settings that the rows and columns decide.
-    pub fn new(options: &Options, finder: &Finder) -> Result<Self, TrainError> {
+    pub fn new(options: &Options, finder: Option<&Finder>) -> Result<Self, TrainError> {
         for key in [
             "method.name",
             "method.variant",
@@ -95,6 +133,10 @@ impl Plan {
                 let reason = "is decided by the table: use --methods, --on and --seeds";
                 return Err(TrainError::config(key, reason));
             }
+        }
+        if options.given.has("adapter.from") {
+            let reason = "the rows of a table begin from scratch: use train --adapter";
+            return Err(TrainError::config("adapter.from", reason));
         }
         let mut notes = Vec::new();
         let columns = columns(options, finder, &mut notes)?;
@@ -139,6 +181,17 @@ impl Plan {
             }
         }
         found
+    }
+
+    /// What [`Options::recorded`] reads, with the columns that there are.
+    pub fn record(&self, options: &Options) -> String {
+        let recorded = Recorded {
+            seeds: options.seeds,
+            methods: self.rows.iter().map(|row| row.row.label.clone()).collect(),
+            on: self.columns.iter().map(|c| c.test.to_owned()).collect(),
+            settings: options.given.table(),
+        };
+        toml::to_string(&recorded).expect("a table of plain values")
     }
 
     /// Names the plan: other rows, columns, seeds or sizes give another.
@@ -197,7 +250,7 @@ fn rows(options: &Options) -> Result<Vec<Row>, TrainError> {
 /// The columns that are asked for, with ClimateX in the place of ClimateQA where only that can be had.
 fn columns(
     options: &Options,
-    finder: &Finder,
+    finder: Option<&Finder>,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Column>, TrainError> {
     let all = options.table.columns;
@@ -222,7 +275,11 @@ fn columns(
         if !wanted(column.test) && !stand_in {
             continue;
         }
-        let column = match column.test == "climateqa" && !there("climateqa", finder)? {
+        let climateqa = match finder {
+            Some(finder) => column.test != "climateqa" || there("climateqa", finder)?,
+            None => !stand_in || options.on.iter().any(|name| name == "climateqa"),
+        };
+        let column = match !climateqa {
             true => {
                 notes.push("ClimateQA cannot be had here (see `--dataset climateqa`): ClimateX, IPCC confidence levels, stands in its place.".into());
                 Column {
@@ -233,7 +290,11 @@ fn columns(
             }
             false => *column,
         };
-        if column.test == "climatex" && !there("climatex", finder)? {
+        let climatex = match finder {
+            Some(finder) => column.test != "climatex" || there("climatex", finder)?,
+            None => true,
+        };
+        if !climatex {
             notes.push("ClimateX cannot be had here either: its column is left out.".into());
             continue;
         }
@@ -366,7 +427,7 @@ mod tests {
 
     #[test]
     fn trainings_are_shared_and_content_decides_the_name() {
-        let plan = Plan::new(&options("table1", 2), &finder()).unwrap();
+        let plan = Plan::new(&options("table1", 2), Some(&finder())).unwrap();
         // LoRA 42 and 142 with two more members each, MixLoRA, UQ4CT, UQ4CT-delta and BLoB for both seeds.
         assert_eq!(plan.trainings().len(), 6 + 2 * 4);
         assert_eq!(plan.rows.len(), 13);
@@ -374,21 +435,21 @@ mod tests {
         assert_eq!(plan.evaluations().len(), 25);
         let mut other = options("table1", 2);
         other.given.set("data.test_limit=9").unwrap();
-        let other = Plan::new(&other, &finder()).unwrap();
+        let other = Plan::new(&other, Some(&finder())).unwrap();
         assert_eq!(plan.trainings(), other.trainings());
         assert_ne!(plan.evaluations()[0].id, other.evaluations()[0].id);
         let mut longer = options("table1", 2);
         longer.given.set("train.epochs=3").unwrap();
-        let longer = Plan::new(&longer, &finder()).unwrap();
+        let longer = Plan::new(&longer, Some(&finder())).unwrap();
         assert_ne!(plan.trainings()[0].id, longer.trainings()[0].id);
     }
 
     #[test]
     fn mixlora_is_uq4ct_at_beta_0() {
-        let sweep = Plan::new(&options("table2", 1), &finder()).unwrap();
+        let sweep = Plan::new(&options("table2", 1), Some(&finder())).unwrap();
         let beta = |i: usize| sweep.rows[i].evaluations[0].members[0].config.clone();
         assert_eq!(beta(0).objective.calibration_weight, 0.0);
-        let shifts = Plan::new(&options("table1", 1), &finder()).unwrap();
+        let shifts = Plan::new(&options("table1", 1), Some(&finder())).unwrap();
         let of = |label: &str| {
             let row = shifts.rows.iter().find(|r| r.row.label == label).unwrap();
             row.evaluations[0].members[0].id.clone()
@@ -402,13 +463,13 @@ mod tests {
     fn unknown_rows_and_columns_are_refused_with_the_known() {
         let mut wrong = options("table6", 1);
         wrong.methods = vec!["lora".into()];
-        let error = Plan::new(&wrong, &finder()).unwrap_err().to_string();
+        let error = Plan::new(&wrong, Some(&finder())).unwrap_err().to_string();
         assert!(error.contains("only spuq, uq4ct"), "{error}");
         let mut wrong = options("table6", 1);
         wrong.on = vec!["mmlu-law".into()];
-        assert!(Plan::new(&wrong, &finder()).is_err());
+        assert!(Plan::new(&wrong, Some(&finder())).is_err());
         let mut one = options("table6", 1);
         one.on = vec!["boolq".into()];
-        assert_eq!(Plan::new(&one, &finder()).unwrap().columns.len(), 1);
+        assert_eq!(Plan::new(&one, Some(&finder())).unwrap().columns.len(), 1);
     }
 }
