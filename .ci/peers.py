@@ -163,24 +163,32 @@ def chromium_shows_the_page():
     if browser is None:
         print("skipped: no Chromium")
         return
-    server = subprocess.Popen([PROGRAM, "serve", "ffn", "--port", "0", "--coverage", "0.5"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        address = server.stdout.readline().split()[-1]
-        page = f"{address}/?question=Is%20%3Cb%3E7%3C/b%3E%20odd%3F&choice=x&choice=yes%20%26%20no&choice=no"
-        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={ROOT}/chromium",
-                   "--virtual-time-budget=20000", "--dump-dom", page]
-        text = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-    finally:
-        server.send_signal(signal.SIGTERM)
-    assert server.wait(timeout=30) == 0
+
+    def shown(run, query):
+        server = subprocess.Popen([PROGRAM, "serve", run, "--port", "0", "--coverage", "0.5"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        try:
+            address = server.stdout.readline().split()[-1]
+            command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={ROOT}/chromium",
+                       "--virtual-time-budget=20000", "--dump-dom", f"{address}/?{query}"]
+            text = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+        finally:
+            server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=30) == 0
+        assert re.search(r'id="problem"[^>]*></p>', text), "the page shows a problem"
+        return text, re.findall(r'style="width: ([0-9.]+)%', text)
+
+    text, bars = shown("ffn", "question=Is%20%3Cb%3E7%3C/b%3E%20odd%3F&choice=x&choice=yes%20%26%20no&choice=no")
     said = re.search(r'id="says"[^>]*>([^<]*)<', text).group(1)
     assert re.search(r"[ABC]: (x|yes &amp; no|no)", said), said
-    bars = re.findall(r'style="width: ([0-9.]+)%', text)
     assert len(bars) == 5 and abs(sum(map(float, bars[:3])) - 100) < 0.5, bars
-    assert re.search(r'id="problem"[^>]*></p>', text), "the page shows a problem"
     cells = text.count('class="cell"')
     assert cells == 2 * 8, f"{cells} cells for 2 layers of one router of 8 experts"
     print(f"Chromium shows the page: {said!r}, {len(bars)} bars, {cells} cells of routing")
+    uq4ct("train", "--model", "tiny", "--plain", "--dataset", "triviaqa", "--set", "train.max_steps=2", "--run", "open")
+    text, bars = shown("open", "question=How%20is%20dog%20spelled%20backwards%3F")
+    assert re.search(r'id="chosen"[^>]* hidden', text), "an open-ended run asks for choices"
+    assert len(bars) == 3, bars
+    print("Chromium shows the page of a run that writes its answers")
 
 
 base_model()

@@ -164,7 +164,7 @@ fn kind(property: &Value, inner: &Value) -> String {
 /// `docs/configuration.md`.
 pub fn markdown() -> String {
     let mut text = String::from(
-        "# Settings\n\nMade from the code by `cargo test`, which fails when this page is not its own; `UPDATE_REFERENCE=1 cargo test --workspace reference`\n\
+        "# Settings\n\nMade from the code by `cargo test --workspace`, which fails when this page is not its own; `UPDATE_REFERENCE=1 cargo test --workspace reference`\n\
          writes it anew. Settings are TOML: a file by `--config`, a single one by `--set section.key=value`. A method's preset lies below\n\
          them, and what nobody sets is as here. `uq4ct init` writes all of this as a file to start from.\n",
     );
