@@ -150,8 +150,7 @@ impl Mlp {
         }
         let gate = self.gate_proj.forward(x.clone(), routing, pass.at(4));
         let up = self.up_proj.forward(x, routing, pass.at(5));
-        self.down_proj
-            .forward(swiglu(gate, up), routing, pass.at(6))
+        self.down_proj.forward_gated(gate, up, routing, pass.at(6))
     }
 
     /// `sum_k w_k F_k(x)` where `F_k` is the whole block with expert k's updates (the MixLoRA code).

@@ -8,7 +8,8 @@ use crate::adapter::dropout::{DropoutSeed, Mask, flipout, masked};
 use crate::adapter::probe::Pass;
 use crate::adapter::{Initializer, LoraConfig, MixtureWeights, Routing};
 use crate::fused::linear::linear;
-use crate::fused::low_rank::add_low_rank;
+use crate::fused::low_rank::{adapted_linear, add_low_rank, serves};
+use crate::fused::swiglu::swiglu;
 
 /// A frozen linear map.
 #[derive(Module, Debug)]
@@ -82,9 +83,15 @@ impl Dense {
     /// - x: `[tokens, d_in]`, output: `[tokens, d_out]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let (input, kind) = (x.dtype(), self.weight.dtype());
-        let y = linear(x.cast(kind), self.weight.clone()).cast(input);
+        self.with_bias(linear(x.cast(kind), self.weight.clone()).cast(input))
+    }
+
+    fn with_bias(&self, y: Tensor<2>) -> Tensor<2> {
         match &self.bias {
-            Some(bias) => y + bias.clone().cast(input).unsqueeze(),
+            Some(bias) => {
+                let kind = y.dtype();
+                y + bias.clone().cast(kind).unsqueeze()
+            }
             None => y,
         }
     }
@@ -111,7 +118,27 @@ impl Lora {
 }
 
 impl MixLora {
-    fn forward(&self, x: Tensor<2>, routing: &Routing, drop: DropoutSeed) -> Tensor<2> {
+    /// `gated` as in [`adapted_linear`].
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        gated: Option<[Tensor<2>; 2]>,
+        routing: &Routing,
+        drop: DropoutSeed,
+    ) -> Tensor<2> {
+        if self.mixture_weights != MixtureWeights::Raw && serves(&x, &self.base.weight) {
+            return self.base.with_bias(adapted_linear(
+                (x, gated),
+                self.base.weight.clone(),
+                self.lora_a.val(),
+                self.lora_b.val(),
+                (
+                    routing.experts.clone(),
+                    routing.weights.clone() * self.scaling,
+                ),
+                Mask::new(self.dropout, drop),
+            ));
+        }
         let base = self.base.forward(x.clone());
         let base = match self.mixture_weights {
             MixtureWeights::Raw => base * routing.mass(),
@@ -153,11 +180,27 @@ impl Projection {
         match self {
             Self::Dense(dense) => dense.forward(x),
             Self::Lora(lora) => lora.forward(x, pass),
-            Self::MixLora(mix) => mix.forward(
-                x,
-                routing.expect("a layer with a mixture has a router"),
-                pass.seed,
-            ),
+            Self::MixLora(mix) => {
+                let routing = routing.expect("a layer with a mixture has a router");
+                mix.forward(x, None, routing, pass.seed)
+            }
+        }
+    }
+
+    /// The same of `swiglu(gate, up)`, which is not kept for the backward pass where it can be computed again.
+    pub(crate) fn forward_gated(
+        &self,
+        gate: Tensor<2>,
+        up: Tensor<2>,
+        routing: Option<&Routing>,
+        pass: Pass,
+    ) -> Tensor<2> {
+        let x = swiglu(gate.clone(), up.clone());
+        match (self, routing) {
+            (Self::MixLora(mix), Some(routing)) => {
+                mix.forward(x, Some([gate, up]), routing, pass.seed)
+            }
+            _ => self.forward(x, routing, pass),
         }
     }
 

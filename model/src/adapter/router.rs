@@ -2,8 +2,8 @@
 
 use burn::module::Param;
 use burn::prelude::*;
-use burn::tensor::DType;
 use burn::tensor::activation::softmax;
+use burn::tensor::{DType, IndexingUpdateOp};
 
 use super::{Initializer, MixLoraConfig, MixtureWeights};
 
@@ -75,11 +75,44 @@ impl Routing {
 /// The indices of the k largest values of each row, ties to the lower index. The indices carry no gradient.
 fn top_k(values: Tensor<2>, k: usize) -> Tensor<2, Int> {
     let [rows, columns] = values.dims();
-    // `argtopk` asks for k < columns; at k = columns there is nothing to choose.
     if k == columns {
         return Tensor::<1, Int>::arange(0..columns as i64, &values.device())
             .unsqueeze::<2>()
             .expand([rows, columns]);
     }
-    values.argtopk(k, 1)
+    // Not `argtopk`: its sort is not stable, and k is small.
+    let gone = Tensor::full(
+        [rows, 1],
+        f32::NEG_INFINITY,
+        (&values.device(), values.dtype()),
+    );
+    let (mut left, mut found) = (values, Vec::with_capacity(k));
+    while found.len() < k {
+        let best = left.clone().argmax(1);
+        left = left.scatter(1, best.clone(), gone.clone(), IndexingUpdateOp::Add);
+        found.push(best);
+    }
+    Tensor::cat(found, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_go_to_the_lower_index_however_many_experts() {
+        let device = Device::flex();
+        for experts in [3, 8, 64, 300] {
+            let even = Tensor::<2>::full([5, experts], 1.0 / experts as f32, &device);
+            let found: Vec<i64> = top_k(even.clone(), 2)
+                .into_data()
+                .try_into_vec_as()
+                .unwrap();
+            assert_eq!(found, [0, 1].repeat(5));
+            let last = Tensor::<2>::from_data([[0.5]], &device).expand([5, 1]);
+            let one = Tensor::cat(vec![even.narrow(1, 0, experts - 1), last], 1);
+            let found: Vec<i64> = top_k(one, 2).into_data().try_into_vec_as().unwrap();
+            assert_eq!(found, [experts as i64 - 1, 0].repeat(5));
+        }
+    }
 }

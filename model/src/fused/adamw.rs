@@ -3,10 +3,11 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, ExtensionType, Flex, backend_extension, flex::FlexTensor};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
+use super::room::Room;
 use super::{has_kernels, values};
 
 /// Values handled by one task.
@@ -79,20 +80,40 @@ impl OptimizerOps for Flex {
         let [mut parameter, mut moment_1, mut moment_2] =
             [state.parameter, state.moment_1, state.moment_2].map(|t| t.to_contiguous());
         let gradient = gradient.to_contiguous();
-        (
-            parameter.storage_mut::<f32>().par_chunks_mut(BLOCK),
+        let moments = (
             moment_1.storage_mut::<f32>().par_chunks_mut(BLOCK),
             moment_2.storage_mut::<f32>().par_chunks_mut(BLOCK),
             values(&gradient).par_chunks(BLOCK),
         )
-            .into_par_iter()
-            .for_each(|(p, m, v, g)| update(p, m, v, g, step));
+            .into_par_iter();
+        if parameter.is_unique() {
+            let own = parameter.storage_mut::<f32>().par_chunks_mut(BLOCK);
+            own.zip(moments)
+                .for_each(|(p, (m, v, g))| update(p, m, v, g, step));
+        } else {
+            // The Learner's optimizer holds a clone of the whole model: what must be copied is copied on all cores.
+            let old = values(&parameter);
+            let mut new = Room::new(old.len());
+            new.par_chunks_mut(BLOCK)
+                .zip(old.par_chunks(BLOCK))
+                .zip(moments)
+                .for_each(|((p, old), (m, v, g))| {
+                    p.copy_from_slice(old);
+                    update(p, m, v, g, step);
+                });
+            parameter = tensor_like(new.into_vec(), &parameter);
+        }
         State {
             parameter,
             moment_1,
             moment_2,
         }
     }
+}
+
+/// Values in the shape of another tensor.
+fn tensor_like(values: Vec<f32>, other: &FlexTensor) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, other.layout().shape().clone()))
 }
 
 #[pulp::with_simd(update = Arch::new())]

@@ -31,11 +31,17 @@ pub(super) fn forward(x: &FlexTensor, weight: &FlexTensor) -> FlexTensor {
 
 /// `dx = dy W`
 pub(super) fn backward(weight: FlexTensor, grad: FlexTensor) -> FlexTensor {
-    let [weight, grad] = [weight, grad].map(|t| t.to_contiguous());
+    let ([_, d], [n, _]) = (dims(&weight), dims(&grad));
+    tensor(gradient(&weight, &grad), [n, d])
+}
+
+/// The values of dx.
+pub(super) fn gradient(weight: &FlexTensor, grad: &FlexTensor) -> Vec<f32> {
+    let [weight, grad] = [weight, grad].map(FlexTensor::to_contiguous);
     let ([o, d], [n, _]) = (dims(&weight), dims(&grad));
     let (grad, weight) = (
         Mat::new(values(&grad), n, o),
         Mat::new(values(&weight), o, d),
     );
-    tensor(product(grad, weight), [n, d])
+    product(grad, weight)
 }

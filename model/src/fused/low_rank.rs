@@ -7,7 +7,10 @@ use rayon::prelude::*;
 
 use super::room::Room;
 use super::thin::{Picked, outer, project, spread};
-use super::{FusedOps, LowRank, dims, dot, has_kernels, integers, tensor, values};
+use super::{
+    FusedOps, LowRank, Origin, add, dims, dot, has_kernels, integers, linear, swiglu, tensor,
+    values,
+};
 use crate::adapter::dropout::{Mask, masked};
 
 /// Rows of one task at least.
@@ -64,6 +67,48 @@ pub fn composed(
     base + (hidden * mixture).matmul(b.reshape([experts * r, o]))
 }
 
+/// `x W^T`, W frozen, with the low-rank part: [`super::linear::linear`] and [`add_low_rank`] in one, so that the gradient to x is
+/// summed where it is computed. `gated` are gate and up where x is their [`super::swiglu::swiglu`]: the backward pass then computes x again
+/// instead of keeping it.
+///
+/// # Shapes
+/// - weight: `[o, d]`; the rest as in [`add_low_rank`]
+///
+/// # Panics
+/// Where there are no kernels: ask [`serves`].
+pub fn adapted_linear(
+    (x, gated): (Tensor<2>, Option<[Tensor<2>; 2]>),
+    weight: Tensor<2>,
+    a: Tensor<3>,
+    b: Tensor<3>,
+    (index, weights): (Tensor<2, Int>, Tensor<2>),
+    dropout: Option<Mask>,
+) -> Tensor<2> {
+    assert!(serves(&x, &weight));
+    let of = match gated {
+        None => Origin::Unknown,
+        Some([gate, up]) => Origin::Gated {
+            gate: gate.into_dispatch(),
+            up: up.into_dispatch(),
+        },
+    };
+    let inputs = LowRank {
+        base: weight.into_dispatch(),
+        x: x.into_dispatch(),
+        a: a.into_dispatch(),
+        b: b.into_dispatch(),
+        weight: weights.into_dispatch(),
+        index: index.into_dispatch(),
+        dropout,
+    };
+    Tensor::from_dispatch(Dispatch::adapted_linear(inputs, of))
+}
+
+/// Whether there are kernels for an input and a frozen weight.
+pub fn serves(x: &Tensor<2>, weight: &Tensor<2>) -> bool {
+    has_kernels(x) && has_kernels(weight)
+}
+
 /// Returns y and the unweighted hidden rows `drop(x) A` `[n k, r]`, in the order of the index.
 pub(super) fn forward(inputs: LowRank<Flex>) -> [FlexTensor; 2] {
     let [x, a, b, weight] =
@@ -116,18 +161,25 @@ pub(super) fn backward(
     needs: [bool; 4],
 ) -> [Option<FlexTensor>; 4] {
     let Saved {
+        x,
         index,
         tensors,
         dropout,
+        frozen,
     } = inputs;
-    let [x, a, b, weight, hidden] = tensors.map(|t| t.to_contiguous());
+    let [a, b, weight, hidden] = tensors.map(|t| t.to_contiguous());
     let grad = grad.to_contiguous();
-    let ([n, d], [experts, _, r], [_, _, o]) = (dims(&x), dims(&a), dims(&b));
+    let ([n, o], [experts, d, r]) = (dims(&grad), dims(&a));
     let (chosen, [_, k]) = (integers(&index), dims(&index));
     let (at, bt) = (transposed(&a), transposed(&b));
     // First by blocks of tokens: dweight, w dh, w h and dx.
     let tokens = block(n, k, experts);
-    let mut dx = Room::new(n * d);
+    let frozen = frozen.filter(|_| needs[0]);
+    let sum = frozen.is_some();
+    let mut dx = match frozen {
+        Some(frozen) => Room::of(linear::gradient(&frozen, &grad)),
+        None => Room::new(n * d),
+    };
     let (mut dw, mut dh, mut weighted) = (
         vec![0f32; n * k],
         Room::new(n * k * r),
@@ -150,6 +202,9 @@ pub(super) fn backward(
             let (dw, dh, weighted) = outputs;
             let (grad, weight, hidden, chosen) = inputs;
             let (plan, mut own) = (Plan::new(chosen, k, experts), vec![]);
+            // What is masked must not be mixed with what is not.
+            let apart = sum && dropout.is_some();
+            let mut masked = vec![0f32; if apart { dx.len() } else { 0 }];
             for e in plan.used() {
                 let (pairs, rows) = (plan.pairs(e), plan.rows(e));
                 own.resize(pairs.len() * r, 0.0);
@@ -164,17 +219,26 @@ pub(super) fn backward(
                     }
                 }
                 if needs[0] {
-                    spread(&own, rows, &at[e * r * d..][..r * d], r, dx);
+                    let to = if apart { &mut masked[..] } else { &mut *dx };
+                    spread(&own, rows, &at[e * r * d..][..r * d], r, to);
                 }
             }
             if let Some(mask) = &dropout {
-                mask.apply(dx, block * tokens * d);
+                let to = if apart { &mut masked[..] } else { &mut *dx };
+                mask.apply(to, block * tokens * d);
+            }
+            if apart {
+                add(dx, &masked);
             }
         });
     let [dx, dh, weighted] = [dx, dh, weighted].map(Room::into_vec);
     // Then by experts, over all tokens: dA and dB.
     let plan = Plan::new(&chosen, k, experts);
     let da = needs[1].then(|| {
+        let x = match x {
+            Source::Kept(x) => x.to_contiguous(),
+            Source::Gated([gate, up]) => swiglu::forward(&gate, &up),
+        };
         let mut kept = vec![];
         let x = match &dropout {
             None => values(&x),
@@ -222,12 +286,25 @@ fn block(n: usize, k: usize, experts: usize) -> usize {
 /// What the backward pass reads: handles, not copies.
 #[derive(Clone, Debug)]
 pub struct Saved<B: Backend> {
-    /// x, a, b, weight, and the unweighted hidden rows.
-    pub tensors: [FloatTensor<B>; 5],
+    /// x, or what it is computed from.
+    pub x: Source<B>,
+    /// a, b, weight, and the unweighted hidden rows.
+    pub tensors: [FloatTensor<B>; 4],
     /// The chosen experts.
     pub index: IntTensor<B>,
     /// The mask on x.
     pub dropout: Option<Mask>,
+    /// The frozen weight, where its product belongs to the operation.
+    pub frozen: Option<FloatTensor<B>>,
+}
+
+/// Where the backward pass finds x.
+#[derive(Clone, Debug)]
+pub enum Source<B: Backend> {
+    /// It was kept.
+    Kept(FloatTensor<B>),
+    /// Gate and up, which are kept for their own sake.
+    Gated([FloatTensor<B>; 2]),
 }
 
 /// Matrix `e` of a contiguous stack.

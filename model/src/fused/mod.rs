@@ -27,12 +27,12 @@ mod thin;
 
 use crate::adapter::dropout::Mask;
 use attention::Attention;
-use low_rank::Saved;
+use low_rank::{Saved, Source};
 
 /// Inputs of the grouped low-rank product, see [`low_rank::add_low_rank`].
 #[derive(ExtensionType, Clone, Debug)]
 pub struct LowRank<B: Backend> {
-    /// `[n, o]`
+    /// `[n, o]`; for [`low_rank::adapted_linear`] the frozen weight, `[o, d]`
     pub base: FloatTensor<B>,
     /// `[n, d]`
     pub x: FloatTensor<B>,
@@ -46,6 +46,20 @@ pub struct LowRank<B: Backend> {
     pub index: IntTensor<B>,
     /// The mask on x.
     pub dropout: Option<Mask>,
+}
+
+/// What an input was computed from.
+#[derive(ExtensionType, Clone, Debug)]
+pub enum Origin<B: Backend> {
+    /// Nothing that would let it be computed again.
+    Unknown,
+    /// [`swiglu::swiglu`] of these.
+    Gated {
+        /// `[n, d]`
+        gate: FloatTensor<B>,
+        /// `[n, d]`
+        up: FloatTensor<B>,
+    },
 }
 
 /// Forward and backward kernels on plain primitives. `needs` names the inputs whose gradient is wanted.
@@ -114,6 +128,11 @@ pub trait FusedOps: Backend {
     ) -> FloatTensor<Self>;
     /// See [`low_rank::add_low_rank`].
     fn add_low_rank(#[extension_type] inputs: LowRank<Self>) -> FloatTensor<Self>;
+    /// See [`low_rank::adapted_linear`].
+    fn adapted_linear(
+        #[extension_type] inputs: LowRank<Self>,
+        #[extension_type] of: Origin<Self>,
+    ) -> FloatTensor<Self>;
     /// See [`linear::linear`].
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`attention::rotary_attention`].
@@ -142,6 +161,11 @@ impl FusedOps for Flex {
     fn add_low_rank(inputs: LowRank<Self>) -> FloatTensor<Self> {
         let [y, _] = Self::low_rank_forward(inputs);
         y
+    }
+
+    fn adapted_linear(inputs: LowRank<Self>, _: Origin<Self>) -> FloatTensor<Self> {
+        let base = Self::linear_forward(&inputs.x, &inputs.base);
+        Self::add_low_rank(LowRank { base, ..inputs })
     }
 
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -221,6 +245,24 @@ impl<B: Kernels> Backward<B, 5> for LowRankBackward {
             grads.register::<B>(base.id, grad);
         }
         for (parent, grad) in parents.into_iter().zip(found) {
+            if let (Some(parent), Some(grad)) = (parent, grad) {
+                grads.register::<B>(parent.id, grad);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct AdaptedLinearBackward;
+
+impl<B: Kernels> Backward<B, 4> for AdaptedLinearBackward {
+    type State = Saved<B>;
+
+    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let needs = ops.parents.each_ref().map(Option::is_some);
+        let found = B::low_rank_backward(ops.state, grad, needs);
+        for (parent, grad) in ops.parents.into_iter().zip(found) {
             if let (Some(parent), Some(grad)) = (parent, grad) {
                 grads.register::<B>(parent.id, grad);
             }
@@ -332,9 +374,51 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         {
             OpsKind::Tracked(prep) => prep.finish(
                 Saved {
-                    tensors: [x, a, b, weight, hidden],
+                    x: Source::Kept(x),
+                    tensors: [a, b, weight, hidden],
                     index,
                     dropout,
+                    frozen: None,
+                },
+                y,
+            ),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn adapted_linear(inputs: LowRank<Self>, of: Origin<Self>) -> FloatTensor<Self> {
+        let (frozen, _) = inputs.base.into_parts();
+        let (x, x_node) = inputs.x.into_parts();
+        let (a, a_node) = inputs.a.into_parts();
+        let (b, b_node) = inputs.b.into_parts();
+        let (weight, weight_node) = inputs.weight.into_parts();
+        let (index, dropout) = (inputs.index, inputs.dropout);
+        let [y, hidden] = B::low_rank_forward(LowRank {
+            base: B::linear_forward(&x, &frozen),
+            x: x.clone(),
+            a: a.clone(),
+            b: b.clone(),
+            weight: weight.clone(),
+            index: index.clone(),
+            dropout,
+        });
+        // The gradient goes by x's own node.
+        let x = match of {
+            Origin::Gated { gate, up } => Source::Gated([gate.into_parts().0, up.into_parts().0]),
+            Origin::Unknown => Source::Kept(x),
+        };
+        match AdaptedLinearBackward
+            .prepare::<C>([x_node, a_node, b_node, weight_node])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish(
+                Saved {
+                    x,
+                    tensors: [a, b, weight, hidden],
+                    index,
+                    dropout,
+                    frozen: Some(frozen),
                 },
                 y,
             ),
@@ -696,6 +780,77 @@ mod tests {
             let composed = run(log_likelihood::composed);
             assert_close(fused.0, composed.0, 1e-5);
             assert_close(fused.1, composed.1, 1e-5);
+        }
+    }
+
+    #[test]
+    fn adapted_linear_equals_its_parts_in_value_and_gradients() {
+        let device = Device::flex();
+        device.seed(3);
+        // The second shape takes several blocks of tokens.
+        for (n, d, r, o, experts, k) in [(1, 5, 3, 7, 4, 1), (131, 37, 4, 19, 4, 2)] {
+            let (gate, up) = (random([n, d], &device), random([n, d], &device));
+            let frozen = random([o, d], &device);
+            let (a, b) = (
+                random([experts, d, r], &device),
+                random([experts, r, o], &device),
+            );
+            let weight = random([n, k], &device);
+            let chosen: Vec<i64> = (0..n * k)
+                .map(|i| ((i / k * 7 + i % k) % 3) as i64)
+                .collect();
+            let index = Tensor::<2, Int>::from_data(TensorData::new(chosen, [n, k]), &device);
+            let upstream = random([n, o], &device);
+            for dropout in [None, Mask::new(0.3, DropoutSeed::new(9))] {
+                // How x is found again: the parts, kept, computed again; as in the first layer, without a gradient of its own.
+                let run = |how: usize, tracked: bool| {
+                    let (gate, up) = (leaf(&gate), leaf(&up));
+                    let (a, b, weight) = (leaf(&a), leaf(&b), leaf(&weight));
+                    let gated = [gate.clone(), up.clone()];
+                    let mut x = swiglu::swiglu(gate.clone(), up.clone());
+                    if !tracked {
+                        x = x.detach();
+                    }
+                    let chosen = (index.clone(), weight.clone());
+                    let y = if how == 0 {
+                        let base = linear::composed(x.clone(), frozen.clone());
+                        low_rank::composed(base, x, a.clone(), b.clone(), chosen, dropout)
+                    } else {
+                        low_rank::adapted_linear(
+                            (x, (how == 2).then_some(gated)),
+                            frozen.clone(),
+                            a.clone(),
+                            b.clone(),
+                            chosen,
+                            dropout,
+                        )
+                    };
+                    let grads = (y.clone() * upstream.clone()).sum().backward();
+                    let of = |t: &Tensor<2>| t.grad(&grads);
+                    let matrices = [a, b].map(|t| t.grad(&grads).unwrap());
+                    (
+                        y.without_autodiff(),
+                        [of(&gate), of(&up), of(&weight)],
+                        matrices,
+                    )
+                };
+                for tracked in [true, false] {
+                    let parts = run(0, tracked);
+                    for how in [1, 2] {
+                        let fused = run(how, tracked);
+                        assert_close(fused.0, parts.0.clone(), 1e-5);
+                        for (fused, part) in fused.1.into_iter().zip(parts.1.clone()) {
+                            assert_eq!(fused.is_some(), part.is_some());
+                            if let (Some(fused), Some(part)) = (fused, part) {
+                                assert_close(fused, part, 1e-4);
+                            }
+                        }
+                        for (fused, part) in fused.2.into_iter().zip(parts.2.clone()) {
+                            assert_close(fused, part, 1e-4);
+                        }
+                    }
+                }
+            }
         }
     }
 

@@ -10,6 +10,8 @@ use rayon::prelude::*;
 pub(super) struct Room {
     values: Vec<f32>,
     length: usize,
+    /// Its values are there already.
+    filled: bool,
     cleared: AtomicUsize,
 }
 
@@ -18,23 +20,38 @@ impl Room {
         Self {
             values: Vec::with_capacity(length),
             length,
+            filled: false,
             cleared: AtomicUsize::new(0),
         }
     }
 
-    /// Chunks of zeros, the last one shorter.
+    /// One that begins with these values instead of zeros.
+    pub(super) fn of(mut values: Vec<f32>) -> Self {
+        let length = values.len();
+        values.clear();
+        Self {
+            values,
+            length,
+            filled: true,
+            cleared: AtomicUsize::new(0),
+        }
+    }
+
+    /// Chunks of zeros, or of the first values; the last one shorter.
     pub(super) fn par_chunks_mut(
         &mut self,
         size: usize,
     ) -> impl IndexedParallelIterator<Item = &mut [f32]> {
         self.cleared = AtomicUsize::new(0);
-        let cleared = &self.cleared;
+        let (cleared, filled) = (&self.cleared, self.filled);
         self.values.spare_capacity_mut()[..self.length]
             .par_chunks_mut(size)
             .map(move |chunk| {
-                chunk.fill(MaybeUninit::new(0.0));
+                if !filled {
+                    chunk.fill(MaybeUninit::new(0.0));
+                }
                 cleared.fetch_add(chunk.len(), Ordering::Relaxed);
-                // SAFETY: every value of the chunk was written above.
+                // SAFETY: every value of the chunk was written above, or before the vector was emptied, which leaves them in place.
                 unsafe { chunk.assume_init_mut() }
             })
     }
@@ -65,6 +82,13 @@ mod tests {
         });
         let exact = [0.0, 1.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 3.0];
         assert_eq!(room.into_vec(), exact);
+    }
+
+    #[test]
+    fn values_that_are_there_stay() {
+        let mut room = Room::of(vec![1.0, 2.0, 3.0]);
+        room.par_chunks_mut(2).for_each(|chunk| chunk[0] += 10.0);
+        assert_eq!(room.into_vec(), [11.0, 2.0, 13.0]);
     }
 
     #[test]
