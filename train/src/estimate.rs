@@ -2,7 +2,7 @@
 
 use data::loader::Schedule;
 use data::tokenizer::EncodedQuestion;
-use model::{AdapterConfig, ModelConfig};
+use model::{AdapterConfig, MixtureWeights, ModelConfig, Placement};
 use serde::{Deserialize, Serialize};
 
 /// A run's size. Time and memory are estimates from measured rates, see `docs/decisions.md`.
@@ -52,13 +52,15 @@ const FLOPS_PER_CORE: f64 = 65e9;
 const PROCESS: f64 = 180e6;
 
 /// Values that the backward pass keeps for each token of one layer: the residual stream before both norms, both norms' outputs, q, k, v
-/// and attention's output, gate, up and their product, and each projection's hidden rows. Dropout on a plain LoRA keeps a mask and
-/// a masked input for each projection; a mixture's kernel draws its mask again.
-fn activations(config: &ModelConfig, adapter: &AdapterConfig) -> usize {
+/// and attention's output, gate and up, and each projection's hidden rows. Their product is kept, too, but for a mixture in every projection,
+/// which computes it again where the weights are f32; experts that are whole blocks keep all three for each. Dropout on a plain LoRA keeps a mask and a masked input for each
+/// projection; a mixture's kernel draws its mask again.
+fn activations(config: &ModelConfig, adapter: &AdapterConfig, weight_bytes: usize) -> usize {
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let q = config.num_attention_heads * config.head_dim;
     let kv = config.num_key_value_heads * config.head_dim;
-    let plain = 4 * d + 2 * q + 2 * kv + 3 * f;
+    let around = 4 * d + 2 * q + 2 * kv;
+    let plain = around + 3 * f;
     match adapter {
         AdapterConfig::None => plain,
         AdapterConfig::Lora(lora) => {
@@ -69,7 +71,19 @@ fn activations(config: &ModelConfig, adapter: &AdapterConfig) -> usize {
             };
             plain + dropped + 7 * lora.rank
         }
-        AdapterConfig::MixLora(mix) => plain + 7 * mix.lora.rank * mix.top_k,
+        AdapterConfig::MixLora(mix) => {
+            let block = match (mix.placement, mix.mixture_weights) {
+                // The operation is there for f32.
+                (Placement::All, weights)
+                    if weights != MixtureWeights::Raw && weight_bytes == 4 =>
+                {
+                    2 * f
+                }
+                (Placement::All, _) => 3 * f,
+                (Placement::Ffn, _) => 3 * f * mix.top_k,
+            };
+            around + block + 7 * mix.lora.rank * mix.top_k
+        }
     }
 }
 
@@ -107,7 +121,7 @@ pub fn estimate(
     let evaluation = evaluation_tokens as f64 * (base + low_rank);
     let longest = train.iter().map(EncodedQuestion::length).max().unwrap_or(0);
     let widest = (schedule.micro_batch * longest).min(schedule.micro_tokens.max(longest));
-    let kept = activations(config, adapter);
+    let kept = activations(config, adapter, weight_bytes);
     let values = match recompute {
         // Every layer's input, and one layer whole.
         true => config.num_hidden_layers * config.hidden_size + kept,
