@@ -200,7 +200,10 @@ impl Projection {
             (Self::MixLora(mix), Some(routing)) => {
                 mix.forward(x, Some([gate, up]), routing, pass.seed)
             }
-            _ => self.forward(x, routing, pass),
+            _ => {
+                drop((gate, up));
+                self.forward(x, routing, pass)
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail};
 use clap::Args;
+use data::prompt::LabelStyle;
 use train::RunConfig;
 use train::config::ConfigLayers;
 use train::dashboard::plain::Plain;
@@ -97,6 +98,10 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
         };
         let predictions = run.evaluation(&folder).join("predictions.jsonl");
         write_predictions(&predictions, &evaluated.rows)?;
+        run.write_text(
+            &format!("evaluation/{folder}/config.toml"),
+            &config.to_toml(),
+        )?;
         run.write_json(&format!("evaluation/{folder}/metrics.json"), &metrics)?;
         run.write_json(&format!("evaluation/{folder}/cost.json"), &evaluated.cost)?;
         let show = |e: train::metric::Estimate| e.value.map_or("-".into(), |v| format!("{v:.4}"));
@@ -117,8 +122,17 @@ fn on(config: &RunConfig, dataset: &str, args: &EvaluateArgs) -> Result<RunConfi
     config.data.test_limit = args.limit;
     let mut layers = ConfigLayers::default();
     layers.text(&config.to_toml(), "the run's settings")?;
-    for assignment in args.set.iter().filter(|assignment| is_asking(assignment)) {
-        layers.set(assignment)?;
+    // What is about written answers says nothing to questions with choices that are asked beside open-ended ones.
+    let chosen = config.data.dataset()?.labels() != LabelStyle::Written && args.on.len() > 1;
+    let about_written = |assignment: &str| {
+        ["data.answer_tokens", "evaluation.answer_confidence"]
+            .iter()
+            .any(|key| assignment.starts_with(key))
+    };
+    for assignment in &args.set {
+        if is_asking(assignment) && !(chosen && about_written(assignment)) {
+            layers.set(assignment)?;
+        }
     }
     Ok(layers.resolve()?)
 }

@@ -63,8 +63,8 @@ pub(super) struct ReproduceArgs {
     /// Do this one training or evaluation of the plan alone
     #[arg(long, conflicts_with = "plan")]
     job: Option<String>,
-    /// Print the table from recorded results, DIR or DIR/TABLE, and do nothing else
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "limit", "train_limit", "methods", "on", "config", "set", "plan", "job"])]
+    /// Print the table from recorded results, and do nothing else: DIR or DIR/TABLE with a reproduce.toml beside them, or a folder ROOT/tables/..
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["seeds", "model", "limit", "train_limit", "methods", "on", "config", "set", "plan", "job"])]
     from: Option<PathBuf>,
     /// Write it there too, in all its forms
     #[arg(long, value_name = "DIR", requires = "from")]
@@ -277,13 +277,22 @@ fn write_forms(folder: &Path, table: &ResultTable) -> Result<()> {
 fn print_recorded(args: &ReproduceArgs, from: &Path) -> Result<ExitCode> {
     let table = tables::find(&args.table)?;
     let inside = from.join(table.name);
-    let root = match inside.join(RECORD).is_file() {
+    let beside = match inside.join(RECORD).is_file() {
         true => inside,
         false => from.to_path_buf(),
     };
-    let options = Options::recorded(table, &root)?;
+    let options = Options::recorded(table, &beside)?;
+    // A table's own folder lies two below what it was made from.
+    let tables = beside.parent().filter(|tables| tables.ends_with("tables"));
+    let root = match tables.and_then(Path::parent) {
+        Some(root) => root.to_path_buf(),
+        None => beside,
+    };
     let plan = Plan::new(&options, None)?;
     let table = ResultTable::collect(&plan, &root)?;
+    if table.cells.iter().all(|cell| cell.n == 0) {
+        bail!("{}: holds no results of {}", root.display(), table.name);
+    }
     if let Some(out) = &args.out {
         write_forms(out, &table)?;
     }

@@ -373,6 +373,7 @@ fn tfb_without_noise_is_the_lora_and_with_noise_keeps_its_bound() {
     let batch = QuestionBatcher::default().batch(questions(6), &device);
     let plain = probabilities(&*fitted(&config("lora"), &device), &batch);
     let mut tfb = config("tfb");
+    tfb.method.tfb.min_sigma = 1e-10;
     tfb.method.tfb.max_sigma = 1e-9;
     assert_close(
         "no noise",

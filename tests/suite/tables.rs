@@ -35,11 +35,11 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A table's file.
-fn file(root: &Path, table: &str, ending: &str) -> String {
+/// A table's folder.
+fn folder(root: &Path, table: &str) -> std::path::PathBuf {
     let name = format!("{table}-tiny-");
     let folders = std::fs::read_dir(root.join("tables")).unwrap();
-    let found = folders
+    folders
         .map(|folder| folder.unwrap().path())
         .find(|path| {
             path.file_name()
@@ -47,12 +47,13 @@ fn file(root: &Path, table: &str, ending: &str) -> String {
                 .to_string_lossy()
                 .starts_with(&name)
         })
-        .unwrap();
-    let name = match ending {
-        "toml" => "reproduce.toml".into(),
-        _ => format!("{table}.{ending}"),
-    };
-    std::fs::read_to_string(found.join(name)).unwrap()
+        .unwrap()
+}
+
+/// A table's file.
+fn file(root: &Path, table: &str, ending: &str) -> String {
+    let path = folder(root, table).join(format!("{table}.{ending}"));
+    std::fs::read_to_string(path).unwrap()
 }
 
 #[test]
@@ -112,14 +113,27 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
     );
     assert_eq!(text(&again.stdout), shown);
     // The same from what was recorded, without model or data.
-    let record = file(root.path(), "table1", "toml");
-    std::fs::write(root.path().join("reproduce.toml"), record).unwrap();
-    let recorded = ["reproduce", "table1", "--from", "."];
-    let printed = text(&succeeds(root.path(), &recorded).stdout);
-    assert_eq!(
-        printed.trim_end(),
-        shown.split("\nWritten to").next().unwrap().trim_end()
-    );
+    let folder = folder(root.path(), "table1");
+    let place = folder.to_str().unwrap();
+    let printed = text(&succeeds(root.path(), &["reproduce", "table1", "--from", place]).stdout);
+    let whole = shown.split("\nWritten to").next().unwrap();
+    assert_eq!(printed.trim_end(), whole.trim_end());
+    std::fs::rename(
+        folder.join("reproduce.toml"),
+        root.path().join("reproduce.toml"),
+    )
+    .unwrap();
+    let beside = text(&succeeds(root.path(), &["reproduce", "table1", "--from", "."]).stdout);
+    assert_eq!(beside, printed);
+    let alone = root.path().join("alone");
+    std::fs::create_dir(&alone).unwrap();
+    std::fs::copy(
+        root.path().join("reproduce.toml"),
+        alone.join("reproduce.toml"),
+    )
+    .unwrap();
+    let none = ["reproduce", "table1", "--from", "alone"];
+    fails(root.path(), &none, &["holds no results of table1"]);
     // Another table finds UQ4CT's and SPUQ's trainings there.
     reproduce(
         "table6",
@@ -323,31 +337,58 @@ fn runs_are_compared_and_asked_by_another_method() {
     refused(&["reproduce", "table9"], "expected one of fig3, table1");
 }
 
+/// What stands between `<!-- name -->` and `<!-- end -->`.
+fn section<'a>(page: &'a str, name: &str) -> &'a str {
+    let start = format!("<!-- {name} -->");
+    let (_, rest) = page
+        .split_once(&start)
+        .unwrap_or_else(|| panic!("no {start}"));
+    rest.split_once("<!-- end -->").expect("an end").0
+}
+
+/// `UPDATE_RESULTS=1` writes the tables and their places in the documents anew.
 #[test]
 fn the_recorded_results_print_the_tables_that_stand_beside_them() {
-    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (results, page) = (root.join("results"), root.join("docs/results.md"));
     let from = results.to_str().unwrap();
-    let docs = std::fs::read_to_string(results.join("../docs/results.md")).unwrap();
+    let update = std::env::var_os("UPDATE_RESULTS").is_some();
     for table in ["table1"] {
-        let out = tempfile::tempdir().unwrap();
-        let place = out.path().to_str().unwrap();
-        succeeds(
-            out.path(),
-            &["reproduce", table, "--from", from, "--out", place],
-        );
-        for ending in ["md", "csv", "svg"] {
-            let name = format!("{table}.{ending}");
-            let read = |folder: &Path| std::fs::read_to_string(folder.join(&name)).unwrap();
-            let (made, known) = (read(out.path()), read(&results.join(table)));
+        let made = tempfile::tempdir().unwrap();
+        let out = match update {
+            true => results.join(table),
+            false => made.path().to_owned(),
+        };
+        let place = out.to_str().unwrap();
+        succeeds(&out, &["reproduce", table, "--from", from, "--out", place]);
+        let file = |folder: &Path, ending: &str| {
+            std::fs::read_to_string(folder.join(format!("{table}.{ending}"))).unwrap()
+        };
+        // Not the JSON: its last digits differ between machines.
+        for ending in ["md", "csv", "tex", "svg"] {
             assert!(
-                made == known,
-                "{name} is not what results/{table} says: uq4ct reproduce {table} --from results --out results/{table}"
+                file(&out, ending) == file(&results.join(table), ending),
+                "{table}.{ending} is not what results/{table} says: UPDATE_RESULTS=1 cargo test --workspace recorded_results"
             );
-            // Headings aside, the documentation shows the same.
-            let body = made.split_once("\n\n").unwrap().1.trim();
+        }
+        // The page has the heading already.
+        let markdown = file(&out, "md");
+        let body = format!("\n{}\n", markdown.split_once("\n\n").unwrap().1.trim());
+        let text = std::fs::read_to_string(&page).unwrap();
+        let shown = section(&text, table);
+        if update {
+            std::fs::write(
+                &page,
+                text.replace(
+                    &format!("<!-- {table} -->{shown}"),
+                    &format!("<!-- {table} -->{body}"),
+                ),
+            )
+            .unwrap();
+        } else {
             assert!(
-                ending != "md" || docs.contains(body),
-                "docs/results.md lacks {name}"
+                shown == body,
+                "docs/results.md is old: UPDATE_RESULTS=1 cargo test --workspace recorded_results"
             );
         }
     }

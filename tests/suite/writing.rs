@@ -314,3 +314,47 @@ fn own_open_ended_questions_are_checked_and_trained_on() {
         "{said}"
     );
 }
+
+#[test]
+fn runs_are_asked_questions_of_the_other_kind() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    // What is about choices, or about answers, falls away where it says nothing.
+    let chosen = [
+        "boolq",
+        "--run",
+        "chosen",
+        "--set",
+        "objective.cross_entropy=choices",
+    ];
+    succeeds(root, &[&OWN[..], &chosen[..]].concat());
+    let product = ["--set", "evaluation.answer_confidence=product"];
+    let both = ["evaluate", "chosen", "--on", "triviaqa,arc-easy"];
+    stdout(root, &[&both[..], &product[..]].concat());
+    let rows = std::fs::read_to_string(root.join("chosen/evaluation/triviaqa/predictions.jsonl"));
+    let row = &json_lines(&rows.unwrap())[0];
+    let logs = row["written"]["log_probabilities"].as_array().unwrap();
+    let sum: f64 = logs.iter().map(|log| log.as_f64().unwrap()).sum();
+    assert!((row["probabilities"][0].as_f64().unwrap() - sum.exp()).abs() < 1e-6);
+    let asked = std::fs::read_to_string(root.join("chosen/evaluation/triviaqa/config.toml"));
+    assert!(asked.unwrap().contains("answer_confidence = \"product\""));
+    let alone = ["evaluate", "chosen", "--on", "arc-easy"];
+    let refused = [&alone[..], &product[..]].concat();
+    fails(
+        root,
+        &refused,
+        &["evaluation.answer_confidence", "these have choices"],
+    );
+    let own = [
+        "evaluate",
+        "chosen",
+        "--on",
+        "arc-easy",
+        "--set",
+        "train.epochs=2",
+    ];
+    fails(root, &own, &["the training is done"]);
+    let open = ["triviaqa", "--run", "open", "--set", "data.answer_tokens=5"];
+    succeeds(root, &[&OWN[..], &open[..]].concat());
+    stdout(root, &["evaluate", "open", "--on", "boolq"]);
+}

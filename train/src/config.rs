@@ -852,7 +852,12 @@ impl RunConfig {
             ("method.blob.posterior_std", method.blob.posterior_std),
             ("method.blob.prior_std", method.blob.prior_std),
             ("method.blob.gamma", method.blob.gamma),
-            ("method.tfb.max_sigma", method.tfb.max_sigma),
+            ("method.tfb.min_sigma", method.tfb.min_sigma),
+            (
+                // An empty interval would be searched from the wrong end.
+                "method.tfb.max_sigma - method.tfb.min_sigma",
+                method.tfb.max_sigma - method.tfb.min_sigma,
+            ),
             (
                 "method.laplace.prior_precision",
                 method.laplace.prior_precision.unwrap_or(1.0),
@@ -982,7 +987,7 @@ impl RunConfig {
             ("data.template", self.data.template == Template::LaplaceLora),
             (
                 "data.custom.answer_by_choice",
-                self.data.custom.answer_by_choice,
+                self.data.dataset == "custom" && self.data.custom.answer_by_choice,
             ),
         ];
         if let Some((key, _)) = unread.into_iter().find(|(_, given)| *given) {

@@ -73,13 +73,13 @@ fn activations(config: &ModelConfig, adapter: &AdapterConfig, weight_bytes: usiz
         }
         AdapterConfig::MixLora(mix) => {
             let block = match (mix.placement, mix.mixture_weights) {
-                // The operation is there for f32.
-                (Placement::All, weights)
-                    if weights != MixtureWeights::Raw && weight_bytes == 4 =>
-                {
-                    2 * f
-                }
+                // Every frozen product, too: it is scaled by the routers' mass.
+                (Placement::All, MixtureWeights::Raw) => 3 * f + q + 2 * kv + 2 * d + 2 * f,
+                // The operation that computes it again is there for f32.
+                (Placement::All, _) if weight_bytes == 4 => 2 * f,
                 (Placement::All, _) => 3 * f,
+                // The frozen block beside the experts.
+                (Placement::Ffn, MixtureWeights::RawDelta) => 3 * f * (mix.top_k + 1),
                 (Placement::Ffn, _) => 3 * f * mix.top_k,
             };
             around + block + 7 * mix.lora.rank * mix.top_k

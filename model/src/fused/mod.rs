@@ -163,7 +163,9 @@ impl FusedOps for Flex {
         y
     }
 
-    fn adapted_linear(inputs: LowRank<Self>, _: Origin<Self>) -> FloatTensor<Self> {
+    fn adapted_linear(inputs: LowRank<Self>, of: Origin<Self>) -> FloatTensor<Self> {
+        // Without a backward pass they have served.
+        drop(of);
         let base = Self::linear_forward(&inputs.x, &inputs.base);
         Self::add_low_rank(LowRank { base, ..inputs })
     }

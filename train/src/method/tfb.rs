@@ -31,8 +31,10 @@ pub struct TfbSection {
     pub questions: usize,
     /// Passes of each trial.
     pub trial_samples: usize,
-    /// Trials, halving the interval.
+    /// Trials, halving the interval of the logarithm.
     pub trials: usize,
+    /// Smallest sigma tried; where it is not borne either, there is no noise.
+    pub min_sigma: f64,
     /// Largest sigma.
     pub max_sigma: f64,
     /// Allowed relative rise of the negative log-likelihood.
@@ -44,7 +46,8 @@ impl Default for TfbSection {
         Self {
             questions: 100,
             trial_samples: 5,
-            trials: 6,
+            trials: 8,
+            min_sigma: 1e-5,
             max_sigma: 0.2,
             tolerance: 0.003,
         }
@@ -156,24 +159,27 @@ fn pseudo_likelihood(rows: &[ScoredRow], answers: &[usize]) -> f64 {
     sum / rows.len() as f64
 }
 
-/// The largest of `trials` halvings of `[0, max]` that `bears`, whose bound is monotone; 0 if none does.
+/// The largest value that `bears`, whose bound is monotone: `max`, or what `trials` halvings of `[log min, log max]` find; 0 if
+/// none does. In the logarithm, since what an adapter bears differs by orders of magnitude with its size.
 pub(crate) fn largest<E>(
-    max: f64,
+    (min, max): (f64, f64),
     trials: usize,
     mut bears: impl FnMut(f64) -> Result<bool, E>,
 ) -> Result<f64, E> {
     if bears(max)? {
         return Ok(max);
     }
-    let (mut low, mut high) = (0.0, max);
+    let (mut low, mut high) = (min, max);
+    let mut found = 0.0;
     for _ in 1..trials {
-        let middle = (low + high) / 2.0;
-        match bears(middle)? {
-            true => low = middle,
-            false => high = middle,
+        let middle = (low * high).sqrt();
+        if bears(middle)? {
+            (low, found) = (middle, middle);
+        } else {
+            high = middle;
         }
     }
-    Ok(low)
+    Ok(found)
 }
 
 impl Method for Tfb {
@@ -236,15 +242,27 @@ impl Tfb {
         let answers: Vec<usize> = plain.iter().map(ScoredRow::prediction).collect();
         let bound = pseudo_likelihood(&plain, &answers) * (1.0 + settings.tolerance);
         let bayesianized = Bayesianized::of(llama)?;
-        let sigma = largest(settings.max_sigma, settings.trials, |sigma| {
-            let rows = score(&Stochastic {
-                members: vec![bayesianized.with_sigma(sigma)],
-                samples: settings.trial_samples,
-                seed: context.seed,
-            })?;
-            Ok::<_, TrainError>(pseudo_likelihood(&rows, &answers) <= bound)
-        })?;
+        let sigma = largest(
+            (settings.min_sigma, settings.max_sigma),
+            settings.trials,
+            |sigma| {
+                let rows = score(&Stochastic {
+                    members: vec![bayesianized.with_sigma(sigma)],
+                    samples: settings.trial_samples,
+                    seed: context.seed,
+                })?;
+                Ok::<_, TrainError>(pseudo_likelihood(&rows, &answers) <= bound)
+            },
+        )?;
         tracing::info!("tfb: sigma = {sigma}");
+        if sigma == 0.0 {
+            tracing::warn!(
+                "tfb: not even sigma = {} keeps the answers within {}: the run answers without noise, as {} does",
+                settings.min_sigma,
+                settings.tolerance,
+                self.lora.name()
+            );
+        }
         Ok(bayesianized.with_sigma(sigma))
     }
 }
@@ -255,10 +273,13 @@ mod tests {
 
     #[test]
     fn the_largest_bearable_value_keeps_the_bound() {
-        let find = |limit: f64| largest(1.0, 6, |sigma| Ok::<_, ()>(sigma <= limit)).unwrap();
+        let find =
+            |limit: f64| largest((1e-4, 1.0), 8, |sigma| Ok::<_, ()>(sigma <= limit)).unwrap();
         assert_eq!(find(2.0), 1.0);
         assert_eq!(find(-1.0), 0.0);
-        let found = find(0.3);
-        assert!(found <= 0.3 && found > 0.3 - 1.0 / 32.0, "{found}");
+        for limit in [0.3, 1e-3] {
+            let found = find(limit);
+            assert!(found <= limit && found > 0.9 * limit, "{found}");
+        }
     }
 }

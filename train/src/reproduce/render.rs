@@ -140,7 +140,9 @@ pub fn markdown(table: &ResultTable) -> String {
 /// One line a figure and cell.
 pub fn csv(table: &ResultTable) -> String {
     let mut text = String::from("table,row,column,figure,mean,deviation,seeds,n,paper\n");
-    let plain = |value: Option<f64>| value.map_or(String::new(), |v| v.to_string());
+    // The last digits of a sum differ between machines.
+    let short = |v: f64| format!("{v:.6}");
+    let plain = |value: Option<f64>| value.map_or(String::new(), short);
     let quoted = |field: &str| match field.contains([',', '"']) {
         true => format!("\"{}\"", field.replace('"', "\"\"")),
         false => field.to_owned(),
@@ -154,7 +156,7 @@ pub fn csv(table: &ResultTable) -> String {
                 quoted(&cell.row),
                 quoted(&cell.column),
                 quoted(value.figure.name()),
-                value.over_seeds.mean,
+                short(value.over_seeds.mean),
                 plain(value.over_seeds.deviation),
                 cell.seeds,
                 cell.n,
