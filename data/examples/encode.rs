@@ -23,6 +23,7 @@ fn main() -> Result<(), data::DataError> {
             scoring,
             normalization: Normalization::Token,
             answer_tokens: 16,
+            whole_choices: false,
         };
         println!("{scoring:?}: {:?}", rendering.render(&question).text());
         let encoded =

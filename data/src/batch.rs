@@ -37,6 +37,9 @@ pub struct Batch {
     pub labels: Tensor<2, Int>,
     /// The tokens of choices that have more than one, if any has.
     pub continuations: Option<Continuations>,
+    /// Weight of each flat token in the mean over each choice's own tokens, where choices are whole: `[batch * choices, batch * sequence]`;
+    /// rows sum to 1, missing choices to 0.
+    pub choice_mean: Option<Tensor<2>>,
     /// True where a row has fewer choices, `[batch, choices]`.
     pub no_choice: Tensor<2, Bool>,
     /// Index of the right choice, `[batch]`.
@@ -117,6 +120,7 @@ impl Batch {
                 pool: c.pool.to_device(device),
                 answer: c.answer.to_device(device),
             }),
+            choice_mean: self.choice_mean.map(|mean| mean.to_device(device)),
             prompt_mean: self.prompt_mean.to_device(device),
             token_mean: self.token_mean.to_device(device),
             labels: self.labels.to_device(device),
@@ -147,8 +151,9 @@ impl Batcher<EncodedQuestion, Batch> for QuestionBatcher {
             let several = |c: &Continuation| c.tokens.len() > 1 || c.weight != 1.0;
             q.open.is_some() || q.choices.iter().any(several)
         });
+        let whole = items.iter().any(|q| q.whole_choices);
         // A label is appended to its prompt; a text stands in the batch anyway.
-        let append = self.options.sequence_targets && !cloze;
+        let append = self.options.sequence_targets && !cloze && !whole;
         let lengths: Vec<usize> = items
             .iter()
             .map(|q| q.length() + usize::from(append))
@@ -157,12 +162,18 @@ impl Batcher<EncodedQuestion, Batch> for QuestionBatcher {
         let rows = items.len();
         let real_tokens: usize = lengths.iter().sum();
         let mut grid = Grid::new(rows, sequence);
+        if whole {
+            grid.choice_mean = vec![0.0; rows * most * rows * sequence];
+        }
         for (row, (question, length)) in items.iter().zip(&lengths).enumerate() {
             let start = match self.options.pad_left {
                 true => sequence - length,
                 false => 0,
             };
             grid.place(row, start, question, append);
+            if whole {
+                grid.choice_mean(row, start, question, most);
+            }
             grid.token_mean(row, start, *length, real_tokens);
             if self.options.sequence_targets {
                 grid.next_tokens(row, start, question);
@@ -204,6 +215,7 @@ impl Batcher<EncodedQuestion, Batch> for QuestionBatcher {
                     answer: float(t.answer, [rows, n]),
                 }
             }),
+            choice_mean: whole.then(|| float(grid.choice_mean, [rows * most, rows * sequence])),
             prompt_mean: float(grid.prompt_mean, [rows, rows * sequence]),
             token_mean: float(grid.token_mean, [1, rows * sequence]),
             labels: int(items.iter().flat_map(pad).collect(), [rows, most]),
@@ -245,6 +257,7 @@ struct Grid {
     scored: Vec<i32>,
     /// Tokens inside the choices, in the order of the questions and their choices.
     inside: Vec<i32>,
+    choice_mean: Vec<f32>,
     prompt_mean: Vec<f32>,
     token_mean: Vec<f32>,
     next_at: Vec<i32>,
@@ -264,6 +277,7 @@ impl Grid {
             branches: vec![0; flat],
             scored: Vec::with_capacity(rows),
             inside: vec![],
+            choice_mean: vec![],
             prompt_mean: vec![0.0; rows * flat],
             token_mean: vec![0.0; flat],
             next_at: vec![],
@@ -272,7 +286,7 @@ impl Grid {
         }
     }
 
-    /// The prompt, then every choice but for its last token, each at the positions after the prompt.
+    /// The prompt, then of every choice the tokens that are computed, each at the positions after the prompt.
     fn place(&mut self, row: usize, start: usize, question: &EncodedQuestion, append: bool) {
         let prompt = question.prompt.len();
         let first = row * self.sequence + start;
@@ -287,13 +301,12 @@ impl Grid {
             self.put(at, question.choices[question.answer].tokens[0], prompt, 0);
         }
         for (choice, continuation) in question.choices.iter().enumerate() {
-            let (_, fed) = continuation
-                .tokens
-                .split_last()
-                .expect("a choice has tokens");
-            for (offset, id) in fed.iter().enumerate() {
+            for (offset, id) in question.computed(continuation).iter().enumerate() {
                 self.put(at, *id, prompt + offset, choice + 1);
-                self.inside.push(at as i32);
+                // Nothing is read after the last token.
+                if offset + 1 < continuation.tokens.len() {
+                    self.inside.push(at as i32);
+                }
                 at += 1;
             }
         }
@@ -306,6 +319,17 @@ impl Grid {
         self.branches[at] = branch as i32;
     }
 
+    fn choice_mean(&mut self, row: usize, start: usize, question: &EncodedQuestion, most: usize) {
+        let flat = self.rows * self.sequence;
+        let mut at = row * self.sequence + start + question.prompt.len();
+        for (choice, continuation) in question.choices.iter().enumerate() {
+            let length = question.computed(continuation).len();
+            let own = (row * most + choice) * flat + at;
+            self.choice_mean[own..own + length].fill(1.0 / length as f32);
+            at += length;
+        }
+    }
+
     fn token_mean(&mut self, row: usize, start: usize, length: usize, real_tokens: usize) {
         let first = row * self.sequence + start;
         self.token_mean[first..first + length].fill(1.0 / real_tokens as f32);
@@ -316,7 +340,8 @@ impl Grid {
         let prompt = question.prompt.len();
         let first = row * self.sequence + start;
         let before = question.choices[..question.answer].iter();
-        let branch = first + prompt + before.map(|c| c.tokens.len() - 1).sum::<usize>();
+        let computed = before.map(|c| question.computed(c).len());
+        let branch = first + prompt + computed.sum::<usize>();
         let answer = &question.choices[question.answer].tokens;
         let mut pairs: Vec<(usize, u32)> = Vec::new();
         for (position, id) in question.prompt.iter().enumerate().skip(1) {
@@ -465,6 +490,56 @@ mod tests {
         );
         let next = batch.next.unwrap();
         assert_eq!(ints(next.at), [0, 1, 4, 5]);
+        assert_eq!(ints(next.target), [6, 4, 7, 9]);
+    }
+
+    #[test]
+    fn whole_choices_are_computed_to_their_end_and_read_as_before() {
+        let choice = |tokens: &[u32]| Continuation {
+            tokens: tokens.to_vec(),
+            weight: 1.0 / tokens.len() as f32,
+        };
+        let mut first = question(&[5, 6], &[0], 1);
+        first.choices = vec![choice(&[1, 2, 3]), choice(&[4, 7])];
+        let mut second = question(&[8], &[0], 0);
+        second.choices = vec![choice(&[9])];
+        let mut items = vec![first, second];
+        items.iter_mut().for_each(|q| q.whole_choices = true);
+        assert_eq!(items[0].length(), 7);
+        let options = BatchOptions {
+            sequence_targets: true,
+            pad_left: false,
+        };
+        let batch = QuestionBatcher { options }.batch(items, &Device::flex());
+        assert_eq!(
+            ints(batch.tokens),
+            [5, 6, 1, 2, 3, 4, 7, 8, 9, 0, 0, 0, 0, 0]
+        );
+        assert_eq!(
+            ints(batch.positions),
+            [0, 1, 2, 3, 4, 2, 3, 0, 1, 0, 0, 0, 0, 0]
+        );
+        assert_eq!(
+            ints(batch.branches),
+            [0, 0, 1, 1, 1, 2, 2, 0, 1, 0, 0, 0, 0, 0]
+        );
+        assert_eq!(ints(batch.read), [1, 7, 2, 3, 5]);
+        let targets = batch.continuations.unwrap();
+        assert_eq!(ints(targets.row), [0, 2, 3, 0, 4, 1]);
+        let mean: Vec<f32> = batch
+            .choice_mean
+            .unwrap()
+            .into_data()
+            .try_into_vec_as()
+            .unwrap();
+        let third = 1.0 / 3.0;
+        let rows: Vec<&[f32]> = mean.chunks(14).collect();
+        assert_eq!(rows[0][..8], [0., 0., third, third, third, 0., 0., 0.]);
+        assert_eq!(rows[1][..8], [0., 0., 0., 0., 0., 0.5, 0.5, 0.]);
+        assert_eq!(rows[2][7..10], [0., 1., 0.]);
+        assert_eq!(rows[3], [0.; 14]);
+        let next = batch.next.unwrap();
+        assert_eq!(ints(next.at), [0, 1, 5, 7]);
         assert_eq!(ints(next.target), [6, 4, 7, 9]);
     }
 }

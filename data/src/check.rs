@@ -357,6 +357,7 @@ mod tests {
             scoring: Scoring::Letters,
             normalization: Normalization::Token,
             answer_tokens: 16,
+            whole_choices: false,
         };
         let letters = CheckedTokens::of(&found, &Tokenizer::tiny(), &rendering, 200, 1);
         assert_eq!(letters.shortened, [2]);

@@ -111,6 +111,12 @@ pub fn mix(a: u64, b: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// A hash of a number and a name.
+pub fn hash_name(seed: u64, name: &str) -> u64 {
+    name.bytes()
+        .fold(seed, |hash, byte| mix(hash, u64::from(byte)))
+}
+
 /// What the loader shares with whoever watches it.
 #[derive(Debug)]
 pub struct LoaderState {

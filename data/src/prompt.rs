@@ -57,6 +57,8 @@ pub struct Rendering {
     pub normalization: Normalization,
     /// Tokens of the longest answer that the model may write itself.
     pub answer_tokens: usize,
+    /// With cloze scoring, compute the choices' last tokens as well.
+    pub whole_choices: bool,
 }
 
 impl Rendering {

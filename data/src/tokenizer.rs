@@ -30,6 +30,8 @@ pub struct EncodedQuestion {
     pub shortened: bool,
     /// Where the model writes the answer itself, its one choice is what training appends. Absent where it chooses.
     pub open: Option<OpenEnded>,
+    /// The choices' last tokens are computed too, not only predicted: for what is read from the choices themselves.
+    pub whole_choices: bool,
 }
 
 /// What is known of an answer to be written.
@@ -66,12 +68,14 @@ impl EncodedQuestion {
             answer,
             shortened: false,
             open: None,
+            whole_choices: false,
         }
     }
 
     /// The prompt alone, for the model to go on.
     pub fn prompt_only(&self) -> Self {
         let mut alone = self.clone();
+        alone.whole_choices = false;
         for choice in &mut alone.choices {
             choice.tokens.truncate(1);
         }
@@ -84,10 +88,16 @@ impl EncodedQuestion {
         self.length() + answer
     }
 
-    /// Tokens that the model computes: the prompt, and each choice but for its last token, which is only predicted.
+    /// Tokens that the model computes: the prompt, and of each choice what is [`Self::computed`].
     pub fn length(&self) -> usize {
-        let branches = self.choices.iter().map(|c| c.tokens.len() - 1);
+        let branches = self.choices.iter().map(|c| self.computed(c).len());
         self.prompt.len() + branches.sum::<usize>()
+    }
+
+    /// The tokens of a choice that the model computes: all but the last, which is only predicted, unless choices are wanted whole.
+    pub fn computed<'a>(&self, choice: &'a Continuation) -> &'a [u32] {
+        let all = choice.tokens.as_slice();
+        &all[..all.len() - usize::from(!self.whole_choices)]
     }
 
     /// Positions that it takes: every choice begins again at the prompt's end.
@@ -281,6 +291,7 @@ impl Tokenizer {
             answer: if written { 0 } else { question.answer },
             shortened,
             open,
+            whole_choices: rendering.whole_choices && scoring == Scoring::Cloze && !written,
         })
     }
 
@@ -407,6 +418,7 @@ mod tests {
         scoring: Scoring::Letters,
         normalization: Normalization::Token,
         answer_tokens: 16,
+        whole_choices: false,
     };
 
     fn question(text: &str) -> MultipleChoice {

@@ -43,6 +43,7 @@ fn main() -> Result<(), ModelError> {
         tokens,
         dropout: DropoutSeed::OFF,
         probe: None,
+        routers_apart: false,
     });
     println!("logits {:?}", output.logits.dims());
     for (router, routing) in output.routing.iter().enumerate() {

@@ -44,6 +44,8 @@ pub struct LlamaInput {
     pub dropout: DropoutSeed,
     /// Records the adapter's layers for a curvature.
     pub probe: Option<Probe>,
+    /// Fill [`Routing::apart`].
+    pub routers_apart: bool,
 }
 
 /// What the model says.
@@ -59,6 +61,7 @@ pub struct LlamaOutput {
 struct Context {
     angles: Angles,
     visibility: Visibility,
+    routers_apart: bool,
 }
 
 /// Grouped-query attention with rotary positions.
@@ -257,7 +260,7 @@ impl DecoderLayer {
         let decision = self
             .attention_router
             .as_ref()
-            .map(|router| router.forward(normed.clone()));
+            .map(|router| router.forward(normed.clone(), context.routers_apart));
         let x = x + self
             .self_attn
             .forward(normed, decision.as_ref(), pass, context, cache);
@@ -266,7 +269,7 @@ impl DecoderLayer {
         let decision = self
             .mlp_router
             .as_ref()
-            .map(|router| router.forward(normed.clone()));
+            .map(|router| router.forward(normed.clone(), context.routers_apart));
         let x = x + self.mlp.forward(normed, decision.as_ref(), pass);
         routing.extend(decision);
         x
@@ -358,6 +361,7 @@ impl Llama {
         // The fused operation needs no masks; it cannot look back past its own tokens.
         let fused = first && fused::serves(&input.tokens.device());
         Context {
+            routers_apart: input.routers_apart,
             angles: self.rope.angles(input.positions.clone()),
             visibility: match fused {
                 true => visibility,

@@ -73,6 +73,7 @@ fn prompts_are_as_they_were() {
                     scoring,
                     normalization: Normalization::Token,
                     answer_tokens: 16,
+                    whole_choices: false,
                 };
                 let prompt = rendering.render(question);
                 let _ = write!(

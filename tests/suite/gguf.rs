@@ -38,6 +38,7 @@ fn logits(llama: &Llama) -> Vec<f32> {
                 scored: Tensor::from_data([0, 1, 2, 3, 4, 5], &device),
                 dropout: DropoutSeed::OFF,
                 probe: None,
+                routers_apart: false,
             })
             .logits,
     )

@@ -11,7 +11,7 @@ use data::tokenizer::EncodedQuestion;
 use data::{Batch, QuestionBatcher};
 use model::{AdapterConfig, DropoutSeed, Llama, MixLoraConfig, MixtureWeights, Placement};
 use train::RunConfig;
-use train::loss::calibration::{FluTokens, functional_uncertainty};
+use train::loss::calibration::functional_uncertainty;
 use train::loss::load_balancing::{LoadBalancing, load_balancing};
 use train::method;
 
@@ -48,12 +48,7 @@ fn config(method: &str, adapter: &MixLoraConfig) -> RunConfig {
 /// Logits at the answers, FLU, and both forms of the load-balancing loss.
 fn numbers(llama: &Llama, batch: &Batch) -> (Vec<f32>, Vec<f32>, [f32; 2]) {
     let output = llama.forward(&method::input(batch, DropoutSeed::OFF));
-    let flu = functional_uncertainty(
-        &output.routing,
-        &batch.prompt_mean,
-        &batch.scored,
-        FluTokens::Mean,
-    );
+    let flu = functional_uncertainty(&output.routing, &batch.prompt_mean);
     let balance = [LoadBalancing::Argmax, LoadBalancing::TopK]
         .map(|form| load_balancing(&output.routing, &batch.token_mean, form).into_scalar::<f32>());
     (floats(output.logits), floats(flu), balance)

@@ -2,6 +2,7 @@
 //! `cargo test --features cuda` is all that a user with a GPU types.
 #![recursion_limit = "256"]
 
+mod calibration;
 mod command_line;
 mod configs;
 mod datasets;

@@ -70,6 +70,7 @@ fn tokenizer_and_logits_from_gguf_equal_the_reference() {
             scored: Tensor::from_data([n as i32 - 1], &device),
             dropout: DropoutSeed::OFF,
             probe: None,
+            routers_apart: false,
         };
         let logits = floats(llama.forward(&input).logits);
         for (token, value) in ids(&case["tokens"])

@@ -14,6 +14,7 @@ use data::source::Finder;
 use model::Placement;
 use train::dashboard::state::DashboardState;
 use train::fine_tune::{Outcome, Setup, fine_tune, load_members};
+use train::loss::calibration::CalibrationGradient;
 use train::prepare::prepare;
 use train::run_directory::{Environment, MetricsLine, RunDirectory, read_predictions};
 use train::step::Trainee;
@@ -158,12 +159,14 @@ fn accumulated_micro_batches_equal_the_large_batch() {
 #[test]
 fn recomputed_layers_give_the_gradients_of_kept_ones() {
     let device = Device::flex().autodiff();
-    for (method, placement) in [
-        ("uq4ct", Placement::All),
-        ("uq4ct", Placement::Ffn),
-        ("lora", Placement::All),
+    for (method, placement, calibration_gradient) in [
+        ("uq4ct", Placement::All, CalibrationGradient::All),
+        ("uq4ct", Placement::Ffn, CalibrationGradient::All),
+        ("uq4ct", Placement::All, CalibrationGradient::Routers),
+        ("lora", Placement::All, CalibrationGradient::All),
     ] {
         let mut config = config();
+        config.objective.calibration_gradient = calibration_gradient;
         config.method.name = method.into();
         config.adapter.placement = placement;
         config.adapter.dropout = 0.2;
@@ -271,6 +274,59 @@ fn every_preset_and_switch_trains() {
             finished(&layers.resolve().unwrap(), root.path(), &device);
         }
     }
+}
+
+#[test]
+fn every_reading_of_the_calibration_loss_trains() {
+    let device = Device::flex();
+    let answer = ["data.scoring=cloze", "objective.flu_tokens=answer"];
+    for extra in [
+        &["objective.calibration_gradient=routers"][..],
+        &["objective.correctness=soft"],
+        &["objective.calibration_share=0.3"],
+        &answer,
+        &[answer[0], answer[1], "objective.calibrated=choices"],
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let mut layers = train::config::ConfigLayers::default();
+        layers.method("uq4ct-delta").unwrap();
+        let small = ["model.name=tiny", "adapter.rank=2", "train.max_steps=2"];
+        for set in small.iter().chain(extra) {
+            layers.set(set).unwrap();
+        }
+        layers.set("data.dataset=arc-easy").unwrap();
+        finished(&layers.resolve().unwrap(), root.path(), &device);
+    }
+}
+
+#[test]
+fn routers_may_learn_at_a_rate_of_their_own() {
+    let device = Device::flex();
+    let moved = |factor: f64| {
+        let root = tempfile::tempdir().unwrap();
+        let mut config = config();
+        config.train.max_steps = Some(1);
+        config.train.weight_decay = 0.0;
+        config.train.router_rate_factor = factor;
+        finished(&config, root.path(), &device);
+        let after = adapter(&config, root.path());
+        let method = train::method::build(&config).unwrap();
+        let mut prepared = prepare(&config, &setup(root.path(), false, &device).finder).unwrap();
+        let base = prepared.load(&config, &device).unwrap();
+        let fresh = base.attach(&method.adapter(), config.train.seed).unwrap();
+        let before = named_values(&fresh);
+        let largest = |name: &str| {
+            let pairs = after[name].iter().zip(&before[name]);
+            pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max)
+        };
+        let routers = largest("layers.0.mlp_router.weight");
+        (routers, largest("layers.0.mlp.up_proj.lora_b"))
+    };
+    let ((plain, experts), (fast, same)) = (moved(1.0), moved(10.0));
+    // AdamW's first step is the rate itself, whatever the gradient.
+    assert!((plain - 5e-3).abs() < 1e-4, "{plain}");
+    assert!((fast - 5e-2).abs() < 1e-3, "{fast}");
+    assert_eq!(experts, same);
 }
 
 #[test]

@@ -14,8 +14,7 @@ use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::evaluation::evaluate;
 use crate::fine_tune::{Setup, fit, load_members};
-use crate::loss::calibration::FluTokens;
-use crate::method::{self, Method, Predictor, input};
+use crate::method::{self, Method, Predictor, flu_weights, input};
 use crate::posthoc::PostHoc;
 use crate::posthoc::abstention::{Abstention, Promise, Refusal};
 use crate::posthoc::confidence::Confidence;
@@ -216,8 +215,9 @@ impl Answerer {
         .into_iter()
         .flatten()
         .collect();
-        let mean = |values: Tensor<2>| -> Vec<f64> {
-            let data = batch.prompt_mean.clone().matmul(values).into_data();
+        let flu_weights = flu_weights(&output, &batch, self.method.flu_tokens());
+        let mean = |weights: &Tensor<2>, values: Tensor<2>| -> Vec<f64> {
+            let data = weights.clone().matmul(values).into_data();
             data.try_into_vec_as().expect("floats convert")
         };
         let routers = output.routing.iter().enumerate();
@@ -225,14 +225,8 @@ impl Answerer {
             .map(|(number, routing)| RouterShare {
                 layer: number / places.len(),
                 place: places[number % places.len()],
-                mass: match self.method.flu_tokens() {
-                    FluTokens::Mean => mean(routing.mass())[0],
-                    FluTokens::Last => {
-                        let last = routing.mass().select(0, batch.scored.clone());
-                        f64::from(last.into_scalar::<f32>())
-                    }
-                },
-                experts: mean(routing.probabilities.clone()),
+                mass: mean(&flu_weights, routing.mass())[0],
+                experts: mean(&batch.prompt_mean, routing.probabilities.clone()),
             })
             .collect())
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::error::TrainError;
-use crate::loss::calibration::{Correctness, FluTokens};
+use crate::loss::calibration::{CalibratedAnswers, CalibrationGradient, Correctness, FluTokens};
 use crate::loss::load_balancing::LoadBalancing;
 use crate::method::Entry;
 use crate::method::blob::BlobSection;
@@ -169,10 +169,23 @@ pub struct ObjectiveSection {
     pub calibration_weight: f64,
     /// Optimizer steps over which beta rises from 0 (Eq. 17); 0 = constant.
     pub calibration_warmup_steps: usize,
-    /// FLU over the whole prompt (`mean`) or its last token (`last`).
+    /// FLU over the whole prompt (`mean`), its last token (`last`), or the chosen answer's text (`answer`).
     pub flu_tokens: FluTokens,
-    /// When an answer counts as right in the calibration loss: `choices` or `vocabulary`.
+    /// When an answer counts as right in the calibration loss: `choices`, `vocabulary` or `soft`.
     pub correctness: Correctness,
+    /// What the calibration loss may change: `all`, or the `routers` alone.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "all"))]
+    pub calibration_gradient: CalibrationGradient,
+    /// Which answers the calibration loss looks at: the `predicted` one, or all `choices`.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "predicted"))]
+    pub calibrated: CalibratedAnswers,
+    /// Share of the training questions, by a hash of their names, that serve the calibration loss alone: the cross-entropy never sees their
+    /// answers, so that being right there is not learned by heart. 0 = every question serves both.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = 0.0))]
+    pub calibration_share: f64,
 }
 
 /// Shape of the learning rate over the training.
@@ -206,6 +219,10 @@ pub struct TrainSection {
     pub micro_tokens: usize,
     /// AdamW's learning rate.
     pub learning_rate: f64,
+    /// What it is multiplied by for the routers.
+    #[serde(skip_serializing_if = "is_one")]
+    #[schemars(extend("default" = 1.0))]
+    pub router_rate_factor: f64,
     /// `constant`, `linear` or `cosine`.
     pub schedule: RateSchedule,
     /// Optimizer steps over which the learning rate rises from 0.
@@ -318,6 +335,9 @@ impl Default for ObjectiveSection {
             calibration_warmup_steps: 0,
             flu_tokens: FluTokens::Mean,
             correctness: Correctness::Choices,
+            calibration_gradient: CalibrationGradient::All,
+            calibrated: CalibratedAnswers::Predicted,
+            calibration_share: 0.0,
         }
     }
 }
@@ -331,6 +351,7 @@ impl Default for TrainSection {
             micro_batch: 16,
             micro_tokens: MICRO_TOKENS,
             learning_rate: 2e-4,
+            router_rate_factor: 1.0,
             schedule: RateSchedule::Constant,
             warmup_steps: 0,
             weight_decay: 0.01,
@@ -369,6 +390,10 @@ fn is_default_answer_tokens(value: &usize) -> bool {
     *value == ANSWER_TOKENS
 }
 
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
+}
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -400,6 +425,7 @@ impl DataSection {
             scoring: self.scoring,
             normalization: self.normalization,
             answer_tokens: self.answer_tokens,
+            whole_choices: false,
         }
     }
 }
@@ -846,6 +872,7 @@ impl RunConfig {
         }
         let positive = [
             ("train.learning_rate", train.learning_rate),
+            ("train.router_rate_factor", train.router_rate_factor),
             ("train.epochs", train.epochs),
             // Unset is off; 0 would scale every gradient to nothing.
             ("train.gradient_clip", train.gradient_clip.unwrap_or(1.0)),
@@ -895,6 +922,7 @@ impl RunConfig {
             );
             return Err(TrainError::config("data.held_out_fraction", reason));
         }
+        self.validate_objective()?;
         let samples = ["mc_dropout", "tfb"].contains(&method.name.as_str());
         if samples && method.samples == 0 {
             let reason = "expected at least 1, got 0";
@@ -917,6 +945,42 @@ impl RunConfig {
         match data.dataset()?.labels() {
             LabelStyle::Written => self.validate_written(),
             LabelStyle::Letter | LabelStyle::Choice => self.validate_chosen(),
+        }
+    }
+
+    /// Settings of the calibration loss that need others.
+    fn validate_objective(&self) -> Result<(), TrainError> {
+        let objective = &self.objective;
+        let refuse = |key: &str, reason: String| Err(TrainError::config(key, reason));
+        if !(0.0..1.0).contains(&objective.calibration_share) {
+            let reason = format!(
+                "expected a share from 0 up to, but not, 1, got {}",
+                objective.calibration_share
+            );
+            return refuse("objective.calibration_share", reason);
+        }
+        if objective.calibration_share > 0.0 && objective.cross_entropy == CrossEntropy::Sequence {
+            let reason =
+                "with cross_entropy = sequence, every question is learned: use answer or choices";
+            return refuse("objective.calibration_share", reason.into());
+        }
+        let of_answer = objective.flu_tokens == FluTokens::Answer;
+        if of_answer && self.data.scoring != Scoring::Cloze {
+            let reason = "answer is about choices whose texts are read: it needs data.scoring = cloze; with letters, use mean or last";
+            return refuse("objective.flu_tokens", reason.into());
+        }
+        if objective.calibrated == CalibratedAnswers::Choices && !of_answer {
+            let reason = "choices have a FLU of their own only with objective.flu_tokens = answer";
+            return refuse("objective.calibrated", reason.into());
+        }
+        Ok(())
+    }
+
+    /// How questions become prompts.
+    pub fn rendering(&self, labels: LabelStyle) -> Rendering {
+        Rendering {
+            whole_choices: self.objective.flu_tokens == FluTokens::Answer,
+            ..self.data.rendering(labels)
         }
     }
 
@@ -954,6 +1018,8 @@ impl RunConfig {
                 config.objective.cross_entropy = plain.objective.cross_entropy;
                 config.data.scoring = plain.data.scoring;
                 config.data.normalization = plain.data.normalization;
+                config.objective.flu_tokens = plain.objective.flu_tokens;
+                config.objective.calibrated = plain.objective.calibrated;
                 if config.data.template == Template::LaplaceLora {
                     config.data.template = plain.data.template;
                 }

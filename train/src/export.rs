@@ -357,6 +357,7 @@ fn difference(one: &Llama, other: &Llama, setup: &Setup) -> f64 {
         scored: Tensor::arange(0..(ROWS * LENGTH) as i64, device),
         dropout: DropoutSeed::OFF,
         probe: None,
+        routers_apart: false,
     };
     let (a, b) = (one.forward(&input).logits, other.forward(&input).logits);
     let largest = |t: Tensor<2>| f64::from(t.abs().max().into_scalar::<f32>());

@@ -45,6 +45,14 @@ pub fn choice_logits(logits: Tensor<2>, batch: &Batch) -> Tensor<2> {
     scores.mask_fill(batch.no_choice.clone(), f32::NEG_INFINITY)
 }
 
+/// The most probable choice of each row, `[batch]`.
+///
+/// # Shapes
+/// - choice_logits: `[batch, choices]`
+pub fn best_choice(choice_logits: Tensor<2>) -> Tensor<1, Int> {
+    choice_logits.without_autodiff().argmax(1).squeeze_dim(1)
+}
+
 /// Whether the most probable token, at every place of the right answer, is the answer's, `[batch]`.
 pub fn all_tokens_best(logits: Tensor<2>, batch: &Batch) -> Tensor<1, Bool> {
     let best: Tensor<1, Int> = logits.without_autodiff().argmax(1).squeeze_dim(1);

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 use data::check::{CheckedFile, CheckedTokens};
 use data::dataset::Dataset;
-use data::loader::mix;
+use data::loader::hash_name;
 use data::prompt::{LabelStyle, Rendering, perturbations};
 use data::source::{Finder, Located, SourceKind, models};
 use data::split::{SplitOptions, Splits, split, test_only};
@@ -130,7 +130,7 @@ pub fn prepare_model(config: &RunConfig, finder: &Finder) -> Result<Prepared, Tr
     }
     Ok(Prepared {
         room: config.data.max_tokens.min(positions),
-        rendering: config.data.rendering(labels),
+        rendering: config.rendering(labels),
         answer_tokens,
         train: Arc::default(),
         held_out: Vec::new(),
@@ -346,10 +346,7 @@ impl Prepared {
         let worded: Vec<_> = questions
             .iter()
             .map(|question| {
-                let own = question
-                    .id
-                    .bytes()
-                    .fold(seed, |hash, b| mix(hash, u64::from(b)));
+                let own = hash_name(seed, &question.id);
                 perturbations(&self.rendering.render(question), count, own)
             })
             .collect();

@@ -49,9 +49,13 @@ pub fn gradients<T>(
     let (loss, facts) = objective(&output);
     let gradients = loss.backward();
     let mut upstream = x.grad(&gradients);
-    let mut at_routers: Vec<Option<Tensor<2>>> = leaves
+    let mut at_routers: Vec<[Option<Tensor<2>>; 2]> = leaves
         .iter()
-        .map(|routing| routing.probabilities.grad(&gradients))
+        .map(|routing| {
+            let apart = routing.apart.as_ref();
+            let apart = apart.and_then(|apart| apart.grad(&gradients));
+            [routing.probabilities.grad(&gradients), apart]
+        })
         .collect();
     let mut found = GradientsAccumulator::new();
     found.accumulate(llama, GradientsParams::from_grads(gradients, llama));
@@ -63,7 +67,10 @@ pub fn gradients<T>(
         let y = blocks.forward(place, x.clone(), &mut routing);
         let own = at_routers.split_off(owners.partition_point(|owner| *owner < place));
         let terms = routing.into_iter().zip(own);
-        let terms = terms.map(|(routing, gradient)| (routing.probabilities, gradient));
+        let terms = terms.flat_map(|(routing, [gradient, at_apart])| {
+            let apart = routing.apart.map(|apart| (apart, at_apart));
+            std::iter::once((routing.probabilities, gradient)).chain(apart)
+        });
         let total = terms
             .chain([(y, upstream.take())])
             .filter_map(|(value, gradient)| Some((value * gradient?).sum()))
@@ -90,6 +97,7 @@ fn plain(routing: Routing) -> Routing {
         kept_probabilities: routing.kept_probabilities.without_autodiff(),
         experts: routing.experts,
         weights: routing.weights.without_autodiff(),
+        apart: routing.apart.map(Tensor::without_autodiff),
     }
 }
 
@@ -100,13 +108,14 @@ fn reseed(device: &Device, input: &LlamaInput, place: usize) {
     }
 }
 
-/// A decision whose gradients all arrive at its probabilities.
+/// A decision whose gradients all arrive at its probabilities, and at those apart.
 fn leaf(routing: &Routing, tracked: impl Fn(Tensor<2>) -> Tensor<2>) -> Routing {
     let probabilities = tracked(routing.probabilities.clone().without_autodiff());
     Routing {
         kept_probabilities: probabilities.clone().gather(1, routing.experts.clone()),
         experts: routing.experts.clone(),
         weights: routing.weights.clone(),
+        apart: routing.apart.clone().map(|t| tracked(t.without_autodiff())),
         probabilities,
     }
 }

@@ -11,7 +11,7 @@ use burn::tensor::ExecutionError;
 use burn::train::metric::Adaptor;
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use data::Batch;
-use model::{DropoutSeed, Llama, LlamaOutput};
+use model::{DropoutSeed, Llama, LlamaInput, LlamaOutput};
 
 use crate::config::TrainSection;
 use crate::linear_algebra::values;
@@ -107,13 +107,20 @@ impl Trainee {
 
     /// Output and objective of a batch.
     pub fn objective(&self, batch: &Batch, dropout: DropoutSeed) -> (LlamaOutput, Objective) {
-        let output = self.llama.forward(&input(batch, dropout));
+        let output = self.llama.forward(&self.input(batch, dropout));
         let objective = self.method.0.objective(&output, batch);
         (output, objective)
     }
 
+    fn input(&self, batch: &Batch, dropout: DropoutSeed) -> LlamaInput {
+        LlamaInput {
+            routers_apart: self.method.0.training().routers_apart(),
+            ..input(batch, dropout)
+        }
+    }
+
     fn step_recomputing(&self, batch: Batch) -> TrainOutput<StepOutput> {
-        let input = input(&batch, DropoutSeed::new(batch.seed));
+        let input = self.input(&batch, DropoutSeed::new(batch.seed));
         let found = recompute::gradients(&self.llama, &input, |output| {
             let objective = self.method.0.objective(output, &batch);
             (objective.total() * batch.share, objective)

@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering;
 use burn::lr_scheduler::LrSchedulerConfig;
 use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
 use burn::lr_scheduler::linear::LinearLrSchedulerConfig;
-use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::lr_scheduler::module_lr_scheduler::{ModuleLrScheduler, ModuleLrSchedulerConfig};
 use burn::lr_scheduler::sequential::SequentialLrSchedulerConfig;
+use burn::module::ParamGroup;
 use burn::prelude::*;
 use burn::store::ModuleRecord;
 use burn::train::checkpoint::KeepLastNCheckpoints;
@@ -306,9 +307,23 @@ fn strategy(setup: &Setup) -> ExecutionStrategy {
     }
 }
 
-/// The learning rate by optimizer step: a linear warm-up, then constant, linear or cosine.
+/// The learning rate by optimizer step; the routers may have one of their own.
 fn learning_rate(train: &TrainSection, total: usize) -> Result<ModuleLrScheduler, TrainError> {
     let peak = train.learning_rate;
+    let mut rates = ModuleLrSchedulerConfig::new(rate_by_step(train, peak, total));
+    if train.router_rate_factor != 1.0 {
+        // By their names: `attention_router` and `mlp_router`.
+        let routers = ParamGroup::from_predicate("router");
+        let peak = peak * train.router_rate_factor;
+        rates = rates.with_group(routers, rate_by_step(train, peak, total));
+    }
+    rates
+        .init()
+        .map_err(|reason| TrainError::config("train.learning_rate", reason))
+}
+
+/// A linear warm-up to `peak`, then constant, linear or cosine.
+fn rate_by_step(train: &TrainSection, peak: f64, total: usize) -> LrSchedulerConfig {
     let warmup = train.warmup_steps.min(total.saturating_sub(1));
     let rest = total - warmup;
     let body: LrSchedulerConfig = match train.schedule {
@@ -330,7 +345,5 @@ fn learning_rate(train: &TrainSection, total: usize) -> Result<ModuleLrScheduler
             (vec![LrSchedulerConfig::Linear(rise), body], vec![warmup])
         }
     };
-    SequentialLrSchedulerConfig::new(schedulers, milestones)
-        .init()
-        .map_err(|reason| TrainError::config("train.learning_rate", reason))
+    LrSchedulerConfig::Sequential(SequentialLrSchedulerConfig::new(schedulers, milestones))
 }

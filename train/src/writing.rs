@@ -147,6 +147,7 @@ fn step(writers: &mut [Writer], tokens: &[i64], positions: Vec<i64>, batch: &Bat
             scored: line_of((0..rows as i64).collect(), batch),
             dropout,
             probe: None,
+            routers_apart: false,
         };
         let cache = &mut writer.cache;
         llama.forward_with_cache(&input, cache).logits

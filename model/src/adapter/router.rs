@@ -30,6 +30,9 @@ pub struct Routing {
     pub experts: Tensor<2, Int>,
     /// The weights of the mixture, `[tokens, k]`.
     pub weights: Tensor<2>,
+    /// The raw probabilities of the kept experts once more, without a way back to the router's input: FLU's where its loss is to train
+    /// the routers alone.
+    pub apart: Option<Tensor<2>>,
 }
 
 impl Router {
@@ -42,13 +45,15 @@ impl Router {
         }
     }
 
-    /// Chooses experts for each row.
+    /// Chooses experts for each row; `apart` as in [`Routing::apart`].
     ///
     /// # Shapes
     /// - x: `[tokens, d]`
-    pub fn forward(&self, x: Tensor<2>) -> Routing {
-        let logits = x.cast(DType::F32).matmul(self.weight.val());
-        let probabilities = softmax(logits, 1);
+    pub fn forward(&self, x: Tensor<2>, apart: bool) -> Routing {
+        let x = x.cast(DType::F32);
+        let of = |x: Tensor<2>| softmax(x.matmul(self.weight.val()), 1);
+        let alone = apart.then(|| of(x.clone().detach()));
+        let probabilities = of(x);
         let experts = top_k(probabilities.clone().without_autodiff(), self.top_k);
         let kept = probabilities.clone().gather(1, experts.clone());
         let weights = if self.renormalize {
@@ -59,6 +64,7 @@ impl Router {
         Routing {
             probabilities,
             kept_probabilities: kept,
+            apart: alone.map(|all| all.gather(1, experts.clone())),
             experts,
             weights,
         }
@@ -69,6 +75,12 @@ impl Routing {
     /// Summed raw probability of the kept experts, `[tokens, 1]`: Eq. 11.
     pub fn mass(&self) -> Tensor<2> {
         self.kept_probabilities.clone().sum_dim(1)
+    }
+
+    /// The same as FLU's loss sees it.
+    pub fn functional_mass(&self) -> Tensor<2> {
+        let kept = self.apart.as_ref().unwrap_or(&self.kept_probabilities);
+        kept.clone().sum_dim(1)
     }
 }
 

@@ -16,6 +16,8 @@ pub enum FluTokens {
     Mean,
     /// The last prompt token, where the answer is read.
     Last,
+    /// The mean over the text of the chosen answer, which sees the prompt (ours; for cloze scoring, whose prompts do not show the choices).
+    Answer,
 }
 
 /// When an answer counts as right.
@@ -27,41 +29,56 @@ pub enum Correctness {
     Choices,
     /// The best token of the whole vocabulary is the right label.
     Vocabulary,
+    /// The probability of the right choice among the row's own, instead of 0 or 1: less noise, not in the paper.
+    Soft,
+}
+
+/// What the calibration loss may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CalibrationGradient {
+    /// Routers, and by way of their inputs the experts below.
+    #[default]
+    All,
+    /// The routers alone.
+    Routers,
+}
+
+/// Which answers' FLU the calibration loss compares with their being right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CalibratedAnswers {
+    /// The predicted one's (Eq. 13).
+    #[default]
+    Predicted,
+    /// Every choice's own, right for one of them (ours; with `flu_tokens = answer`).
+    Choices,
 }
 
 /// `FLU(x) = mean over routers of the mean over tokens of the kept raw router probability` (Eq. 11-12), in `[k/E, 1]`.
 ///
 /// # Shapes
-/// - prompt_mean: `[batch, tokens]`; scored: `[batch]`; output: `[batch]`
+/// - weights: `[rows, tokens]`, each token's weight in a row's mean; output: `[rows]`
 ///
 /// # Panics
 /// Without a router.
-pub fn functional_uncertainty(
-    routing: &[Routing],
-    prompt_mean: &Tensor<2>,
-    scored: &Tensor<1, Int>,
-    tokens: FluTokens,
-) -> Tensor<1> {
+pub fn functional_uncertainty(routing: &[Routing], weights: &Tensor<2>) -> Tensor<1> {
     assert!(!routing.is_empty(), "FLU needs a router");
     let mass = routing
         .iter()
-        .map(Routing::mass)
+        .map(Routing::functional_mass)
         .reduce(|a, b| a + b)
         .expect("a router")
         / routing.len() as f64;
-    let per_question = match tokens {
-        FluTokens::Mean => prompt_mean.clone().matmul(mass),
-        FluTokens::Last => mass.select(0, scored.clone()),
-    };
-    per_question.squeeze_dim(1)
+    weights.clone().matmul(mass).squeeze_dim(1)
 }
 
-/// `L_cal = mean over questions of (1{right} - FLU)^2` (Eq. 13). The indicator is a constant.
+/// `L_cal = mean of (1{right} - FLU)^2` over questions (Eq. 13) is the mean of this. What is right is a constant.
 ///
 /// # Shapes
-/// - flu: `[batch]`; correct: `[batch]`
-pub fn calibration_loss(flu: Tensor<1>, correct: Tensor<1, Bool>) -> Tensor<1> {
-    (correct.float() - flu).square().mean()
+/// - flu, right, output: `[rows]`; `right` in `[0, 1]`
+pub fn calibration_loss(flu: Tensor<1>, right: Tensor<1>) -> Tensor<1> {
+    (right.without_autodiff() - flu).square()
 }
 
 /// `beta_t = beta min(1, step / warmup)` (Eq. 17); constant without a warm-up. `step` counts optimizer steps
@@ -82,6 +99,7 @@ mod tests {
         let kept = Tensor::<2>::from_data(kept, &device);
         Routing {
             probabilities: kept.clone(),
+            apart: None,
             experts: Tensor::zeros([3, 2], &device),
             weights: kept.clone(),
             kept_probabilities: kept,
@@ -97,14 +115,11 @@ mod tests {
             routing([[0.3, 0.1], [0.3, 0.2], [0.7, 0.3]]),
         ];
         let prompt_mean = Tensor::<2>::from_data([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]], &device);
-        let scored = Tensor::<1, Int>::from_data([1, 2], &device);
-        let flu = |tokens| functional_uncertainty(&routers, &prompt_mean, &scored, tokens);
-        let mean: Vec<f32> = flu(FluTokens::Mean).into_data().try_into_vec_as().unwrap();
+        let flu = functional_uncertainty(&routers, &prompt_mean);
+        let mean: Vec<f32> = flu.clone().into_data().try_into_vec_as().unwrap();
         assert!((mean[0] - 0.575).abs() < 1e-6 && (mean[1] - 0.95).abs() < 1e-6);
-        let last: Vec<f32> = flu(FluTokens::Last).into_data().try_into_vec_as().unwrap();
-        assert!((last[0] - 0.65).abs() < 1e-6);
-        let correct = Tensor::<1, Bool>::from_data([true, false], &device);
-        let loss = calibration_loss(flu(FluTokens::Mean), correct).into_scalar::<f32>();
+        let right = Tensor::<1>::from_data([1.0, 0.0], &device);
+        let loss = calibration_loss(flu, right).mean().into_scalar::<f32>();
         assert!((loss - (0.425f32.powi(2) + 0.95f32.powi(2)) / 2.0).abs() < 1e-6);
     }
 

@@ -5,32 +5,32 @@ use burn::tensor::activation::log_softmax;
 use data::batch::{Continuations, NextTokens};
 use model::fused::log_likelihood::log_likelihood;
 
-/// Mean of `-log p(answer token)`, over the whole vocabulary.
+/// `-log p(answer token)` of each question, over the whole vocabulary.
 ///
 /// # Shapes
-/// - logits: `[batch, vocabulary]`; answer_tokens: `[batch]`
+/// - logits: `[batch, vocabulary]`; answer_tokens, output: `[batch]`
 pub fn answer(logits: Tensor<2>, answer_tokens: Tensor<1, Int>) -> Tensor<1> {
-    one_a_row(logits, answer_tokens).mean().neg()
+    one_a_row(logits, answer_tokens).neg()
 }
 
-/// Mean over questions of the mean of `-log p(token)` over the right choice's tokens, each over the whole vocabulary.
+/// Each question's mean of `-log p(token)` over the right choice's tokens, each over the whole vocabulary.
 ///
 /// # Shapes
-/// - token_log_probabilities: `[targets]`
+/// - token_log_probabilities: `[targets]`; output: `[batch]`
 pub fn continuation(token_log_probabilities: Tensor<1>, targets: &Continuations) -> Tensor<1> {
     let mean: Tensor<2> = targets
         .answer
         .clone()
         .matmul(token_log_probabilities.unsqueeze_dim(1));
-    mean.mean().neg()
+    mean.squeeze_dim::<1>(1).neg()
 }
 
-/// Mean of `-log p(answer)` over the row's own choices.
+/// `-log p(answer)` of each question, over the row's own choices.
 ///
 /// # Shapes
-/// - choice_logits: `[batch, choices]`, absent choices at minus infinity; answers: `[batch]`
+/// - choice_logits: `[batch, choices]`, absent choices at minus infinity; answers, output: `[batch]`
 pub fn choices(choice_logits: Tensor<2>, answers: Tensor<1, Int>) -> Tensor<1> {
-    picked(log_softmax(choice_logits, 1), answers).mean().neg()
+    picked(log_softmax(choice_logits, 1), answers).neg()
 }
 
 /// Mean over questions of the mean over their next tokens; padding never counts.
@@ -68,7 +68,7 @@ mod tests {
             answer(logits.clone(), index.clone()),
             choices(logits.clone(), index),
         ] {
-            assert!((loss.into_scalar::<f32>() - expected).abs() < 1e-5);
+            assert!((loss.mean().into_scalar::<f32>() - expected).abs() < 1e-5);
         }
         let next = NextTokens {
             at: Tensor::from_data([0, 1], &device),

@@ -91,7 +91,7 @@ fn top_k_counts(router: &Routing, experts: usize) -> Tensor<2> {
 }
 
 /// `[tokens, 1]` indices to `[tokens, experts]`
-fn one_hot(index: Tensor<2, Int>, experts: usize) -> Tensor<2> {
+pub(crate) fn one_hot(index: Tensor<2, Int>, experts: usize) -> Tensor<2> {
     let [tokens, _] = index.dims();
     let numbers = Tensor::<1, Int>::arange(0..experts as i64, &index.device()).unsqueeze::<2>();
     index
@@ -111,6 +111,7 @@ mod tests {
         let kept = probabilities.clone().gather(1, experts.clone());
         Routing {
             weights: kept.clone(),
+            apart: None,
             kept_probabilities: kept,
             probabilities,
             experts,

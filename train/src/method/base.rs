@@ -18,7 +18,7 @@ impl Training for Base {
 
     fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
         Objective {
-            terms: vec![term(CrossEntropy::Answer, output, batch)],
+            terms: vec![term(CrossEntropy::Answer, output, batch, None)],
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Method, Training, read_logits};
 use crate::config::RunConfig;
 use crate::loss::{Objective, Term, cross_entropy};
-use crate::prediction::{choice_logits, token_log_probabilities};
+use crate::prediction::{best_choice, choice_logits, token_log_probabilities};
 
 /// What the cross-entropy is taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -41,9 +41,18 @@ impl Lora {
     }
 }
 
-/// The cross-entropy term, shared by all methods that train.
-pub(super) fn term(scope: CrossEntropy, output: &LlamaOutput, batch: &Batch) -> Term {
+/// The cross-entropy term, shared by all methods that train. `weights` are the questions' own, `[batch]`; absent: 1.
+pub(super) fn term(
+    scope: CrossEntropy,
+    output: &LlamaOutput,
+    batch: &Batch,
+    weights: Option<Tensor<1>>,
+) -> Term {
     let logits = read_logits(output, batch);
+    let mean = |values: Tensor<1>| match weights {
+        None => values.mean(),
+        Some(weights) => (values * weights).mean(),
+    };
     let value = match (scope, &batch.next, &batch.continuations) {
         (CrossEntropy::Sequence, Some(next), _) => {
             let (read, all) = (batch.read.dims()[0], output.logits.dims()[0]);
@@ -51,12 +60,14 @@ pub(super) fn term(scope: CrossEntropy, output: &LlamaOutput, batch: &Batch) -> 
             cross_entropy::sequence(rest, next)
         }
         (CrossEntropy::Choices, _, _) => {
-            cross_entropy::choices(choice_logits(logits, batch), batch.answers.clone())
+            let logits = choice_logits(logits, batch);
+            mean(cross_entropy::choices(logits, batch.answers.clone()))
         }
         (_, _, Some(targets)) => {
-            cross_entropy::continuation(token_log_probabilities(logits, targets), targets)
+            let tokens = token_log_probabilities(logits, targets);
+            mean(cross_entropy::continuation(tokens, targets))
         }
-        (_, _, None) => cross_entropy::answer(logits, batch.answer_tokens.clone()),
+        (_, _, None) => mean(cross_entropy::answer(logits, batch.answer_tokens.clone())),
     };
     Term {
         name: "cross_entropy",
@@ -72,7 +83,7 @@ impl Training for Lora {
 
     fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
         Objective {
-            terms: vec![term(self.scope, output, batch)],
+            terms: vec![term(self.scope, output, batch, None)],
         }
     }
 }
@@ -92,6 +103,5 @@ impl Method for Lora {
 /// # Shapes
 /// - choice_logits: `[batch, choices]`, output: `[batch]`
 pub(super) fn correct(choice_logits: Tensor<2>, batch: &Batch) -> Tensor<1, Bool> {
-    let best: Tensor<1, Int> = choice_logits.without_autodiff().argmax(1).squeeze_dim(1);
-    best.equal(batch.answers.clone())
+    best_choice(choice_logits).equal(batch.answers.clone())
 }

@@ -2,14 +2,17 @@
 
 use burn::prelude::*;
 use data::Batch;
+use data::loader::hash_name;
 use model::{AdapterConfig, LlamaOutput};
 
-use super::lora::{CrossEntropy, correct, term};
+use super::lora::{correct, term};
 use super::{Method, Training, functional_uncertainty, read_logits};
-use crate::config::RunConfig;
-use crate::loss::calibration::{self, Correctness, FluTokens};
-use crate::loss::load_balancing::{LoadBalancing, load_balancing};
-use crate::loss::{Objective, Term};
+use crate::config::{ObjectiveSection, RunConfig};
+use crate::loss::calibration::{
+    self, CalibratedAnswers, CalibrationGradient, Correctness, FluTokens, calibration_loss,
+};
+use crate::loss::load_balancing::{load_balancing, one_hot};
+use crate::loss::{Objective, Term, cross_entropy};
 use crate::prediction::{all_tokens_best, choice_logits};
 
 /// `mixlora` and `uq4ct`
@@ -17,47 +20,83 @@ use crate::prediction::{all_tokens_best, choice_logits};
 pub struct Mixture {
     name: &'static str,
     adapter: AdapterConfig,
-    scope: CrossEntropy,
-    form: LoadBalancing,
-    gamma: f64,
-    beta: f64,
-    warmup_steps: usize,
-    flu_tokens: FluTokens,
-    correctness: Correctness,
+    objective: ObjectiveSection,
 }
 
 impl Mixture {
     /// Beta as the settings say.
     pub fn uq4ct(config: &RunConfig) -> Self {
-        let objective = &config.objective;
         Self {
             name: "uq4ct",
             adapter: AdapterConfig::MixLora(config.adapter.mixture()),
-            scope: objective.cross_entropy,
-            form: objective.load_balancing,
-            gamma: objective.load_balancing_weight,
-            beta: objective.calibration_weight,
-            warmup_steps: objective.calibration_warmup_steps,
-            flu_tokens: objective.flu_tokens,
-            correctness: objective.correctness,
+            objective: config.objective.clone(),
         }
     }
 
     /// Beta = 0.
     pub fn mixlora(config: &RunConfig) -> Self {
+        let mut mixture = Self::uq4ct(config);
+        mixture.objective.calibration_weight = 0.0;
         Self {
             name: "mixlora",
-            beta: 0.0,
-            ..Self::uq4ct(config)
+            ..mixture
         }
     }
 
-    /// The indicator of Eq. 13, from this very forward pass.
-    fn correct(&self, logits: Tensor<2>, batch: &Batch) -> Tensor<1, Bool> {
-        match self.correctness {
-            Correctness::Choices if !batch.written => correct(choice_logits(logits, batch), batch),
-            _ => all_tokens_best(logits, batch),
+    /// Whether each question is right in this very forward pass (Eq. 13), `[batch]`, in `[0, 1]`.
+    fn right(&self, logits: Tensor<2>, batch: &Batch) -> Tensor<1> {
+        match self.objective.correctness {
+            Correctness::Choices if !batch.written => {
+                correct(choice_logits(logits, batch), batch).float()
+            }
+            Correctness::Soft if !batch.written => {
+                cross_entropy::choices(choice_logits(logits, batch), batch.answers.clone())
+                    .neg()
+                    .exp()
+            }
+            _ => all_tokens_best(logits, batch).float(),
         }
+    }
+
+    /// The calibration loss of each question, `[batch]`.
+    fn calibration(&self, output: &LlamaOutput, batch: &Batch) -> Tensor<1> {
+        let logits = read_logits(output, batch);
+        match (&self.objective.calibrated, &batch.choice_mean) {
+            (CalibratedAnswers::Choices, Some(choice_mean)) => {
+                let [questions, choices] = batch.labels.dims();
+                let flu = calibration::functional_uncertainty(&output.routing, choice_mean);
+                let right = one_hot(batch.answers.clone().unsqueeze_dim(1), choices);
+                let loss = calibration_loss(flu, right.flatten(0, 1));
+                // The mean over the choices that are there.
+                let there = batch.no_choice.clone().bool_not().float();
+                let sum: Tensor<2> =
+                    (loss.reshape([questions, choices]) * there.clone()).sum_dim(1);
+                (sum / there.sum_dim(1)).squeeze_dim(1)
+            }
+            _ => {
+                let flu = functional_uncertainty(output, batch, self.objective.flu_tokens);
+                calibration_loss(flu, self.right(logits, batch))
+            }
+        }
+    }
+
+    /// The questions' weights in the cross-entropy and in the calibration loss, where some serve the one and some the other: both means
+    /// keep their expectation.
+    fn weights(&self, batch: &Batch) -> Option<[Tensor<1>; 2]> {
+        let share = self.objective.calibration_share;
+        if share == 0.0 {
+            return None;
+        }
+        let apart = |id: &String| (hash_name(0, id) as f64) < share * u64::MAX as f64;
+        let weights = |of: fn(bool) -> bool, share: f64| {
+            let one = |id| f64::from(u8::from(of(apart(id)))) / share;
+            let values: Vec<f64> = batch.ids.iter().map(one).collect();
+            Tensor::<1>::from_data(values.as_slice(), &batch.prompt_mean.device())
+        };
+        Some([
+            weights(|apart| !apart, 1.0 - share),
+            weights(|apart| apart, share),
+        ])
     }
 }
 
@@ -67,24 +106,37 @@ impl Training for Mixture {
     }
 
     fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
-        let flu = functional_uncertainty(output, batch, self.flu_tokens);
-        let correct = self.correct(read_logits(output, batch), batch);
-        let balance = load_balancing(&output.routing, &batch.token_mean, self.form);
+        let objective = &self.objective;
+        let balance = load_balancing(&output.routing, &batch.token_mean, objective.load_balancing);
+        let calibration = self.calibration(output, batch);
+        let (answers, calibration) = match self.weights(batch) {
+            None => (None, calibration.mean()),
+            Some([answers, weights]) => (Some(answers), (calibration * weights).mean()),
+        };
+        let beta = calibration::beta(
+            objective.calibration_weight,
+            objective.calibration_warmup_steps,
+            batch.step,
+        );
         Objective {
             terms: vec![
-                term(self.scope, output, batch),
+                term(objective.cross_entropy, output, batch, answers),
                 Term {
                     name: "load_balancing_loss",
                     value: balance,
-                    weight: self.gamma,
+                    weight: objective.load_balancing_weight,
                 },
                 Term {
                     name: "calibration_loss",
-                    value: calibration::calibration_loss(flu, correct),
-                    weight: calibration::beta(self.beta, self.warmup_steps, batch.step),
+                    value: calibration,
+                    weight: beta,
                 },
             ],
         }
+    }
+
+    fn routers_apart(&self) -> bool {
+        self.objective.calibration_gradient == CalibrationGradient::Routers
     }
 }
 
@@ -98,6 +150,6 @@ impl Method for Mixture {
     }
 
     fn flu_tokens(&self) -> FluTokens {
-        self.flu_tokens
+        self.objective.flu_tokens
     }
 }

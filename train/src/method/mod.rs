@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use burn::prelude::*;
+use burn::tensor::IndexingUpdateOp;
 use data::loader::{EvaluationLoader, LoaderState};
 use data::{Batch, EncodedQuestion};
 use model::{AdapterConfig, DropoutSeed, Llama, LlamaInput, LlamaOutput};
@@ -14,7 +15,7 @@ use crate::config::{MethodSection, RunConfig};
 use crate::error::TrainError;
 use crate::loss::calibration::FluTokens;
 use crate::loss::{Objective, calibration};
-use crate::prediction::Prediction;
+use crate::prediction::{Prediction, best_choice, choice_logits};
 
 pub mod base;
 pub mod blob;
@@ -34,6 +35,11 @@ pub trait Training: Send + Sync + std::fmt::Debug {
 
     /// What training minimises.
     fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective;
+
+    /// Whether the calibration loss may change the routers alone.
+    fn routers_apart(&self) -> bool {
+        false
+    }
 
     /// What follows each of the optimizer's steps, counted from 1, in a training on so many questions.
     fn after_step(&self, llama: Llama, step: usize, questions: usize) -> Llama {
@@ -218,7 +224,29 @@ pub(crate) fn functional_uncertainty(
     batch: &Batch,
     tokens: FluTokens,
 ) -> Tensor<1> {
-    calibration::functional_uncertainty(&output.routing, &batch.prompt_mean, &batch.scored, tokens)
+    calibration::functional_uncertainty(&output.routing, &flu_weights(output, batch, tokens))
+}
+
+/// The weight of each flat token in its question's FLU, `[batch, tokens]`.
+pub(crate) fn flu_weights(output: &LlamaOutput, batch: &Batch, tokens: FluTokens) -> Tensor<2> {
+    let device = batch.prompt_mean.device();
+    match (tokens, &batch.choice_mean) {
+        (FluTokens::Mean, _) => batch.prompt_mean.clone(),
+        (FluTokens::Answer, Some(choice_mean)) => {
+            let [questions, choices] = batch.labels.dims();
+            let first = Tensor::<1, Int>::arange(0..questions as i64, &device) * choices as i64;
+            let chosen = best_choice(choice_logits(read_logits(output, batch), batch));
+            choice_mean.clone().select(0, first + chosen)
+        }
+        // A label is no text of its own: it is read after the last prompt token.
+        (FluTokens::Last | FluTokens::Answer, _) => {
+            let [questions, flat] = batch.prompt_mean.dims();
+            let one = Tensor::ones([questions, 1], &device);
+            let at = batch.scored.clone().unsqueeze_dim(1);
+            let zeros = Tensor::zeros([questions, flat], &device);
+            zeros.scatter(1, at, one, IndexingUpdateOp::Add)
+        }
+    }
 }
 
 /// A row of the table of methods.
@@ -364,13 +392,13 @@ const ALL: &[&str] = &[
 impl Entry {
     /// Whether a setting, `section.key`, makes a difference to the method.
     pub fn reads(&self, key: &str) -> bool {
-        let holds = |part: &&str| {
+        let holds = |part: &&str, key: &str| {
             let rest = key.strip_prefix(*part);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        ALL.iter()
-            .chain(self.reads.iter().copied().flatten())
-            .any(holds)
+        let parts = || ALL.iter().chain(self.reads.iter().copied().flatten());
+        let routed = || parts().any(|part| holds(part, "adapter.num_experts"));
+        parts().any(|part| holds(part, key)) && (key != "train.router_rate_factor" || routed())
     }
 }
 
@@ -420,6 +448,7 @@ pub fn input(batch: &Batch, dropout: DropoutSeed) -> LlamaInput {
         scored,
         dropout,
         probe: None,
+        routers_apart: false,
     }
 }
 

@@ -312,6 +312,9 @@ mod tests {
         assert!(latex.contains("100 \\% made up."));
         let csv = csv(&table());
         assert_eq!(csv.lines().count(), 10);
-        assert!(csv.contains("table1,LoRA,OBQA,ACC,0.55,"), "{csv}");
+        assert!(
+            csv.contains("table1,LoRA,OBQA,ACC,0.550000,0.070711,2,8,0.721000\n"),
+            "{csv}"
+        );
     }
 }

@@ -91,6 +91,9 @@ const SHIFTS: &[Column] = &[
     shifted("Health", "mmlu-health"),
 ];
 
+/// Datasets in which a small model has some skill to be certain of.
+const SKILLED: &[Column] = &[same("ARC-E", "arc-easy"), same("OBQA", "openbookqa")];
+
 const OBQA: &[Column] = &[same("OBQA", "openbookqa")];
 
 fn row(label: &str, preset: &'static str) -> Row {
@@ -189,6 +192,41 @@ fn ablations() -> Vec<Row> {
     rows
 }
 
+/// What might make FLU tell right answers from wrong ones. With cloze scoring, since small models answer by letters at chance.
+fn flu() -> Vec<Row> {
+    const ANSWER: &str = "objective.flu_tokens=answer";
+    const CHOICES: &str = "objective.calibrated=choices";
+    const DELTA: &str = "adapter.mixture_weights=raw_delta";
+    let variants: &[(&str, &[&str])] = &[
+        ("UQ4CT (defaults)", &[]),
+        ("FLU of the last token", &["objective.flu_tokens=last"]),
+        ("routers' rate x10", &["train.router_rate_factor=10.0"]),
+        (
+            "gradient to routers alone",
+            &["objective.calibration_gradient=routers"],
+        ),
+        ("soft correctness", &["objective.correctness=soft"]),
+        (
+            "a quarter of the questions apart",
+            &["objective.calibration_share=0.25"],
+        ),
+        ("FLU of the answer", &[ANSWER]),
+        ("FLU of the answer, all choices", &[ANSWER, CHOICES]),
+        (
+            "the same, routers' rate x10",
+            &[ANSWER, CHOICES, "train.router_rate_factor=10.0"],
+        ),
+        ("the same, raw_delta", &[ANSWER, CHOICES, DELTA]),
+        ("raw_delta", &[DELTA]),
+    ];
+    let row = |(label, sets): &(&str, &[&str])| {
+        let sets = std::iter::once(&"data.scoring=cloze").chain(*sets);
+        let sets: Vec<String> = sets.map(|set| (*set).to_owned()).collect();
+        with((*label).into(), "uq4ct", &sets)
+    };
+    variants.iter().map(row).collect()
+}
+
 /// Every table that `reproduce` knows.
 pub static TABLES: &[Table] = &[
     Table {
@@ -253,6 +291,14 @@ pub static TABLES: &[Table] = &[
         paper_model: "",
         rows: ablations,
         columns: OBQA,
+        layout: Layout::Methods,
+    },
+    Table {
+        name: "flu",
+        title: "What makes FLU informative",
+        paper_model: "",
+        rows: flu,
+        columns: SKILLED,
         layout: Layout::Methods,
     },
 ];
