@@ -270,6 +270,9 @@ fn write_forms(folder: &Path, table: &ResultTable) -> Result<()> {
     ] {
         folder.write_text(&format!("{}.{ending}", table.name), &text)?;
     }
+    if let Some(text) = render::paired_tests(table) {
+        folder.write_text(&format!("{}-tests.md", table.name), &text)?;
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use train::metric::calibration::{BinEdge, expected_calibration_error, maximum_calibration_error};
 use train::metric::{Bootstrap, Metrics};
+use train::posthoc::confidence::Information;
 use train::prediction::ScoredRow;
 
 use crate::support::fixture;
@@ -71,5 +72,33 @@ fn saturated_confidences_are_counted_whichever_edge_a_bin_owns() {
         let ece = expected_calibration_error(&outcomes, 15, edge);
         assert!((ece - (2.0 * 0.5 + 0.5) / 4.0).abs() < 1e-12, "{ece}");
         assert_eq!(maximum_calibration_error(&outcomes, 15, edge), 0.5);
+    }
+}
+
+#[test]
+fn flus_information_equals_a_likelihood_ratio_test_of_statsmodels() {
+    let text = std::fs::read_to_string(fixture("information.json")).unwrap();
+    let fixture: Value = serde_json::from_str(&text).unwrap();
+    for case in fixture["cases"].as_array().unwrap() {
+        let (confidence, flu) = (numbers(&case["confidence"]), numbers(&case["flu"]));
+        let right = case["right"].as_array().unwrap().iter();
+        let right: Vec<bool> = right.map(|v| v.as_bool().unwrap()).collect();
+        let row = |i: usize| {
+            let rest = (1.0 - confidence[i]) / 3.0;
+            let probabilities = [confidence[i], rest, rest, rest];
+            let label = usize::from(!right[i]);
+            ScoredRow::from_probabilities(i.to_string(), label, &probabilities, Some(flu[i]))
+        };
+        let rows: Vec<ScoredRow> = (0..right.len()).map(row).collect();
+        let found = Information::of(&rows).unwrap();
+        let expected = case["likelihood_ratio"].as_f64().unwrap();
+        assert!((found.likelihood_ratio - expected).abs() < 1e-4 * (1.0 + expected));
+        let expected = case["p_value"].as_f64().unwrap();
+        assert!((found.p_value - expected).abs() < 1e-4 * expected + 1e-12);
+        let without: Vec<ScoredRow> = rows
+            .into_iter()
+            .map(|row| ScoredRow { flu: None, ..row })
+            .collect();
+        assert!(Information::of(&without).is_none());
     }
 }

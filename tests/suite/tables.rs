@@ -362,34 +362,33 @@ fn the_recorded_results_print_the_tables_that_stand_beside_them() {
         let place = out.to_str().unwrap();
         succeeds(&out, &["reproduce", table, "--from", from, "--out", place]);
         let file = |folder: &Path, ending: &str| {
-            std::fs::read_to_string(folder.join(format!("{table}.{ending}"))).unwrap()
+            std::fs::read_to_string(folder.join(format!("{table}{ending}"))).unwrap()
         };
         // Not the JSON: its last digits differ between machines.
-        for ending in ["md", "csv", "tex", "svg"] {
+        for ending in [".md", "-tests.md", ".csv", ".tex", ".svg"] {
             assert!(
                 file(&out, ending) == file(&results.join(table), ending),
-                "{table}.{ending} is not what results/{table} says: UPDATE_RESULTS=1 cargo test --workspace recorded_results"
+                "{table}{ending} is not what results/{table} says: UPDATE_RESULTS=1 cargo test --workspace recorded_results"
             );
         }
-        // The page has the heading already.
-        let markdown = file(&out, "md");
-        let body = format!("\n{}\n", markdown.split_once("\n\n").unwrap().1.trim());
-        let text = std::fs::read_to_string(&page).unwrap();
-        let shown = section(&text, table);
-        if update {
-            std::fs::write(
-                &page,
-                text.replace(
-                    &format!("<!-- {table} -->{shown}"),
-                    &format!("<!-- {table} -->{body}"),
-                ),
-            )
-            .unwrap();
-        } else {
-            assert!(
-                shown == body,
-                "docs/results.md is old: UPDATE_RESULTS=1 cargo test --workspace recorded_results"
-            );
+        // The page has the headings already.
+        for part in ["", "-tests"] {
+            let markdown = file(&out, &format!("{part}.md"));
+            let body = markdown.split_once("\n\n").unwrap().1.trim();
+            let body = format!("\n{body}\n");
+            let text = std::fs::read_to_string(&page).unwrap();
+            let name = format!("{table}{part}");
+            let shown = section(&text, &name);
+            if update {
+                let start = format!("<!-- {name} -->");
+                let new = text.replace(&format!("{start}{shown}"), &format!("{start}{body}"));
+                std::fs::write(&page, new).unwrap();
+            } else {
+                assert!(
+                    shown == body,
+                    "docs/results.md is old: UPDATE_RESULTS=1 cargo test --workspace recorded_results"
+                );
+            }
         }
     }
 }

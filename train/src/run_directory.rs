@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::prediction::ScoredRow;
+use crate::reproduce::work::HELD_OUT;
 use crate::tracker::{self, MetricsLog};
 
 /// A run's directory.
@@ -195,6 +196,11 @@ impl RunDirectory {
     /// # Errors
     /// A run that has not been scored.
     pub fn held_out_predictions(&self, config: &RunConfig) -> Result<Vec<ScoredRow>, TrainError> {
+        // A table's evaluations keep them as a set of their own.
+        let apart = self.evaluation(HELD_OUT).join("predictions.jsonl");
+        if apart.is_file() {
+            return read_predictions(&apart);
+        }
         let folder = self.evaluation(&config.data.dataset);
         read_predictions(&folder.join("held-out-predictions.jsonl"))
     }

@@ -10,6 +10,7 @@ use crate::prediction::ScoredRow;
 
 pub mod calibration;
 pub mod live;
+pub mod paired;
 pub mod ranking;
 
 pub use calibration::{Bin, BinEdge, reliability};
@@ -101,6 +102,15 @@ pub struct Bootstrap {
     pub resamples: usize,
     /// Seed.
     pub seed: u64,
+}
+
+impl Default for Bootstrap {
+    fn default() -> Self {
+        Self {
+            resamples: 1000,
+            seed: 0,
+        }
+    }
 }
 
 impl Metrics {

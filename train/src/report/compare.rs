@@ -1,17 +1,13 @@
 //! Several runs on the same questions: figures side by side, differences with paired bootstrap tests, reliability diagrams.
 
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 use super::{Unit, html, plot, show};
 use crate::config::RunConfig;
 use crate::error::TrainError;
-use crate::metric::calibration::{BinEdge, expected_calibration_error};
-use crate::metric::{Bootstrap, Estimate, Metrics, brier, negative_log_likelihood, outcomes};
+use crate::metric::Metrics;
+use crate::metric::paired::{Differences, common, differences};
 use crate::prediction::ScoredRow;
 use crate::reproduce::render;
 use crate::reproduce::results::{Group, ResultTable};
@@ -30,15 +26,6 @@ pub struct Contender {
     pub metrics: Metrics,
 }
 
-/// How a run differs from the first one in a figure.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Difference {
-    /// The run's value less the first run's, with its 95 % interval.
-    pub estimate: Estimate,
-    /// Two-sided: twice the smaller share of resamples on one side of zero.
-    pub p_value: f64,
-}
-
 /// Runs compared.
 #[derive(Debug, Clone)]
 pub struct Comparison {
@@ -47,13 +34,14 @@ pub struct Comparison {
     /// The runs, the reference first.
     pub contenders: Vec<Contender>,
     /// For each run but the first: accuracy, ECE, NLL, Brier score.
-    pub differences: Vec<[Difference; 4]>,
+    pub differences: Vec<Differences>,
     /// Means over the runs of one method, model and training dataset.
     pub by_method: ResultTable,
     bins: usize,
     resamples: usize,
 }
 
+/// Of [`Differences`].
 const FIGURES: [(&str, Unit); 4] = [
     ("Accuracy", Unit::Percent),
     ("ECE", Unit::Percent),
@@ -109,12 +97,14 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
     let bins = first.evaluation.bins;
     let differences = answers[1..]
         .iter()
-        .map(|rows| differences(&answers[0], rows, bins, bootstrap))
+        .map(|rows| {
+            let [first, rows] = [&answers[0], rows].map(std::slice::from_ref);
+            differences(first, rows, bins, bootstrap)
+        })
         .collect();
     let mut groups: Vec<Group> = Vec::new();
     for ((run, config), rows) in opened.iter().zip(&answers) {
-        let own = run.evaluation(&config.data.dataset);
-        let held_out = read_predictions(&own.join("held-out-predictions.jsonl"))?;
+        let held_out = run.held_out_predictions(config)?;
         let name = group_name(config);
         let run = (held_out, rows.clone());
         match groups.iter_mut().find(|group| group.name == name) {
@@ -155,73 +145,6 @@ fn group_name(config: &RunConfig) -> String {
         config.data.dataset,
         config.model.name
     )
-}
-
-/// The rows that every run has, in the first one's order.
-fn common(answers: Vec<Vec<ScoredRow>>) -> Vec<Vec<ScoredRow>> {
-    let mut by_id: Vec<HashMap<String, ScoredRow>> = answers
-        .iter()
-        .map(|rows| rows.iter().map(|r| (r.id.clone(), r.clone())).collect())
-        .collect();
-    let order: Vec<String> = answers[0]
-        .iter()
-        .map(|row| row.id.clone())
-        .filter(|id| by_id.iter().all(|rows| rows.contains_key(id)))
-        .collect();
-    by_id
-        .iter_mut()
-        .map(|rows| order.iter().filter_map(|id| rows.remove(id)).collect())
-        .collect()
-}
-
-fn figures(rows: &[&ScoredRow], bins: usize) -> [f64; 4] {
-    let mean = |f: &dyn Fn(&ScoredRow) -> f64| {
-        rows.iter().map(|row| f(row)).sum::<f64>() / rows.len() as f64
-    };
-    [
-        mean(&|row| f64::from(u8::from(row.correct()))),
-        expected_calibration_error(&outcomes(rows), bins, BinEdge::Right),
-        mean(&negative_log_likelihood),
-        mean(&brier),
-    ]
-}
-
-/// Both runs are resampled by the same questions: what makes a question hard for both cancels out.
-fn differences(
-    first: &[ScoredRow],
-    other: &[ScoredRow],
-    bins: usize,
-    bootstrap: Bootstrap,
-) -> [Difference; 4] {
-    let n = first.len();
-    let mut rng = ChaCha8Rng::seed_from_u64(bootstrap.seed);
-    let gap = |chosen: &[usize]| -> [f64; 4] {
-        let pick = |rows: &'_ [ScoredRow]| -> [f64; 4] {
-            let picked: Vec<&ScoredRow> = chosen.iter().map(|i| &rows[*i]).collect();
-            figures(&picked, bins)
-        };
-        let (a, b) = (pick(first), pick(other));
-        std::array::from_fn(|i| b[i] - a[i])
-    };
-    let whole = gap(&(0..n).collect::<Vec<_>>());
-    let resampled: Vec<[f64; 4]> = (0..bootstrap.resamples)
-        .map(|_| {
-            let chosen: Vec<usize> = (0..n).map(|_| rng.random_range(0..n)).collect();
-            gap(&chosen)
-        })
-        .collect();
-    std::array::from_fn(|i| {
-        let values: Vec<f64> = resampled.iter().map(|gaps| gaps[i]).collect();
-        let share = |keep: &dyn Fn(f64) -> bool| {
-            let kept = values.iter().filter(|v| keep(**v)).count();
-            // One more of each: a share of resamples is never 0.
-            (kept + 1) as f64 / (values.len() + 1) as f64
-        };
-        Difference {
-            estimate: Estimate::with_interval(Some(whole[i]), values.clone()),
-            p_value: (2.0 * share(&|v| v <= 0.0).min(share(&|v| v >= 0.0))).min(1.0),
-        }
-    })
 }
 
 impl Comparison {
@@ -354,47 +277,5 @@ impl Comparison {
         target.write_text("compare.csv", &render::csv(&self.by_method))?;
         target.write_text("compare.tex", &render::latex(&self.by_method))?;
         target.write_json("compare.json", &self.by_method)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rows(n: usize, right: impl Fn(usize) -> bool, confidence: f64) -> Vec<ScoredRow> {
-        (0..n)
-            .map(|i| {
-                let label = usize::from(!right(i));
-                let p = [confidence, 1.0 - confidence];
-                ScoredRow::from_probabilities(i.to_string(), label, &p, None)
-            })
-            .collect()
-    }
-
-    const BOOTSTRAP: Bootstrap = Bootstrap {
-        resamples: 500,
-        seed: 1,
-    };
-
-    #[test]
-    fn a_paired_test_sees_a_small_difference_on_the_same_questions() {
-        let first = rows(200, |i| i % 2 == 0, 0.6);
-        let better = rows(200, |i| i % 2 == 0 || i % 20 == 1, 0.6);
-        let [accuracy, ..] = differences(&first, &better, 15, BOOTSTRAP);
-        assert!((accuracy.estimate.value.unwrap() - 0.05).abs() < 1e-12);
-        assert!(accuracy.p_value < 0.05 && accuracy.estimate.low.unwrap() > 0.0);
-        let [same, ..] = differences(&first, &first, 15, BOOTSTRAP);
-        assert_eq!((same.estimate.value, same.p_value), (Some(0.0), 1.0));
-    }
-
-    #[test]
-    fn only_common_questions_count_in_one_order() {
-        let mut second = rows(5, |_| true, 0.7);
-        second.reverse();
-        second.remove(0);
-        let found = common(vec![rows(5, |_| true, 0.6), second]);
-        let ids = |rows: &[ScoredRow]| rows.iter().map(|r| r.id.clone()).collect::<Vec<_>>();
-        assert_eq!(ids(&found[0]), ["0", "1", "2", "3"]);
-        assert_eq!(ids(&found[0]), ids(&found[1]));
     }
 }

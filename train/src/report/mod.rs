@@ -12,6 +12,7 @@ use crate::error::TrainError;
 use crate::evaluation::Cost;
 use crate::metric::calibration::{BinEdge, expected_calibration_error};
 use crate::metric::{Estimate, Metrics, Outcome, estimate, outcomes, ranking};
+use crate::posthoc::confidence::Information;
 use crate::posthoc::{ALPHA, Calibrated};
 use crate::prediction::{AnswerConfidence, ScoredRow};
 use crate::run_directory::{Environment, MetricsLine, Provenance, RunDirectory};
@@ -349,6 +350,16 @@ impl Report<'_> {
             text.push(format!(
                 "FLU ranks right above wrong in {:.0} % of cases.",
                 auroc * 100.0
+            ));
+        }
+        if let Some(found) = Information::of(&self.scored.tuned_rows) {
+            let verdict = match found.p_value < 0.05 {
+                true => "Beside the confidence, FLU tells something",
+                false => "Beside the confidence, FLU tells nothing that these questions could show",
+            };
+            text.push(format!(
+                "{verdict} (likelihood ratio {:.1}, p = {:.3}).",
+                found.likelihood_ratio, found.p_value
             ));
         }
         text

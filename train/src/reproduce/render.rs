@@ -3,6 +3,8 @@
 use std::fmt::Write;
 
 use super::results::{Figure, ResultTable, Value};
+use crate::metric::paired::Difference;
+use crate::metric::{Bootstrap, Estimate};
 
 /// A number as it is printed: shares in percent with a decimal, others with three.
 fn number(figure: Figure, value: f64) -> String {
@@ -137,6 +139,59 @@ pub fn markdown(table: &ResultTable) -> String {
     text
 }
 
+/// What the paired tests print, with the row of the Differences and whether it is a share.
+const TESTED: [(&str, usize, bool); 3] = [("ACC", 0, true), ("ECE", 1, true), ("NLL", 2, false)];
+
+/// Every row less LoRA, and less MixLoRA, with 95 % intervals of the paired bootstrap; nothing where neither has been evaluated.
+pub fn paired_tests(table: &ResultTable) -> Option<String> {
+    let mut references: Vec<&str> = table.tests.iter().map(|t| t.reference.as_str()).collect();
+    references.dedup();
+    references.sort_unstable();
+    references.dedup();
+    let mut text = format!("# {}: paired differences\n", table.title);
+    for reference in &references {
+        let _ = writeln!(
+            text,
+            "\n| | less {reference} | {} |",
+            table.columns.join(" | ")
+        );
+        let _ = writeln!(text, "|---|---|{}", "---:|".repeat(table.columns.len()));
+        for (name, place, share) in TESTED {
+            for row in table.rows.iter().filter(|row| row != reference) {
+                let cells = table.columns.iter().map(|column| {
+                    let found = table.tests.iter().find(|test| {
+                        test.reference == *reference && test.row == *row && test.column == *column
+                    });
+                    found.map_or("–".into(), |test| {
+                        difference(&test.differences[place], share)
+                    })
+                });
+                let cells: Vec<String> = cells.collect();
+                let _ = writeln!(text, "| {name} | {row} | {} |", cells.join(" | "));
+            }
+        }
+    }
+    let _ = writeln!(
+        text,
+        "\nIn brackets the 95 % interval of the paired bootstrap over questions ({} resamples; seeds are averaged first); bold where it excludes zero, which one in twenty does by chance.",
+        Bootstrap::default().resamples
+    );
+    (!references.is_empty()).then_some(text)
+}
+
+/// `+1.5 [-0.5, 3.5]`, bold where the interval excludes zero.
+fn difference(found: &Difference, share: bool) -> String {
+    let number = |value: Option<f64>| match (value, share) {
+        (Some(v), true) => format!("{:+.1}", v * 100.0),
+        (Some(v), false) => format!("{v:+.3}"),
+        (None, _) => "–".into(),
+    };
+    let Estimate { value, low, high } = found.estimate;
+    let text = format!("{} [{}, {}]", number(value), number(low), number(high));
+    let clear = low.is_some_and(|low| low > 0.0) || high.is_some_and(|high| high < 0.0);
+    if clear { format!("**{text}**") } else { text }
+}
+
 /// One line a figure and cell.
 pub fn csv(table: &ResultTable) -> String {
     let mut text = String::from("table,row,column,figure,mean,deviation,seeds,n,paper\n");
@@ -237,7 +292,7 @@ fn latex_cell(value: Option<&Value>, place: Place) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::{Cell, OverSeeds, RowCost};
+    use super::super::results::{Cell, OverSeeds, PairedTest, RowCost};
     use super::*;
 
     fn table() -> ResultTable {
@@ -270,6 +325,25 @@ mod tests {
                 cell("MC_Drop", &[0.7, 0.7], &[0.3, 0.3]),
                 cell("UQ4CT", &[0.55, 0.65], &[0.05, 0.06]),
             ],
+            tests: vec![PairedTest {
+                reference: "LoRA".into(),
+                row: "UQ4CT".into(),
+                column: "OBQA".into(),
+                differences: [
+                    [0.05, -0.01, 0.11],
+                    [-0.1, -0.15, -0.05],
+                    [0.0; 3],
+                    [0.0; 3],
+                ]
+                .map(|[value, low, high]| Difference {
+                    estimate: Estimate {
+                        value: Some(value),
+                        low: Some(low),
+                        high: Some(high),
+                    },
+                    p_value: 0.5,
+                }),
+            }],
             costs: vec![RowCost {
                 row: "LoRA".into(),
                 trainable_parameters: 100,
@@ -278,6 +352,30 @@ mod tests {
                 seconds_per_question: 0.25,
             }],
         }
+    }
+
+    #[test]
+    fn paired_differences_are_bold_where_their_interval_excludes_zero() {
+        let text = paired_tests(&table()).unwrap();
+        assert!(text.contains("| | less LoRA | OBQA |"), "{text}");
+        assert!(
+            text.contains("| ACC | UQ4CT | +5.0 [-1.0, +11.0] |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| ECE | UQ4CT | **-10.0 [-15.0, -5.0]** |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| NLL | UQ4CT | +0.000 [+0.000, +0.000] |"),
+            "{text}"
+        );
+        assert!(text.contains("| ACC | MC_Drop | – |"), "{text}");
+        let alone = ResultTable {
+            tests: vec![],
+            ..table()
+        };
+        assert!(paired_tests(&alone).is_none());
     }
 
     #[test]

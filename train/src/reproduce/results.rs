@@ -11,8 +11,10 @@ use super::{paper, work};
 use crate::error::TrainError;
 use crate::evaluation::Cost;
 use crate::metric::calibration::{BinEdge, expected_calibration_error};
-use crate::metric::{brier, negative_log_likelihood, outcomes, ranking};
+use crate::metric::paired::{Differences, common, differences};
+use crate::metric::{Bootstrap, brier, negative_log_likelihood, outcomes, ranking};
 use crate::posthoc::Calibrators;
+use crate::posthoc::confidence::Information;
 use crate::prediction::ScoredRow;
 use crate::run_directory::{Environment, Provenance, RunDirectory, read_predictions};
 
@@ -42,11 +44,13 @@ pub enum Figure {
     AurocFlu,
     /// Of FLU as a confidence.
     EceFlu,
+    /// Likelihood ratio of FLU beside the softmax confidence, see [`Information`].
+    InformationFlu,
 }
 
 impl Figure {
     /// In the order in which they are printed; the paper's two first.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Accuracy,
         Self::Ece,
         Self::EceTemperature,
@@ -58,6 +62,7 @@ impl Figure {
         Self::AurocConfidence,
         Self::AurocFlu,
         Self::EceFlu,
+        Self::InformationFlu,
     ];
 
     /// As it is printed.
@@ -74,6 +79,7 @@ impl Figure {
             Self::AurocConfidence => "AUROC, confidence with FLU",
             Self::AurocFlu => "AUROC of FLU",
             Self::EceFlu => "ECE of FLU",
+            Self::InformationFlu => "FLU beside confidence, likelihood ratio",
         }
     }
 
@@ -81,13 +87,20 @@ impl Figure {
     pub fn higher_is_better(self) -> bool {
         matches!(
             self,
-            Self::Accuracy | Self::Auroc | Self::AurocConfidence | Self::AurocFlu
+            Self::Accuracy
+                | Self::Auroc
+                | Self::AurocConfidence
+                | Self::AurocFlu
+                | Self::InformationFlu
         )
     }
 
     /// Shares are printed in percent.
     pub fn is_share(self) -> bool {
-        !matches!(self, Self::Nll | Self::NllTemperature | Self::Brier)
+        !matches!(
+            self,
+            Self::Nll | Self::NllTemperature | Self::Brier | Self::InformationFlu
+        )
     }
 
     fn of(self, set: &Calibrated, bins: usize) -> Option<f64> {
@@ -115,6 +128,7 @@ impl Figure {
             Self::AurocConfidence => ranking::auroc(&pairs(&set.confidence)),
             Self::AurocFlu => ranking::auroc(&flu()?),
             Self::EceFlu => expected_calibration_error(&flu()?, bins, BinEdge::Right),
+            Self::InformationFlu => Information::of(&set.plain)?.likelihood_ratio,
         };
         value.is_finite().then_some(value)
     }
@@ -188,6 +202,51 @@ pub struct Cell {
     pub values: Vec<Value>,
 }
 
+/// How a row differs from a reference row in a column.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PairedTest {
+    /// The reference's label.
+    pub reference: String,
+    /// The row's label.
+    pub row: String,
+    /// The column's label.
+    pub column: String,
+    /// The row less the reference: accuracy, ECE, NLL, Brier score.
+    pub differences: Differences,
+}
+
+/// The rows that the others are compared with.
+const REFERENCES: [&str; 2] = ["LoRA", "MixLoRA"];
+
+/// Of one column: every row against every reference, by the questions that all of them have.
+fn paired_tests(
+    column: &str,
+    rows: &[(String, Vec<Vec<ScoredRow>>)],
+    bins: usize,
+    bootstrap: Bootstrap,
+) -> Vec<PairedTest> {
+    let mut found = Vec::new();
+    for (reference, first) in rows {
+        if !REFERENCES.contains(&reference.as_str()) {
+            continue;
+        }
+        for (row, other) in rows.iter().filter(|(row, _)| row != reference) {
+            let both = common(first.iter().chain(other).cloned().collect());
+            let (first, other) = both.split_at(first.len());
+            if first.iter().any(Vec::is_empty) {
+                continue;
+            }
+            found.push(PairedTest {
+                reference: reference.clone(),
+                row: row.clone(),
+                column: column.into(),
+                differences: differences(first, other, bins, bootstrap),
+            });
+        }
+    }
+    found
+}
+
 /// What a row costs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RowCost {
@@ -220,6 +279,8 @@ pub struct ResultTable {
     pub caption: Vec<String>,
     /// Row by row.
     pub cells: Vec<Cell>,
+    /// Column by column, where a reference has been evaluated.
+    pub tests: Vec<PairedTest>,
     /// One a row that has been evaluated.
     pub costs: Vec<RowCost>,
 }
@@ -231,9 +292,11 @@ impl ResultTable {
     /// Files that are damaged.
     pub fn collect(plan: &Plan, root: &Path) -> Result<Self, TrainError> {
         let (mut cells, mut costs) = (Vec::new(), Vec::new());
+        let mut answers: Vec<Vec<(String, Vec<Vec<ScoredRow>>)>> =
+            vec![Vec::new(); plan.columns.len()];
         for planned in &plan.rows {
             let mut spent: Vec<Cost> = Vec::new();
-            for column in &plan.columns {
+            for (column, answers) in plan.columns.iter().zip(&mut answers) {
                 let mut sets = Vec::new();
                 for evaluation in &planned.evaluations {
                     if evaluation.config.data.dataset == column.train
@@ -250,6 +313,10 @@ impl ResultTable {
                 let published = paper::value(plan.table.name, &planned.row.label, column.label)
                     .filter(|_| agrees);
                 cells.push(cell(&planned.row.label, column.label, &sets, published));
+                if !sets.is_empty() {
+                    let plain = sets.into_iter().map(|(set, _)| set.plain).collect();
+                    answers.push((planned.row.label.clone(), plain));
+                }
             }
             costs.extend(cost(
                 &planned.row.label,
@@ -269,6 +336,14 @@ impl ResultTable {
             columns: plan.columns.iter().map(|c| c.label.to_owned()).collect(),
             caption: caption(plan, root)?,
             cells,
+            tests: plan
+                .columns
+                .iter()
+                .zip(&answers)
+                .flat_map(|(column, rows)| {
+                    paired_tests(column.label, rows, plan.bins, Bootstrap::default())
+                })
+                .collect(),
             costs,
         })
     }
@@ -348,6 +423,7 @@ impl ResultTable {
                 "Mean and sample standard deviation over the runs of a method. Shares in percent; ECE with {bins} bins. Best bold, second best underlined."
             )],
             cells,
+            tests: Vec::new(),
             costs: Vec::new(),
         }
     }

@@ -1,0 +1,169 @@
+//! Two methods' answers to the same questions: a paired bootstrap. What makes a question hard for both cancels out.
+
+use std::collections::HashMap;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use super::calibration::{BinEdge, expected_calibration_error};
+use super::{Bootstrap, Estimate, Outcome, brier, negative_log_likelihood};
+use crate::prediction::ScoredRow;
+
+/// How a method differs from another in a figure.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Difference {
+    /// The method's value less the other's, with its 95 % interval.
+    pub estimate: Estimate,
+    /// Two-sided: twice the smaller share of resamples on one side of zero.
+    pub p_value: f64,
+}
+
+/// The differences in accuracy, ECE, NLL and Brier score, in this order.
+pub type Differences = [Difference; 4];
+
+/// What the figures of a question are made from.
+struct Facts {
+    outcome: Outcome,
+    /// Right or not, NLL, Brier score.
+    means: [f64; 3],
+}
+
+impl Facts {
+    fn of(row: &ScoredRow) -> Self {
+        let right = f64::from(u8::from(row.correct()));
+        Self {
+            outcome: (row.confidence(), row.correct()),
+            means: [right, negative_log_likelihood(row), brier(row)],
+        }
+    }
+}
+
+/// `other` less `first`, each a list of replicates (seeds) on the same questions in the same order; a figure is the mean over them. All
+/// replicates are resampled by the same questions.
+pub fn differences(
+    first: &[Vec<ScoredRow>],
+    other: &[Vec<ScoredRow>],
+    bins: usize,
+    bootstrap: Bootstrap,
+) -> Differences {
+    let facts = |runs: &[Vec<ScoredRow>]| -> Vec<Vec<Facts>> {
+        let runs = runs.iter();
+        runs.map(|rows| rows.iter().map(Facts::of).collect())
+            .collect()
+    };
+    let (first, other) = (facts(first), facts(other));
+    let n = first.first().map_or(0, Vec::len);
+    let mut rng = ChaCha8Rng::seed_from_u64(bootstrap.seed);
+    let gap = |chosen: &[usize]| -> [f64; 4] {
+        let [a, b] = [&first, &other].map(|runs| figures(runs, chosen, bins));
+        std::array::from_fn(|i| b[i] - a[i])
+    };
+    let whole = gap(&(0..n).collect::<Vec<_>>());
+    let resampled: Vec<[f64; 4]> = (0..bootstrap.resamples)
+        .map(|_| {
+            let chosen: Vec<usize> = (0..n).map(|_| rng.random_range(0..n)).collect();
+            gap(&chosen)
+        })
+        .collect();
+    std::array::from_fn(|i| {
+        let values: Vec<f64> = resampled.iter().map(|gaps| gaps[i]).collect();
+        let share = |keep: &dyn Fn(f64) -> bool| {
+            let kept = values.iter().filter(|v| keep(**v)).count();
+            // One more of each: a share of resamples is never 0.
+            (kept + 1) as f64 / (values.len() + 1) as f64
+        };
+        Difference {
+            p_value: (2.0 * share(&|v| v <= 0.0).min(share(&|v| v >= 0.0))).min(1.0),
+            estimate: Estimate::with_interval(Some(whole[i]), values),
+        }
+    })
+}
+
+/// Accuracy, ECE, NLL and Brier score of the chosen questions, mean over replicates.
+fn figures(runs: &[Vec<Facts>], chosen: &[usize], bins: usize) -> [f64; 4] {
+    let mut sums = [0.0; 4];
+    for facts in runs {
+        let outcomes: Vec<Outcome> = chosen.iter().map(|i| facts[*i].outcome).collect();
+        sums[1] += expected_calibration_error(&outcomes, bins, BinEdge::Right);
+        for (to, from) in [(0, 0), (2, 1), (3, 2)] {
+            let sum: f64 = chosen.iter().map(|i| facts[*i].means[from]).sum();
+            sums[to] += sum / chosen.len() as f64;
+        }
+    }
+    sums.map(|sum| sum / runs.len() as f64)
+}
+
+/// The rows that every run has, in the first one's order.
+pub fn common(answers: Vec<Vec<ScoredRow>>) -> Vec<Vec<ScoredRow>> {
+    let mut by_id: Vec<HashMap<String, ScoredRow>> = answers
+        .iter()
+        .map(|rows| rows.iter().map(|r| (r.id.clone(), r.clone())).collect())
+        .collect();
+    let first = answers.first().map_or(&[][..], Vec::as_slice);
+    let order: Vec<String> = first
+        .iter()
+        .map(|row| row.id.clone())
+        .filter(|id| by_id.iter().all(|rows| rows.contains_key(id)))
+        .collect();
+    by_id
+        .iter_mut()
+        .map(|rows| order.iter().filter_map(|id| rows.remove(id)).collect())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(n: usize, right: impl Fn(usize) -> bool, confidence: f64) -> Vec<ScoredRow> {
+        (0..n)
+            .map(|i| {
+                let label = usize::from(!right(i));
+                let p = [confidence, 1.0 - confidence];
+                ScoredRow::from_probabilities(i.to_string(), label, &p, None)
+            })
+            .collect()
+    }
+
+    const BOOTSTRAP: Bootstrap = Bootstrap {
+        resamples: 500,
+        seed: 1,
+    };
+
+    #[test]
+    fn a_paired_test_sees_a_small_difference_on_the_same_questions() {
+        let first = [rows(200, |i| i % 2 == 0, 0.6)];
+        let better = [rows(200, |i| i % 2 == 0 || i % 20 == 1, 0.6)];
+        let [accuracy, ..] = differences(&first, &better, 15, BOOTSTRAP);
+        assert!((accuracy.estimate.value.unwrap() - 0.05).abs() < 1e-12);
+        assert!(accuracy.p_value < 0.05 && accuracy.estimate.low.unwrap() > 0.0);
+        let [same, ..] = differences(&first, &first, 15, BOOTSTRAP);
+        assert_eq!((same.estimate.value, same.p_value), (Some(0.0), 1.0));
+    }
+
+    #[test]
+    fn several_seeds_are_averaged_before_they_are_compared() {
+        // Right for 50 % and 100 % against 50 %: 25 points; confidence 0.6: ECE 10 and 40 against 10.
+        let first = [rows(100, |i| i % 2 == 0, 0.6)];
+        let two = [rows(100, |i| i % 2 == 0, 0.6), rows(100, |_| true, 0.6)];
+        let [accuracy, ece, nll, brier] = differences(&first, &two, 15, BOOTSTRAP);
+        let value = |d: Difference| d.estimate.value.unwrap();
+        assert!((value(accuracy) - 0.25).abs() < 1e-12);
+        assert!((value(ece) - 0.15).abs() < 1e-12);
+        let half = (0.4f64.ln() - 0.6f64.ln()) / 4.0;
+        assert!((value(nll) - half).abs() < 1e-12);
+        assert!((value(brier) - (2.0 * 0.16 - 2.0 * 0.36) / 4.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn only_common_questions_count_in_one_order() {
+        let mut second = rows(5, |_| true, 0.7);
+        second.reverse();
+        second.remove(0);
+        let found = common(vec![rows(5, |_| true, 0.6), second]);
+        let ids = |rows: &[ScoredRow]| rows.iter().map(|r| r.id.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(&found[0]), ["0", "1", "2", "3"]);
+        assert_eq!(ids(&found[0]), ids(&found[1]));
+    }
+}
