@@ -52,6 +52,16 @@ fn smollm2(layers: usize) -> ModelConfig {
     }
 }
 
+/// Small enough to be run by an emulator of the processor.
+fn small() -> ModelConfig {
+    ModelConfig {
+        hidden_size: 64,
+        intermediate_size: 192,
+        head_dim: 16,
+        ..model::load::tiny::config(1024)
+    }
+}
+
 #[derive(Parser)]
 struct Options {
     /// A short name, a .gguf file or a directory in Hugging Face's layout.
@@ -84,6 +94,9 @@ struct Options {
     /// So many layers of random weights in SmolLM2-135M's shape instead of a model.
     #[arg(long)]
     layers: Option<usize>,
+    /// Two layers of random weights in a small shape instead: for `benches/instructions.sh`.
+    #[arg(long, conflicts_with = "layers")]
+    small: bool,
     /// Keep only the layers' inputs and run each layer again in the backward pass.
     #[arg(long)]
     recompute: bool,
@@ -225,11 +238,12 @@ fn load(
         };
         return Ok((prepared.model, llama, questions));
     }
-    let (shape, mut weights): (ModelConfig, Box<dyn Weights>) = match options.layers {
-        Some(layers) => {
-            let shape = smollm2(layers);
-            (shape.clone(), Box::new(RandomWeights::new(shape, 1)))
-        }
+    let random = match options.small {
+        true => Some(small()),
+        false => options.layers.map(smollm2),
+    };
+    let (shape, mut weights): (ModelConfig, Box<dyn Weights>) = match random {
+        Some(shape) => (shape.clone(), Box::new(RandomWeights::new(shape, 1))),
         None => {
             let located = models::find(&options.model, &config.model.revision, &finder)?;
             let files = model::load::open(&located.path)?;

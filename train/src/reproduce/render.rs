@@ -179,11 +179,19 @@ pub fn paired_tests(table: &ResultTable) -> Option<String> {
     (!references.is_empty()).then_some(text)
 }
 
+/// Zero has no sign.
+fn signed(number: String) -> String {
+    match number[1..].trim_matches(['0', '.']).is_empty() {
+        true => number[1..].to_owned(),
+        false => number,
+    }
+}
+
 /// `+1.5 [-0.5, 3.5]`, bold where the interval excludes zero.
 fn difference(found: &Difference, share: bool) -> String {
     let number = |value: Option<f64>| match (value, share) {
-        (Some(v), true) => format!("{:+.1}", v * 100.0),
-        (Some(v), false) => format!("{v:+.3}"),
+        (Some(v), true) => signed(format!("{:+.1}", v * 100.0)),
+        (Some(v), false) => signed(format!("{v:+.3}")),
         (None, _) => "–".into(),
     };
     let Estimate { value, low, high } = found.estimate;
@@ -367,7 +375,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("| NLL | UQ4CT | +0.000 [+0.000, +0.000] |"),
+            text.contains("| NLL | UQ4CT | 0.000 [0.000, 0.000] |"),
             "{text}"
         );
         assert!(text.contains("| ACC | MC_Drop | – |"), "{text}");
