@@ -16,12 +16,15 @@ count() {
   RAYON_NUM_THREADS=1 valgrind --tool=callgrind --callgrind-out-file=/dev/null "$program" --small --sequence 64 --warmup 0 "$@" 2>&1 >/dev/null |
     sed -n 's/.*Collected : //p'
 }
+positive() { [ "$1" -gt 0 ] 2>/dev/null || { echo "valgrind gave no count"; exit 1; }; }
 found=""
 for work in "uq4ct" "lora" "uq4ct --evaluate"; do
   # shellcheck disable=SC2086
   few=$(count --method $work --steps 2)
   # shellcheck disable=SC2086
   many=$(count --method $work --steps 5)
+  positive "$few"
+  positive "$((many - few))"
   found+="${work// --/-} $(((many - few) / 3))"$'\n'
 done
 if [ "${1:-}" = --update ]; then

@@ -261,10 +261,14 @@ impl Tokenizer {
             Scoring::Letters => self.labels(prompt, cache)?,
             Scoring::Cloze => self.continuations(prompt, &question.id)?,
         };
+        let whole_choices = rendering.whole_choices && scoring == Scoring::Cloze && !written;
         // Room for what is written is not the prompt's.
         let beyond = match written {
             true => 0,
-            false => texts.iter().map(|t| t.len() - 1).max().unwrap_or(0),
+            false => {
+                let longest = texts.iter().map(Vec::len).max().unwrap_or(1);
+                longest - usize::from(!whole_choices)
+            }
         };
         let longest = rendering.answer_tokens;
         let open = written.then(|| OpenEnded {
@@ -291,7 +295,7 @@ impl Tokenizer {
             answer: if written { 0 } else { question.answer },
             shortened,
             open,
-            whole_choices: rendering.whole_choices && scoring == Scoring::Cloze && !written,
+            whole_choices,
         })
     }
 
@@ -444,6 +448,31 @@ mod tests {
             .unwrap();
         assert_eq!(encoded[0].choices.len(), 2);
         assert_ne!(encoded[0].choices[0], encoded[0].choices[1]);
+    }
+
+    #[test]
+    fn whole_choices_leave_room_for_their_last_token() {
+        let tokenizer = Tokenizer::tiny();
+        for whole_choices in [false, true] {
+            let cloze = Rendering {
+                labels: LabelStyle::Letter,
+                scoring: Scoring::Cloze,
+                whole_choices,
+                ..LETTERS
+            };
+            // Some of these lengths fill the room to its last position.
+            let mut fullest = 0;
+            for length in 1..40 {
+                let mut long = question(&"a ".repeat(length));
+                long.choices = vec!["yes indeed".into(), "no".into()];
+                let found = tokenizer.encode_questions(&[long], &cloze, 60).unwrap();
+                let computed = found[0].choices.iter().map(|c| found[0].computed(c).len());
+                let positions = found[0].prompt.len() + computed.max().unwrap();
+                assert!(positions <= 60, "{positions}");
+                fullest = fullest.max(positions);
+            }
+            assert!(fullest > 57, "{fullest}");
+        }
     }
 
     #[test]

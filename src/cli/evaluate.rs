@@ -123,7 +123,15 @@ fn on(config: &RunConfig, dataset: &str, args: &EvaluateArgs) -> Result<RunConfi
     let mut layers = ConfigLayers::default();
     layers.text(&config.to_toml(), "the run's settings")?;
     // What is about written answers says nothing to questions with choices that are asked beside open-ended ones.
-    let chosen = config.data.dataset()?.labels() != LabelStyle::Written && args.on.len() > 1;
+    let written = |name: &str| {
+        let asked = config.on(name);
+        Ok::<_, anyhow::Error>(asked.data.dataset()?.labels() == LabelStyle::Written)
+    };
+    let mut beside = false;
+    for other in &args.on {
+        beside |= written(other)?;
+    }
+    let chosen = beside && !written(dataset)?;
     let about_written = |assignment: &str| {
         ["data.answer_tokens", "evaluation.answer_confidence"]
             .iter()

@@ -145,7 +145,7 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
     let options = options(&args)?;
     let finder = args.places.finder(&model(&options));
     let plan = Plan::new(&options, Some(&finder))?;
-    for note in &plan.notes {
+    for note in plan.notes.iter().chain(&plan.left_out) {
         eprintln!("{note}");
     }
     if args.plan {
@@ -226,7 +226,7 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
         }
         estimated_done += estimates[place];
         if args.job.is_none() && matches!(job, Job::Evaluation(_)) {
-            write(&args, &options, &plan)?;
+            write(&args, &options, &plan, false)?;
         }
     }
     drop(shown);
@@ -239,15 +239,20 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
     if args.job.is_some() {
         return Ok(ExitCode::SUCCESS);
     }
-    let (folder, table) = write(&args, &options, &plan)?;
+    let (folder, table) = write(&args, &options, &plan, true)?;
     print(render::markdown(&table));
     print(format_args!("Written to {}", folder.display()));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the table as it stands, in all its forms.
-fn write(args: &ReproduceArgs, options: &Options, plan: &Plan) -> Result<(PathBuf, ResultTable)> {
-    let table = ResultTable::collect(plan, &args.root)?;
+/// Writes the table as it stands, in all its forms; `whole` with the paired tests.
+fn write(
+    args: &ReproduceArgs,
+    options: &Options,
+    plan: &Plan,
+    whole: bool,
+) -> Result<(PathBuf, ResultTable)> {
+    let table = ResultTable::collect(plan, &args.root, whole)?;
     let model = model(options);
     let model = std::path::Path::new(&model).file_name();
     let model = model.map_or("model".into(), |name| name.to_string_lossy().to_lowercase());
@@ -286,13 +291,14 @@ fn print_recorded(args: &ReproduceArgs, from: &Path) -> Result<ExitCode> {
     };
     let options = Options::recorded(table, &beside)?;
     // A table's own folder lies two below what it was made from.
+    let beside = std::path::absolute(beside)?;
     let tables = beside.parent().filter(|tables| tables.ends_with("tables"));
     let root = match tables.and_then(Path::parent) {
         Some(root) => root.to_path_buf(),
         None => beside,
     };
     let plan = Plan::new(&options, None)?;
-    let table = ResultTable::collect(&plan, &root)?;
+    let table = ResultTable::collect(&plan, &root, true)?;
     if table.cells.iter().all(|cell| cell.n == 0) {
         bail!("{}: holds no results of {}", root.display(), table.name);
     }

@@ -67,7 +67,9 @@ fn step(
     let method = method::build(config).unwrap();
     let llama = llama(config, &Device::flex());
     let trainee = Trainee::new(llama, method, &config.train, rows.len()).train();
-    let found = TrainStep::step(&trainee, batch(rows.to_vec(), &Device::flex().autodiff()));
+    let mut asked = batch(rows.to_vec(), &Device::flex().autodiff());
+    asked.step = 1;
+    let found = TrainStep::step(&trainee, asked);
     let terms = &found.item.facts().terms;
     let values = terms.iter().map(|(name, _, value)| (*name, *value));
     (
@@ -255,4 +257,16 @@ fn settings_that_need_others_are_refused() {
         "every question is learned",
     );
     refused(&["train.router_rate_factor=0.0"], "positive");
+    let open = "data.dataset=triviaqa";
+    refused(&[open, "objective.flu_tokens=answer"], "open-ended");
+    refused(&[open, "objective.correctness=soft"], "open-ended");
+    refused(
+        &[
+            "data.scoring=cloze",
+            "objective.flu_tokens=answer",
+            "objective.calibrated=choices",
+            "objective.correctness=soft",
+        ],
+        "by its label",
+    );
 }

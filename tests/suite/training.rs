@@ -255,6 +255,13 @@ fn every_preset_and_switch_trains() {
             "flu_tokens=last",
             "correctness=vocabulary",
         ] {
+            // Whose point is to read FLU from the answers, each right or not by its label.
+            let about = ["flu_tokens", "correctness"]
+                .iter()
+                .any(|key| extra.starts_with(key));
+            if preset == "uq4ct-answer" && about {
+                continue;
+            }
             let root = tempfile::tempdir().unwrap();
             let mut layers = train::config::ConfigLayers::default();
             layers.method(preset).unwrap();

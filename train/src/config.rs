@@ -504,6 +504,7 @@ const METHOD_PRESETS: &[(&str, &str)] = &[
     preset!("uq4ct"),
     preset!("uq4ct-incremental"),
     preset!("uq4ct-delta"),
+    preset!("uq4ct-answer"),
     preset!("mixlora-repo"),
     preset!("spuq"),
     preset!("checkpoint_ensemble"),
@@ -701,7 +702,11 @@ impl ConfigLayers {
         Ok(config)
     }
 
-    fn parse(&self) -> Result<RunConfig, TrainError> {
+    /// The settings with every gap filled, not checked: these layers may lack what others bring.
+    ///
+    /// # Errors
+    /// Values of the wrong kind.
+    pub(crate) fn parse(&self) -> Result<RunConfig, TrainError> {
         RunConfig::deserialize(Value::Table(self.table.clone()))
             .map_err(|e| TrainError::config(self.places.join(", "), e.message()))
     }
@@ -965,6 +970,14 @@ impl RunConfig {
             return refuse("objective.calibration_share", reason.into());
         }
         let of_answer = objective.flu_tokens == FluTokens::Answer;
+        let written = self.data.dataset()?.labels() == LabelStyle::Written;
+        if of_answer && written {
+            let reason = format!(
+                "the questions of {} are open-ended: answer is about choices, use mean or last",
+                self.data.title()
+            );
+            return refuse("objective.flu_tokens", reason);
+        }
         if of_answer && self.data.scoring != Scoring::Cloze {
             let reason = "answer is about choices whose texts are read: it needs data.scoring = cloze; with letters, use mean or last";
             return refuse("objective.flu_tokens", reason.into());
@@ -972,6 +985,18 @@ impl RunConfig {
         if objective.calibrated == CalibratedAnswers::Choices && !of_answer {
             let reason = "choices have a FLU of their own only with objective.flu_tokens = answer";
             return refuse("objective.calibrated", reason.into());
+        }
+        let plain = objective.correctness == Correctness::Choices;
+        if objective.calibrated == CalibratedAnswers::Choices && !plain {
+            let reason = "every choice is right or not by its label: leave it out, or calibrate the predicted answer";
+            return refuse("objective.correctness", reason.into());
+        }
+        if objective.correctness == Correctness::Soft && written {
+            let reason = format!(
+                "the questions of {} are open-ended: soft is about choices",
+                self.data.title()
+            );
+            return refuse("objective.correctness", reason);
         }
         Ok(())
     }
@@ -1020,6 +1045,9 @@ impl RunConfig {
                 config.data.normalization = plain.data.normalization;
                 config.objective.flu_tokens = plain.objective.flu_tokens;
                 config.objective.calibrated = plain.objective.calibrated;
+                if config.objective.correctness == Correctness::Soft {
+                    config.objective.correctness = plain.objective.correctness;
+                }
                 if config.data.template == Template::LaplaceLora {
                     config.data.template = plain.data.template;
                 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{RunConfig, WeightType};
 use crate::error::TrainError;
 use crate::fine_tune::{Setup, load_members};
+use crate::loss::calibration::FluTokens;
 use crate::method::{self, Method};
 use crate::posthoc::PostHoc;
 use crate::posthoc::confidence::Confidence;
@@ -77,9 +78,16 @@ pub struct PromptCard {
     pub max_tokens: usize,
     /// Text and token of each label, with letters; empty where the choices' own words are scored.
     pub label_tokens: Vec<(String, u32)>,
+    /// Over which tokens FLU is taken.
+    #[serde(default, skip_serializing_if = "is_mean")]
+    pub flu_tokens: FluTokens,
     /// Where the model writes its answers: how long they may be, and what the confidence below is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<WrittenCard>,
+}
+
+fn is_mean(tokens: &FluTokens) -> bool {
+    *tokens == FluTokens::Mean
 }
 
 /// How answers are written.
@@ -278,6 +286,7 @@ fn card(
             scoring: config.data.scoring,
             normalization: config.data.normalization,
             max_tokens: config.data.max_tokens,
+            flu_tokens: config.objective.flu_tokens,
             label_tokens: match (config.data.scoring, config.data.dataset()?.labels()) {
                 (Scoring::Letters, LabelStyle::Letter) => prepared.letters()?,
                 _ => Vec::new(),
@@ -412,6 +421,15 @@ fn fits(
             directory.display(),
             prompt.template,
             prompt.scoring
+        );
+    }
+    let routed = method::build(config)?.adapter().mixture().is_some();
+    if routed && prompt.flu_tokens != config.objective.flu_tokens {
+        tracing::warn!(
+            "{}: its FLU is that of objective.flu_tokens = {:?}, the run's of {:?}: another quantity",
+            directory.display(),
+            prompt.flu_tokens,
+            config.objective.flu_tokens
         );
     }
     let written = WrittenCard::of(config)?;

@@ -84,7 +84,8 @@ impl Mixture {
     /// keep their expectation.
     fn weights(&self, batch: &Batch) -> Option<[Tensor<1>; 2]> {
         let share = self.objective.calibration_share;
-        if share == 0.0 {
+        // Outside training nothing is learned: every question counts for both.
+        if share == 0.0 || batch.step == 0 {
             return None;
         }
         let apart = |id: &String| (hash_name(0, id) as f64) < share * u64::MAX as f64;

@@ -416,9 +416,11 @@ pub fn build(config: &RunConfig) -> Result<Arc<dyn Method>, TrainError> {
 /// # Errors
 /// An unknown method.
 pub fn training(config: &RunConfig, seed: u64) -> Result<RunConfig, TrainError> {
-    // UQ4CT without the calibration loss is MixLoRA, whatever that loss would have been.
+    // UQ4CT without the calibration loss is MixLoRA, whatever that loss would have been; but questions set apart for it are not learned.
+    let objective = &config.objective;
+    let plain = objective.calibration_weight == 0.0 && objective.calibration_share == 0.0;
     let name = match entry(&config.method.name)?.trained_as {
-        "uq4ct" if config.objective.calibration_weight == 0.0 => "mixlora",
+        "uq4ct" if plain => "mixlora",
         name => name,
     };
     let mut training = config.read_by(entry(name)?)?;

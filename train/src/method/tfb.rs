@@ -179,6 +179,9 @@ pub(crate) fn largest<E>(
             high = middle;
         }
     }
+    if found == 0.0 && bears(min)? {
+        found = min;
+    }
     Ok(found)
 }
 

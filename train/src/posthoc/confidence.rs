@@ -144,15 +144,20 @@ pub struct Information {
     pub likelihood_ratio: f64,
     /// The probability of as much by chance.
     pub p_value: f64,
+    /// FLU's weight: below 0, it is higher where the answer is wrong.
+    pub weight: f64,
 }
 
 impl Information {
-    /// Of scored rows; none without FLU, or where one answer is given to all.
+    /// Of scored rows; none without FLU, where FLU is the confidence, or where all or none are right.
     pub fn of(rows: &[ScoredRow]) -> Option<Self> {
         /// Not 0: the curvature of a separable set has no inverse.
         const PULL: f64 = 1e-6;
         let right = rows.iter().filter(|row| row.correct()).count();
         if right == 0 || right == rows.len() {
+            return None;
+        }
+        if rows.iter().all(|row| row.flu == Some(row.confidence())) {
             return None;
         }
         let flu: Option<Vec<f64>> = rows.iter().map(|row| row.flu.map(logit)).collect();
@@ -163,11 +168,14 @@ impl Information {
         };
         let best = |with: f64| {
             let observations: Vec<Observation> = rows.iter().map(|r| observe(r, with)).collect();
-            loss(&regress(&observations, PULL), &observations)
+            let weights = regress(&observations, PULL);
+            (loss(&weights, &observations), weights[2])
         };
-        let likelihood_ratio = (2.0 * (best(0.0) - best(1.0))).max(0.0);
+        let ((without, _), (with, weight)) = (best(0.0), best(1.0));
+        let likelihood_ratio = (2.0 * (without - with)).max(0.0);
         Some(Self {
             likelihood_ratio,
+            weight,
             p_value: libm::erfc((likelihood_ratio / 2.0).sqrt()),
         })
     }

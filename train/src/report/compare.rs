@@ -102,10 +102,11 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
             differences(first, rows, bins, bootstrap)
         })
         .collect();
+    let names = group_names(opened.iter().map(|(_, config)| config).collect());
     let mut groups: Vec<Group> = Vec::new();
-    for ((run, config), rows) in opened.iter().zip(&answers) {
+    for (((run, config), rows), name) in opened.iter().zip(&answers).zip(&names) {
         let held_out = run.held_out_predictions(config)?;
-        let name = group_name(config);
+        let name = name.clone();
         let run = (held_out, rows.clone());
         match groups.iter_mut().find(|group| group.name == name) {
             Some(group) => group.runs.push(run),
@@ -120,8 +121,9 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
     let contenders = opened
         .into_iter()
         .zip(answers)
-        .map(|((run, config), rows)| Contender {
-            name: format!("{}, seed {}", group_name(&config), config.train.seed),
+        .zip(names)
+        .map(|(((run, config), rows), name)| Contender {
+            name: format!("{name}, seed {}", config.train.seed),
             run: run.root().to_path_buf(),
             metrics: Metrics::of(&rows, bins, bootstrap),
             rows,
@@ -137,14 +139,41 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
     })
 }
 
-/// Method, training dataset and model.
-fn group_name(config: &RunConfig) -> String {
-    format!(
-        "{}, {}, {}",
-        config.method.title(),
-        config.data.dataset,
-        config.model.name
-    )
+/// Method, training dataset and model; where several kinds of run would share such a name, with the settings that tell them apart.
+fn group_names(configs: Vec<&RunConfig>) -> Vec<String> {
+    let named: Vec<(String, Vec<String>)> = configs
+        .into_iter()
+        .map(|config| {
+            let title = format!(
+                "{}, {}, {}",
+                config.method.title(),
+                config.data.dataset,
+                config.model.name
+            );
+            // Neither seeds nor what is asked afterwards make another kind of run.
+            let mut kind = config.clone();
+            kind.train.seed = RunConfig::default().train.seed;
+            kind.evaluation = Default::default();
+            (kind.data.test_limit, kind.data.held_out_limit) = (None, None);
+            let changes = kind.changes().lines().map(str::to_owned).collect();
+            (title, changes)
+        })
+        .collect();
+    let name = |(title, changes): &(String, Vec<String>)| {
+        let alike = || named.iter().filter(|(other, _)| other == title);
+        if alike().all(|(_, other)| other == changes) {
+            return title.clone();
+        }
+        let own = changes
+            .iter()
+            .filter(|change| !alike().all(|(_, other)| other.contains(change)));
+        let own: Vec<&str> = own.map(String::as_str).collect();
+        match own.is_empty() {
+            true => format!("{title} (without the others' settings)"),
+            false => format!("{title} ({})", own.join(", ")),
+        }
+    };
+    named.iter().map(name).collect()
 }
 
 impl Comparison {
@@ -277,5 +306,26 @@ impl Comparison {
         target.write_text("compare.csv", &render::csv(&self.by_method))?;
         target.write_text("compare.tex", &render::latex(&self.by_method))?;
         target.write_json("compare.json", &self.by_method)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_seeds_of_one_kind_of_run_share_a_name() {
+        let plain = RunConfig::default();
+        let mut seed = plain.clone();
+        seed.train.seed = 43;
+        seed.data.test_limit = Some(5);
+        let names = group_names(vec![&plain, &seed]);
+        assert_eq!(names, ["uq4ct, boolq, smollm2-135m"; 2]);
+        let mut delta = plain.clone();
+        delta.adapter.top_k = 3;
+        let names = group_names(vec![&plain, &seed, &delta]);
+        assert_eq!(names[0], names[1]);
+        assert_eq!(names[2], "uq4ct, boolq, smollm2-135m (adapter.top_k = 3)");
+        assert_ne!(names[0], names[2]);
     }
 }

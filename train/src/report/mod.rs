@@ -353,9 +353,12 @@ impl Report<'_> {
             ));
         }
         if let Some(found) = Information::of(&self.scored.tuned_rows) {
-            let verdict = match found.p_value < 0.05 {
-                true => "Beside the confidence, FLU tells something",
-                false => "Beside the confidence, FLU tells nothing that these questions could show",
+            let verdict = match (found.p_value < 0.05, found.weight > 0.0) {
+                (true, true) => "Beside the confidence, FLU tells right from wrong",
+                (true, false) => "Beside the confidence, FLU is higher where the answer is wrong",
+                (false, _) => {
+                    "Beside the confidence, FLU tells nothing that these questions could show"
+                }
             };
             text.push(format!(
                 "{verdict} (likelihood ratio {:.1}, p = {:.3}).",

@@ -109,8 +109,10 @@ pub struct Plan {
     pub rows: Vec<PlannedRow>,
     /// Equal-width bins of the calibration errors.
     pub bins: usize,
-    /// What was replaced or left out, and why.
+    /// Which columns were replaced or left out, and why.
     pub notes: Vec<String>,
+    /// Which rows were left out, and why.
+    pub left_out: Vec<String>,
 }
 
 /// Seeds are this far apart, so that ensembles of different seeds share no member.
@@ -140,7 +142,7 @@ impl Plan {
         }
         let mut notes = Vec::new();
         let columns = columns(options, finder, &mut notes)?;
-        let rows = rows(options)?;
+        let (rows, left_out) = comparable(options, rows(options)?)?;
         let mut trained_on: Vec<&str> = Vec::new();
         for column in &columns {
             if !trained_on.contains(&column.train) {
@@ -167,6 +169,7 @@ impl Plan {
             rows: planned,
             bins,
             notes,
+            left_out,
         })
     }
 
@@ -247,6 +250,30 @@ fn rows(options: &Options) -> Result<Vec<Row>, TrainError> {
     Ok(kept.collect())
 }
 
+/// Without the rows whose preset scores choices in another way than the others do.
+fn comparable(options: &Options, rows: Vec<Row>) -> Result<(Vec<Row>, Vec<String>), TrainError> {
+    let asked = options.given.parse()?.data.scoring;
+    let (mut kept, mut left_out) = (Vec::new(), Vec::new());
+    for row in rows {
+        let mut layers = ConfigLayers::default();
+        layers.method(row.preset)?;
+        layers.layer(options.given.clone());
+        let own = layers.parse()?.data.scoring;
+        if own == asked {
+            kept.push(row);
+        } else {
+            left_out.push(format!(
+                "{} is about {own:?} scoring and left out: `--set data.scoring=..` decides for all rows.",
+                row.label
+            ));
+        }
+    }
+    match kept.is_empty() {
+        true => Err(TrainError::config("--methods", left_out.join(" "))),
+        false => Ok((kept, left_out)),
+    }
+}
+
 /// The columns that are asked for, with ClimateX in the place of ClimateQA where only that can be had.
 fn columns(
     options: &Options,
@@ -279,7 +306,7 @@ fn columns(
             Some(finder) => column.test != "climateqa" || there("climateqa", finder)?,
             None => {
                 let named = |name: &str| options.on.iter().any(|known| known == name);
-                !named("climatex") || named("climateqa")
+                column.test != "climateqa" || !named("climatex") || named("climateqa")
             }
         };
         let column = match !climateqa {
@@ -445,6 +472,32 @@ mod tests {
         longer.given.set("train.epochs=3").unwrap();
         let longer = Plan::new(&longer, Some(&finder())).unwrap();
         assert_ne!(plan.trainings()[0].id, longer.trainings()[0].id);
+    }
+
+    #[test]
+    fn rows_that_score_in_another_way_are_left_out_and_said_to_be() {
+        let plan = Plan::new(&options("table1", 1), Some(&finder())).unwrap();
+        assert!(plan.left_out[0].starts_with("UQ4CT-answer is about Cloze"));
+        let mut cloze = options("table1", 1);
+        cloze.given.set("data.scoring=cloze").unwrap();
+        let plan = Plan::new(&cloze, Some(&finder())).unwrap();
+        assert_eq!((plan.rows.len(), plan.left_out.len()), (14, 0));
+        let mut alone = options("table1", 1);
+        alone.methods = vec!["uq4ct-answer".into()];
+        let error = Plan::new(&alone, Some(&finder())).unwrap_err().to_string();
+        assert!(error.contains("data.scoring"), "{error}");
+    }
+
+    #[test]
+    fn a_record_with_a_stand_in_keeps_its_other_columns() {
+        let mut recorded = options("fig3", 1);
+        recorded.on = vec!["boolq".into(), "climatex".into()];
+        let plan = Plan::new(&recorded, None).unwrap();
+        let labels: Vec<&str> = plan.columns.iter().map(|c| c.label).collect();
+        assert_eq!(labels, ["BoolQ", "ClimateX"]);
+        recorded.on = vec!["boolq".into(), "climateqa".into()];
+        let plan = Plan::new(&recorded, None).unwrap();
+        assert_eq!(plan.columns[1].label, "ClimateQA");
     }
 
     #[test]

@@ -195,9 +195,13 @@ fn difference(found: &Difference, share: bool) -> String {
         (None, _) => "–".into(),
     };
     let Estimate { value, low, high } = found.estimate;
-    let text = format!("{} [{}, {}]", number(value), number(low), number(high));
-    let clear = low.is_some_and(|low| low > 0.0) || high.is_some_and(|high| high < 0.0);
-    if clear { format!("**{text}**") } else { text }
+    let [value, low, high] = [value, low, high].map(number);
+    let text = format!("{value} [{low}, {high}]");
+    // By what is printed: zero has no sign.
+    match low.starts_with('+') || high.starts_with('-') {
+        true => format!("**{text}**"),
+        false => text,
+    }
 }
 
 /// One line a figure and cell.

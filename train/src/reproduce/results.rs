@@ -44,7 +44,7 @@ pub enum Figure {
     AurocFlu,
     /// Of FLU as a confidence.
     EceFlu,
-    /// Likelihood ratio of FLU beside the softmax confidence, see [`Information`].
+    /// Likelihood ratio of FLU beside the softmax confidence, see [`Information`]; below 0 where FLU is higher on wrong answers.
     InformationFlu,
 }
 
@@ -128,7 +128,10 @@ impl Figure {
             Self::AurocConfidence => ranking::auroc(&pairs(&set.confidence)),
             Self::AurocFlu => ranking::auroc(&flu()?),
             Self::EceFlu => expected_calibration_error(&flu()?, bins, BinEdge::Right),
-            Self::InformationFlu => Information::of(&set.plain)?.likelihood_ratio,
+            Self::InformationFlu => {
+                let found = Information::of(&set.plain)?;
+                found.likelihood_ratio.copysign(found.weight)
+            }
         };
         value.is_finite().then_some(value)
     }
@@ -215,7 +218,7 @@ pub struct PairedTest {
     pub differences: Differences,
 }
 
-/// The rows that the others are compared with.
+/// The rows that the others are compared with; a table that has neither compares with its first.
 const REFERENCES: [&str; 2] = ["LoRA", "MixLoRA"];
 
 /// Of one column: every row against every reference, by the questions that all of them have.
@@ -226,8 +229,10 @@ fn paired_tests(
     bootstrap: Bootstrap,
 ) -> Vec<PairedTest> {
     let mut found = Vec::new();
-    for (reference, first) in rows {
-        if !REFERENCES.contains(&reference.as_str()) {
+    let known = |name: &str| REFERENCES.contains(&name);
+    let any = rows.iter().any(|(row, _)| known(row));
+    for (place, (reference, first)) in rows.iter().enumerate() {
+        if !known(reference) && (any || place > 0) {
             continue;
         }
         for (row, other) in rows.iter().filter(|(row, _)| row != reference) {
@@ -286,11 +291,12 @@ pub struct ResultTable {
 }
 
 impl ResultTable {
-    /// Reads what the plan's evaluations left below `root`; what is missing stays empty.
+    /// Reads what the plan's evaluations left below `root`; what is missing stays empty. Paired tests take a while: not `tested`, they are
+    /// left out.
     ///
     /// # Errors
     /// Files that are damaged.
-    pub fn collect(plan: &Plan, root: &Path) -> Result<Self, TrainError> {
+    pub fn collect(plan: &Plan, root: &Path, tested: bool) -> Result<Self, TrainError> {
         let (mut cells, mut costs) = (Vec::new(), Vec::new());
         let mut answers: Vec<Vec<(String, Vec<Vec<ScoredRow>>)>> =
             vec![Vec::new(); plan.columns.len()];
@@ -313,7 +319,7 @@ impl ResultTable {
                 let published = paper::value(plan.table.name, &planned.row.label, column.label)
                     .filter(|_| agrees);
                 cells.push(cell(&planned.row.label, column.label, &sets, published));
-                if !sets.is_empty() {
+                if tested && !sets.is_empty() {
                     let plain = sets.into_iter().map(|(set, _)| set.plain).collect();
                     answers.push((planned.row.label.clone(), plain));
                 }

@@ -131,6 +131,7 @@ fn all() -> Vec<Row> {
     rows.insert(5, row("LLLA", "laplace-last"));
     rows.extend([
         row("UQ4CT-delta", "uq4ct-delta"),
+        row("UQ4CT-answer", "uq4ct-answer"),
         row("SPUQ", "spuq"),
         row("Checkpoints", "checkpoint_ensemble"),
         row("TFB", "tfb"),
@@ -198,7 +199,7 @@ fn flu() -> Vec<Row> {
     const CHOICES: &str = "objective.calibrated=choices";
     const DELTA: &str = "adapter.mixture_weights=raw_delta";
     let variants: &[(&str, &[&str])] = &[
-        ("UQ4CT (defaults)", &[]),
+        ("UQ4CT", &[]),
         ("FLU of the last token", &["objective.flu_tokens=last"]),
         ("routers' rate x10", &["train.router_rate_factor=10.0"]),
         (

@@ -116,7 +116,10 @@ impl<'a> Estimates<'a> {
             objective,
             ..
         } = config;
-        let key = format!("{which} {model:?} {data:?} {:?}", objective.cross_entropy);
+        let key = format!(
+            "{which} {model:?} {data:?} {:?} {:?}",
+            objective.cross_entropy, objective.flu_tokens
+        );
         match self.prepared.entry(key) {
             Known::Occupied(known) => Ok(known.into_mut()),
             Known::Vacant(place) => Ok(place.insert(prepare(config, self.finder)?)),
