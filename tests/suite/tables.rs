@@ -353,7 +353,7 @@ fn the_recorded_results_print_the_tables_that_stand_beside_them() {
     let (results, page) = (root.join("results"), root.join("docs/results.md"));
     let from = results.to_str().unwrap();
     let update = std::env::var_os("UPDATE_RESULTS").is_some();
-    for table in ["table1"] {
+    for table in ["table1", "flu"] {
         let made = tempfile::tempdir().unwrap();
         let out = match update {
             true => results.join(table),

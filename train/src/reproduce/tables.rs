@@ -200,7 +200,7 @@ fn flu() -> Vec<Row> {
     const DELTA: &str = "adapter.mixture_weights=raw_delta";
     let variants: &[(&str, &[&str])] = &[
         ("UQ4CT", &[]),
-        ("FLU of the last token", &["objective.flu_tokens=last"]),
+        ("last token", &["objective.flu_tokens=last"]),
         ("routers' rate x10", &["train.router_rate_factor=10.0"]),
         (
             "gradient to routers alone",
@@ -211,14 +211,19 @@ fn flu() -> Vec<Row> {
             "a quarter of the questions apart",
             &["objective.calibration_share=0.25"],
         ),
-        ("FLU of the answer", &[ANSWER]),
-        ("FLU of the answer, all choices", &[ANSWER, CHOICES]),
+        ("raw_delta", &[DELTA]),
+        // The control: is it the loss that makes FLU of the answer informative?
         (
-            "the same, routers' rate x10",
+            "answer without the loss",
+            &[ANSWER, "objective.calibration_weight=0.0"],
+        ),
+        ("answer", &[ANSWER]),
+        ("every answer", &[ANSWER, CHOICES]),
+        (
+            "every answer at rate x10",
             &[ANSWER, CHOICES, "train.router_rate_factor=10.0"],
         ),
-        ("the same, raw_delta", &[ANSWER, CHOICES, DELTA]),
-        ("raw_delta", &[DELTA]),
+        ("every answer with raw_delta", &[ANSWER, CHOICES, DELTA]),
     ];
     let row = |(label, sets): &(&str, &[&str])| {
         let sets = std::iter::once(&"data.scoring=cloze").chain(*sets);
