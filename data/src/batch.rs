@@ -411,6 +411,19 @@ mod tests {
         EncodedQuestion::lettered(&format!("{prompt:?}"), prompt.to_vec(), labels, answer)
     }
 
+    /// Two questions whose choices are texts of one to three tokens.
+    fn cloze() -> Vec<EncodedQuestion> {
+        let choice = |tokens: &[u32]| Continuation {
+            tokens: tokens.to_vec(),
+            weight: 1.0 / tokens.len() as f32,
+        };
+        let mut first = question(&[5, 6], &[0], 1);
+        first.choices = vec![choice(&[1, 2, 3]), choice(&[4, 7])];
+        let mut second = question(&[8], &[0], 0);
+        second.choices = vec![choice(&[9])];
+        vec![first, second]
+    }
+
     fn ints<const D: usize>(t: Tensor<D, Int>) -> Vec<i64> {
         t.into_data().try_into_vec_as().unwrap()
     }
@@ -450,19 +463,11 @@ mod tests {
 
     #[test]
     fn a_cloze_batch_is_laid_out_as_documented() {
-        let choice = |tokens: &[u32]| Continuation {
-            tokens: tokens.to_vec(),
-            weight: 1.0 / tokens.len() as f32,
-        };
-        let mut first = question(&[5, 6], &[0], 1);
-        first.choices = vec![choice(&[1, 2, 3]), choice(&[4, 7])];
-        let mut second = question(&[8], &[0], 0);
-        second.choices = vec![choice(&[9])];
         let options = BatchOptions {
             sequence_targets: true,
             pad_left: false,
         };
-        let batch = QuestionBatcher { options }.batch(vec![first, second], &Device::flex());
+        let batch = QuestionBatcher { options }.batch(cloze(), &Device::flex());
         assert_eq!(ints(batch.tokens), [5, 6, 1, 2, 4, 8, 0, 0, 0, 0]);
         assert_eq!(ints(batch.positions), [0, 1, 2, 3, 2, 0, 0, 0, 0, 0]);
         assert_eq!(ints(batch.branches), [0, 0, 1, 1, 2, 0, 0, 0, 0, 0]);
@@ -495,15 +500,7 @@ mod tests {
 
     #[test]
     fn whole_choices_are_computed_to_their_end_and_read_as_before() {
-        let choice = |tokens: &[u32]| Continuation {
-            tokens: tokens.to_vec(),
-            weight: 1.0 / tokens.len() as f32,
-        };
-        let mut first = question(&[5, 6], &[0], 1);
-        first.choices = vec![choice(&[1, 2, 3]), choice(&[4, 7])];
-        let mut second = question(&[8], &[0], 0);
-        second.choices = vec![choice(&[9])];
-        let mut items = vec![first, second];
+        let mut items = cloze();
         items.iter_mut().for_each(|q| q.whole_choices = true);
         assert_eq!(items[0].length(), 7);
         let options = BatchOptions {
