@@ -1,11 +1,37 @@
-//! How the binaries' allocator is set up.
+//! The binaries' allocator, and how it is set up.
 
-/// mimalloc's `mi_option_purge_delay`, which its Rust bindings do not name.
-const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+/// glibc's own where it is: it holds large tensors without rounding their sizes, 12 % less memory in a training step than mimalloc
+/// at the same speed. Elsewhere mimalloc.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub type Allocator = std::alloc::System;
+/// The same.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub type Allocator = mimalloc::MiMalloc;
 
-/// Keeps freed pages instead of returning them to the system: a training step frees and takes again a gigabyte, and the kernel
-/// zeroes every page that it hands out. Measured on BoolQ with SmolLM2-135M: 144 tokens/s without, 168 with.
+/// The one of every binary.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub const ALLOCATOR: Allocator = std::alloc::System;
+/// The same.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub const ALLOCATOR: Allocator = mimalloc::MiMalloc;
+
+/// Keeps freed memory instead of returning it to the system: a training step frees and takes again a gigabyte, and the kernel zeroes
+/// every page that it hands out. Left alone, glibc maps each large tensor anew (a row norm took 7 times as long).
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn keep_pages() {
+    // SAFETY: sets two of the allocator's parameters before any other thread runs; one that is refused changes nothing.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        // Documented as "never", where the largest c_int would mean 2 GB.
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
+    }
+}
+
+/// The same.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn keep_pages() {
+    /// mimalloc's `mi_option_purge_delay`, which its Rust bindings do not name.
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
     // SAFETY: sets one integer of mimalloc's options before any other thread runs; an unknown option is ignored.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) }
 }

@@ -17,10 +17,11 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::exchange::Tensors;
 use crate::fused;
+use crate::fused::Made;
 use crate::fused::attention::{Heads, Visibility, rotary_attention};
 use crate::fused::swiglu::swiglu;
 use crate::load::Weights;
-use crate::norm::RmsNorm;
+use crate::norm::{Normed, RmsNorm};
 use crate::projection::{Dense, Lora, Projection};
 use crate::rope::{Angles, Rope};
 
@@ -118,21 +119,23 @@ impl SelfAttention {
     /// - x, output: `[batch * sequence, d]`
     fn forward(
         &self,
-        x: Tensor<2>,
+        x: Normed,
         routing: Option<&Routing>,
         pass: Pass,
         context: &Context,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<2> {
-        let q = self.q_proj.forward(x.clone(), routing, pass.at(0));
-        let k = self.k_proj.forward(x.clone(), routing, pass.at(1));
-        let v = self.v_proj.forward(x, routing, pass.at(2));
+        let q = self.q_proj.forward(x.input(), routing, pass.at(0));
+        let k = self.k_proj.forward(x.input(), routing, pass.at(1));
+        let v = self.v_proj.forward(x.input(), routing, pass.at(2));
+        drop(x);
         let (angles, visibility) = (&context.angles, &context.visibility);
         let mixed = match cache {
             None => rotary_attention([q, k, v], angles, visibility, self.heads()),
             Some(cache) => cache.attention([q, k, v], angles, visibility, self.heads()),
         };
-        self.o_proj.forward(mixed, routing, pass.at(3))
+        self.o_proj
+            .forward((mixed, Made::Unknown), routing, pass.at(3))
     }
 
     fn heads(&self) -> Heads {
@@ -147,13 +150,16 @@ impl SelfAttention {
 impl Mlp {
     /// # Shapes
     /// - x, output: `[batch * sequence, d]`
-    fn forward(&self, x: Tensor<2>, routing: Option<&Routing>, pass: Pass) -> Tensor<2> {
+    fn forward(&self, x: Normed, routing: Option<&Routing>, pass: Pass) -> Tensor<2> {
         if let (Some(mixture_weights), Some(routing)) = (self.whole_experts, routing) {
-            return self.forward_experts(x, routing, mixture_weights, pass);
+            return self.forward_experts(x.value, routing, mixture_weights, pass);
         }
-        let gate = self.gate_proj.forward(x.clone(), routing, pass.at(4));
-        let up = self.up_proj.forward(x, routing, pass.at(5));
-        self.down_proj.forward_gated(gate, up, routing, pass.at(6))
+        let gate = self.gate_proj.forward(x.input(), routing, pass.at(4));
+        let up = self.up_proj.forward(x.input(), routing, pass.at(5));
+        drop(x);
+        let inside = swiglu(gate.clone(), up.clone());
+        let made = Made::Gated([gate, up]);
+        self.down_proj.forward((inside, made), routing, pass.at(6))
     }
 
     /// `sum_k w_k F_k(x)` where `F_k` is the whole block with expert k's updates (the MixLoRA code).
@@ -260,7 +266,7 @@ impl DecoderLayer {
         let decision = self
             .attention_router
             .as_ref()
-            .map(|router| router.forward(normed.clone(), context.routers_apart));
+            .map(|router| router.forward(&normed, context.routers_apart));
         let x = x + self
             .self_attn
             .forward(normed, decision.as_ref(), pass, context, cache);
@@ -269,7 +275,7 @@ impl DecoderLayer {
         let decision = self
             .mlp_router
             .as_ref()
-            .map(|router| router.forward(normed.clone(), context.routers_apart));
+            .map(|router| router.forward(&normed, context.routers_apart));
         let x = x + self.mlp.forward(normed, decision.as_ref(), pass);
         routing.extend(decision);
         x
@@ -344,7 +350,7 @@ impl Llama {
     /// - hidden: `[rows, d]`, output: `[rows, vocabulary]`, f32
     pub fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
         let weight = self.lm_head.as_ref().unwrap_or(&self.embed_tokens).clone();
-        Dense::new(weight, None).forward(self.norm.forward(hidden))
+        Dense::new(weight, None).forward(self.norm.forward(hidden).value)
     }
 
     fn context(&self, input: &LlamaInput, cache: Option<&mut KeyValueCache>) -> Context {

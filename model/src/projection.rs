@@ -7,9 +7,9 @@ use burn::tensor::DType;
 use crate::adapter::dropout::{DropoutSeed, Mask, flipout, masked};
 use crate::adapter::probe::Pass;
 use crate::adapter::{Initializer, LoraConfig, MixtureWeights, Routing};
+use crate::fused::Made;
 use crate::fused::linear::linear;
 use crate::fused::low_rank::{adapted_linear, add_low_rank, serves};
-use crate::fused::swiglu::swiglu;
 
 /// A frozen linear map.
 #[derive(Module, Debug)]
@@ -106,7 +106,24 @@ impl Lora {
         }
     }
 
-    fn forward(&self, x: Tensor<2>, pass: Pass) -> Tensor<2> {
+    /// `made` as in [`adapted_linear`].
+    fn forward(&self, (x, made): (Tensor<2>, Made), pass: Pass) -> Tensor<2> {
+        let plain = self.lora_g.is_none() && !pass.is_recorded();
+        if plain && serves(&x, &self.base.weight) {
+            // A mixture of one.
+            let (tokens, device) = (x.dims()[0], x.device().without_autodiff());
+            let index = Tensor::<2, Int>::zeros([tokens, 1], &device);
+            let weights = Tensor::full([tokens, 1], self.scaling, (&device, DType::F32));
+            return self.base.with_bias(adapted_linear(
+                (x, made),
+                self.base.weight.clone(),
+                self.lora_a.val().unsqueeze(),
+                self.lora_b.val().unsqueeze(),
+                (index, weights),
+                Mask::new(self.dropout, pass.seed),
+            ));
+        }
+        drop(made);
         let branch = masked(x.clone(), Mask::new(self.dropout, pass.seed));
         let mut hidden = branch.clone().matmul(self.lora_a.val());
         if let Some(g) = &self.lora_g {
@@ -118,17 +135,16 @@ impl Lora {
 }
 
 impl MixLora {
-    /// `gated` as in [`adapted_linear`].
+    /// `made` as in [`adapted_linear`].
     fn forward(
         &self,
-        x: Tensor<2>,
-        gated: Option<[Tensor<2>; 2]>,
+        (x, made): (Tensor<2>, Made),
         routing: &Routing,
         drop: DropoutSeed,
     ) -> Tensor<2> {
         if self.mixture_weights != MixtureWeights::Raw && serves(&x, &self.base.weight) {
             return self.base.with_bias(adapted_linear(
-                (x, gated),
+                (x, made),
                 self.base.weight.clone(),
                 self.lora_a.val(),
                 self.lora_b.val(),
@@ -169,40 +185,29 @@ impl MixLora {
 }
 
 impl Projection {
-    /// Applies the projection; `routing` is the decision of the router that serves this input.
+    /// Applies the projection; `routing` is the decision of the router that serves this input, `made` as in [`adapted_linear`].
     ///
     /// # Shapes
     /// - x: `[tokens, d_in]`, output: `[tokens, d_out]`
     ///
     /// # Panics
     /// If a mixture is called without a routing: `Llama::attach` always builds them together.
-    pub(crate) fn forward(&self, x: Tensor<2>, routing: Option<&Routing>, pass: Pass) -> Tensor<2> {
-        match self {
-            Self::Dense(dense) => dense.forward(x),
-            Self::Lora(lora) => lora.forward(x, pass),
-            Self::MixLora(mix) => {
-                let routing = routing.expect("a layer with a mixture has a router");
-                mix.forward(x, None, routing, pass.seed)
-            }
-        }
-    }
-
-    /// The same of `swiglu(gate, up)`, which is not kept for the backward pass where it can be computed again.
-    pub(crate) fn forward_gated(
+    pub(crate) fn forward(
         &self,
-        gate: Tensor<2>,
-        up: Tensor<2>,
+        (x, made): (Tensor<2>, Made),
         routing: Option<&Routing>,
         pass: Pass,
     ) -> Tensor<2> {
-        let x = swiglu(gate.clone(), up.clone());
-        match (self, routing) {
-            (Self::MixLora(mix), Some(routing)) => {
-                mix.forward(x, Some([gate, up]), routing, pass.seed)
+        match self {
+            Self::Dense(dense) => {
+                // Nobody else may hold what x was made from.
+                drop(made);
+                dense.forward(x)
             }
-            _ => {
-                drop((gate, up));
-                self.forward(x, routing, pass)
+            Self::Lora(lora) => lora.forward((x, made), pass),
+            Self::MixLora(mix) => {
+                let routing = routing.expect("a layer with a mixture has a router");
+                mix.forward((x, made), routing, pass.seed)
             }
         }
     }

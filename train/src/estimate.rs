@@ -48,13 +48,14 @@ fn forward_flops(config: &ModelConfig, adapter: &AdapterConfig) -> (f64, f64) {
 /// Measured on 2 cores (AVX-512), SmolLM2-135M, real questions; see `docs/performance.md`. Assumed proportional to the cores.
 const FLOPS_PER_CORE: f64 = 65e9;
 
-/// Bytes of a process that has loaded nothing, and the allocator's slack; measured.
-const PROCESS: f64 = 180e6;
+/// Bytes of a process that has loaded nothing, and the allocator's slack; measured with glibc.
+const PROCESS: f64 = 60e6;
 
 /// Values that the backward pass keeps for each token of one layer: the residual stream before both norms, both norms' outputs, q, k, v
-/// and attention's output, gate and up, and each projection's hidden rows. Their product is kept, too, but for a mixture in every projection,
-/// which computes it again where the weights are f32; experts that are whole blocks keep all three for each. Dropout on a plain LoRA keeps a mask and a masked input for each
-/// projection; a mixture's kernel draws its mask again.
+/// and attention's output, gate and up, and each projection's hidden rows. Gate's and up's product is kept, too. A mixture in every
+/// projection does without that product and without the norms' outputs where the weights are f32; experts that are whole blocks keep
+/// gate, up and product for each. Dropout on a plain LoRA keeps a mask and a masked input for each projection; a mixture's kernel draws
+/// its mask again.
 fn activations(config: &ModelConfig, adapter: &AdapterConfig, weight_bytes: usize) -> usize {
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let q = config.num_attention_heads * config.head_dim;
@@ -76,7 +77,9 @@ fn activations(config: &ModelConfig, adapter: &AdapterConfig, weight_bytes: usiz
                 // Every frozen product, too: it is scaled by the routers' mass.
                 (Placement::All, MixtureWeights::Raw) => 3 * f + q + 2 * kv + 2 * d + 2 * f,
                 // The operation that computes it again is there for f32.
-                (Placement::All, _) if weight_bytes == 4 => 2 * f,
+                (Placement::All, _) if weight_bytes == 4 => {
+                    return around - 2 * d + 2 * f + 7 * mix.lora.rank * mix.top_k;
+                }
                 (Placement::All, _) => 3 * f,
                 // The frozen block beside the experts.
                 (Placement::Ffn, MixtureWeights::RawDelta) => 3 * f * (mix.top_k + 1),
@@ -129,18 +132,19 @@ pub fn estimate(
     };
     let logits = schedule.micro_batch * config.vocab_size * 2;
     let activations = 4.0 * (widest * values + logits) as f64;
+    let parameter = 4.0 * trainable as f64;
+    // A parameter and its two moments stay. Gradients come while activations go; those of a step's earlier passes wait beside them.
+    let several = schedule.micro_batch < schedule.batch_size
+        || schedule.batch_size * longest > schedule.micro_tokens;
+    let waiting = if several { parameter } else { 0.0 };
+    let training_memory = 3.0 * parameter + waiting + activations.max(parameter);
     RunEstimate {
         steps,
         training_tokens,
         evaluation_tokens,
-        // Weights; parameters, gradients, two moments, updated in place; activations.
         memory: PROCESS
             + (config.base_parameters() * weight_bytes) as f64
-            + if trains {
-                trainable as f64 * 4.0 * 4.0 + activations
-            } else {
-                0.0
-            },
+            + if trains { training_memory } else { 0.0 },
         seconds: (training + evaluation) / (FLOPS_PER_CORE * cores as f64),
         training_seconds: training / (FLOPS_PER_CORE * cores as f64),
         seconds_per_token: (base + low_rank) / (FLOPS_PER_CORE * cores as f64),

@@ -89,6 +89,11 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// Whether a probe covers this layer.
+    pub(crate) fn is_recorded(self) -> bool {
+        self.probe.is_some()
+    }
+
     /// `hidden B`, recorded if asked for.
     pub(crate) fn second_product(
         self,

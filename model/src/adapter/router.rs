@@ -2,10 +2,11 @@
 
 use burn::module::Param;
 use burn::prelude::*;
-use burn::tensor::activation::softmax;
 use burn::tensor::{DType, IndexingUpdateOp};
 
 use super::{Initializer, MixLoraConfig, MixtureWeights};
+use crate::fused::route::route;
+use crate::norm::Normed;
 
 /// `softmax(x W)` over the experts, in f32.
 #[derive(Module, Debug)]
@@ -49,9 +50,10 @@ impl Router {
     ///
     /// # Shapes
     /// - x: `[tokens, d]`
-    pub fn forward(&self, x: Tensor<2>, apart: bool) -> Routing {
+    pub(crate) fn forward(&self, x: &Normed, apart: bool) -> Routing {
+        let (x, made) = x.input();
         let x = x.cast(DType::F32);
-        let of = |x: Tensor<2>| softmax(x.matmul(self.weight.val()), 1);
+        let of = |x: Tensor<2>| route((x, made.clone()), self.weight.val());
         let alone = apart.then(|| of(x.clone().detach()));
         let probabilities = of(x);
         let experts = top_k(probabilities.clone().without_autodiff(), self.top_k);

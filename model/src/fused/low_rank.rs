@@ -5,11 +5,12 @@ use burn::backend::{Backend, Dispatch, Flex, flex::FlexTensor};
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 use rayon::prelude::*;
 
+use super::matrix::{Into, Mat, matmul};
 use super::room::Room;
 use super::thin::{Picked, outer, project, spread};
 use super::{
-    FusedOps, LowRank, Origin, add, dims, dot, has_kernels, integers, linear, swiglu, tensor,
-    values,
+    FusedOps, LowRank, Made, add, dims, dot, has_kernels, integers, linear, rms_norm, swiglu,
+    tensor, values,
 };
 use crate::adapter::dropout::{Mask, masked};
 
@@ -17,7 +18,7 @@ use crate::adapter::dropout::{Mask, masked};
 const TOKENS: usize = 64;
 /// Columns of x handled by one task, for one expert.
 const COLUMNS: usize = 256;
-/// Columns transposed at once.
+/// Columns transposed at once, and rows of dB of one task.
 const STRIPE: usize = 16;
 
 /// Row n of the result is `base_n + sum_j weight[n, j] * drop(x_n) A_e B_e` with `e = index[n, j]` (Eq. 4, the frozen part given).
@@ -68,8 +69,7 @@ pub fn composed(
 }
 
 /// `x W^T`, W frozen, with the low-rank part: [`super::linear::linear`] and [`add_low_rank`] in one, so that the gradient to x is
-/// summed where it is computed. `gated` are gate and up where x is their [`super::swiglu::swiglu`]: the backward pass then computes x again
-/// instead of keeping it.
+/// summed where it is computed. `made` says what x was computed from: the backward pass then does without x.
 ///
 /// # Shapes
 /// - weight: `[o, d]`; the rest as in [`add_low_rank`]
@@ -77,7 +77,7 @@ pub fn composed(
 /// # Panics
 /// Where there are no kernels: ask [`serves`].
 pub fn adapted_linear(
-    (x, gated): (Tensor<2>, Option<[Tensor<2>; 2]>),
+    (x, made): (Tensor<2>, Made),
     weight: Tensor<2>,
     a: Tensor<3>,
     b: Tensor<3>,
@@ -85,13 +85,6 @@ pub fn adapted_linear(
     dropout: Option<Mask>,
 ) -> Tensor<2> {
     assert!(serves(&x, &weight));
-    let of = match gated {
-        None => Origin::Unknown,
-        Some([gate, up]) => Origin::Gated {
-            gate: gate.into_dispatch(),
-            up: up.into_dispatch(),
-        },
-    };
     let inputs = LowRank {
         base: weight.into_dispatch(),
         x: x.into_dispatch(),
@@ -101,7 +94,7 @@ pub fn adapted_linear(
         index: index.into_dispatch(),
         dropout,
     };
-    Tensor::from_dispatch(Dispatch::adapted_linear(inputs, of))
+    Tensor::from_dispatch(Dispatch::adapted_linear(inputs, made.into_dispatch()))
 }
 
 /// Whether there are kernels for an input and a frozen weight.
@@ -115,6 +108,7 @@ pub(super) fn forward(inputs: LowRank<Flex>) -> [FlexTensor; 2] {
         [inputs.x, inputs.a, inputs.b, inputs.weight].map(|t| t.to_contiguous());
     let ([n, d], [experts, _, r], [_, _, o]) = (dims(&x), dims(&a), dims(&b));
     let (chosen, [_, k]) = (integers(&inputs.index), dims(&inputs.index));
+    let whole = experts == 1;
     // In place where nobody else holds the frozen part.
     let mut y = inputs.base.to_contiguous();
     drop(inputs.base);
@@ -143,12 +137,12 @@ pub(super) fn forward(inputs: LowRank<Flex>) -> [FlexTensor; 2] {
             for e in plan.used() {
                 let (pairs, rows) = (plan.pairs(e), plan.rows(e));
                 h.resize(pairs.len() * r, 0.0);
-                project(x, rows, part(&a, e), r, &mut h);
+                project_rows(whole, x, rows, part(&a, e), r, &mut h);
                 for (h, &pair) in h.chunks_mut(r).zip(pairs) {
                     hidden[pair * r..][..r].copy_from_slice(h);
                     h.iter_mut().for_each(|h| *h *= weight[pair]);
                 }
-                spread(&h, rows, part(&b, e), r, y);
+                spread_rows(whole, &h, rows, part(&b, e), r, y);
             }
         });
     [y, tensor(hidden.into_vec(), [n * k, r])]
@@ -172,6 +166,7 @@ pub(super) fn backward(
     let ([n, o], [experts, d, r]) = (dims(&grad), dims(&a));
     let (chosen, [_, k]) = (integers(&index), dims(&index));
     let (at, bt) = (transposed(&a), transposed(&b));
+    let whole = experts == 1;
     // First by blocks of tokens: dweight, w dh, w h and dx.
     let tokens = block(n, k, experts);
     let frozen = frozen.filter(|_| needs[0]);
@@ -208,7 +203,8 @@ pub(super) fn backward(
             for e in plan.used() {
                 let (pairs, rows) = (plan.pairs(e), plan.rows(e));
                 own.resize(pairs.len() * r, 0.0);
-                project(grad, rows, &bt[e * r * o..][..r * o], r, &mut own);
+                let bt = &bt[e * r * o..][..r * o];
+                project_rows(whole, grad, rows, bt, r, &mut own);
                 for (own, &pair) in own.chunks_mut(r).zip(pairs) {
                     let (hidden, w) = (&hidden[pair * r..][..r], weight[pair]);
                     dw[pair] = dot(own, hidden);
@@ -220,7 +216,7 @@ pub(super) fn backward(
                 }
                 if needs[0] {
                     let to = if apart { &mut masked[..] } else { &mut *dx };
-                    spread(&own, rows, &at[e * r * d..][..r * d], r, to);
+                    spread_rows(whole, &own, rows, &at[e * r * d..][..r * d], r, to);
                 }
             }
             if let Some(mask) = &dropout {
@@ -231,14 +227,23 @@ pub(super) fn backward(
                 add(dx, &masked);
             }
         });
-    let [dx, dh, weighted] = [dx, dh, weighted].map(Room::into_vec);
+    let [dx, mut dh, weighted] = [dx, dh, weighted].map(Room::into_vec);
     // Then by experts, over all tokens: dA and dB.
     let plan = Plan::new(&chosen, k, experts);
     let da = needs[1].then(|| {
-        let x = match x {
-            Source::Kept(x) => x.to_contiguous(),
-            Source::Gated([gate, up]) => swiglu::forward(&gate, &up),
+        // A normalised x is `diag(1 / rms) x diag(gain)`: the factors go to the gradients' rows and to the product's.
+        let (x, gain) = match x {
+            Source::Kept(x) => (x.to_contiguous(), None),
+            Source::Gated([gate, up]) => (swiglu::forward(&gate, &up), None),
+            Source::Normed([x, gain], eps) => {
+                let x = x.to_contiguous();
+                let inverses = rms_norm::inverses(&x, eps);
+                let rows = dh.par_chunks_mut(k * r).zip(&inverses);
+                rows.for_each(|(dh, inverse)| dh.iter_mut().for_each(|h| *h *= inverse));
+                (x, Some(gain.to_contiguous()))
+            }
         };
+        let gain = gain.as_ref().map(values);
         let mut kept = vec![];
         let x = match &dropout {
             None => values(&x),
@@ -255,7 +260,12 @@ pub(super) fn backward(
             let columns = da.par_chunks_mut(COLUMNS * r).enumerate();
             columns.for_each(|(block, da)| {
                 let x = plan.rows_of(e, &x[block * COLUMNS..], d);
-                outer(x, plan.pairs_of(e, &dh, r), da);
+                outer_rows(whole, x, plan.pairs_of(e, &dh, r), da);
+                if let Some(gain) = gain {
+                    for (da, gain) in da.chunks_mut(r).zip(&gain[block * COLUMNS..]) {
+                        da.iter_mut().for_each(|da| *da *= gain);
+                    }
+                }
             });
         });
         tensor(da.into_vec(), [experts, d, r])
@@ -265,7 +275,15 @@ pub(super) fn backward(
         let matrices = db.par_chunks_mut(r * o).enumerate();
         matrices.for_each(|(e, db)| {
             let dy = plan.rows_of(e, values(&grad), o);
-            outer(plan.pairs_of(e, &weighted, r), dy, db);
+            let share = match whole {
+                true => r.div_ceil(rayon::current_num_threads()),
+                false => STRIPE,
+            };
+            let rows = db.par_chunks_mut(share * o).enumerate();
+            rows.for_each(|(block, db)| {
+                let hidden = plan.pairs_of(e, &weighted[block * share..], r);
+                outer_rows(whole, hidden, dy, db);
+            });
         });
         tensor(db.into_vec(), [experts, r, o])
     });
@@ -280,7 +298,44 @@ pub(super) fn backward(
 /// Rows of one task: enough that an expert serves several of them, so that each of its matrices is read for more than one row.
 fn block(n: usize, k: usize, experts: usize) -> usize {
     let share = n.div_ceil(rayon::current_num_threads()).max(TOKENS);
+    if experts == 1 {
+        return share;
+    }
     (8 * experts / k).clamp(TOKENS, share)
+}
+
+/// [`project`]; `whole` where there is one expert, so that the rows are all of them: then a general product is faster.
+fn project_rows(whole: bool, x: &[f32], rows: &[usize], a: &[f32], r: usize, h: &mut [f32]) {
+    if !whole {
+        return project(x, rows, a, r, h);
+    }
+    let (n, d) = (rows.len(), a.len() / r);
+    matmul(h, Mat::new(x, n, d), Mat::new(a, d, r), 1.0, Into::New);
+}
+
+/// [`spread`], likewise.
+fn spread_rows(whole: bool, h: &[f32], rows: &[usize], b: &[f32], r: usize, y: &mut [f32]) {
+    if !whole {
+        return spread(h, rows, b, r, y);
+    }
+    let (n, o) = (rows.len(), b.len() / r);
+    matmul(y, Mat::new(h, n, r), Mat::new(b, r, o), 1.0, Into::Sum);
+}
+
+/// [`outer`], likewise.
+fn outer_rows(whole: bool, x: Picked, h: Picked, g: &mut [f32]) {
+    if !whole {
+        return outer(x, h, g);
+    }
+    let (n, columns) = (h.rows.len(), g.len() / h.width);
+    let x = Mat::block(x.values, n, columns, x.width);
+    matmul(
+        g,
+        x.transposed(),
+        Mat::new(h.values, n, h.width),
+        1.0,
+        Into::New,
+    );
 }
 
 /// What the backward pass reads: handles, not copies.
@@ -305,6 +360,8 @@ pub enum Source<B: Backend> {
     Kept(FloatTensor<B>),
     /// Gate and up, which are kept for their own sake.
     Gated([FloatTensor<B>; 2]),
+    /// What was normalised, kept for the norm's own sake, and the gain; epsilon.
+    Normed([FloatTensor<B>; 2], f64),
 }
 
 /// Matrix `e` of a contiguous stack.

@@ -10,7 +10,7 @@ use burn::backend::autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, ExtensionType, Flex, backend_extension, flex::FlexTensor};
+use burn::backend::{Backend, Dispatch, ExtensionType, Flex, backend_extension, flex::FlexTensor};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
 pub mod adamw;
@@ -22,6 +22,7 @@ pub mod low_rank;
 mod matrix;
 pub mod rms_norm;
 mod room;
+pub mod route;
 pub mod swiglu;
 mod thin;
 
@@ -48,18 +49,68 @@ pub struct LowRank<B: Backend> {
     pub dropout: Option<Mask>,
 }
 
-/// What an input was computed from.
-#[derive(ExtensionType, Clone, Debug)]
-pub enum Origin<B: Backend> {
+/// What an input was computed from: who reads it then need not keep it for the backward pass.
+#[derive(Clone, Debug)]
+pub enum Made {
     /// Nothing that would let it be computed again.
     Unknown,
-    /// [`swiglu::swiglu`] of these.
+    /// [`swiglu::swiglu`] of these, `[n, d]`.
+    Gated([Tensor<2>; 2]),
+    /// [`rms_norm::rms_norm`] of x `[n, d]` with a gain `[d]` and epsilon.
+    Normed(Tensor<2>, Tensor<1>, f64),
+}
+
+impl Made {
+    fn into_dispatch(self) -> Origin<Dispatch> {
+        match self {
+            Self::Unknown => Origin::Unknown,
+            Self::Gated([gate, up]) => Origin::Gated {
+                gate: gate.into_dispatch(),
+                up: up.into_dispatch(),
+            },
+            Self::Normed(x, gain, eps) => Origin::Normed {
+                x: x.into_dispatch(),
+                gain: gain.into_dispatch(),
+                eps,
+            },
+        }
+    }
+}
+
+/// [`Made`] of primitives.
+#[derive(ExtensionType, Clone, Debug)]
+pub enum Origin<B: Backend> {
+    /// See [`Made::Unknown`].
+    Unknown,
+    /// See [`Made::Gated`].
     Gated {
         /// `[n, d]`
         gate: FloatTensor<B>,
         /// `[n, d]`
         up: FloatTensor<B>,
     },
+    /// See [`Made::Normed`].
+    Normed {
+        /// `[n, d]`
+        x: FloatTensor<B>,
+        /// `[d]`
+        gain: FloatTensor<B>,
+        /// Epsilon.
+        eps: f64,
+    },
+}
+
+impl<B: Kernels, C: CheckpointStrategy> Origin<Autodiff<B, C>> {
+    /// Where the backward pass finds this input; its gradient goes by its own node.
+    fn source(self, x: FloatTensor<B>) -> Source<B> {
+        match self {
+            Self::Unknown => Source::Kept(x),
+            Self::Gated { gate, up } => Source::Gated([gate.into_parts().0, up.into_parts().0]),
+            Self::Normed { x, gain, eps } => {
+                Source::Normed([x.into_parts().0, gain.into_parts().0], eps)
+            }
+        }
+    }
 }
 
 /// Forward and backward kernels on plain primitives. `needs` names the inputs whose gradient is wanted.
@@ -99,6 +150,15 @@ pub trait Kernels: Backend {
         grad: FloatTensor<Self>,
         needs: [bool; 4],
     ) -> [Option<FloatTensor<Self>>; 4];
+    /// See [`route::route`].
+    fn route_forward(x: &FloatTensor<Self>, weight: &FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Gradients to x and weight, from the weight and the probabilities.
+    fn route_backward(
+        x: Source<Self>,
+        saved: [FloatTensor<Self>; 2],
+        grad: FloatTensor<Self>,
+        needs: [bool; 2],
+    ) -> [Option<FloatTensor<Self>>; 2];
     /// See [`linear::linear`].
     fn linear_forward(x: &FloatTensor<Self>, weight: &FloatTensor<Self>) -> FloatTensor<Self>;
     /// The gradient to x; the weight is frozen.
@@ -131,6 +191,12 @@ pub trait FusedOps: Backend {
     /// See [`low_rank::adapted_linear`].
     fn adapted_linear(
         #[extension_type] inputs: LowRank<Self>,
+        #[extension_type] of: Origin<Self>,
+    ) -> FloatTensor<Self>;
+    /// See [`route::route`].
+    fn route(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
         #[extension_type] of: Origin<Self>,
     ) -> FloatTensor<Self>;
     /// See [`linear::linear`].
@@ -168,6 +234,15 @@ impl FusedOps for Flex {
         drop(of);
         let base = Self::linear_forward(&inputs.x, &inputs.base);
         Self::add_low_rank(LowRank { base, ..inputs })
+    }
+
+    fn route(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        of: Origin<Self>,
+    ) -> FloatTensor<Self> {
+        drop(of);
+        Self::route_forward(&x, &weight)
     }
 
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -264,6 +339,26 @@ impl<B: Kernels> Backward<B, 4> for AdaptedLinearBackward {
         let grad = grads.consume::<B>(&ops.node);
         let needs = ops.parents.each_ref().map(Option::is_some);
         let found = B::low_rank_backward(ops.state, grad, needs);
+        for (parent, grad) in ops.parents.into_iter().zip(found) {
+            if let (Some(parent), Some(grad)) = (parent, grad) {
+                grads.register::<B>(parent.id, grad);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RouteBackward;
+
+impl<B: Kernels> Backward<B, 2> for RouteBackward {
+    /// x, the weight and the probabilities: handles, not copies.
+    type State = (Source<B>, [FloatTensor<B>; 2]);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let needs = ops.parents.each_ref().map(Option::is_some);
+        let (x, saved) = ops.state;
+        let found = B::route_backward(x, saved, grad, needs);
         for (parent, grad) in ops.parents.into_iter().zip(found) {
             if let (Some(parent), Some(grad)) = (parent, grad) {
                 grads.register::<B>(parent.id, grad);
@@ -404,11 +499,7 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
             index: index.clone(),
             dropout,
         });
-        // The gradient goes by x's own node.
-        let x = match of {
-            Origin::Gated { gate, up } => Source::Gated([gate.into_parts().0, up.into_parts().0]),
-            Origin::Unknown => Source::Kept(x),
-        };
+        let x = of.source(x);
         match AdaptedLinearBackward
             .prepare::<C>([x_node, a_node, b_node, weight_node])
             .compute_bound()
@@ -425,6 +516,25 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
                 y,
             ),
             OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn route(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        of: Origin<Self>,
+    ) -> FloatTensor<Self> {
+        let (x, x_node) = x.into_parts();
+        let (weight, weight_node) = weight.into_parts();
+        let p = B::route_forward(&x, &weight);
+        let x = of.source(x);
+        match RouteBackward
+            .prepare::<C>([x_node, weight_node])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish((x, [weight, p.clone()]), p),
+            OpsKind::UnTracked(prep) => prep.finish(p),
         }
     }
 
@@ -522,6 +632,19 @@ impl Kernels for Flex {
         needs: [bool; 4],
     ) -> [Option<FlexTensor>; 4] {
         low_rank::backward(saved, grad, needs)
+    }
+
+    fn route_forward(x: &FlexTensor, weight: &FlexTensor) -> FlexTensor {
+        route::forward(x, weight)
+    }
+
+    fn route_backward(
+        x: Source<Self>,
+        saved: [FlexTensor; 2],
+        grad: FlexTensor,
+        needs: [bool; 2],
+    ) -> [Option<FlexTensor>; 2] {
+        route::backward(x, saved, grad, needs)
     }
 
     fn linear_forward(x: &FlexTensor, weight: &FlexTensor) -> FlexTensor {
@@ -659,6 +782,46 @@ mod tests {
         }
     }
 
+    #[test]
+    fn routing_equals_its_composed_form_in_value_and_gradients() {
+        let device = Device::flex();
+        device.seed(8);
+        // One row, several blocks of rows and of columns, more experts than a register holds.
+        for (n, d, experts) in [(1, 3, 2), (150, 70, 8), (67, 130, 33)] {
+            let (x, gain) = (random([n, d], &device) * 3.0, random([d], &device));
+            let weight = random([d, experts], &device);
+            let upstream = random([n, experts], &device);
+            // What x is made from is followed to its own gradient, or x is cut off.
+            for (normed, tracked) in [(false, true), (true, true), (true, false)] {
+                let run = |fused: bool| {
+                    let (start, weight) = (leaf(&x), leaf(&weight));
+                    let (mut x, mut made) = (start.clone(), Made::Unknown);
+                    if normed {
+                        x = rms_norm::rms_norm(x, gain.clone(), 1e-5);
+                        made = Made::Normed(start.clone(), gain.clone(), 1e-5);
+                    }
+                    if !tracked {
+                        x = x.detach();
+                    }
+                    let p = match fused {
+                        true => route::route((x, made), weight.clone()),
+                        false => route::composed(x, weight.clone()),
+                    };
+                    let grads = (p.clone() * upstream.clone()).sum().backward();
+                    let found = (start.grad(&grads), weight.grad(&grads).unwrap());
+                    (p.without_autodiff(), found)
+                };
+                let (fused, composed) = (run(true), run(false));
+                assert_close(fused.0, composed.0, 1e-5);
+                assert_eq!(fused.1.0.is_some(), tracked);
+                if let (Some(fused), Some(composed)) = (fused.1.0, composed.1.0) {
+                    assert_close(fused, composed, 1e-5);
+                }
+                assert_close(fused.1.1, composed.1.1, 1e-5);
+            }
+        }
+    }
+
     /// Segments, branches and positions of a row of each kind: padding on either side, two packed examples, branches after a
     /// trunk.
     fn rows(sequence: usize, device: &Device) -> attention::Visibility {
@@ -790,26 +953,38 @@ mod tests {
         let device = Device::flex();
         device.seed(3);
         // The second shape takes several blocks of tokens.
-        for (n, d, r, o, experts, k) in [(1, 5, 3, 7, 4, 1), (131, 37, 4, 19, 4, 2)] {
+        for (n, d, r, o, experts, k) in [
+            (1, 5, 3, 7, 4, 1),
+            (131, 37, 4, 19, 4, 2),
+            (150, 300, 21, 19, 1, 1),
+        ] {
             let (gate, up) = (random([n, d], &device), random([n, d], &device));
-            let frozen = random([o, d], &device);
+            let (gain, frozen) = (random([d], &device), random([o, d], &device));
             let (a, b) = (
                 random([experts, d, r], &device),
                 random([experts, r, o], &device),
             );
             let weight = random([n, k], &device);
             let chosen: Vec<i64> = (0..n * k)
-                .map(|i| ((i / k * 7 + i % k) % 3) as i64)
+                .map(|i| ((i / k * 7 + i % k) % experts.min(3)) as i64)
                 .collect();
             let index = Tensor::<2, Int>::from_data(TensorData::new(chosen, [n, k]), &device);
             let upstream = random([n, o], &device);
             for dropout in [None, Mask::new(0.3, DropoutSeed::new(9))] {
                 // How x is found again: the parts, kept, computed again; as in the first layer, without a gradient of its own.
-                let run = |how: usize, tracked: bool| {
+                let run = |how: usize, tracked: bool, kind: &str| {
                     let (gate, up) = (leaf(&gate), leaf(&up));
                     let (a, b, weight) = (leaf(&a), leaf(&b), leaf(&weight));
-                    let gated = [gate.clone(), up.clone()];
-                    let mut x = swiglu::swiglu(gate.clone(), up.clone());
+                    let (mut x, made) = match kind {
+                        "gated" => {
+                            let parts = [gate.clone(), up.clone()];
+                            (swiglu::swiglu(gate.clone(), up.clone()), Made::Gated(parts))
+                        }
+                        _ => {
+                            let made = Made::Normed(gate.clone(), gain.clone(), 1e-5);
+                            (rms_norm::rms_norm(gate.clone(), gain.clone(), 1e-5), made)
+                        }
+                    };
                     if !tracked {
                         x = x.detach();
                     }
@@ -819,7 +994,7 @@ mod tests {
                         low_rank::composed(base, x, a.clone(), b.clone(), chosen, dropout)
                     } else {
                         low_rank::adapted_linear(
-                            (x, (how == 2).then_some(gated)),
+                            (x, if how == 2 { made } else { Made::Unknown }),
                             frozen.clone(),
                             a.clone(),
                             b.clone(),
@@ -836,10 +1011,15 @@ mod tests {
                         matrices,
                     )
                 };
-                for tracked in [true, false] {
-                    let parts = run(0, tracked);
+                for (tracked, kind) in [
+                    (true, "gated"),
+                    (false, "gated"),
+                    (true, "normed"),
+                    (false, "normed"),
+                ] {
+                    let parts = run(0, tracked, kind);
                     for how in [1, 2] {
-                        let fused = run(how, tracked);
+                        let fused = run(how, tracked, kind);
                         assert_close(fused.0, parts.0.clone(), 1e-5);
                         for (fused, part) in fused.1.into_iter().zip(parts.1.clone()) {
                             assert_eq!(fused.is_some(), part.is_some());
@@ -874,6 +1054,9 @@ mod tests {
             (1, 5, 3, 7, 4, 1),
             (131, 37, 4, 19, 4, 2),
             (70, 32, 16, 33, 3, 3),
+            // A mixture of one: a plain LoRA.
+            (1, 5, 3, 7, 1, 1),
+            (150, 37, 21, 19, 1, 1),
         ] {
             let x = random([d, n], &device);
             let (a, b) = (
@@ -882,7 +1065,7 @@ mod tests {
             );
             let weight = random([n, k], &device);
             let chosen: Vec<i64> = (0..n * k)
-                .map(|i| ((i / k * 7 + i % k) % experts.clamp(k, 3)) as i64)
+                .map(|i| ((i / k * 7 + i % k) % experts.min(k.max(3))) as i64)
                 .collect();
             let index = Tensor::<2, Int>::from_data(TensorData::new(chosen, [n, k]), &device);
             let (upstream, base) = (random([n, o], &device), random([o, n], &device));

@@ -32,20 +32,33 @@ pub fn composed(x: Tensor<2>, gain: Tensor<1>, eps: f64) -> Tensor<2> {
     x / rms * gain.unsqueeze()
 }
 
+/// 1 / rms of a row.
+fn inverse(x: &[f32], eps: f64) -> f32 {
+    (dot(x, x) / x.len() as f32 + eps as f32).sqrt().recip()
+}
+
+/// 1 / rms of each row of a contiguous x.
+pub(super) fn inverses(x: &FlexTensor, eps: f64) -> Vec<f32> {
+    let [_, d] = dims(x);
+    let rows = values(x).par_chunks(d).with_min_len(BLOCK);
+    rows.map(|x| inverse(x, eps)).collect()
+}
+
 pub(super) fn forward(x: &FlexTensor, gain: &FlexTensor, eps: f64) -> [FlexTensor; 2] {
     let [x, gain] = [x, gain].map(FlexTensor::to_contiguous);
     let ([n, d], gain) = (dims(&x), values(&gain));
-    let (mut y, mut inverse) = (Room::new(n * d), vec![0f32; n]);
+    let (mut y, mut inverses) = (Room::new(n * d), vec![0f32; n]);
     y.par_chunks_mut(d)
-        .zip((values(&x).par_chunks(d), &mut inverse))
+        .zip((values(&x).par_chunks(d), &mut inverses))
         .with_min_len(BLOCK)
-        .for_each(|(y, (x, inverse))| {
-            *inverse = (dot(x, x) / d as f32 + eps as f32).sqrt().recip();
+        .for_each(|(y, (x, to))| {
+            let inverse = inverse(x, eps);
+            *to = inverse;
             for ((y, x), gain) in y.iter_mut().zip(x).zip(gain) {
-                *y = x * *inverse * gain;
+                *y = x * inverse * gain;
             }
         });
-    [tensor(y.into_vec(), [n, d]), tensor(inverse, [n])]
+    [tensor(y.into_vec(), [n, d]), tensor(inverses, [n])]
 }
 
 /// With `s = 1 / rms` and `g = dy * gain`: `dx = s g - x s^3 (g . x) / d`.
