@@ -51,41 +51,40 @@ const FLOPS_PER_CORE: f64 = 65e9;
 /// Bytes of a process that has loaded nothing, and the allocator's slack; measured with glibc.
 const PROCESS: f64 = 60e6;
 
-/// Values that the backward pass keeps for each token of one layer: the residual stream before both norms, both norms' outputs, q, k, v
-/// and attention's output, gate and up, and each projection's hidden rows. Gate's and up's product is kept, too. A mixture in every
-/// projection does without that product and without the norms' outputs where the weights are f32; experts that are whole blocks keep
-/// gate, up and product for each. Dropout on a plain LoRA keeps a mask and a masked input for each projection; a mixture's kernel draws
-/// its mask again.
+/// Values that the backward pass keeps for each token of one layer: the residual stream before both norms, q, k, v and attention's
+/// output, gate and up, and each projection's hidden rows. Everywhere but where the fused operation serves (f32, no random weights,
+/// experts in every projection) also both norms' outputs and the product of gate and up, of which experts that are whole blocks keep
+/// all three for each, and with dropout on a plain LoRA a mask and a masked input for each projection.
 fn activations(config: &ModelConfig, adapter: &AdapterConfig, weight_bytes: usize) -> usize {
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let q = config.num_attention_heads * config.head_dim;
     let kv = config.num_key_value_heads * config.head_dim;
-    let around = 4 * d + 2 * q + 2 * kv;
-    let plain = around + 3 * f;
+    let fused = 2 * d + 2 * q + 2 * kv + 2 * f;
+    let composed = fused + 2 * d + f;
     match adapter {
-        AdapterConfig::None => plain,
+        AdapterConfig::None => composed,
         AdapterConfig::Lora(lora) => {
-            let dropped = if lora.dropout > 0.0 {
-                2 * (5 * d + q + f)
-            } else {
-                0
+            let dropped = match lora.dropout > 0.0 {
+                true => 2 * (5 * d + q + f),
+                false => 0,
             };
-            plain + dropped + 7 * lora.rank
+            let around = match weight_bytes == 4 && lora.posterior_std.is_none() {
+                true => fused,
+                false => composed + dropped,
+            };
+            around + 7 * lora.rank
         }
         AdapterConfig::MixLora(mix) => {
-            let block = match (mix.placement, mix.mixture_weights) {
+            let around = match (mix.placement, mix.mixture_weights) {
                 // Every frozen product, too: it is scaled by the routers' mass.
-                (Placement::All, MixtureWeights::Raw) => 3 * f + q + 2 * kv + 2 * d + 2 * f,
-                // The operation that computes it again is there for f32.
-                (Placement::All, _) if weight_bytes == 4 => {
-                    return around - 2 * d + 2 * f + 7 * mix.lora.rank * mix.top_k;
-                }
-                (Placement::All, _) => 3 * f,
+                (Placement::All, MixtureWeights::Raw) => composed + q + 2 * kv + 2 * d + 2 * f,
+                (Placement::All, _) if weight_bytes == 4 => fused,
+                (Placement::All, _) => composed,
                 // The frozen block beside the experts.
-                (Placement::Ffn, MixtureWeights::RawDelta) => 3 * f * (mix.top_k + 1),
-                (Placement::Ffn, _) => 3 * f * mix.top_k,
+                (Placement::Ffn, MixtureWeights::RawDelta) => composed + 3 * f * mix.top_k,
+                (Placement::Ffn, _) => composed + 3 * f * (mix.top_k - 1),
             };
-            around + block + 7 * mix.lora.rank * mix.top_k
+            around + 7 * mix.lora.rank * mix.top_k
         }
     }
 }
