@@ -63,7 +63,7 @@ pub(super) struct ReproduceArgs {
     /// Do this one training or evaluation of the plan alone
     #[arg(long, conflicts_with = "plan")]
     job: Option<String>,
-    /// Print the table from recorded results, and do nothing else: DIR or DIR/TABLE with a reproduce.toml beside them, or a folder ROOT/tables/..
+    /// Print the table from recorded results, and do nothing else: DIR or DIR/TABLE with a reproduce.toml, the evaluations there or in DIR, or a folder ROOT/tables/..
     #[arg(long, value_name = "DIR", conflicts_with_all = ["seeds", "model", "limit", "train_limit", "methods", "on", "config", "set", "plan", "job"])]
     from: Option<PathBuf>,
     /// Write it there too, in all its forms
@@ -275,8 +275,14 @@ fn write_forms(folder: &Path, table: &ResultTable) -> Result<()> {
     ] {
         folder.write_text(&format!("{}.{ending}", table.name), &text)?;
     }
-    if let Some(text) = render::paired_tests(table) {
-        folder.write_text(&format!("{}-tests.md", table.name), &text)?;
+    for (ending, text) in [
+        ("-tests.md", render::paired_tests(table)),
+        ("-reliability.svg", plot::reliability(table)?),
+        ("-risk-coverage.svg", plot::risk_coverage(table)?),
+    ] {
+        if let Some(text) = text {
+            folder.write_text(&format!("{}{ending}", table.name), &text)?;
+        }
     }
     Ok(())
 }
@@ -290,10 +296,13 @@ fn print_recorded(args: &ReproduceArgs, from: &Path) -> Result<ExitCode> {
         false => from.to_path_buf(),
     };
     let options = Options::recorded(table, &beside)?;
-    // A table's own folder lies two below what it was made from.
+    // A table's own folder lies two below what it was made from; recorded tables may share the evaluations beside their folders.
     let beside = std::path::absolute(beside)?;
-    let tables = beside.parent().filter(|tables| tables.ends_with("tables"));
-    let root = match tables.and_then(Path::parent) {
+    let above = beside.parent();
+    let tables = above.filter(|above| above.ends_with("tables"));
+    let shared = above
+        .filter(|above| !beside.join("evaluations").is_dir() && above.join("evaluations").is_dir());
+    let root = match tables.and_then(Path::parent).or(shared) {
         Some(root) => root.to_path_buf(),
         None => beside,
     };

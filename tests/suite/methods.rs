@@ -247,6 +247,22 @@ fn laplace_of_few_directions_and_of_the_last_layer_stays_between_prior_and_whole
 }
 
 #[test]
+fn the_last_layer_alone_has_the_jacobians_that_it_has_among_all() {
+    let device = Device::flex();
+    let batch = QuestionBatcher::default().batch(parity::questions(), &device);
+    let of = |layers| jacobians(&Probed::new(reference(&device), layers), &batch, &device);
+    let (all, last) = (of(Layers::All), of(Layers::Last));
+    assert_close("logits", &floats(last.logits), &floats(all.logits), 1e-5);
+    let covered = last.matrices.len();
+    assert_eq!(all.matrices.len() % covered, 0);
+    assert!(covered < all.matrices.len());
+    let same = all.matrices.len() - covered..;
+    for (alone, among) in last.matrices.into_iter().zip(all.matrices[same].to_vec()) {
+        assert_close("jacobian", &floats(alone), &floats(among), 1e-5);
+    }
+}
+
+#[test]
 fn post_hoc_calibration_equals_scipys() {
     let expected = &expected()["posthoc"];
     let labels = numbers(&expected["labels"]);

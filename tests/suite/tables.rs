@@ -1,7 +1,9 @@
 //! `reproduce` and `compare` on the tiny model: every table, every method, one machine or several.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use train::reproduce::results::Figure;
 
 use crate::command_line::{fails, uq4ct};
 
@@ -337,58 +339,98 @@ fn runs_are_compared_and_asked_by_another_method() {
     refused(&["reproduce", "table9"], "expected one of fig3, table1");
 }
 
-/// What stands between `<!-- name -->` and `<!-- end -->`.
-fn section<'a>(page: &'a str, name: &str) -> &'a str {
-    let start = format!("<!-- {name} -->");
-    let (_, rest) = page
-        .split_once(&start)
-        .unwrap_or_else(|| panic!("no {start}"));
-    rest.split_once("<!-- end -->").expect("an end").0
+/// Every folder below `results` that says how a table was made.
+fn recorded(folder: &Path, found: &mut Vec<PathBuf>) {
+    if folder.join("reproduce.toml").is_file() {
+        found.push(folder.to_owned());
+    }
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let parts = ["trainings", "evaluations"];
+        if entry.file_type().unwrap().is_dir() && parts.iter().all(|p| entry.file_name() != *p) {
+            recorded(&entry.path(), found);
+        }
+    }
+}
+
+/// A table without its headings (the page has its own) and without the figures that are not among these; all where none is named.
+fn shown(markdown: &str, figures: &[&str]) -> String {
+    let body = markdown.split_once("\n\n").unwrap().1.trim();
+    let mut lines: Vec<&str> = body.lines().collect();
+    lines.retain(|line| {
+        let cell = line
+            .strip_prefix("| ")
+            .and_then(|line| line.split_once(" | "));
+        let figure = cell.map(|(cell, _)| cell.trim_end_matches([' ', '\u{2191}', '\u{2193}']));
+        let known = Figure::ALL.iter().any(|known| Some(known.name()) == figure);
+        !known || figures.is_empty() || figures.contains(&figure.unwrap())
+    });
+    format!("\n{}\n", lines.join("\n"))
+}
+
+/// The page with every part between `<!-- results/FILE.md: FIGURE; FIGURE -->` and `<!-- end -->` made anew.
+fn page_from_results(page: &str, root: &Path) -> String {
+    let mut made = String::new();
+    let mut rest = page;
+    while let Some((before, after)) = rest.split_once("<!-- results/") {
+        let (marker, after) = after.split_once(" -->").expect("an end of the mark");
+        let (_, after) = after
+            .split_once("<!-- end -->")
+            .expect("an end of the part");
+        let (file, figures) = marker.split_once(": ").unwrap_or((marker, ""));
+        let figures: Vec<&str> = figures.split("; ").filter(|f| !f.is_empty()).collect();
+        let table = std::fs::read_to_string(root.join("results").join(file)).unwrap();
+        made += &format!(
+            "{before}<!-- results/{marker} -->{}<!-- end -->",
+            shown(&table, &figures)
+        );
+        rest = after;
+    }
+    made + rest
 }
 
 /// `UPDATE_RESULTS=1` writes the tables and their places in the documents anew.
 #[test]
 fn the_recorded_results_print_the_tables_that_stand_beside_them() {
+    const HINT: &str = "UPDATE_RESULTS=1 cargo test --workspace recorded_results";
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (results, page) = (root.join("results"), root.join("docs/results.md"));
-    let from = results.to_str().unwrap();
     let update = std::env::var_os("UPDATE_RESULTS").is_some();
-    for table in ["table1", "flu"] {
+    let mut folders = Vec::new();
+    recorded(&root.join("results"), &mut folders);
+    assert!(folders.len() > 1);
+    for folder in folders {
+        let table = folder.file_name().unwrap().to_str().unwrap();
         let made = tempfile::tempdir().unwrap();
-        let out = match update {
-            true => results.join(table),
-            false => made.path().to_owned(),
-        };
-        let place = out.to_str().unwrap();
-        succeeds(&out, &["reproduce", table, "--from", from, "--out", place]);
+        let out = if update { &folder } else { made.path() };
+        let (from, place) = (folder.to_str().unwrap(), out.to_str().unwrap());
+        succeeds(out, &["reproduce", table, "--from", from, "--out", place]);
         let file = |folder: &Path, ending: &str| {
-            std::fs::read_to_string(folder.join(format!("{table}{ending}"))).unwrap()
+            std::fs::read_to_string(folder.join(format!("{table}{ending}"))).ok()
         };
         // Not the JSON: its last digits differ between machines.
-        for ending in [".md", "-tests.md", ".csv", ".tex", ".svg"] {
+        for ending in [
+            ".md",
+            "-tests.md",
+            ".csv",
+            ".tex",
+            ".svg",
+            "-reliability.svg",
+            "-risk-coverage.svg",
+        ] {
             assert!(
-                file(&out, ending) == file(&results.join(table), ending),
-                "{table}{ending} is not what results/{table} says: UPDATE_RESULTS=1 cargo test --workspace recorded_results"
+                file(out, ending) == file(&folder, ending),
+                "{table}{ending} is not what {from} says: {HINT}"
             );
         }
-        // The page has the headings already.
-        for part in ["", "-tests"] {
-            let markdown = file(&out, &format!("{part}.md"));
-            let body = markdown.split_once("\n\n").unwrap().1.trim();
-            let body = format!("\n{body}\n");
-            let text = std::fs::read_to_string(&page).unwrap();
-            let name = format!("{table}{part}");
-            let shown = section(&text, &name);
-            if update {
-                let start = format!("<!-- {name} -->");
-                let new = text.replace(&format!("{start}{shown}"), &format!("{start}{body}"));
-                std::fs::write(&page, new).unwrap();
-            } else {
-                assert!(
-                    shown == body,
-                    "docs/results.md is old: UPDATE_RESULTS=1 cargo test --workspace recorded_results"
-                );
-            }
+    }
+    for page in ["docs/results.md", "README.md"] {
+        let page = root.join(page);
+        let text = std::fs::read_to_string(&page).unwrap();
+        let new = page_from_results(&text, root);
+        if update {
+            std::fs::write(&page, new).unwrap();
+        } else {
+            assert!(new == text, "{} is old: {HINT}", page.display());
         }
     }
 }

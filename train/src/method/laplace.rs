@@ -329,13 +329,35 @@ impl Probed {
         }
     }
 
-    /// Runs a batch forward, and backward from the sum that `target` makes of the choices' logits.
-    fn pass(&self, batch: &Batch, target: impl FnOnce(Tensor<2>) -> Tensor<1>) -> ClassPass {
+    /// The residual stream before the first covered layer, `[batch * sequence, d]`: the same for every choice, and no gradient goes
+    /// further.
+    fn below(&self, batch: &Batch) -> Tensor<2> {
+        let input = input(batch, DropoutSeed::OFF);
+        let blocks = self.llama.blocks(&input);
+        let layers = 0..self.first_layer;
+        layers.fold(blocks.embedded(), |x, place| {
+            blocks.forward(place, x, &mut Vec::new())
+        })
+    }
+
+    /// Runs a batch forward from [`Self::below`], and backward from the sum that `target` makes of the choices' logits.
+    fn pass(
+        &self,
+        batch: &Batch,
+        below: &Tensor<2>,
+        target: impl FnOnce(Tensor<2>) -> Tensor<1>,
+    ) -> ClassPass {
         let probe = Probe::from_layer(self.first_layer);
-        let output = self.llama.forward(&LlamaInput {
+        let input = LlamaInput {
             probe: Some(probe.clone()),
             ..input(batch, DropoutSeed::OFF)
+        };
+        let (blocks, mut routing) = (self.llama.blocks(&input), Vec::new());
+        let layers = self.first_layer..self.llama.layers();
+        let hidden = layers.fold(below.clone(), |x, place| {
+            blocks.forward(place, x, &mut routing)
         });
+        let output = self.llama.output(hidden, routing, &input);
         let logits = choice_logits(output.logits, batch);
         let gradients = target(logits.clone()).backward();
         let captures = probe.take();
@@ -368,10 +390,11 @@ pub struct Jacobians {
     pub matrices: Vec<Tensor<4>>,
 }
 
-/// One forward and one backward pass a choice.
+/// One forward and one backward pass a choice through the covered layers.
 fn class_passes(probed: &Probed, batch: &Batch) -> (ClassPass, Vec<ClassGradients>) {
     let choices = batch.labels.dims()[1];
-    let pass = |choice: usize| probed.pass(batch, |logits| column(logits, choice, batch));
+    let below = probed.below(batch);
+    let pass = |choice: usize| probed.pass(batch, &below, |logits| column(logits, choice, batch));
     let first = pass(0);
     // Inputs are the same for every choice: only the gradients of the others are kept.
     let others = (1..choices).map(|choice| pass(choice).gradients).collect();
@@ -439,7 +462,7 @@ pub fn posterior(
     settings: &LaplaceSection,
     context: &FitContext,
 ) -> Result<Posterior, TrainError> {
-    let loader = context.loader(batch_tokens(context.batch_tokens));
+    let loader = context.loader(batch_tokens(settings.layers, context.batch_tokens));
     let mut places: Vec<PlaceCollector> = Vec::new();
     let (mut tokens, mut done) = (0usize, 0usize);
     for batch in loader.iter() {
@@ -452,9 +475,10 @@ pub fn posterior(
             .greater_elem(0)
             .float()
             .reshape([-1, 1]);
+        let below = probed.below(&batch);
         for choice in 0..batch.labels.dims()[1] {
             // The gradient of -log p_c, times the root of p_c: its outer product is p_c g g^T.
-            let pass = probed.pass(&batch, |logits| {
+            let pass = probed.pass(&batch, &below, |logits| {
                 let log_probabilities = log_softmax(logits, 1);
                 let root = (log_probabilities.clone().without_autodiff() * 0.5).exp();
                 column(log_probabilities * root.neg(), choice, &batch)
@@ -522,9 +546,12 @@ fn squared_norm(probed: &Probed) -> f64 {
     norms[first..].iter().sum()
 }
 
-/// Activations and gradients of every choice are held at once.
-fn batch_tokens(set: usize) -> usize {
-    (set / 4).max(1)
+/// Activations and gradients of every choice are held at once: of all layers a quarter of the tokens.
+fn batch_tokens(layers: Layers, set: usize) -> usize {
+    match layers {
+        Layers::All => (set / 4).max(1),
+        Layers::Last => set,
+    }
 }
 
 struct Linearised {
@@ -626,11 +653,12 @@ impl Predictor for Linearised {
     }
 
     fn forward_passes(&self) -> usize {
-        3 * self.choices
+        let (layers, once) = (self.probed.llama.layers(), self.probed.first_layer);
+        (once + 3 * self.choices * (layers - once)).div_ceil(layers)
     }
 
     fn batch_tokens(&self, set: usize) -> usize {
-        batch_tokens(set)
+        batch_tokens(self.settings.layers, set)
     }
 }
 
@@ -665,13 +693,16 @@ impl Method for Laplace {
         &self.lora
     }
 
-    /// A forward and a backward pass for each of about four choices.
+    /// A forward and a backward pass for each of about four choices, through all layers or the last.
     fn passes(&self) -> usize {
-        12
+        match self.settings.layers {
+            Layers::All => 12,
+            Layers::Last => 2,
+        }
     }
 
     fn fit_passes(&self) -> usize {
-        12
+        self.passes()
     }
 
     fn fit_questions(&self) -> usize {

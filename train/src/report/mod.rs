@@ -20,7 +20,7 @@ use crate::run_directory::{Environment, MetricsLine, Provenance, RunDirectory};
 pub mod compare;
 mod html;
 mod markdown;
-mod plot;
+pub(crate) mod plot;
 
 /// What was found out about the base model and the tuned one.
 #[derive(Debug, Clone, PartialEq)]

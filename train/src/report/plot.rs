@@ -16,19 +16,27 @@ const ORANGE: RGBColor = RGBColor(208, 112, 44);
 const GREEN: RGBColor = RGBColor(62, 140, 92);
 const GREY: RGBColor = RGBColor(140, 140, 140);
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-type Cartesian<'a, 'b> =
+pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+pub(crate) type Cartesian<'a, 'b> =
     ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 fn fail(error: impl std::fmt::Display) -> TrainError {
     TrainError::file("report.html", format!("a plot could not be drawn: {error}"))
 }
 
-/// Draws on a fresh SVG and returns its text.
+/// Draws on a fresh SVG of the report's size and returns its text.
 fn svg(draw: impl FnOnce(&Area) -> Result<(), TrainError>) -> Result<String, TrainError> {
+    sized(SIZE, draw)
+}
+
+/// The same of another size.
+pub(crate) fn sized(
+    size: (u32, u32),
+    draw: impl FnOnce(&Area) -> Result<(), TrainError>,
+) -> Result<String, TrainError> {
     let mut text = String::new();
     {
-        let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
+        let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
         area.fill(&WHITE).map_err(fail)?;
         draw(&area)?;
         area.present().map_err(fail)?;
@@ -36,7 +44,7 @@ fn svg(draw: impl FnOnce(&Area) -> Result<(), TrainError>) -> Result<String, Tra
     Ok(text)
 }
 
-fn axes<'a, 'b>(
+pub(crate) fn axes<'a, 'b>(
     area: &'a Area<'b>,
     title: &str,
     [x_name, y_name]: [&str; 2],
@@ -54,7 +62,8 @@ fn axes<'a, 'b>(
         .configure_mesh()
         .x_desc(x_name)
         .y_desc(y_name)
-        .light_line_style(WHITE)
+        .x_labels(6)
+        .max_light_lines(0)
         .bold_line_style(RGBColor(232, 232, 232))
         .axis_desc_style(("sans-serif", 12))
         .label_style(("sans-serif", 11))
@@ -63,7 +72,7 @@ fn axes<'a, 'b>(
     Ok(chart)
 }
 
-fn legend<'a, 'b: 'a>(
+pub(crate) fn legend<'a, 'b: 'a>(
     chart: &mut Cartesian<'a, 'b>,
     position: SeriesLabelPosition,
 ) -> Result<(), TrainError> {
@@ -77,7 +86,7 @@ fn legend<'a, 'b: 'a>(
         .map_err(fail)
 }
 
-fn line(
+pub(crate) fn line(
     chart: &mut Cartesian,
     points: Vec<(f64, f64)>,
     color: RGBColor,
@@ -119,43 +128,67 @@ pub(super) fn flu_diagram(
 }
 
 fn diagram(title: &str, x_name: &str, bins: &[Bin]) -> Result<String, TrainError> {
+    svg(|area| draw_bins(area, title, x_name, bins))
+}
+
+/// Accuracy by confidence, the number of questions over each bar.
+pub(crate) fn draw_bins(
+    area: &Area,
+    title: &str,
+    x_name: &str,
+    bins: &[Bin],
+) -> Result<(), TrainError> {
     let width = 1.0 / bins.len() as f64;
-    svg(|area| {
-        let mut chart = axes(area, title, [x_name, "accuracy"], 0.0..1.0, 0.0..1.08)?;
-        for (i, bin) in bins.iter().enumerate().filter(|(_, bin)| bin.count > 0) {
-            let (left, right) = (i as f64 * width, (i + 1) as f64 * width);
-            let bar = |from: f64, to: f64, style: ShapeStyle| {
-                Rectangle::new([(left, from), (right, to)], style)
-            };
-            let gap = if bin.accuracy < bin.confidence {
-                ORANGE
-            } else {
-                GREEN
-            };
-            chart
-                .draw_series([
-                    bar(0.0, bin.accuracy, BLUE.mix(0.75).filled()),
-                    bar(bin.accuracy, bin.confidence, gap.mix(0.35).filled()),
-                    bar(0.0, bin.accuracy, BLUE.stroke_width(1)),
-                ])
-                .map_err(fail)?;
-            let top = bin.accuracy.max(bin.confidence) + 0.05;
-            chart
-                .draw_series([Text::new(
-                    bin.count.to_string(),
-                    (left + width * 0.15, top),
-                    ("sans-serif", 10),
-                )])
-                .map_err(fail)?;
-        }
+    let mut chart = axes(area, title, [x_name, "accuracy"], 0.0..1.0, 0.0..1.08)?;
+    for (i, bin) in bins.iter().enumerate().filter(|(_, bin)| bin.count > 0) {
+        let (left, right) = (i as f64 * width, (i + 1) as f64 * width);
+        let bar = |from: f64, to: f64, style: ShapeStyle| {
+            Rectangle::new([(left, from), (right, to)], style)
+        };
+        let gap = if bin.accuracy < bin.confidence {
+            ORANGE
+        } else {
+            GREEN
+        };
         chart
-            .draw_series(LineSeries::new(
-                [(0.0, 0.0), (1.0, 1.0)],
-                GREY.stroke_width(1),
-            ))
+            .draw_series([
+                bar(0.0, bin.accuracy, BLUE.mix(0.75).filled()),
+                bar(bin.accuracy, bin.confidence, gap.mix(0.35).filled()),
+                bar(0.0, bin.accuracy, BLUE.stroke_width(1)),
+            ])
             .map_err(fail)?;
-        Ok(())
-    })
+        let top = bin.accuracy.max(bin.confidence) + 0.05;
+        chart
+            .draw_series([Text::new(
+                bin.count.to_string(),
+                (left + width * 0.15, top),
+                ("sans-serif", 10),
+            )])
+            .map_err(fail)?;
+    }
+    chart
+        .draw_series(LineSeries::new(
+            [(0.0, 0.0), (1.0, 1.0)],
+            GREY.stroke_width(1),
+        ))
+        .map_err(fail)?;
+    Ok(())
+}
+
+/// Error rate of the most confident share by that share, thinned to what a plot can show.
+pub(crate) fn risk_curve(pairs: &[Outcome]) -> Vec<(f64, f64)> {
+    let risks = risk_coverage(pairs);
+    let n = risks.len() as f64;
+    let step = risks.len().div_ceil(400).max(1);
+    // The first few points are single questions: noise that would fill the plot.
+    let from = (risks.len() / 50).max(1) - 1;
+    risks
+        .iter()
+        .enumerate()
+        .skip(from)
+        .step_by(step)
+        .map(|(k, risk)| ((k + 1) as f64 / n, *risk))
+        .collect()
 }
 
 /// Error rate of the most confident share, by confidence of base and tuned model and by FLU.
@@ -163,27 +196,13 @@ pub(super) fn risk_coverage_curve(
     base: &[ScoredRow],
     tuned: &[ScoredRow],
 ) -> Result<String, TrainError> {
-    let curve = |pairs: &[Outcome]| -> Vec<(f64, f64)> {
-        let risks = risk_coverage(pairs);
-        let n = risks.len() as f64;
-        let step = risks.len().div_ceil(400).max(1);
-        // The first few points are single questions: noise that would fill the plot.
-        let from = (risks.len() / 50).max(1) - 1;
-        risks
-            .iter()
-            .enumerate()
-            .skip(from)
-            .step_by(step)
-            .map(|(k, risk)| ((k + 1) as f64 / n, *risk))
-            .collect()
-    };
     let by_confidence = |rows: &[ScoredRow]| {
         let refs: Vec<&ScoredRow> = rows.iter().collect();
-        curve(&outcomes(&refs))
+        risk_curve(&outcomes(&refs))
     };
     let (base, confidence) = (by_confidence(base), by_confidence(tuned));
     let pairs: Option<Vec<Outcome>> = tuned.iter().map(|r| Some((r.flu?, r.correct()))).collect();
-    let flu = pairs.map(|pairs| curve(&pairs)).unwrap_or_default();
+    let flu = pairs.map(|pairs| risk_curve(&pairs)).unwrap_or_default();
     let most = base
         .iter()
         .chain(&confidence)

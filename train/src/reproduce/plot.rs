@@ -1,9 +1,11 @@
-//! Tables as pictures: grouped bars with error bars, curves with bands.
+//! Tables as pictures: grouped bars with error bars, curves with bands; reliability and risk of the rows that matter most.
 
 use plotters::prelude::*;
 
-use super::results::{Figure, ResultTable};
+use super::results::{Answers, Figure, ResultTable};
 use crate::error::TrainError;
+use crate::metric::calibration::{BinEdge, reliability as binned};
+use crate::report::plot::{axes, draw_bins, legend as boxed, line, risk_curve, sized};
 
 const SIZE: (u32, u32) = (900, 620);
 const COLORS: [RGBColor; 8] = [
@@ -43,6 +45,70 @@ pub fn svg(table: &ResultTable) -> Result<String, TrainError> {
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+
+/// Rows of a diagram.
+const DRAWN: usize = 6;
+/// Those of the methods' tables; other tables draw their first.
+const METHODS: [&str; DRAWN] = ["Base", "LoRA", "Ensemble", "LLLA", "MixLoRA", "UQ4CT"];
+
+fn drawn(table: &ResultTable) -> Vec<&Answers> {
+    let known = |name: &str| METHODS.contains(&name);
+    let methods = table.answers.iter().filter(|a| known(&a.row)).count() > 2;
+    let rows = table.answers.iter();
+    rows.filter(|a| !methods || known(&a.row))
+        .take(DRAWN)
+        .collect()
+}
+
+/// Accuracy by confidence in the first column, all seeds together: as the methods say it above, after temperature scaling below. None
+/// without answers, and for a sweep.
+///
+/// # Errors
+/// A plot that cannot be drawn.
+pub fn reliability(table: &ResultTable) -> Result<Option<String>, TrainError> {
+    let rows = drawn(table);
+    if rows.is_empty() || table.sweep.is_some() {
+        return Ok(None);
+    }
+    let size = (230 * rows.len() as u32, 460);
+    sized(size, |area| {
+        let panels = area.split_evenly((2, rows.len()));
+        let (above, below) = panels.split_at(rows.len());
+        for ((above, below), answers) in above.iter().zip(below).zip(&rows) {
+            let bins = |pairs| binned(pairs, table.bins, BinEdge::Right);
+            draw_bins(above, &answers.row, "confidence", &bins(&answers.plain))?;
+            let title = format!("{}, temperature", answers.row);
+            draw_bins(below, &title, "confidence", &bins(&answers.temperature))?;
+        }
+        Ok(())
+    })
+    .map(Some)
+}
+
+/// Error rate of the most confident share of the answers in the first column, all seeds together. None without answers, and for a
+/// sweep.
+///
+/// # Errors
+/// A plot that cannot be drawn.
+pub fn risk_coverage(table: &ResultTable) -> Result<Option<String>, TrainError> {
+    let rows = drawn(table);
+    let none = rows.is_empty() || table.sweep.is_some();
+    let (Some(column), false) = (table.columns.first(), none) else {
+        return Ok(None);
+    };
+    let curves: Vec<_> = rows.iter().map(|a| risk_curve(&a.plain)).collect();
+    let most = curves.iter().flatten().map(|p| p.1).fold(0.05, f64::max);
+    sized((640, 420), |area| {
+        let names = ["coverage (share answered)", "error rate among answered"];
+        let title = format!("Risk and coverage, {column}");
+        let mut chart = axes(area, &title, names, 0.0..1.0, 0.0..most * 1.1)?;
+        for ((answers, curve), color) in rows.iter().zip(curves).zip(COLORS) {
+            line(&mut chart, curve, color, &answers.row)?;
+        }
+        boxed(&mut chart, SeriesLabelPosition::LowerRight)
+    })
+    .map(Some)
+}
 
 /// Mean and deviation in percent.
 fn percent(table: &ResultTable, row: &str, column: &str, figure: Figure) -> Option<(f64, f64)> {

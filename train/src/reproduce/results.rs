@@ -12,7 +12,7 @@ use crate::error::TrainError;
 use crate::evaluation::Cost;
 use crate::metric::calibration::{BinEdge, expected_calibration_error};
 use crate::metric::paired::{Differences, common, differences};
-use crate::metric::{Bootstrap, brier, negative_log_likelihood, outcomes, ranking};
+use crate::metric::{Bootstrap, Outcome, brier, negative_log_likelihood, outcomes, ranking};
 use crate::posthoc::Calibrators;
 use crate::posthoc::confidence::Information;
 use crate::prediction::ScoredRow;
@@ -218,6 +218,31 @@ pub struct PairedTest {
     pub differences: Differences,
 }
 
+/// What the diagrams of a row are drawn from: its answers in the first column, of all seeds together.
+#[derive(Debug, Clone)]
+pub struct Answers {
+    /// The row's label.
+    pub row: String,
+    /// Softmax confidence and correctness.
+    pub plain: Vec<Outcome>,
+    /// The same after temperature scaling on held-out questions.
+    pub temperature: Vec<Outcome>,
+}
+
+impl Answers {
+    fn of(row: &str, sets: &[(Calibrated, usize)]) -> Self {
+        let pooled = |form: fn(&Calibrated) -> &[ScoredRow]| {
+            let rows = sets.iter().flat_map(|(set, _)| form(set));
+            outcomes(&rows.collect::<Vec<_>>())
+        };
+        Self {
+            row: row.into(),
+            plain: pooled(|set| &set.plain),
+            temperature: pooled(|set| &set.temperature),
+        }
+    }
+}
+
 /// The rows that the others are compared with; a table that has neither compares with its first.
 const REFERENCES: [&str; 2] = ["LoRA", "MixLoRA"];
 
@@ -288,6 +313,12 @@ pub struct ResultTable {
     pub tests: Vec<PairedTest>,
     /// One a row that has been evaluated.
     pub costs: Vec<RowCost>,
+    /// One a row that has been evaluated in the first column.
+    #[serde(skip)]
+    pub answers: Vec<Answers>,
+    /// Bins of ECE and diagrams.
+    #[serde(skip)]
+    pub bins: usize,
 }
 
 impl ResultTable {
@@ -297,7 +328,7 @@ impl ResultTable {
     /// # Errors
     /// Files that are damaged.
     pub fn collect(plan: &Plan, root: &Path, tested: bool) -> Result<Self, TrainError> {
-        let (mut cells, mut costs) = (Vec::new(), Vec::new());
+        let (mut cells, mut costs, mut drawn) = (Vec::new(), Vec::new(), Vec::new());
         let mut answers: Vec<Vec<(String, Vec<Vec<ScoredRow>>)>> =
             vec![Vec::new(); plan.columns.len()];
         for planned in &plan.rows {
@@ -319,6 +350,9 @@ impl ResultTable {
                 let published = paper::value(plan.table.name, &planned.row.label, column.label)
                     .filter(|_| agrees);
                 cells.push(cell(&planned.row.label, column.label, &sets, published));
+                if !sets.is_empty() && column.label == plan.columns[0].label {
+                    drawn.push(Answers::of(&planned.row.label, &sets));
+                }
                 if tested && !sets.is_empty() {
                     let plain = sets.into_iter().map(|(set, _)| set.plain).collect();
                     answers.push((planned.row.label.clone(), plain));
@@ -351,6 +385,8 @@ impl ResultTable {
                 })
                 .collect(),
             costs,
+            answers: drawn,
+            bins: plan.bins,
         })
     }
 
@@ -431,6 +467,8 @@ impl ResultTable {
             cells,
             tests: Vec::new(),
             costs: Vec::new(),
+            answers: Vec::new(),
+            bins,
         }
     }
 }
