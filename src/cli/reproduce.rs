@@ -63,7 +63,7 @@ pub(super) struct ReproduceArgs {
     /// Do this one training or evaluation of the plan alone
     #[arg(long, conflicts_with = "plan")]
     job: Option<String>,
-    /// Print the table from recorded results, and do nothing else: DIR or DIR/TABLE with a reproduce.toml, the evaluations there or in DIR, or a folder ROOT/tables/..
+    /// Print the table from recorded results, and do nothing else: DIR or DIR/TABLE with a reproduce.toml, trainings and evaluations beside it or in DIR, or a folder ROOT/tables/..
     #[arg(long, value_name = "DIR", conflicts_with_all = ["seeds", "model", "limit", "train_limit", "methods", "on", "config", "set", "plan", "job"])]
     from: Option<PathBuf>,
     /// Write it there too, in all its forms

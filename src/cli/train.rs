@@ -234,7 +234,7 @@ fn dry_run(
 ) -> Result<ExitCode> {
     let prepared: Prepared = prepare(config, &args.places.finder(&config.model.name))?;
     let adapter = method::build(config)?.adapter();
-    let estimate = prepared.estimate(config, threads())?;
+    let estimate = prepared.estimate(config, &device.device, threads())?;
     print(config.to_toml());
     print(format_args!("# device: {}", device.name));
     for file in prepared.origins() {

@@ -9,7 +9,10 @@ use burn::prelude::*;
 use data::batch::BatchOptions;
 use data::tokenizer::EncodedQuestion;
 use data::{Batch, QuestionBatcher};
-use model::{AdapterConfig, DropoutSeed, Llama, MixLoraConfig, MixtureWeights, Placement};
+use model::{
+    AdapterConfig, DropoutSeed, Llama, LlamaInput, LoraConfig, MixLoraConfig, MixtureWeights,
+    Placement, Probe,
+};
 use train::RunConfig;
 use train::loss::calibration::functional_uncertainty;
 use train::loss::load_balancing::{LoadBalancing, load_balancing};
@@ -222,6 +225,29 @@ fn one_expert_is_plain_lora() {
             tolerance,
         );
     }
+}
+
+#[test]
+fn a_probed_lora_with_dropout_says_what_the_fused_one_says() {
+    // A probe records what only the composed form has: the masks must be the same.
+    let device = Device::flex();
+    let lora = LoraConfig {
+        dropout: 0.3,
+        ..mixture().lora
+    };
+    let llama = tiny_adapted(&AdapterConfig::Lora(lora), &device.clone().autodiff());
+    let batch = batch(&questions(4), &device.clone().autodiff());
+    let logits = |seed: DropoutSeed, probe: Option<Probe>| {
+        let input = LlamaInput {
+            probe,
+            ..method::input(&batch, seed)
+        };
+        floats(llama.forward(&input).logits.without_autodiff())
+    };
+    let fused = logits(DropoutSeed::new(5), None);
+    let composed = logits(DropoutSeed::new(5), Some(Probe::from_layer(0)));
+    assert_close("logits", &fused, &composed, 1e-5);
+    assert_ne!(fused, logits(DropoutSeed::OFF, None));
 }
 
 #[test]

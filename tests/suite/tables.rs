@@ -134,7 +134,13 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
         alone.join("reproduce.toml"),
     )
     .unwrap();
-    let none = ["reproduce", "table1", "--from", "alone"];
+    // Evaluations that lie beside the table's folder are its own.
+    let shared = text(&succeeds(root.path(), &["reproduce", "table1", "--from", "alone"]).stdout);
+    assert_eq!(shared, printed);
+    let deeper = alone.join("deeper");
+    std::fs::create_dir(&deeper).unwrap();
+    std::fs::copy(alone.join("reproduce.toml"), deeper.join("reproduce.toml")).unwrap();
+    let none = ["reproduce", "table1", "--from", "alone/deeper"];
     fails(root.path(), &none, &["holds no results of table1"]);
     // Another table finds UQ4CT's and SPUQ's trainings there.
     reproduce(
@@ -379,6 +385,10 @@ fn page_from_results(page: &str, root: &Path) -> String {
             .expect("an end of the part");
         let (file, figures) = marker.split_once(": ").unwrap_or((marker, ""));
         let figures: Vec<&str> = figures.split("; ").filter(|f| !f.is_empty()).collect();
+        for figure in &figures {
+            let known = Figure::ALL.iter().any(|known| known.name() == *figure);
+            assert!(known, "{marker}: no figure is named {figure:?}");
+        }
         let table = std::fs::read_to_string(root.join("results").join(file)).unwrap();
         made += &format!(
             "{before}<!-- results/{marker} -->{}<!-- end -->",
@@ -398,8 +408,23 @@ fn the_recorded_results_print_the_tables_that_stand_beside_them() {
     let mut folders = Vec::new();
     recorded(&root.join("results"), &mut folders);
     assert!(folders.len() > 1);
+    const FORMS: [&str; 7] = [
+        ".md",
+        "-tests.md",
+        ".csv",
+        ".tex",
+        ".svg",
+        "-reliability.svg",
+        "-risk-coverage.svg",
+    ];
     for folder in folders {
         let table = folder.file_name().unwrap().to_str().unwrap();
+        if update {
+            // What is no longer made must not stay.
+            for form in FORMS {
+                std::fs::remove_file(folder.join(format!("{table}{form}"))).ok();
+            }
+        }
         let made = tempfile::tempdir().unwrap();
         let out = if update { &folder } else { made.path() };
         let (from, place) = (folder.to_str().unwrap(), out.to_str().unwrap());
@@ -408,29 +433,30 @@ fn the_recorded_results_print_the_tables_that_stand_beside_them() {
             std::fs::read_to_string(folder.join(format!("{table}{ending}"))).ok()
         };
         // Not the JSON: its last digits differ between machines.
-        for ending in [
-            ".md",
-            "-tests.md",
-            ".csv",
-            ".tex",
-            ".svg",
-            "-reliability.svg",
-            "-risk-coverage.svg",
-        ] {
+        for ending in FORMS {
             assert!(
                 file(out, ending) == file(&folder, ending),
                 "{table}{ending} is not what {from} says: {HINT}"
             );
         }
     }
-    for page in ["docs/results.md", "README.md"] {
-        let page = root.join(page);
-        let text = std::fs::read_to_string(&page).unwrap();
-        let new = page_from_results(&text, root);
-        if update {
-            std::fs::write(&page, new).unwrap();
-        } else {
-            assert!(new == text, "{} is old: {HINT}", page.display());
-        }
+    let page = root.join("docs/results.md");
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert!(text.contains("<!-- results/"));
+    let new = page_from_results(&text, root);
+    if update {
+        std::fs::write(&page, new).unwrap();
+    } else {
+        assert!(new == text, "{} is old: {HINT}", page.display());
+    }
+    // The commands that the page names print something.
+    let commands: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("    uq4ct "))
+        .filter(|command| command.contains(" --from "))
+        .collect();
+    assert!(!commands.is_empty());
+    for command in commands {
+        succeeds(root, &command.split(' ').collect::<Vec<_>>());
     }
 }

@@ -52,10 +52,10 @@ const FLOPS_PER_CORE: f64 = 65e9;
 const PROCESS: f64 = 60e6;
 
 /// Values that the backward pass keeps for each token of one layer: the residual stream before both norms, q, k, v and attention's
-/// output, gate and up, and each projection's hidden rows. Everywhere but where the fused operation serves (f32, no random weights,
-/// experts in every projection) also both norms' outputs and the product of gate and up, of which experts that are whole blocks keep
-/// all three for each, and with dropout on a plain LoRA a mask and a masked input for each projection.
-fn activations(config: &ModelConfig, adapter: &AdapterConfig, weight_bytes: usize) -> usize {
+/// output, gate and up, and each projection's hidden rows. Where the fused operation does not serve (off the processor, other types than
+/// f32, random weights, experts that are whole blocks) also both norms' outputs and the product of gate and up, of which whole experts
+/// keep all three for each, and with dropout on a plain LoRA a mask and a masked input for each projection.
+fn activations(config: &ModelConfig, adapter: &AdapterConfig, serves: bool) -> usize {
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let q = config.num_attention_heads * config.head_dim;
     let kv = config.num_key_value_heads * config.head_dim;
@@ -68,7 +68,7 @@ fn activations(config: &ModelConfig, adapter: &AdapterConfig, weight_bytes: usiz
                 true => 2 * (5 * d + q + f),
                 false => 0,
             };
-            let around = match weight_bytes == 4 && lora.posterior_std.is_none() {
+            let around = match serves && lora.posterior_std.is_none() {
                 true => fused,
                 false => composed + dropped,
             };
@@ -78,7 +78,7 @@ fn activations(config: &ModelConfig, adapter: &AdapterConfig, weight_bytes: usiz
             let around = match (mix.placement, mix.mixture_weights) {
                 // Every frozen product, too: it is scaled by the routers' mass.
                 (Placement::All, MixtureWeights::Raw) => composed + q + 2 * kv + 2 * d + 2 * f,
-                (Placement::All, _) if weight_bytes == 4 => fused,
+                (Placement::All, _) if serves => fused,
                 (Placement::All, _) => composed,
                 // The frozen block beside the experts.
                 (Placement::Ffn, MixtureWeights::RawDelta) => composed + 3 * f * mix.top_k,
@@ -89,7 +89,7 @@ fn activations(config: &ModelConfig, adapter: &AdapterConfig, weight_bytes: usiz
     }
 }
 
-/// Sizes a run; `weight_bytes` is the size of one frozen weight.
+/// Sizes a run; `weight_bytes` is the size of one frozen weight, `serves` says whether the fused operations do.
 #[expect(
     clippy::too_many_arguments,
     reason = "plain facts of one run, used once"
@@ -102,6 +102,7 @@ pub fn estimate(
     train: &[EncodedQuestion],
     scored: &[&[EncodedQuestion]],
     weight_bytes: usize,
+    serves: bool,
     recompute: bool,
     cores: usize,
 ) -> RunEstimate {
@@ -123,7 +124,7 @@ pub fn estimate(
     let evaluation = evaluation_tokens as f64 * (base + low_rank);
     let longest = train.iter().map(EncodedQuestion::length).max().unwrap_or(0);
     let widest = (schedule.micro_batch * longest).min(schedule.micro_tokens.max(longest));
-    let kept = activations(config, adapter, weight_bytes);
+    let kept = activations(config, adapter, serves);
     let values = match recompute {
         // Every layer's input, and one layer whole.
         true => config.num_hidden_layers * config.hidden_size + kept,

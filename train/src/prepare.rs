@@ -397,11 +397,16 @@ impl Prepared {
         same("data", run, &known.split.files, &self.splits.account.files)
     }
 
-    /// The size of the run.
+    /// The size of the run on a device.
     ///
     /// # Errors
     /// An unknown method.
-    pub fn estimate(&self, config: &RunConfig, cores: usize) -> Result<RunEstimate, TrainError> {
+    pub fn estimate(
+        &self,
+        config: &RunConfig,
+        device: &Device,
+        cores: usize,
+    ) -> Result<RunEstimate, TrainError> {
         let adapter = method::build(config)?.adapter();
         Ok(estimate(
             &self.model,
@@ -414,6 +419,7 @@ impl Prepared {
                 WeightType::F32 => 4,
                 WeightType::Bf16 => 2,
             },
+            config.model.dtype == WeightType::F32 && model::fused::serves(device),
             config.train.recompute,
             cores,
         ))

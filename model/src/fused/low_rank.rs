@@ -108,7 +108,7 @@ pub(super) fn forward(inputs: LowRank<Flex>) -> [FlexTensor; 2] {
         [inputs.x, inputs.a, inputs.b, inputs.weight].map(|t| t.to_contiguous());
     let ([n, d], [experts, _, r], [_, _, o]) = (dims(&x), dims(&a), dims(&b));
     let (chosen, [_, k]) = (integers(&inputs.index), dims(&inputs.index));
-    let whole = experts == 1;
+    let single = experts == 1;
     // In place where nobody else holds the frozen part.
     let mut y = inputs.base.to_contiguous();
     drop(inputs.base);
@@ -137,12 +137,12 @@ pub(super) fn forward(inputs: LowRank<Flex>) -> [FlexTensor; 2] {
             for e in plan.used() {
                 let (pairs, rows) = (plan.pairs(e), plan.rows(e));
                 h.resize(pairs.len() * r, 0.0);
-                project_rows(whole, x, rows, part(&a, e), r, &mut h);
+                project_rows(single, x, rows, part(&a, e), r, &mut h);
                 for (h, &pair) in h.chunks_mut(r).zip(pairs) {
                     hidden[pair * r..][..r].copy_from_slice(h);
                     h.iter_mut().for_each(|h| *h *= weight[pair]);
                 }
-                spread_rows(whole, &h, rows, part(&b, e), r, y);
+                spread_rows(single, &h, rows, part(&b, e), r, y);
             }
         });
     [y, tensor(hidden.into_vec(), [n * k, r])]
@@ -166,7 +166,7 @@ pub(super) fn backward(
     let ([n, o], [experts, d, r]) = (dims(&grad), dims(&a));
     let (chosen, [_, k]) = (integers(&index), dims(&index));
     let (at, bt) = (transposed(&a), transposed(&b));
-    let whole = experts == 1;
+    let single = experts == 1;
     // First by blocks of tokens: dweight, w dh, w h and dx.
     let tokens = block(n, k, experts);
     let frozen = frozen.filter(|_| needs[0]);
@@ -204,7 +204,7 @@ pub(super) fn backward(
                 let (pairs, rows) = (plan.pairs(e), plan.rows(e));
                 own.resize(pairs.len() * r, 0.0);
                 let bt = &bt[e * r * o..][..r * o];
-                project_rows(whole, grad, rows, bt, r, &mut own);
+                project_rows(single, grad, rows, bt, r, &mut own);
                 for (own, &pair) in own.chunks_mut(r).zip(pairs) {
                     let (hidden, w) = (&hidden[pair * r..][..r], weight[pair]);
                     dw[pair] = dot(own, hidden);
@@ -216,7 +216,7 @@ pub(super) fn backward(
                 }
                 if needs[0] {
                     let to = if apart { &mut masked[..] } else { &mut *dx };
-                    spread_rows(whole, &own, rows, &at[e * r * d..][..r * d], r, to);
+                    spread_rows(single, &own, rows, &at[e * r * d..][..r * d], r, to);
                 }
             }
             if let Some(mask) = &dropout {
@@ -231,18 +231,7 @@ pub(super) fn backward(
     // Then by experts, over all tokens: dA and dB.
     let plan = Plan::new(&chosen, k, experts);
     let da = needs[1].then(|| {
-        // A normalised x is `diag(1 / rms) x diag(gain)`: the factors go to the gradients' rows and to the product's.
-        let (x, gain) = match x {
-            Source::Kept(x) => (x.to_contiguous(), None),
-            Source::Gated([gate, up]) => (swiglu::forward(&gate, &up), None),
-            Source::Normed([x, gain], eps) => {
-                let x = x.to_contiguous();
-                let inverses = rms_norm::inverses(&x, eps);
-                let rows = dh.par_chunks_mut(k * r).zip(&inverses);
-                rows.for_each(|(dh, inverse)| dh.iter_mut().for_each(|h| *h *= inverse));
-                (x, Some(gain.to_contiguous()))
-            }
-        };
+        let (x, gain) = x.rows(&mut dh, k * r);
         let gain = gain.as_ref().map(values);
         let mut kept = vec![];
         let x = match &dropout {
@@ -260,7 +249,7 @@ pub(super) fn backward(
             let columns = da.par_chunks_mut(COLUMNS * r).enumerate();
             columns.for_each(|(block, da)| {
                 let x = plan.rows_of(e, &x[block * COLUMNS..], d);
-                outer_rows(whole, x, plan.pairs_of(e, &dh, r), da);
+                outer_rows(single, x, plan.pairs_of(e, &dh, r), da);
                 if let Some(gain) = gain {
                     for (da, gain) in da.chunks_mut(r).zip(&gain[block * COLUMNS..]) {
                         da.iter_mut().for_each(|da| *da *= gain);
@@ -275,14 +264,14 @@ pub(super) fn backward(
         let matrices = db.par_chunks_mut(r * o).enumerate();
         matrices.for_each(|(e, db)| {
             let dy = plan.rows_of(e, values(&grad), o);
-            let share = match whole {
+            let share = match single {
                 true => r.div_ceil(rayon::current_num_threads()),
                 false => STRIPE,
             };
             let rows = db.par_chunks_mut(share * o).enumerate();
             rows.for_each(|(block, db)| {
                 let hidden = plan.pairs_of(e, &weighted[block * share..], r);
-                outer_rows(whole, hidden, dy, db);
+                outer_rows(single, hidden, dy, db);
             });
         });
         tensor(db.into_vec(), [experts, r, o])
@@ -304,9 +293,9 @@ fn block(n: usize, k: usize, experts: usize) -> usize {
     (8 * experts / k).clamp(TOKENS, share)
 }
 
-/// [`project`]; `whole` where there is one expert, so that the rows are all of them: then a general product is faster.
-fn project_rows(whole: bool, x: &[f32], rows: &[usize], a: &[f32], r: usize, h: &mut [f32]) {
-    if !whole {
+/// [`project`]; with a `single` expert the rows are all of them, and a general product is faster.
+fn project_rows(single: bool, x: &[f32], rows: &[usize], a: &[f32], r: usize, h: &mut [f32]) {
+    if !single {
         return project(x, rows, a, r, h);
     }
     let (n, d) = (rows.len(), a.len() / r);
@@ -314,8 +303,8 @@ fn project_rows(whole: bool, x: &[f32], rows: &[usize], a: &[f32], r: usize, h: 
 }
 
 /// [`spread`], likewise.
-fn spread_rows(whole: bool, h: &[f32], rows: &[usize], b: &[f32], r: usize, y: &mut [f32]) {
-    if !whole {
+fn spread_rows(single: bool, h: &[f32], rows: &[usize], b: &[f32], r: usize, y: &mut [f32]) {
+    if !single {
         return spread(h, rows, b, r, y);
     }
     let (n, o) = (rows.len(), b.len() / r);
@@ -323,8 +312,8 @@ fn spread_rows(whole: bool, h: &[f32], rows: &[usize], b: &[f32], r: usize, y: &
 }
 
 /// [`outer`], likewise.
-fn outer_rows(whole: bool, x: Picked, h: Picked, g: &mut [f32]) {
-    if !whole {
+fn outer_rows(single: bool, x: Picked, h: Picked, g: &mut [f32]) {
+    if !single {
         return outer(x, h, g);
     }
     let (n, columns) = (h.rows.len(), g.len() / h.width);
@@ -362,6 +351,24 @@ pub enum Source<B: Backend> {
     Gated([FloatTensor<B>; 2]),
     /// What was normalised, kept for the norm's own sake, and the gain; epsilon.
     Normed([FloatTensor<B>; 2], f64),
+}
+
+impl Source<Flex> {
+    /// A matrix M and a row of factors with `x^T g = diag(factors) M^T g'`, `width` values of g a row. A normalised x is
+    /// `diag(1 / rms) M diag(gain)`: 1 / rms goes to g, the gain to the product, and x is not computed again.
+    pub(super) fn rows(self, g: &mut [f32], width: usize) -> (FlexTensor, Option<FlexTensor>) {
+        match self {
+            Self::Kept(x) => (x.to_contiguous(), None),
+            Self::Gated([gate, up]) => (swiglu::forward(&gate, &up), None),
+            Self::Normed([x, gain], eps) => {
+                let x = x.to_contiguous();
+                for (g, inverse) in g.chunks_mut(width).zip(rms_norm::inverses(&x, eps)) {
+                    g.iter_mut().for_each(|g| *g *= inverse);
+                }
+                (x, Some(gain.to_contiguous()))
+            }
+        }
+    }
 }
 
 /// Matrix `e` of a contiguous stack.

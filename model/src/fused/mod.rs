@@ -3,6 +3,7 @@
 //! The kernels exist for f32 on flex. Every other device or type runs the composed form, which is also what the tests compare
 //! with. One file holds one operation: the public function, the composed form, the two kernels.
 
+use burn::backend::TensorMetadata;
 use burn::backend::autodiff::{
     Autodiff,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -103,11 +104,19 @@ pub enum Origin<B: Backend> {
 impl<B: Kernels, C: CheckpointStrategy> Origin<Autodiff<B, C>> {
     /// Where the backward pass finds this input; its gradient goes by its own node.
     fn source(self, x: FloatTensor<B>) -> Source<B> {
+        let shape = x.shape();
+        let like = |part: &FloatTensor<B>| debug_assert_eq!(part.shape(), shape);
         match self {
             Self::Unknown => Source::Kept(x),
-            Self::Gated { gate, up } => Source::Gated([gate.into_parts().0, up.into_parts().0]),
+            Self::Gated { gate, up } => {
+                let parts = [gate, up].map(|part| part.into_parts().0);
+                parts.iter().for_each(like);
+                Source::Gated(parts)
+            }
             Self::Normed { x, gain, eps } => {
-                Source::Normed([x.into_parts().0, gain.into_parts().0], eps)
+                let (x, gain) = (x.into_parts().0, gain.into_parts().0);
+                like(&x);
+                Source::Normed([x, gain], eps)
             }
         }
     }
@@ -230,7 +239,7 @@ impl FusedOps for Flex {
     }
 
     fn adapted_linear(inputs: LowRank<Self>, of: Origin<Self>) -> FloatTensor<Self> {
-        // Without a backward pass they have served.
+        // Without a backward pass what x was made from has served.
         drop(of);
         let base = Self::linear_forward(&inputs.x, &inputs.base);
         Self::add_low_rank(LowRank { base, ..inputs })
@@ -580,7 +589,7 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
 }
 
 /// Whether a device has the kernels; equality ignores the autodiff context.
-pub(crate) fn serves(device: &Device) -> bool {
+pub fn serves(device: &Device) -> bool {
     *device == Device::flex()
 }
 

@@ -9,7 +9,7 @@ use super::exponential::{exp, largest};
 use super::low_rank::Source;
 use super::matrix::{Into, Mat, matmul};
 use super::room::Room;
-use super::{FusedOps, Made, dims, dot, has_kernels, rms_norm, swiglu, tensor, values};
+use super::{FusedOps, Made, dims, dot, has_kernels, tensor, values};
 
 /// Rows of one task.
 const BLOCK: usize = 64;
@@ -87,24 +87,13 @@ pub(super) fn backward(
         tensor(dx.into_vec(), [n, d])
     });
     let dw = needs[1].then(|| {
-        let (x, gain) = match x {
-            Source::Normed([x, gain], eps) => {
-                let x = x.to_contiguous();
-                let inverses = rms_norm::inverses(&x, eps);
-                for (dl, inverse) in dl.chunks_mut(experts).zip(&inverses) {
-                    dl.iter_mut().for_each(|dl| *dl *= inverse);
-                }
-                (x, Some(gain.to_contiguous()))
-            }
-            Source::Kept(x) => (x.to_contiguous(), None),
-            Source::Gated([gate, up]) => (swiglu::forward(&gate, &up), None),
-        };
+        let (x, gain) = x.rows(&mut dl, experts);
         let (x, gain) = (values(&x), gain.as_ref().map(values));
         let mut dw = Room::new(d * experts);
         let blocks = dw.par_chunks_mut(BLOCK * experts).enumerate();
         blocks.for_each(|(block, dw)| {
             let (first, columns) = (block * BLOCK, dw.len() / experts);
-            let part = Mat::block(&x[first.min(x.len())..], n, columns, d);
+            let part = Mat::block(&x[first..], n, columns, d);
             let dl = Mat::new(&dl, n, experts);
             matmul(dw, part.transposed(), dl, 1.0, Into::New);
             if let Some(gain) = gain {

@@ -546,7 +546,7 @@ fn squared_norm(probed: &Probed) -> f64 {
     norms[first..].iter().sum()
 }
 
-/// Activations and gradients of every choice are held at once: of all layers a quarter of the tokens.
+/// Activations and gradients of every choice are held at once: where they are of all layers, a quarter of the tokens fits.
 fn batch_tokens(layers: Layers, set: usize) -> usize {
     match layers {
         Layers::All => (set / 4).max(1),

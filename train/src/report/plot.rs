@@ -20,8 +20,8 @@ pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 pub(crate) type Cartesian<'a, 'b> =
     ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-fn fail(error: impl std::fmt::Display) -> TrainError {
-    TrainError::file("report.html", format!("a plot could not be drawn: {error}"))
+pub(crate) fn fail(error: impl std::fmt::Display) -> TrainError {
+    TrainError::Training(format!("a plot could not be drawn: {error}"))
 }
 
 /// Draws on a fresh SVG of the report's size and returns its text.

@@ -5,7 +5,7 @@ use plotters::prelude::*;
 use super::results::{Answers, Figure, ResultTable};
 use crate::error::TrainError;
 use crate::metric::calibration::{BinEdge, reliability as binned};
-use crate::report::plot::{axes, draw_bins, legend as boxed, line, risk_curve, sized};
+use crate::report::plot::{self, Area, axes, draw_bins, fail, line, risk_curve, sized};
 
 const SIZE: (u32, u32) = (900, 620);
 const COLORS: [RGBColor; 8] = [
@@ -19,19 +19,12 @@ const COLORS: [RGBColor; 8] = [
     RGBColor(70, 170, 180),
 ];
 
-fn fail(error: impl std::fmt::Display) -> TrainError {
-    TrainError::Training(format!("a plot could not be drawn: {error}"))
-}
-
 /// Accuracy above, ECE below, as SVG; curves for a sweep, grouped bars otherwise.
 ///
 /// # Errors
 /// A plot that cannot be drawn.
 pub fn svg(table: &ResultTable) -> Result<String, TrainError> {
-    let mut text = String::new();
-    {
-        let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-        area.fill(&WHITE).map_err(fail)?;
+    sized(SIZE, |area| {
         let panels = area.split_evenly((2, 1));
         for (panel, figure) in panels.iter().zip([Figure::Accuracy, Figure::Ece]) {
             match table.sweep.as_deref() {
@@ -39,12 +32,9 @@ pub fn svg(table: &ResultTable) -> Result<String, TrainError> {
                 None => bars(panel, table, figure)?,
             }
         }
-        area.present().map_err(fail)?;
-    }
-    Ok(text)
+        Ok(())
+    })
 }
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 /// Rows of a diagram.
 const DRAWN: usize = 6;
@@ -67,18 +57,20 @@ fn drawn(table: &ResultTable) -> Vec<&Answers> {
 /// A plot that cannot be drawn.
 pub fn reliability(table: &ResultTable) -> Result<Option<String>, TrainError> {
     let rows = drawn(table);
-    if rows.is_empty() || table.sweep.is_some() {
+    let none = rows.is_empty() || table.sweep.is_some();
+    let (Some(column), false) = (table.columns.first(), none) else {
         return Ok(None);
-    }
+    };
     let size = (230 * rows.len() as u32, 460);
     sized(size, |area| {
         let panels = area.split_evenly((2, rows.len()));
         let (above, below) = panels.split_at(rows.len());
         for ((above, below), answers) in above.iter().zip(below).zip(&rows) {
             let bins = |pairs| binned(pairs, table.bins, BinEdge::Right);
-            draw_bins(above, &answers.row, "confidence", &bins(&answers.plain))?;
-            let title = format!("{}, temperature", answers.row);
-            draw_bins(below, &title, "confidence", &bins(&answers.temperature))?;
+            let title = format!("{}, {column}", answers.row);
+            draw_bins(above, &title, "confidence", &bins(&answers.plain))?;
+            let x_name = "confidence after temperature";
+            draw_bins(below, &title, x_name, &bins(&answers.temperature))?;
         }
         Ok(())
     })
@@ -105,7 +97,7 @@ pub fn risk_coverage(table: &ResultTable) -> Result<Option<String>, TrainError> 
         for ((answers, curve), color) in rows.iter().zip(curves).zip(COLORS) {
             line(&mut chart, curve, color, &answers.row)?;
         }
-        boxed(&mut chart, SeriesLabelPosition::LowerRight)
+        plot::legend(&mut chart, SeriesLabelPosition::LowerRight)
     })
     .map(Some)
 }

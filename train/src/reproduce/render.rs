@@ -363,6 +363,8 @@ mod tests {
                 forward_passes: 1,
                 seconds_per_question: 0.25,
             }],
+            answers: Vec::new(),
+            bins: 15,
         }
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use burn::prelude::*;
 use data::EncodedQuestion;
 use data::source::Finder;
 use model::AdapterConfig;
@@ -133,7 +134,9 @@ impl<'a> Estimates<'a> {
     pub fn training(&mut self, training: &Training) -> Result<f64, TrainError> {
         let (config, cores) = (&training.config, self.cores);
         let prepared = self.prepared(config, "all", prepare)?;
-        Ok(prepared.estimate(config, cores)?.training_seconds)
+        Ok(prepared
+            .estimate(config, &Device::flex(), cores)?
+            .training_seconds)
     }
 
     /// Seconds of an evaluation of all its sets, fit included.
@@ -147,7 +150,9 @@ impl<'a> Estimates<'a> {
             questions.iter().map(EncodedQuestion::length).sum()
         };
         let own = self.prepared(config, "all", prepare)?;
-        let per_token = own.estimate(config, cores)?.seconds_per_token;
+        let per_token = own
+            .estimate(config, &Device::flex(), cores)?
+            .seconds_per_token;
         let (train, questions) = (tokens(&own.train) as f64, own.train.len());
         let (mut scored, own_test) = (tokens(&own.held_out), tokens(&own.test));
         for name in &evaluation.on {
