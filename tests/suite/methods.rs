@@ -8,7 +8,7 @@ use data::{Continuation, EncodedQuestion, QuestionBatcher};
 use model::{AdapterConfig, DropoutSeed, Llama};
 use serde_json::Value;
 use train::RunConfig;
-use train::method::laplace::{Factor, Layers, Predictive, Probed, jacobians, posterior};
+use train::method::laplace::{Factor, Layers, Predictive, Prior, Probed, jacobians, posterior};
 use train::method::{self, FitContext, Predictor};
 use train::posthoc::PostHoc;
 use train::posthoc::confidence::Confidence;
@@ -141,10 +141,11 @@ fn laplace_equals_dense_linear_algebra() {
             &expected["last_gradients_trace"],
             10.0 * tolerance,
         );
-        close("prior", &[found.prior as f32], &expected["prior"], 1e-2);
+        close("prior", &[found.priors[0] as f32], &expected["prior"], 1e-2);
+        assert_eq!(found.priors[0], found.priors[1]);
         let evidence = [
-            found.log_evidence(1.0) as f32,
-            found.log_evidence(found.prior) as f32,
+            found.log_evidence([1.0; 2]) as f32,
+            found.log_evidence(found.priors) as f32,
         ];
         close("evidence", &evidence[..1], &expected["evidence_at_1"], 1e-2);
         close(
@@ -186,7 +187,7 @@ fn laplace_equals_dense_linear_algebra() {
                 .blocks
                 .iter()
                 .zip(&j.matrices)
-                .map(|(block, m)| block.covariance(m.clone(), found.prior))
+                .map(|(block, m)| block.covariance(m.clone(), found.priors[0]))
                 .reduce(|a, b| a + b)
                 .unwrap();
             close(
@@ -228,7 +229,7 @@ fn laplace_of_few_directions_and_of_the_last_layer_stays_between_prior_and_whole
         let j = jacobians(&probed, &batch, &device);
         let blocks = found.blocks.iter().zip(&j.matrices);
         let sum = blocks
-            .map(|(block, m)| block.covariance(m.clone(), found.prior))
+            .map(|(block, m)| block.covariance(m.clone(), found.priors[0]))
             .reduce(|a, b| a + b);
         floats(sum.unwrap())
     };
@@ -244,6 +245,30 @@ fn laplace_of_few_directions_and_of_the_last_layer_stays_between_prior_and_whole
     assert!(few < 1.5 * whole, "{few} {whole}");
     let last = trace(&covariance(Layers::Last, 32));
     assert!(last > 0.0 && last < whole, "{last} {whole}");
+}
+
+#[test]
+fn precisions_by_matrix_have_the_larger_evidence_and_each_is_at_its_top() {
+    let device = Device::flex();
+    let rows = parity::questions();
+    let config = laplace_config(Predictive::Sampled);
+    let probed = Probed::new(reference(&device), Layers::All);
+    let found = posterior(&probed, &config.method.laplace, &context(&rows, &device)).unwrap();
+    let [shared, own] = [Prior::Shared, Prior::ByMatrix].map(|prior| found.best_priors(prior));
+    let top = found.log_evidence(own);
+    assert!(
+        top > found.log_evidence(shared) + 1e-3,
+        "{own:?} {shared:?}"
+    );
+    for factor in [0.9, 1.1] {
+        assert!(found.log_evidence([own[0] * factor, own[1]]) < top);
+        assert!(found.log_evidence([own[0], own[1] * factor]) < top);
+        assert!(
+            found.log_evidence(shared.map(|prior| prior * factor)) < found.log_evidence(shared)
+        );
+    }
+    // The shared one lies between them.
+    assert!(own[0].min(own[1]) < shared[0] && shared[0] < own[0].max(own[1]));
 }
 
 #[test]

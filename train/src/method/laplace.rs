@@ -40,6 +40,18 @@ pub enum Layers {
     Last,
 }
 
+/// What shares a precision of the prior.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Prior {
+    /// A and B, as published.
+    #[default]
+    Shared,
+    /// A has one and B another: A keeps most of its initial norm, of which B began without any, so that a shared precision is far too
+    /// small for B.
+    ByMatrix,
+}
+
 /// How the distribution of the logits becomes probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -63,6 +75,8 @@ pub struct LaplaceSection {
     pub directions: usize,
     /// Precision of the Gaussian prior; absent: the one that maximises the evidence.
     pub prior_precision: Option<f64>,
+    /// `shared`, or `by_matrix`: a precision for A and one for B.
+    pub prior: Prior,
     /// `sampled` or `probit`.
     pub predictive: Predictive,
     /// Samples of a question's logits.
@@ -76,6 +90,7 @@ impl Default for LaplaceSection {
             questions: 500,
             directions: 16,
             prior_precision: None,
+            prior: Prior::Shared,
             predictive: Predictive::Sampled,
             samples: 1000,
         }
@@ -265,39 +280,55 @@ impl Block {
 pub struct Posterior {
     /// A and B of every covered projection, in the order of the forward pass.
     pub blocks: Vec<Block>,
-    /// Squared norm of the covered parameters.
-    pub squared_norm: f64,
-    /// Precision of the prior.
-    pub prior: f64,
+    /// Squared norm of the covered parameters, of A's and of B's.
+    pub squared_norms: [f64; 2],
+    /// Precision of the prior of A and of B.
+    pub priors: [f64; 2],
 }
 
 impl Posterior {
-    /// The part of the log evidence that depends on the prior's precision:
-    /// `-1/2 (lambda |theta|^2 + sum log(1 + product / lambda))`.
-    pub fn log_evidence(&self, prior: f64) -> f64 {
-        let products = self.blocks.iter().flat_map(Block::products);
-        let log_determinant: f64 = products.map(|m| (m / prior).ln_1p()).sum();
-        -0.5 * (prior * self.squared_norm + log_determinant)
+    /// Every product of two kept eigenvalues of A's blocks, or of B's.
+    fn products(&self, matrix: usize) -> impl Iterator<Item = f64> {
+        let blocks = self.blocks.iter().skip(matrix).step_by(2);
+        blocks.flat_map(Block::products)
     }
 
-    /// The precision of the largest evidence: where `lambda |theta|^2` equals the effective parameters `sum m / (m + lambda)`.
-    /// The one rises with lambda and the other falls, so that bisection of log lambda finds the only solution.
-    pub fn best_prior(&self) -> f64 {
-        let excess = |log: f64| {
-            let prior = log.exp();
-            let products = self.blocks.iter().flat_map(Block::products);
-            prior * self.squared_norm - products.map(|m| m / (m + prior)).sum::<f64>()
+    /// The part of the log evidence that depends on the prior's precisions:
+    /// `-1/2 (lambda |theta|^2 + sum log(1 + product / lambda))`, of A and of B.
+    pub fn log_evidence(&self, priors: [f64; 2]) -> f64 {
+        let part = |matrix: usize| -> f64 {
+            let prior = priors[matrix];
+            let log_determinant: f64 = self.products(matrix).map(|m| (m / prior).ln_1p()).sum();
+            -0.5 * (prior * self.squared_norms[matrix] + log_determinant)
         };
-        let (mut low, mut high) = (-20.0, 20.0);
-        for _ in 0..60 {
-            let middle = (low + high) / 2.0;
-            match excess(middle) < 0.0 {
-                true => low = middle,
-                false => high = middle,
-            }
-        }
-        f64::midpoint(low, high).exp()
+        part(0) + part(1)
     }
+
+    /// The precisions of the largest evidence: where `lambda |theta|^2` equals the effective parameters `sum m / (m + lambda)`.
+    /// The one rises with lambda and the other falls, so that bisection of log lambda finds the only solution.
+    pub fn best_priors(&self, prior: Prior) -> [f64; 2] {
+        let excess = |matrix: usize, prior: f64| {
+            let effective: f64 = self.products(matrix).map(|m| m / (m + prior)).sum();
+            prior * self.squared_norms[matrix] - effective
+        };
+        match prior {
+            Prior::Shared => [zero(|prior| excess(0, prior) + excess(1, prior)); 2],
+            Prior::ByMatrix => [0, 1].map(|matrix| zero(|prior| excess(matrix, prior))),
+        }
+    }
+}
+
+/// Where a function that rises from below zero to above it crosses, between `exp(-20)` and `exp(20)`.
+fn zero(f: impl Fn(f64) -> f64) -> f64 {
+    let (mut low, mut high) = (-20.0, 20.0);
+    for _ in 0..60 {
+        let middle = f64::midpoint(low, high);
+        match f(middle.exp()) < 0.0 {
+            true => low = middle,
+            false => high = middle,
+        }
+    }
+    f64::midpoint(low, high).exp()
 }
 
 /// A model made ready for gradients at the probed places only.
@@ -522,28 +553,30 @@ pub fn posterior(
     }
     let mut posterior = Posterior {
         blocks,
-        squared_norm: squared_norm(probed),
-        prior: 1.0,
+        squared_norms: squared_norms(probed),
+        priors: [1.0; 2],
     };
-    posterior.prior = settings
-        .prior_precision
-        .unwrap_or_else(|| posterior.best_prior());
-    tracing::info!("laplace: prior precision {:.4e}", posterior.prior);
+    posterior.priors = match settings.prior_precision {
+        Some(prior) => [prior; 2],
+        None => posterior.best_priors(settings.prior),
+    };
+    let [a, b] = posterior.priors;
+    tracing::info!("laplace: prior precision {a:.4e} of A, {b:.4e} of B");
     Ok(posterior)
 }
 
-/// Of the covered parameters.
-fn squared_norm(probed: &Probed) -> f64 {
-    let mut norms: Vec<f64> = Vec::new();
+/// Of the covered parameters, of A's and of B's.
+fn squared_norms(probed: &Probed) -> [f64; 2] {
+    let mut norms: Vec<[f64; 2]> = Vec::new();
     let layers = probed.llama.layers();
     let _ = probed.llama.clone().map_lora(|lora| {
         let square = |t: Tensor<2>| t.without_autodiff().square().sum().into_scalar::<f64>();
-        norms.push(square(lora.lora_a.val()) + square(lora.lora_b.val()));
+        norms.push([square(lora.lora_a.val()), square(lora.lora_b.val())]);
         lora
     });
     // The projections come layer by layer, as many in each.
     let first = norms.len() / layers * probed.first_layer;
-    norms[first..].iter().sum()
+    [0, 1].map(|matrix| norms[first..].iter().map(|pair| pair[matrix]).sum())
 }
 
 /// Activations and gradients of every choice are held at once: where they are of all layers, a quarter of the tokens fits.
@@ -572,8 +605,8 @@ impl Linearised {
         let mut sum: Option<Tensor<3>> = None;
         for (place, blocks) in self.posterior.blocks.chunks(2).enumerate() {
             let found = place_jacobians(&first, &others, place, batch.tokens.dims());
-            for (block, jacobian) in blocks.iter().zip(found) {
-                let more = block.covariance(jacobian, self.posterior.prior);
+            for ((block, jacobian), prior) in blocks.iter().zip(found).zip(self.posterior.priors) {
+                let more = block.covariance(jacobian, prior);
                 sum = Some(match sum {
                     Some(sum) => sum + more,
                     None => more,
