@@ -394,7 +394,7 @@ fn is_one(value: &f64) -> bool {
     *value == 1.0
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

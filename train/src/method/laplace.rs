@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lora::Lora;
 use super::{FitContext, Method, Predictor, Training, input};
-use crate::config::RunConfig;
+use crate::config::{RunConfig, is_default};
 use crate::error::TrainError;
 use crate::linear_algebra::{cholesky, eigen, matrix, orthonormal, tensor, values};
 use crate::prediction::{Prediction, choice_logits};
@@ -76,6 +76,9 @@ pub struct LaplaceSection {
     /// Precision of the Gaussian prior; absent: the one that maximises the evidence.
     pub prior_precision: Option<f64>,
     /// `shared`, or `by_matrix`: a precision for A and one for B.
+    // Left out at its default: the names of earlier evaluations stay.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "shared"))]
     pub prior: Prior,
     /// `sampled` or `probit`.
     pub predictive: Predictive,

@@ -365,6 +365,11 @@ impl ResultTable {
                 root,
             )?);
         }
+        let mut caption = caption(plan, root)?;
+        let of = |count: fn(usize) -> bool| cells.iter().any(|cell: &Cell| count(cell.seeds));
+        if of(|seeds| seeds == 1) && of(|seeds| seeds > 1) {
+            caption.push("Figures without a deviation rest on one seed.".into());
+        }
         Ok(Self {
             name: plan.table.name.into(),
             title: plan.table.title.into(),
@@ -374,7 +379,7 @@ impl ResultTable {
             },
             rows: plan.rows.iter().map(|r| r.row.label.clone()).collect(),
             columns: plan.columns.iter().map(|c| c.label.to_owned()).collect(),
-            caption: caption(plan, root)?,
+            caption,
             cells,
             tests: plan
                 .columns

@@ -190,6 +190,13 @@ fn ablations() -> Vec<Row> {
     ] {
         rows.push(with(label.into(), "uq4ct", &[set.into()]));
     }
+    // The control: is it the loss that moves the softmax confidence there, or the weights?
+    let control = [
+        "adapter.mixture_weights=raw_delta",
+        "objective.calibration_weight=0.0",
+    ];
+    let control = control.map(str::to_owned);
+    rows.push(with("raw_delta without the loss".into(), "uq4ct", &control));
     rows
 }
 
