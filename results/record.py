@@ -1,12 +1,15 @@
-"""Copies what a table is printed from out of a reproduce root: record.py ROOT TABLE_FOLDER DESTINATION [PREFIX=SHORT ..]
+"""Copies what tables are printed from out of a reproduce root: record.py ROOT DESTINATION TABLE=FOLDER .. [PREFIX=SHORT ..]
 
 Adapters, checkpoints and event files stay behind; a path that begins with PREFIX is written with SHORT instead. Predictions and figures
-are copied as they are, so `uq4ct reproduce TABLE --from DESTINATION` prints the same table.
+are copied as they are, so `uq4ct reproduce TABLE --from DESTINATION` prints the same table from FOLDER's reproduce.toml. What is in DESTINATION
+already stays.
 """
-import json, pathlib, re, shutil, sys
+import pathlib, re, shutil, sys
 
-root, table, destination = map(pathlib.Path, sys.argv[1:4])
-prefixes = [argument.split("=", 1) for argument in sys.argv[4:]]
+root, destination = map(pathlib.Path, sys.argv[1:3])
+pairs = [argument.split("=", 1) for argument in sys.argv[3:]]
+tables = [(name, pathlib.Path(folder)) for name, folder in pairs if (pathlib.Path(folder) / "reproduce.toml").is_file()]
+prefixes = [(prefix, short) for prefix, short in pairs if prefix not in dict(tables)]
 kept = {"config.toml", "data.json", "environment.json", "metrics.jsonl", "cost.json", "sources.json", "predictions.jsonl"}
 
 
@@ -16,6 +19,7 @@ def copy(source, target):
         for prefix, short in prefixes:
             text = text.replace(prefix, short)
         text = re.sub(r"cargo run --release --bin [\w-]+ --", "uq4ct", text)
+        text = re.sub(r" --root \S+", "", text)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text)
 
@@ -25,7 +29,7 @@ for part in ("trainings", "evaluations"):
         inside = source.relative_to(root)
         if source.name in kept and not {"checkpoint", "adapter"} & set(inside.parts):
             copy(source, destination / inside)
-destination.mkdir(parents=True, exist_ok=True)
-shutil.copy(table / "reproduce.toml", destination / "reproduce.toml")
-known = [len(json.loads(path.read_text())["split"]["used"]) for path in destination.rglob("data.json")]
-print(f"{len(known)} trainings and evaluations in {destination}")
+for name, folder in tables:
+    (destination / name).mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "reproduce.toml", destination / name / "reproduce.toml")
+print(*(f"{len(list((destination / part).iterdir()))} {part}" for part in ("trainings", "evaluations")), f"in {destination}")

@@ -545,7 +545,9 @@ fn cost(
 fn caption(plan: &Plan, root: &Path) -> Result<Vec<String>, TrainError> {
     let mut text = Vec::new();
     let evaluations = plan.evaluations();
-    let Some(first) = evaluations.first() else {
+    // The base model's evaluation has none of the training's settings.
+    let trained = evaluations.iter().find(|e| !e.members.is_empty());
+    let Some(first) = trained.or(evaluations.first()) else {
         return Ok(text);
     };
     let config = &first.config;
