@@ -9,7 +9,7 @@ use model::fused::{attention, linear, low_rank, rms_norm, swiglu};
 use model::rope::Angles;
 
 #[global_allocator]
-static ALLOCATOR: uq4ct::allocator::Allocator = uq4ct::allocator::ALLOCATOR;
+static ALLOCATOR: uq4ct::allocator::Allocator = uq4ct::allocator::Allocator;
 
 const TOKENS: usize = 512;
 const WIDTH: usize = 576;

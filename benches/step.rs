@@ -31,7 +31,7 @@ use train::prepare::prepare;
 use train::step::Trainee;
 
 #[global_allocator]
-static ALLOCATOR: uq4ct::allocator::Allocator = uq4ct::allocator::ALLOCATOR;
+static ALLOCATOR: uq4ct::allocator::Allocator = uq4ct::allocator::Allocator;
 
 /// Ids of " A", " B", " C", " D" in SmolLM2's vocabulary, as in the PyTorch side.
 const LETTERS: [u32; 4] = [330, 389, 340, 422];

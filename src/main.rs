@@ -2,7 +2,7 @@
 #![recursion_limit = "256"]
 
 #[global_allocator]
-static ALLOCATOR: uq4ct::allocator::Allocator = uq4ct::allocator::ALLOCATOR;
+static ALLOCATOR: uq4ct::allocator::Allocator = uq4ct::allocator::Allocator;
 
 fn main() -> std::process::ExitCode {
     uq4ct::allocator::keep_pages();

@@ -21,7 +21,7 @@ use crate::fused::Made;
 use crate::fused::attention::{Heads, Visibility, rotary_attention};
 use crate::fused::swiglu::swiglu;
 use crate::load::Weights;
-use crate::norm::{Normed, RmsNorm};
+use crate::norm::RmsNorm;
 use crate::projection::{Dense, Lora, Projection};
 use crate::rope::{Angles, Rope};
 
@@ -119,16 +119,15 @@ impl SelfAttention {
     /// - x, output: `[batch * sequence, d]`
     fn forward(
         &self,
-        x: Normed,
+        x: (Tensor<2>, Made),
         routing: Option<&Routing>,
         pass: Pass,
         context: &Context,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<2> {
-        let q = self.q_proj.forward(x.input(), routing, pass.at(0));
-        let k = self.k_proj.forward(x.input(), routing, pass.at(1));
-        let v = self.v_proj.forward(x.input(), routing, pass.at(2));
-        drop(x);
+        let q = self.q_proj.forward(x.clone(), routing, pass.at(0));
+        let k = self.k_proj.forward(x.clone(), routing, pass.at(1));
+        let v = self.v_proj.forward(x, routing, pass.at(2));
         let (angles, visibility) = (&context.angles, &context.visibility);
         let mixed = match cache {
             None => rotary_attention([q, k, v], angles, visibility, self.heads()),
@@ -150,13 +149,12 @@ impl SelfAttention {
 impl Mlp {
     /// # Shapes
     /// - x, output: `[batch * sequence, d]`
-    fn forward(&self, x: Normed, routing: Option<&Routing>, pass: Pass) -> Tensor<2> {
+    fn forward(&self, x: (Tensor<2>, Made), routing: Option<&Routing>, pass: Pass) -> Tensor<2> {
         if let (Some(mixture_weights), Some(routing)) = (self.whole_experts, routing) {
-            return self.forward_experts(x.value, routing, mixture_weights, pass);
+            return self.forward_experts(x.0, routing, mixture_weights, pass);
         }
-        let gate = self.gate_proj.forward(x.input(), routing, pass.at(4));
-        let up = self.up_proj.forward(x.input(), routing, pass.at(5));
-        drop(x);
+        let gate = self.gate_proj.forward(x.clone(), routing, pass.at(4));
+        let up = self.up_proj.forward(x, routing, pass.at(5));
         let inside = swiglu(gate.clone(), up.clone());
         let made = Made::Gated([gate, up]);
         self.down_proj.forward((inside, made), routing, pass.at(6))
@@ -266,7 +264,7 @@ impl DecoderLayer {
         let decision = self
             .attention_router
             .as_ref()
-            .map(|router| router.forward(&normed, context.routers_apart));
+            .map(|router| router.forward(normed.clone(), context.routers_apart));
         let x = x + self
             .self_attn
             .forward(normed, decision.as_ref(), pass, context, cache);
@@ -275,7 +273,7 @@ impl DecoderLayer {
         let decision = self
             .mlp_router
             .as_ref()
-            .map(|router| router.forward(&normed, context.routers_apart));
+            .map(|router| router.forward(normed.clone(), context.routers_apart));
         let x = x + self.mlp.forward(normed, decision.as_ref(), pass);
         routing.extend(decision);
         x
@@ -350,7 +348,8 @@ impl Llama {
     /// - hidden: `[rows, d]`, output: `[rows, vocabulary]`, f32
     pub fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
         let weight = self.lm_head.as_ref().unwrap_or(&self.embed_tokens).clone();
-        Dense::new(weight, None).forward(self.norm.forward(hidden).value)
+        let (normed, _) = self.norm.forward(hidden);
+        Dense::new(weight, None).forward(normed)
     }
 
     fn context(&self, input: &LlamaInput, cache: Option<&mut KeyValueCache>) -> Context {

@@ -22,37 +22,12 @@ impl RmsNorm {
         }
     }
 
-    /// Normalises each row.
+    /// Normalises each row; what it was made from comes with it, for [`fused::low_rank::adapted_linear`].
     ///
     /// # Shapes
     /// - x, output: `[rows, d]`
-    pub fn forward(&self, x: Tensor<2>) -> Normed {
-        Normed {
-            value: fused::rms_norm::rms_norm(x.clone(), self.weight.clone(), self.eps),
-            x,
-            gain: self.weight.clone(),
-            eps: self.eps,
-        }
-    }
-}
-
-/// A normalised input and what it was computed from: what reads it need not keep it for the backward pass.
-#[derive(Debug, Clone)]
-pub struct Normed {
-    /// `[rows, d]`
-    pub value: Tensor<2>,
-    /// What was normalised, `[rows, d]`.
-    pub x: Tensor<2>,
-    /// `[d]`
-    pub gain: Tensor<1>,
-    /// What keeps the root away from zero.
-    pub eps: f64,
-}
-
-impl Normed {
-    /// The value with what it was made from, as [`fused::low_rank::adapted_linear`] takes it.
-    pub(crate) fn input(&self) -> (Tensor<2>, Made) {
-        let made = Made::Normed(self.x.clone(), self.gain.clone(), self.eps);
-        (self.value.clone(), made)
+    pub fn forward(&self, x: Tensor<2>) -> (Tensor<2>, Made) {
+        let normed = fused::rms_norm::rms_norm(x.clone(), self.weight.clone(), self.eps);
+        (normed, Made::Normed(x, self.weight.clone(), self.eps))
     }
 }

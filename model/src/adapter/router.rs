@@ -5,8 +5,8 @@ use burn::prelude::*;
 use burn::tensor::{DType, IndexingUpdateOp};
 
 use super::{Initializer, MixLoraConfig, MixtureWeights};
+use crate::fused::Made;
 use crate::fused::route::route;
-use crate::norm::Normed;
 
 /// `softmax(x W)` over the experts, in f32.
 #[derive(Module, Debug)]
@@ -50,8 +50,7 @@ impl Router {
     ///
     /// # Shapes
     /// - x: `[tokens, d]`
-    pub(crate) fn forward(&self, x: &Normed, apart: bool) -> Routing {
-        let (x, made) = x.input();
+    pub(crate) fn forward(&self, (x, made): (Tensor<2>, Made), apart: bool) -> Routing {
         let x = x.cast(DType::F32);
         let of = |x: Tensor<2>| route((x, made.clone()), self.weight.val());
         let alone = apart.then(|| of(x.clone().detach()));

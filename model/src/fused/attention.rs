@@ -10,7 +10,7 @@ use burn::tensor::{Bool, Int, Tensor};
 use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
-use super::exponential::{exp, largest};
+use super::exponential::{probability, softmax};
 use super::matrix::{Into, Mat, matmul};
 use super::room::Room;
 use super::{FusedOps, add, dims, dot, has_kernels, integers, tensor, values};
@@ -573,36 +573,4 @@ fn tiles(sequence: usize) -> impl Iterator<Item = (usize, usize, usize)> {
         let rows = TILE.min(sequence - first);
         (first, rows, first + rows)
     })
-}
-
-/// Turns scores into probabilities and returns `ln sum exp`; all zero where nothing is seen.
-#[inline(always)]
-fn softmax(row: &mut [f32]) -> f32 {
-    let largest = largest(row);
-    let mut sums = [0f32; 16];
-    let (blocks, rest) = row.as_chunks_mut::<16>();
-    for block in blocks {
-        for i in 0..16 {
-            block[i] = probability(block[i], largest);
-            sums[i] += block[i];
-        }
-    }
-    let mut sum = sums.iter().sum::<f32>();
-    for value in rest {
-        *value = probability(*value, largest);
-        sum += *value;
-    }
-    if sum == 0.0 {
-        return 0.0;
-    }
-    let factor = sum.recip();
-    row.iter_mut().for_each(|p| *p *= factor);
-    largest + sum.ln()
-}
-
-/// `exp(score - sum)`, nothing where the score is minus infinity.
-#[inline(always)]
-fn probability(score: f32, sum: f32) -> f32 {
-    let p = exp(score - sum);
-    if score == f32::NEG_INFINITY { 0.0 } else { p }
 }

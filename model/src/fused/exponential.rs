@@ -41,6 +41,38 @@ pub(super) fn largest(row: &[f32]) -> f32 {
     all.fold(f32::NEG_INFINITY, f32::max)
 }
 
+/// Turns scores into probabilities and returns `ln sum exp`; all zero where nothing is seen.
+#[inline(always)]
+pub(super) fn softmax(row: &mut [f32]) -> f32 {
+    let largest = largest(row);
+    let mut sums = [0f32; 16];
+    let (blocks, rest) = row.as_chunks_mut::<16>();
+    for block in blocks {
+        for i in 0..16 {
+            block[i] = probability(block[i], largest);
+            sums[i] += block[i];
+        }
+    }
+    let mut sum = sums.iter().sum::<f32>();
+    for value in rest {
+        *value = probability(*value, largest);
+        sum += *value;
+    }
+    if sum == 0.0 {
+        return 0.0;
+    }
+    let factor = sum.recip();
+    row.iter_mut().for_each(|p| *p *= factor);
+    largest + sum.ln()
+}
+
+/// `exp(score - sum)`, nothing where the score is minus infinity.
+#[inline(always)]
+pub(super) fn probability(score: f32, sum: f32) -> f32 {
+    let p = exp(score - sum);
+    if score == f32::NEG_INFINITY { 0.0 } else { p }
+}
+
 #[cfg(test)]
 mod tests {
     use super::exp;

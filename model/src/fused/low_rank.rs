@@ -9,8 +9,8 @@ use super::matrix::{Into, Mat, matmul};
 use super::room::Room;
 use super::thin::{Picked, outer, project, spread};
 use super::{
-    FusedOps, LowRank, Made, add, dims, dot, has_kernels, integers, linear, rms_norm, swiglu,
-    tensor, values,
+    FusedOps, LowRank, Made, add, dims, dot, has_kernels, integers, linear, rms_norm, scale_rows,
+    swiglu, tensor, values,
 };
 use crate::adapter::dropout::{Mask, masked};
 
@@ -251,9 +251,7 @@ pub(super) fn backward(
                 let x = plan.rows_of(e, &x[block * COLUMNS..], d);
                 outer_rows(single, x, plan.pairs_of(e, &dh, r), da);
                 if let Some(gain) = gain {
-                    for (da, gain) in da.chunks_mut(r).zip(&gain[block * COLUMNS..]) {
-                        da.iter_mut().for_each(|da| *da *= gain);
-                    }
+                    scale_rows(da, r, &gain[block * COLUMNS..]);
                 }
             });
         });
@@ -362,9 +360,7 @@ impl Source<Flex> {
             Self::Gated([gate, up]) => (swiglu::forward(&gate, &up), None),
             Self::Normed([x, gain], eps) => {
                 let x = x.to_contiguous();
-                for (g, inverse) in g.chunks_mut(width).zip(rms_norm::inverses(&x, eps)) {
-                    g.iter_mut().for_each(|g| *g *= inverse);
-                }
+                scale_rows(g, width, &rms_norm::inverses(&x, eps));
                 (x, Some(gain.to_contiguous()))
             }
         }

@@ -5,7 +5,7 @@
 
 use burn::backend::TensorMetadata;
 use burn::backend::autodiff::{
-    Autodiff,
+    Autodiff, NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
@@ -264,6 +264,19 @@ impl FusedOps for Flex {
     }
 }
 
+/// Hands its gradient to each parent that is tracked.
+fn register<B: Backend>(
+    grads: &mut Gradients,
+    parents: impl IntoIterator<Item = Option<NodeId>>,
+    found: impl IntoIterator<Item = Option<FloatTensor<B>>>,
+) {
+    for pair in parents.into_iter().zip(found) {
+        if let (Some(parent), Some(grad)) = pair {
+            grads.register::<B>(parent, grad);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct RmsNormBackward;
 
@@ -291,11 +304,8 @@ impl<B: Kernels> Backward<B, 2> for SwigluBackward {
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
         let found = B::swiglu_backward(ops.state, grad);
-        for (parent, grad) in ops.parents.into_iter().zip(found) {
-            if let Some(parent) = parent {
-                grads.register::<B>(parent.id, grad);
-            }
-        }
+        let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
+        register::<B>(grads, parents, found.map(Some));
     }
 }
 
@@ -330,11 +340,8 @@ impl<B: Kernels> Backward<B, 5> for LowRankBackward {
         if let Some(base) = base {
             grads.register::<B>(base.id, grad);
         }
-        for (parent, grad) in parents.into_iter().zip(found) {
-            if let (Some(parent), Some(grad)) = (parent, grad) {
-                grads.register::<B>(parent.id, grad);
-            }
-        }
+        let parents = parents.map(|parent| parent.map(|parent| parent.id));
+        register::<B>(grads, parents, found);
     }
 }
 
@@ -348,11 +355,8 @@ impl<B: Kernels> Backward<B, 4> for AdaptedLinearBackward {
         let grad = grads.consume::<B>(&ops.node);
         let needs = ops.parents.each_ref().map(Option::is_some);
         let found = B::low_rank_backward(ops.state, grad, needs);
-        for (parent, grad) in ops.parents.into_iter().zip(found) {
-            if let (Some(parent), Some(grad)) = (parent, grad) {
-                grads.register::<B>(parent.id, grad);
-            }
-        }
+        let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
+        register::<B>(grads, parents, found);
     }
 }
 
@@ -368,11 +372,8 @@ impl<B: Kernels> Backward<B, 2> for RouteBackward {
         let needs = ops.parents.each_ref().map(Option::is_some);
         let (x, saved) = ops.state;
         let found = B::route_backward(x, saved, grad, needs);
-        for (parent, grad) in ops.parents.into_iter().zip(found) {
-            if let (Some(parent), Some(grad)) = (parent, grad) {
-                grads.register::<B>(parent.id, grad);
-            }
-        }
+        let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
+        register::<B>(grads, parents, found);
     }
 }
 
@@ -403,11 +404,8 @@ impl<B: Kernels> Backward<B, 3> for AttentionBackward {
         let grad = grads.consume::<B>(&ops.node);
         let (inputs, outputs) = ops.state;
         let found = B::attention_backward(&inputs, outputs, grad);
-        for (parent, grad) in ops.parents.into_iter().zip(found) {
-            if let Some(parent) = parent {
-                grads.register::<B>(parent.id, grad);
-            }
-        }
+        let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
+        register::<B>(grads, parents, found.map(Some));
     }
 }
 
@@ -723,6 +721,13 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+/// Multiplies each row of `width` values by its factor.
+fn scale_rows(rows: &mut [f32], width: usize, factors: &[f32]) {
+    for (row, factor) in rows.chunks_mut(width).zip(factors) {
+        row.iter_mut().for_each(|value| *value *= factor);
+    }
 }
 
 /// `to += from`

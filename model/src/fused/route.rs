@@ -5,11 +5,10 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 use rayon::prelude::*;
 
-use super::exponential::{exp, largest};
 use super::low_rank::Source;
 use super::matrix::{Into, Mat, matmul};
 use super::room::Room;
-use super::{FusedOps, Made, dims, dot, has_kernels, tensor, values};
+use super::{FusedOps, Made, dims, dot, exponential, has_kernels, scale_rows, tensor, values};
 
 /// Rows of one task.
 const BLOCK: usize = 64;
@@ -44,10 +43,7 @@ pub(super) fn forward(x: &FlexTensor, weight: &FlexTensor) -> FlexTensor {
         .for_each(|(p, x)| {
             matmul(p, Mat::new(x, x.len() / d, d), w, 1.0, Into::New);
             for p in p.chunks_mut(experts) {
-                let largest = largest(p);
-                p.iter_mut().for_each(|p| *p = exp(*p - largest));
-                let factor = p.iter().sum::<f32>().recip();
-                p.iter_mut().for_each(|p| *p *= factor);
+                exponential::softmax(p);
             }
         });
     tensor(p.into_vec(), [n, experts])
@@ -97,9 +93,7 @@ pub(super) fn backward(
             let dl = Mat::new(&dl, n, experts);
             matmul(dw, part.transposed(), dl, 1.0, Into::New);
             if let Some(gain) = gain {
-                for (dw, gain) in dw.chunks_mut(experts).zip(&gain[first..]) {
-                    dw.iter_mut().for_each(|dw| *dw *= gain);
-                }
+                scale_rows(dw, experts, &gain[first..]);
             }
         });
         tensor(dw.into_vec(), [d, experts])
