@@ -231,6 +231,30 @@ fn a_plan_is_independent_commands_that_several_processes_may_run() {
 }
 
 #[test]
+fn a_table_is_printed_while_its_first_dataset_is_open() {
+    let root = tempfile::tempdir().unwrap();
+    let size = ["--limit", "4", "--train-limit", "16", "--seeds", "1"];
+    let done = ["--on", "arc-easy", "--methods", "lora"];
+    reproduce("fig3", root.path(), &[&size[..], &done[..]].concat());
+    let settings = folder(root.path(), "fig3").join("reproduce.toml");
+    let settings = std::fs::read_to_string(settings).unwrap();
+    let wider = settings.replace("\"arc-easy\"", "\"boolq\", \"arc-easy\"");
+    assert_ne!(wider, settings);
+    std::fs::create_dir(root.path().join("fig3")).unwrap();
+    std::fs::write(root.path().join("fig3/reproduce.toml"), wider).unwrap();
+    let from = root.path().to_str().unwrap();
+    let printed = succeeds(root.path(), &["reproduce", "fig3", "--from", from]);
+    let printed = text(&printed.stdout);
+    assert!(printed.contains("1 of 2 evaluations are open"), "{printed}");
+    let cost = printed.lines().find(|line| line.starts_with("| LoRA |"));
+    let parameters = cost.and_then(|line| line.split(" | ").nth(1));
+    assert!(
+        parameters.is_some_and(|p| p.parse::<u64>().is_ok_and(|p| p > 0)),
+        "{printed}"
+    );
+}
+
+#[test]
 fn runs_are_compared_and_asked_by_another_method() {
     let root = tempfile::tempdir().unwrap();
     let run = |method: &str| root.path().join(method).to_str().unwrap().to_owned();

@@ -130,7 +130,7 @@ pub fn markdown(table: &ResultTable) -> String {
                 cost.seconds_per_question
             );
         }
-        text += "\nA backward pass counts as two forward passes. Training: of the first seed on the first training dataset, all members together.\n";
+        text += "\nA backward pass counts as two forward passes. Training: of the first seed and dataset trained, all members together.\n";
     }
     text.push('\n');
     for sentence in &table.caption {

@@ -516,12 +516,18 @@ fn cost(
     spent: &[Cost],
     root: &Path,
 ) -> Result<Option<RowCost>, TrainError> {
-    let Some(first) = evaluations.first().filter(|_| !spent.is_empty()) else {
+    if spent.is_empty() {
+        return Ok(None);
+    }
+    // One dataset's evaluation may be done while another's trainings, earlier in the table, are not.
+    let run = |member| RunDirectory::at(&training_directory(root, member));
+    let known = |member| run(member).root().join("data.json").is_file();
+    let Some(first) = evaluations.iter().find(|e| e.members.iter().all(known)) else {
         return Ok(None);
     };
     let (mut parameters, mut seconds) = (0, 0.0);
     for member in &first.members {
-        let run = RunDirectory::at(&training_directory(root, member));
+        let run = run(member);
         parameters += run
             .read_json::<Provenance>("data.json")?
             .trainable_parameters;
