@@ -1,5 +1,6 @@
 //! What finished evaluations say, as figures over seeds.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
@@ -246,10 +247,14 @@ impl Answers {
 /// The rows that the others are compared with; a table that has neither compares with its first.
 const REFERENCES: [&str; 2] = ["LoRA", "MixLoRA"];
 
-/// Of one column: every row against every reference, by the questions that all of them have.
+/// A row's answers in a column, by the place of their seed among the table's.
+type BySeed = BTreeMap<usize, Vec<ScoredRow>>;
+
+/// Of one column: every row against every reference, by the questions that both have and over the seeds that both have: else the
+/// difference between seeds would be in theirs.
 fn paired_tests(
     column: &str,
-    rows: &[(String, Vec<Vec<ScoredRow>>)],
+    rows: &[(String, BySeed)],
     bins: usize,
     bootstrap: Bootstrap,
 ) -> Vec<PairedTest> {
@@ -261,9 +266,15 @@ fn paired_tests(
             continue;
         }
         for (row, other) in rows.iter().filter(|(row, _)| row != reference) {
-            let both = common(first.iter().chain(other).cloned().collect());
-            let (first, other) = both.split_at(first.len());
-            if first.iter().any(Vec::is_empty) {
+            let shared = |own: &BySeed, by: &BySeed| -> Vec<Vec<ScoredRow>> {
+                let kept = own.iter().filter(|(seed, _)| by.contains_key(seed));
+                kept.map(|(_, rows)| rows.clone()).collect()
+            };
+            let (first, other) = (shared(first, other), shared(other, first));
+            let seeds = first.len();
+            let both = common([first, other].concat());
+            let (first, other) = both.split_at(seeds);
+            if first.iter().all(Vec::is_empty) {
                 continue;
             }
             found.push(PairedTest {
@@ -329,17 +340,17 @@ impl ResultTable {
     /// Files that are damaged.
     pub fn collect(plan: &Plan, root: &Path, tested: bool) -> Result<Self, TrainError> {
         let (mut cells, mut costs, mut drawn) = (Vec::new(), Vec::new(), Vec::new());
-        let mut answers: Vec<Vec<(String, Vec<Vec<ScoredRow>>)>> =
-            vec![Vec::new(); plan.columns.len()];
+        let mut answers: Vec<Vec<(String, BySeed)>> = vec![Vec::new(); plan.columns.len()];
         for planned in &plan.rows {
             let mut spent: Vec<Cost> = Vec::new();
             for (column, answers) in plan.columns.iter().zip(&mut answers) {
-                let mut sets = Vec::new();
-                for evaluation in &planned.evaluations {
-                    if evaluation.config.data.dataset == column.train
-                        && let Some((set, cost)) = read(evaluation, column.test, root)?
-                    {
+                let (mut sets, mut seeds) = (Vec::new(), Vec::new());
+                let trained_there = |e: &&Evaluation| e.config.data.dataset == column.train;
+                let evaluations = planned.evaluations.iter().filter(trained_there);
+                for (seed, evaluation) in evaluations.enumerate() {
+                    if let Some((set, cost)) = read(evaluation, column.test, root)? {
                         sets.push((set, plan.bins));
+                        seeds.push(seed);
                         spent.push(cost);
                     }
                 }
@@ -354,8 +365,9 @@ impl ResultTable {
                     drawn.push(Answers::of(&planned.row.label, &sets));
                 }
                 if tested && !sets.is_empty() {
-                    let plain = sets.into_iter().map(|(set, _)| set.plain).collect();
-                    answers.push((planned.row.label.clone(), plain));
+                    let plain = sets.into_iter().map(|(set, _)| set.plain);
+                    let by_seed = seeds.into_iter().zip(plain).collect();
+                    answers.push((planned.row.label.clone(), by_seed));
                 }
             }
             costs.extend(cost(
@@ -640,6 +652,30 @@ mod tests {
         assert_eq!((three.mean, three.deviation), (2.0, Some(1.0)));
         assert_eq!(OverSeeds::of(&[1.5]).unwrap().deviation, None);
         assert_eq!(OverSeeds::of(&[]), None);
+    }
+
+    #[test]
+    fn rows_are_compared_over_the_seeds_that_both_have() {
+        let rows = |right: usize| -> Vec<ScoredRow> {
+            let label = |i: usize| usize::from(i >= right);
+            let row = |i: usize| {
+                ScoredRow::from_probabilities(i.to_string(), label(i), &[0.6, 0.4], None)
+            };
+            (0..10).map(row).collect()
+        };
+        let lora = BySeed::from([(0, rows(4)), (1, rows(8))]);
+        let tests = [
+            ("LoRA".to_owned(), lora),
+            ("Same".to_owned(), BySeed::from([(1, rows(8))])),
+            ("Other".to_owned(), BySeed::from([(2, rows(9))])),
+        ];
+        let found = paired_tests("OBQA", &tests, 15, Bootstrap::default());
+        assert_eq!(found.len(), 1);
+        let [accuracy, ..] = found[0].differences;
+        assert_eq!(
+            (found[0].row.as_str(), accuracy.estimate.value),
+            ("Same", Some(0.0))
+        );
     }
 
     #[test]
