@@ -1,6 +1,5 @@
 //! What finished evaluations say, as figures over seeds.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
@@ -247,8 +246,8 @@ impl Answers {
 /// The rows that the others are compared with; a table that has neither compares with its first.
 const REFERENCES: [&str; 2] = ["LoRA", "MixLoRA"];
 
-/// A row's answers in a column, by the place of their seed among the table's.
-type BySeed = BTreeMap<usize, Vec<ScoredRow>>;
+/// A row's answers in a column, seed by seed; none where that seed has not been scored.
+type BySeed = Vec<Option<Vec<ScoredRow>>>;
 
 /// Of one column: every row against every reference, by the questions that both have and over the seeds that both have: else the
 /// difference between seeds would be in theirs.
@@ -266,14 +265,11 @@ fn paired_tests(
             continue;
         }
         for (row, other) in rows.iter().filter(|(row, _)| row != reference) {
-            let shared = |own: &BySeed, by: &BySeed| -> Vec<Vec<ScoredRow>> {
-                let kept = own.iter().filter(|(seed, _)| by.contains_key(seed));
-                kept.map(|(_, rows)| rows.clone()).collect()
-            };
-            let (first, other) = (shared(first, other), shared(other, first));
-            let seeds = first.len();
+            let seeds = first.iter().cloned().zip(other.iter().cloned());
+            let (first, other): (Vec<_>, Vec<_>) = seeds.filter_map(|(a, b)| a.zip(b)).unzip();
+            let shared = first.len();
             let both = common([first, other].concat());
-            let (first, other) = both.split_at(seeds);
+            let (first, other) = both.split_at(shared);
             if first.iter().all(Vec::is_empty) {
                 continue;
             }
@@ -344,13 +340,13 @@ impl ResultTable {
         for planned in &plan.rows {
             let mut spent: Vec<Cost> = Vec::new();
             for (column, answers) in plan.columns.iter().zip(&mut answers) {
-                let (mut sets, mut seeds) = (Vec::new(), Vec::new());
+                let (mut sets, mut plain) = (Vec::new(), BySeed::new());
                 let trained_there = |e: &&Evaluation| e.config.data.dataset == column.train;
-                let evaluations = planned.evaluations.iter().filter(trained_there);
-                for (seed, evaluation) in evaluations.enumerate() {
-                    if let Some((set, cost)) = read(evaluation, column.test, root)? {
+                for evaluation in planned.evaluations.iter().filter(trained_there) {
+                    let scored = read(evaluation, column.test, root)?;
+                    plain.push(scored.as_ref().map(|(set, _)| set.plain.clone()));
+                    if let Some((set, cost)) = scored {
                         sets.push((set, plan.bins));
-                        seeds.push(seed);
                         spent.push(cost);
                     }
                 }
@@ -365,9 +361,7 @@ impl ResultTable {
                     drawn.push(Answers::of(&planned.row.label, &sets));
                 }
                 if tested && !sets.is_empty() {
-                    let plain = sets.into_iter().map(|(set, _)| set.plain);
-                    let by_seed = seeds.into_iter().zip(plain).collect();
-                    answers.push((planned.row.label.clone(), by_seed));
+                    answers.push((planned.row.label.clone(), plain));
                 }
             }
             costs.extend(cost(
@@ -663,11 +657,10 @@ mod tests {
             };
             (0..10).map(row).collect()
         };
-        let lora = BySeed::from([(0, rows(4)), (1, rows(8))]);
         let tests = [
-            ("LoRA".to_owned(), lora),
-            ("Same".to_owned(), BySeed::from([(1, rows(8))])),
-            ("Other".to_owned(), BySeed::from([(2, rows(9))])),
+            ("LoRA".to_owned(), vec![Some(rows(4)), Some(rows(8)), None]),
+            ("Same".to_owned(), vec![None, Some(rows(8)), None]),
+            ("Other".to_owned(), vec![None, None, Some(rows(9))]),
         ];
         let found = paired_tests("OBQA", &tests, 15, Bootstrap::default());
         assert_eq!(found.len(), 1);
