@@ -18,6 +18,8 @@ parser.add_argument("--rank", type=int, default=16)
 parser.add_argument("--top-k", type=int, default=2)
 parser.add_argument("--lengths")
 parser.add_argument("--bf16", action="store_true")
+parser.add_argument("--device", default="cpu")
+parser.add_argument("--tf32", action="store_true", help="products of f32 in TF32, on a GPU")
 options = parser.parse_args()
 
 THREADS = os.cpu_count() or 1
@@ -29,6 +31,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 torch.set_num_threads(THREADS)
 torch.manual_seed(0)
+torch.set_default_device(options.device)
+torch.backends.cuda.matmul.allow_tf32 = options.tf32
 LETTERS = [330, 389, 340, 422]
 imported = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -171,13 +175,18 @@ def batches():
     return groups[:count]
 
 
+def synchronize():
+    if options.device != "cpu":
+        torch.cuda.synchronize()
+
+
 def main():
     model, routers = build()
     trained = [p for p in model.parameters() if p.requires_grad]
     trains = bool(trained) and not options.evaluate
     optimizer = torch.optim.AdamW(trained, lr=2e-4) if trains else None
     model.train(trains)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(options.device).manual_seed(1)
     seconds, useful, computed = [], 0, 0
     for step, lengths in enumerate(batches()):
         width = max(lengths)
@@ -185,6 +194,7 @@ def main():
         answers = torch.randint(0, 4, (len(lengths),), generator=generator)
         # Padded on the left, so that the last column is each question's last token.
         mask = torch.stack([(torch.arange(width) >= width - n).long() for n in lengths]) if options.lengths else None
+        synchronize()
         start = time.perf_counter()
         with torch.set_grad_enabled(trains):
             loss = objective(model, routers, tokens, mask, answers)
@@ -192,6 +202,7 @@ def main():
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+        synchronize()
         if step >= options.warmup:
             seconds.append(time.perf_counter() - start)
             useful += sum(lengths)

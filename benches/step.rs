@@ -1,4 +1,4 @@
-//! Times one kind of work on the CPU and prints it as one line of JSON, with the fields of the PyTorch side (`benches/pytorch.py`).
+//! Times one kind of work on a device and prints it as one line of JSON, with the fields of the PyTorch side (`benches/pytorch.py`).
 //!
 //! `cargo bench --profile dev --bench step -- --method uq4ct --batch 4 --sequence 128`
 
@@ -113,6 +113,9 @@ struct Options {
     /// Measures the rate of large products instead, on all cores.
     #[arg(long)]
     products: bool,
+    /// As `train --device` takes it.
+    #[arg(long, default_value = "cpu")]
+    device: String,
     /// Named by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -128,7 +131,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let config = settings(&options);
     let method = method::build(&config)?;
-    let device = Device::flex();
+    let device = uq4ct::backend::find(&options.device)?.device;
     let (shape, base, questions) = load(&options, &config, &device)?;
     if let Some(path) = &options.lengths {
         let lengths: Vec<usize> = questions.iter().map(EncodedQuestion::length).collect();
@@ -161,6 +164,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let gradients = start.elapsed().as_secs_f64();
             loss = step.item.facts().loss();
             trainee = trainee.optimize(&mut optimizer, 2e-4.into(), step.grads);
+            at.sync()?;
             phases.push([gradients, start.elapsed().as_secs_f64() - gradients]);
         }
     } else {
@@ -187,6 +191,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "batch": options.batch,
             "sequence": options.sequence,
             "dataset": options.dataset,
+            "device": options.device,
             "trainable": trainable,
             "s_per_step": median(kept.iter().map(|p| p.iter().sum())),
             "gradients": median(kept.iter().map(|p| p[0])),

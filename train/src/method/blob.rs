@@ -1,5 +1,8 @@
 //! BLoB (Wang et al. 2024): `A ~ N(M, Omega^2)` with `Omega = G^2` elementwise; M and G are trained together by the likelihood,
 //! through Flipout, and after each of its steps by the divergence from the prior `N(0, prior_std^2)`, with plain gradient descent.
+//!
+//! The divergence's weight doubles with each step of a cycle, so that it acts in the cycle's last few steps alone: a training shorter
+//! than a cycle hardly sees it, and a warning says so. Its learning rate is constant here; the public code lowers it linearly.
 
 use burn::module::Param;
 use burn::prelude::*;
@@ -48,6 +51,7 @@ pub struct Blob {
     settings: BlobSection,
     samples: usize,
     batch_size: usize,
+    epochs: f64,
     seed: u64,
 }
 
@@ -59,6 +63,7 @@ impl Blob {
             settings: config.method.blob.clone(),
             samples: config.method.samples,
             batch_size: config.train.batch_size,
+            epochs: config.train.epochs,
             seed: config.train.seed,
         }
     }
@@ -107,7 +112,15 @@ impl Training for Blob {
     }
 
     fn after_step(&self, llama: Llama, step: usize, questions: usize) -> Llama {
-        let rate = self.settings.kl_learning_rate * weight(step, self.cycle(questions));
+        let cycle = self.cycle(questions);
+        let steps = (self.epochs * questions as f64 / self.batch_size as f64).ceil() as usize;
+        if step == 1 && steps < cycle {
+            tracing::warn!(
+                "blob: the divergence acts at the end of a cycle of {cycle} steps, and the training has {steps}: A's noise stays near \
+                 its initial size; a larger method.blob.gamma or more epochs let it act"
+            );
+        }
+        let rate = self.settings.kl_learning_rate * weight(step, cycle);
         llama.map_lora(|mut lora| {
             if let Some(g) = lora.lora_g.take() {
                 let plain = |t: Tensor<2>| t.detach();

@@ -9,7 +9,8 @@
 //! - A question's logits are `N(f, J P^-1 J^T)`; the probabilities are the mean softmax of samples, or the probit approximation.
 //!
 //! The public code of `bayesian_lora` feeds probabilities where logits belong, has wrong signs in its evidence, and averages
-//! logits; none of that is repeated here.
+//! logits; none of that is repeated here. It also sums A over the tokens and divides by the questions, which makes the curvature as
+//! many times larger as a question has tokens and the posterior as much narrower; the mean over tokens is what KFAC-expand has.
 
 use burn::data::dataloader::DataLoader;
 use burn::prelude::*;

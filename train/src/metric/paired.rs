@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::calibration::{BinEdge, expected_calibration_error};
-use super::{Bootstrap, Estimate, Outcome, brier, negative_log_likelihood};
+use super::{Bootstrap, Estimate, Outcome, brier, centred, negative_log_likelihood};
 use crate::prediction::ScoredRow;
 
 /// How a method differs from another in a figure.
@@ -67,7 +67,8 @@ pub fn differences(
         })
         .collect();
     std::array::from_fn(|i| {
-        let values: Vec<f64> = resampled.iter().map(|gaps| gaps[i]).collect();
+        let values = resampled.iter().map(|gaps| gaps[i]).collect();
+        let values = centred(Some(whole[i]), values);
         let share = |keep: &dyn Fn(f64) -> bool| {
             let kept = values.iter().filter(|v| keep(**v)).count();
             // One more of each: a share of resamples is never 0.
