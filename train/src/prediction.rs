@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::TrainError;
 use crate::linear_algebra::{integers, values};
+use crate::loss::weighted_sums;
 
 /// A method's answer to a batch: one or more samples (passes of one model, or members of an ensemble).
 #[derive(Debug, Clone)]
@@ -36,10 +37,7 @@ pub struct Prediction {
 pub fn choice_logits(logits: Tensor<2>, batch: &Batch) -> Tensor<2> {
     let scores = match &batch.continuations {
         None => logits.gather(1, batch.labels.clone()),
-        Some(targets) => targets
-            .pool
-            .clone()
-            .matmul(token_log_probabilities(logits, targets).unsqueeze_dim(1))
+        Some(targets) => weighted_sums(&targets.pool, token_log_probabilities(logits, targets))
             .reshape(batch.labels.dims()),
     };
     scores.mask_fill(batch.no_choice.clone(), f32::NEG_INFINITY)
@@ -61,8 +59,7 @@ pub fn all_tokens_best(logits: Tensor<2>, batch: &Batch) -> Tensor<1, Bool> {
     };
     let best = best.select(0, targets.row.clone());
     let missed = best.not_equal(targets.token.clone()).float();
-    let missed: Tensor<2> = targets.answer.clone().matmul(missed.unsqueeze_dim(1));
-    missed.squeeze_dim::<1>(1).equal_scalar(0.0)
+    weighted_sums(&targets.answer, missed).equal_scalar(0.0)
 }
 
 /// `log p(token)` of every token of every choice, given the prompt and the choice's tokens before it.

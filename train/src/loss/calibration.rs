@@ -7,6 +7,8 @@ use model::Routing;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::weighted_sums;
+
 /// Over which tokens FLU is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -70,7 +72,7 @@ pub fn functional_uncertainty(routing: &[Routing], weights: &Tensor<2>) -> Tenso
         .reduce(|a, b| a + b)
         .expect("a router")
         / routing.len() as f64;
-    weights.clone().matmul(mass).squeeze_dim(1)
+    weighted_sums(weights, mass.squeeze_dim(1))
 }
 
 /// `L_cal = mean of (1{right} - FLU)^2` over questions (Eq. 13) is the mean of this. What is right is a constant.

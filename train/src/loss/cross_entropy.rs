@@ -5,6 +5,8 @@ use burn::tensor::activation::log_softmax;
 use data::batch::{Continuations, NextTokens};
 use model::fused::log_likelihood::log_likelihood;
 
+use super::weighted_sums;
+
 /// `-log p(answer token)` of each question, over the whole vocabulary.
 ///
 /// # Shapes
@@ -18,11 +20,7 @@ pub fn answer(logits: Tensor<2>, answer_tokens: Tensor<1, Int>) -> Tensor<1> {
 /// # Shapes
 /// - token_log_probabilities: `[targets]`; output: `[batch]`
 pub fn continuation(token_log_probabilities: Tensor<1>, targets: &Continuations) -> Tensor<1> {
-    let mean: Tensor<2> = targets
-        .answer
-        .clone()
-        .matmul(token_log_probabilities.unsqueeze_dim(1));
-    mean.squeeze_dim::<1>(1).neg()
+    weighted_sums(&targets.answer, token_log_probabilities).neg()
 }
 
 /// `-log p(answer)` of each question, over the row's own choices.

@@ -33,7 +33,7 @@ pub fn load_balancing(
     assert!(!routing.is_empty(), "load balancing needs a router");
     let routers = routing.len() as f64;
     let [_, experts] = routing[0].probabilities.dims();
-    let mean = |values: Tensor<2>| token_mean.clone().matmul(values);
+    let mean = |values: Tensor<2>| column_means(token_mean, values);
     match form {
         LoadBalancing::Argmax => {
             let sum = routing
@@ -72,13 +72,15 @@ pub fn expert_load(routing: &[Routing], token_mean: &Tensor<2>) -> Tensor<2> {
         .map(|router| {
             let [_, experts] = router.probabilities.dims();
             let [_, k] = router.experts.dims();
-            token_mean
-                .clone()
-                .matmul(top_k_counts(router, experts))
-                .div_scalar(k as f64)
+            column_means(token_mean, top_k_counts(router, experts)).div_scalar(k as f64)
         })
         .collect();
     Tensor::cat(rows, 0)
+}
+
+/// `[1, experts]`: the weighted mean of each column, without a matrix product (see [`super::weighted_sums`]).
+fn column_means(token_mean: &Tensor<2>, values: Tensor<2>) -> Tensor<2> {
+    (values * token_mean.clone().transpose()).sum_dim(0)
 }
 
 /// 1 where a token's kept experts include e: `[tokens, experts]`

@@ -30,6 +30,17 @@ pub struct Objective {
     pub terms: Vec<Term>,
 }
 
+/// `sum_t w[r, t] v[t]` of each row: means over tokens, where the weights say which.
+///
+/// Products and a sum instead of a matrix product, which a GPU may round to TF32: ten bits, and FLU of an even router is 0.2501.
+///
+/// # Shapes
+/// - weights: `[rows, tokens]`; values: `[tokens]`; output: `[rows]`
+pub(crate) fn weighted_sums(weights: &Tensor<2>, values: Tensor<1>) -> Tensor<1> {
+    let products = weights.clone() * values.unsqueeze_dim(0);
+    products.sum_dim(1).squeeze_dim(1)
+}
+
 impl Objective {
     /// The weighted sum. A term of weight 0 is left out of the graph, so that it changes no bit of the others.
     pub fn total(&self) -> Tensor<1> {
