@@ -2,7 +2,7 @@
 
 Adapters, checkpoints and event files stay behind; a path that begins with PREFIX is written with SHORT instead. Predictions and figures
 are copied as they are, so `uq4ct reproduce TABLE --from DESTINATION` prints the same table from FOLDER's reproduce.toml. What is in DESTINATION
-already stays.
+already stays; what has not been finished stays behind.
 """
 import pathlib, re, shutil, sys
 
@@ -24,10 +24,18 @@ def copy(source, target):
     target.write_text(text)
 
 
+def finished(folder):
+    """A training with its adapter, an evaluation with the cost of a dataset, a dataset with its own."""
+    return any(any(folder.glob(pattern)) for pattern in ("adapter/adapter.*", "evaluation/*/cost.json", "cost.json"))
+
+
 for part in ("trainings", "evaluations"):
+    (destination / part).mkdir(parents=True, exist_ok=True)
     for source in sorted((root / part).rglob("*")):
         inside = source.relative_to(root)
-        if source.name in kept and not {"checkpoint", "adapter"} & set(inside.parts):
+        if source.name not in kept or {"checkpoint", "adapter"} & set(inside.parts) or (destination / inside).exists():
+            continue
+        if finished(root / part / inside.parts[1]) and ("evaluation" not in inside.parts or finished(source.parent)):
             copy(source, destination / inside)
 for name, folder in tables:
     (destination / name).mkdir(parents=True, exist_ok=True)
