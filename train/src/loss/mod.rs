@@ -32,7 +32,7 @@ pub struct Objective {
 
 /// `sum_t w[r, t] v[t]` of each row: means over tokens, where the weights say which.
 ///
-/// Products and a sum instead of a matrix product, which a GPU may round to TF32: ten bits, and FLU of an even router is 0.2501.
+/// Products and a sum instead of a matrix product, which a GPU may round to TF32's ten bits, too few for a FLU of k/E.
 ///
 /// # Shapes
 /// - weights: `[rows, tokens]`; values: `[tokens]`; output: `[rows]`
