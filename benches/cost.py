@@ -5,8 +5,8 @@
     benches/cost.py --from FILE
 
 Trains a few steps and answers a few questions of each method, each in a process of its own, and prints the table of docs/results.md
-(results/cost.md); --from prints it again from what --csv wrote. Takes about 20 minutes on 2 cores. Leave the machine alone meanwhile. Linux: peak memory is
-what the system says of a process that has ended.
+(results/cost.md); --from prints it again from what --csv wrote. Takes about 20 minutes on 2 cores. Leave the machine alone meanwhile.
+Linux: peak memory is what the system says of a process that has ended.
 """
 import argparse
 import csv
@@ -91,7 +91,8 @@ def train(method, directory):
             ends = [row["seconds"] for row in map(json.loads, file) if row["split"] == "train"]
         steps = [later - earlier for earlier, later in zip(ends, ends[1:])]
         seconds += statistics.median(steps) if steps else 0.0
-    return {"trained_parameters": parameters * max(1, len(members)) if members else 0, "step_seconds": round(seconds, 3),
+    # The base model has no members: nothing was trained.
+    return {"trained_parameters": parameters * len(members), "step_seconds": round(seconds, 3),
             "training_mib": round(peak) if members else 0}
 
 
