@@ -1,4 +1,7 @@
-"""Checks what uq4ct writes with the programs that must read it, and what it reads of theirs. Usage: peers.py PROGRAM"""
+"""Checks what uq4ct writes with the programs that must read it, and what it reads of theirs.
+
+Usage: peers.py PROGRAM
+"""
 
 import json
 import os

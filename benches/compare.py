@@ -1,4 +1,7 @@
-"""Runs both sides in turn and prints the table of docs/performance.md; called by benches/compare.sh."""
+"""Runs both sides in turn and prints the tables of docs/performance.md.
+
+benches/compare.sh calls it.
+"""
 import argparse, json, os, statistics, subprocess, sys, tempfile, time
 
 parser = argparse.ArgumentParser()

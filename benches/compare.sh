@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Our step beside PyTorch's, both in turn: benches/compare.sh [--json FILE] [--rounds N] [--datasets a,b]
-# Takes about half an hour on 2 cores. Leave the machine alone meanwhile. UQ4CT_PYTHON names a Python that has torch, transformers
-# and peft; without it an environment is made under ~/.cache/uq4ct/bench (3 GB).
+# Our step beside PyTorch's, both in turn:
+#     benches/compare.sh [--json FILE] [--rounds N] [--datasets a,b]
+# Takes about half an hour on 2 cores. Leave the machine alone meanwhile. UQ4CT_PYTHON names a
+# Python that has torch, transformers and peft; without it an environment is made under
+# ~/.cache/uq4ct/bench (3 GB).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${UQ4CT_PYTHON:-}"

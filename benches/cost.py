@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""What each method costs, on a real model and real questions: time and memory of training, fitting and answering.
+"""What each method costs, on a real model and real questions: time and memory.
 
-    benches/cost.py --program PATH/TO/uq4ct [--csv FILE] [--model NAME] [--methods a,b] [--steps N] [--questions N]
+    benches/cost.py --program PATH/TO/uq4ct [--csv FILE] [--model NAME] [--methods a,b]
+                    [--steps N] [--questions N]
     benches/cost.py --from FILE
 
-Trains a few steps and answers a few questions of each method, each in a process of its own, and prints the table of docs/results.md
-(results/cost.md); --from prints it again from what --csv wrote. Takes about 20 minutes on 2 cores. Leave the machine alone meanwhile.
+Trains a few steps and answers a few questions of each method, each in a process of its own, and
+prints results/cost.md; --from prints it again from what --csv wrote. Takes about 20 minutes on 2
+cores. Leave the machine alone meanwhile.
 Linux: peak memory is what the system says of a process that has ended.
 """
 import argparse

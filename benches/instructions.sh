@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Instructions of one training step, counted by valgrind's callgrind: what a shared machine's clock cannot show. Compares with
-# benches/instructions.txt and fails above 10 % more; `benches/instructions.sh --update` writes it anew. A step is the difference between a
-# run of five steps and one of two, so that starting and loading do not count; one thread, AVX2 (valgrind has no AVX-512).
+# Instructions of one training step, counted by valgrind's callgrind: what a shared machine's clock
+# cannot show. Compares with benches/instructions.txt and fails above 10 % more;
+# `benches/instructions.sh --update` writes it anew. A step is the difference between a run of five
+# steps and one of two, so that starting and loading do not count; one thread, AVX2 (valgrind has no
+# AVX-512).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/uq4ct-target}"

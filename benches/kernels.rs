@@ -1,4 +1,5 @@
-//! The fused operations beside their composed forms, forward and backward, at SmolLM2-135M's sizes and 512 tokens.
+//! The fused operations beside their composed forms, forward and backward, at SmolLM2-135M's sizes
+//! and 512 tokens.
 //!
 //! `cargo bench --profile dev --bench kernels`
 

@@ -1,8 +1,9 @@
-"""The PyTorch side of benches/compare.sh: the same model, adapter, loss and optimizer as ours, timed.
+"""The PyTorch side of benches/compare.sh: our model, adapter, loss and optimizer, timed.
 
-Modes: fused (stacked experts, dense), loop (the public MixLoRA code's way: an index and a loop over experts), lora (peft), none.
-Prints one line of JSON. Random tokens: only their number matters for time. With --lengths the batches are questions of those
-lengths in a random order, padded to the longest of each batch.
+Modes: fused (stacked experts, dense), loop (the public MixLoRA code's way: an index and a loop over
+experts), lora (peft), none. Prints one line of JSON. Random tokens: only their number matters for
+time. With --lengths the batches are questions of those lengths in a random order, padded to the
+longest of each batch.
 """
 import argparse, json, math, os, random, resource, statistics, time
 
@@ -97,7 +98,7 @@ class Mixture(nn.Module):
 
 
 class ExpertMlp(nn.Module):
-    """The public code's feed-forward block: each expert a whole block, the frozen gate and up shared."""
+    """The public code's block: each expert a whole one, the frozen gate and up shared."""
 
     def __init__(self, mlp, router):
         super().__init__()

@@ -1,4 +1,5 @@
-//! Times one kind of work on a device and prints it as one line of JSON, with the fields of the PyTorch side (`benches/pytorch.py`).
+//! Times one kind of work on a device and prints it as one line of JSON, with the fields of the
+//! PyTorch side (`benches/pytorch.py`).
 //!
 //! `cargo bench --profile dev --bench step -- --method uq4ct --batch 4 --sequence 128`
 
@@ -103,8 +104,9 @@ struct Options {
     /// Frozen weights in bf16.
     #[arg(long)]
     bf16: bool,
-    /// Questions of a real dataset instead of random tokens of one length: training questions in the order and the batches of
-    /// training, or with --evaluate test questions in the batches of evaluation.
+    /// Questions of a real dataset instead of random tokens of one length: training questions in
+    /// the order and the batches of training, or with --evaluate test questions in the batches of
+    /// evaluation.
     #[arg(long)]
     dataset: Option<String>,
     /// Writes the lengths of the dataset's questions for the PyTorch side.
@@ -304,8 +306,9 @@ fn batches(
     Ok(all.into_iter().step_by(every).take(wanted).collect())
 }
 
-/// Operations that one token needs: two for each weight it meets, forward; the same again for the gradient of the input; for an
-/// adapter's a third time, for its own gradient. Attention's scores and the head are left out: a hundredth at these lengths.
+/// Operations that one token needs: two for each weight it meets, forward; the same again for the
+/// gradient of the input; for an adapter's a third time, for its own gradient. Attention's scores
+/// and the head are left out: a hundredth at these lengths.
 fn flops(shape: &ModelConfig, options: &Options, trains: bool) -> f64 {
     let (d, f) = (shape.hidden_size, shape.intermediate_size);
     let q = shape.num_attention_heads * shape.head_dim;

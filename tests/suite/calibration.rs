@@ -1,4 +1,5 @@
-//! The readings of the calibration loss that the paper leaves open: whose gradient, which tokens, which answers, which questions.
+//! The readings of the calibration loss that the paper leaves open: whose gradient, which tokens,
+//! which answers, which questions.
 
 use std::collections::BTreeMap;
 

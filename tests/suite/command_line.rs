@@ -50,7 +50,8 @@ pub(crate) fn succeeds(directory: &Path, args: &[&str]) -> String {
     text(&output)
 }
 
-/// The error of a command that must fail with exit code 1, whose message must hold `parts`, and which must not panic.
+/// The error of a command that must fail with exit code 1, whose message must hold `parts`, and
+/// which must not panic.
 pub(crate) fn fails(directory: &Path, args: &[&str], parts: &[&str]) {
     let output = uq4ct(directory, args);
     let text = text(&output);

@@ -1,5 +1,5 @@
-//! Every dataset in its published format: rows of each split, and the prompts that come of them. The files in
-//! `tests/fixtures/datasets` have the published shape and made-up content.
+//! Every dataset in its published format: rows of each split, and the prompts that come of them.
+//! The files in `tests/fixtures/datasets` have the published shape and made-up content.
 
 use std::fmt::Write;
 
@@ -37,7 +37,8 @@ fn divided(name: &str) -> Splits {
 
 #[test]
 fn every_split_has_its_rows() {
-    // Train, held-out, test; leaks dropped. BoolQ's repeated question stays on one side; ARC's test repeats a training question.
+    // Train, held-out, test; leaks dropped. BoolQ's repeated question stays on one side; ARC's test
+    // repeats a training question.
     let expected = [
         ("boolq", [3, 1, 1], 0),
         ("arc-easy", [2, 1, 1], 1),

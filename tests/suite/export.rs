@@ -91,7 +91,8 @@ fn every_format_gives_the_same_answers_again() {
             same(&predictions(root, &name), &predictions(root, &again), "flu");
         }
     }
-    // A start, not the end: a step away from it, and far from what one step makes of a fresh adapter.
+    // A start, not the end: a step away from it, and far from what one step makes of a fresh
+    // adapter.
     let one = ["--method", "lora", "--set", "train.max_steps=1"];
     trained(
         root,

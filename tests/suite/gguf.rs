@@ -1,4 +1,5 @@
-//! GGUF against gguf-py and the same weights in safetensors; the fixtures are made by `tests/fixtures/make_gguf.py`.
+//! GGUF against gguf-py and the same weights in safetensors; the fixtures are made by
+//! `tests/fixtures/make_gguf.py`.
 
 use burn::prelude::*;
 use burn::tensor::FloatDType;

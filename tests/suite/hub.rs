@@ -105,7 +105,8 @@ fn answer(
         );
         return;
     }
-    // As the Hub does, `resolve` names commit and digest and sends the client on to where the bytes are.
+    // As the Hub does, `resolve` names commit and digest and sends the client on to where the bytes
+    // are.
     if !path.starts_with("/cdn/") {
         let _ = write!(
             stream,

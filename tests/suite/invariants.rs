@@ -208,7 +208,8 @@ fn one_expert_is_plain_lora() {
             ..mixture()
         };
         let batch = batch(&questions(4), &device);
-        // One layer: its projections are drawn before its routers, so both adapters draw the same A.
+        // One layer: its projections are drawn before its routers, so both adapters draw the same
+        // A.
         let logits = |adapter: AdapterConfig| {
             let llama = tiny_adapted_layers(1, &adapter, &device);
             floats(

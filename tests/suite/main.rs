@@ -1,5 +1,5 @@
-//! The integration suite, one binary. Tests of tensors loop over every compiled backend whose device is really there, so
-//! `cargo test --features cuda` is all that a user with a GPU types.
+//! The integration suite, one binary. Tests of tensors loop over every compiled backend whose
+//! device is really there, so `cargo test --features cuda` is all that a user with a GPU types.
 #![recursion_limit = "256"]
 
 mod calibration;

@@ -1,4 +1,5 @@
-//! The uncertainty methods against PyTorch and scipy (`tests/fixtures/make_methods.py`), and against themselves.
+//! The uncertainty methods against PyTorch and scipy (`tests/fixtures/make_methods.py`), and
+//! against themselves.
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::optim::GradientsParams;
@@ -69,7 +70,8 @@ fn all_choices_in_one_pass_equal_separate_forwards() {
             let found: Vec<f32> = scores.into_iter().filter(|s| s.is_finite()).collect();
             assert_close(&name, &found, &numbers(&expected["cloze"]), tolerance);
         }
-        // Token by token: what is read after the last prompt token is what a batch of letters reads.
+        // Token by token: what is read after the last prompt token is what a batch of letters
+        // reads.
         let batch = QuestionBatcher::default().batch(rows, &device);
         assert!(batch.computed_tokens() < 2 * (13 + 4));
     }
@@ -422,7 +424,8 @@ fn tfb_without_noise_is_the_lora_and_with_noise_keeps_its_bound() {
         &plain,
         1e-4,
     );
-    // No rise of the loss allowed, and more noise than any answer bears: almost nothing is left of it.
+    // No rise of the loss allowed, and more noise than any answer bears: almost nothing is left of
+    // it.
     tfb.method.tfb.max_sigma = 1e3;
     tfb.method.tfb.tolerance = 1e-3;
     tfb.method.tfb.trials = 30;

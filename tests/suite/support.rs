@@ -11,7 +11,8 @@ use data::tokenizer::EncodedQuestion;
 use model::load::tiny::{self, RandomWeights};
 use model::{AdapterConfig, Llama, LoraConfig, MixLoraConfig, TargetModule};
 
-/// Every device to test on, plain, with the largest relative difference that its arithmetic excuses.
+/// Every device to test on, plain, with the largest relative difference that its arithmetic
+/// excuses.
 pub(crate) fn devices() -> Vec<(String, Device, f64)> {
     uq4ct::backend::available()
         .into_iter()

@@ -1,4 +1,5 @@
-//! The recipe on the tiny model and the miniature BoolQ: learning, accumulation, repetition, resume.
+//! The recipe on the tiny model and the miniature BoolQ: learning, accumulation, repetition,
+//! resume.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -150,7 +151,8 @@ fn accumulated_micro_batches_equal_the_large_batch() {
     }
     for other in &found[1..] {
         for (name, values) in &found[0] {
-            // AdamW divides by the gradient's own size, which magnifies rounding where gradients vanish.
+            // AdamW divides by the gradient's own size, which magnifies rounding where gradients
+            // vanish.
             assert_close(name, &other[name], values, 5e-3);
         }
     }

@@ -50,7 +50,8 @@ fn written(models: &[Llama], rows: &[EncodedQuestion], device: &Device) -> Vec<W
     .unwrap()
 }
 
-/// The tiny model's weights with one loud token: it is the best or the worst almost everywhere, so that answers end, each at its own time.
+/// The tiny model's weights with one loud token: it is the best or the worst almost everywhere, so
+/// that answers end, each at its own time.
 struct Loud(RandomWeights, usize);
 
 impl Weights for Loud {

@@ -10,7 +10,7 @@ use crate::config::RunConfig;
 
 /// A table of the settings, such as `[train]`.
 struct Section {
-    /// Its dotted name.
+    /// Dotted name, such as `method.laplace`.
     name: String,
     about: String,
     keys: Vec<Key>,
@@ -20,14 +20,15 @@ struct Section {
 struct Key {
     name: String,
     about: String,
-    /// As TOML; absent: nothing is set.
+    /// The default as TOML; absent where nothing is set by default.
     default: Option<String>,
+    /// What kind of value it takes, in words.
     kind: String,
-    /// The words that it takes, with their meanings.
+    /// The words that an enumeration takes, with their meanings.
     words: Vec<(String, String)>,
 }
 
-/// What has stood before, so that a type's values are explained once.
+/// The JSON schema of [`RunConfig`] with the default values that it leaves out.
 struct Schema {
     definitions: Value,
     defaults: Table,
@@ -46,7 +47,7 @@ impl Schema {
         sections
     }
 
-    /// The schema that a property names, its own words beside it.
+    /// The definition that a property refers to, or the property itself.
     fn resolved<'a>(&'a self, property: &'a Value) -> &'a Value {
         let direct = property["$ref"].as_str();
         // An optional setting is `anyOf` its type and null.
@@ -161,50 +162,74 @@ fn kind(property: &Value, inner: &Value) -> String {
     }
 }
 
-/// `docs/configuration.md`.
+/// Columns of `docs/configuration.md`, as of every Markdown file.
+const PAGE_WIDTH: usize = 120;
+
+/// Columns of the comments in the file to start from.
+const COMMENT_WIDTH: usize = 100;
+
+const PAGE_HEAD: &str = "# Settings
+
+After this page you can change anything about a run: every setting with its default and its meaning.
+
+Settings are TOML. `--config FILE` reads a file, `--set section.key=value` changes a single one.
+They lie over the method's preset (`configs/method/`), and that lies over the defaults below.
+`uq4ct init` writes all of this as a file to start from, and `--dry-run` prints what a command comes to.
+
+This page is made from the code. After a change there, `UPDATE_REFERENCE=1 cargo test --workspace reference`
+writes it anew; a test fails until then.
+";
+
+const FILE_HEAD: &str =
+    "# Settings of uq4ct. Every line is a default, commented out: take the # off what you change.
+# uq4ct train --config THIS_FILE --dry-run shows what comes of it; --method lays its preset below.
+";
+
+/// The text of `docs/configuration.md`.
 pub fn markdown() -> String {
-    let mut text = String::from(
-        "# Settings\n\nMade from the code by `cargo test --workspace`, which fails when this page is not its own; `UPDATE_REFERENCE=1 cargo test --workspace reference`\n\
-         writes it anew. Settings are TOML: a file by `--config`, a single one by `--set section.key=value`. A method's preset lies below\n\
-         them, and what nobody sets is as here. `uq4ct init` writes all of this as a file to start from.\n",
-    );
+    let mut text = String::from(PAGE_HEAD);
     for section in Schema::sections() {
         text += &format!("\n## `[{}]`\n\n", section.name);
         let plain = format!("`[{}]`", section.name);
-        if !section.about.is_empty() && section.about != plain {
-            text += &format!(
-                "{}\n\n",
-                section
-                    .about
-                    .trim_start_matches(&plain)
-                    .trim_start_matches(": ")
-            );
+        let about = section.about.trim_start_matches(&plain);
+        let about = about.trim_start_matches(": ");
+        if !about.is_empty() {
+            text += &(folded(about, "", "", PAGE_WIDTH) + "\n");
         }
-        text += "| key | default | meaning |\n|---|---|---|\n";
         for key in &section.keys {
-            let default = key
-                .default
-                .as_ref()
-                .map_or("-".into(), |d| format!("`{d}`"));
-            let mut about = format!("{} ({})", key.about.trim_end_matches('.'), key.kind);
-            for (word, meaning) in &key.words {
-                about += &format!("<br>`{word}`: {meaning}");
-            }
-            text += &format!(
-                "| `{}` | {default} | {} |\n",
-                key.name,
-                about.replace('|', "\\|")
-            );
+            text += &item(key);
         }
     }
     text
 }
 
+/// A setting as an item of the page's lists, the words that it takes below it.
+fn item(key: &Key) -> String {
+    let default = match &key.default {
+        Some(default) => format!("default `{default}`"),
+        None => "not set by default".into(),
+    };
+    let about = sentence(&key.about);
+    let line = format!("`{}` ({}; {default}): {about}", key.name, key.kind);
+    let mut text = folded(&line, "- ", "  ", PAGE_WIDTH);
+    for (word, meaning) in &key.words {
+        let line = format!("`{word}`: {}", sentence(meaning));
+        text += &folded(&line, "  - ", "    ", PAGE_WIDTH);
+    }
+    text
+}
+
+/// A text with a full stop.
+fn sentence(text: &str) -> String {
+    match text.ends_with(['.', '!', '?']) {
+        true => text.into(),
+        false => format!("{text}."),
+    }
+}
+
 /// Every setting, commented out at its default, to start a file from.
 pub fn commented_toml() -> String {
-    let mut text = String::from(
-        "# Settings of uq4ct. Every line is a default, commented out: take the # off what you change.\n# uq4ct train --config THIS_FILE --dry-run shows what comes of it; --method lays its preset below.\n",
-    );
+    let mut text = String::from(FILE_HEAD);
     let sections = Schema::sections();
     let examples = BTreeMap::from([
         ("train_limit", "1000"),
@@ -220,9 +245,10 @@ pub fn commented_toml() -> String {
     for section in sections {
         text += &format!("\n[{}]\n", section.name);
         for key in &section.keys {
-            text += &comment(&key.about);
+            text += &folded(&key.about, "# ", "# ", COMMENT_WIDTH);
             for (word, meaning) in &key.words {
-                text += &comment(&format!("  {word}: {meaning}"));
+                let line = format!("{word}: {meaning}");
+                text += &folded(&line, "#   ", "#     ", COMMENT_WIDTH);
             }
             let unset = || examples.get(&*key.name).copied().unwrap_or("\"..\"");
             text += &match &key.default {
@@ -234,18 +260,23 @@ pub fn commented_toml() -> String {
     text
 }
 
-/// A comment in lines of at most 110 characters.
-fn comment(text: &str) -> String {
-    let mut lines = vec![String::new()];
+/// A text in lines of at most `width` characters, the first behind `first`, the others behind
+/// `rest`; a longer word has a line of its own.
+fn folded(text: &str, first: &str, rest: &str, width: usize) -> String {
+    let (mut folded, mut line) = (String::new(), String::from(first));
+    let mut empty = true;
     for word in text.split(' ') {
-        let last = lines.last_mut().expect("there is one");
-        match last.len() + word.len() < 110 {
-            true if last.is_empty() => *last += word,
-            true => *last += &format!(" {word}"),
-            false => lines.push(word.into()),
+        if !empty && line.chars().count() + 1 + word.chars().count() > width {
+            folded += &format!("{line}\n");
+            (line, empty) = (rest.into(), true);
         }
+        if !empty {
+            line.push(' ');
+        }
+        line += word;
+        empty = false;
     }
-    lines.iter().map(|line| format!("# {line}\n")).collect()
+    folded + &line + "\n"
 }
 
 #[cfg(test)]
@@ -265,6 +296,17 @@ mod tests {
             written == markdown(),
             "docs/configuration.md is old: UPDATE_REFERENCE=1 cargo test --workspace reference"
         );
+    }
+
+    #[test]
+    fn no_line_is_wider_than_its_page() {
+        let width = |text: &str| text.lines().map(|l| l.chars().count()).max();
+        assert!(width(&markdown()) <= Some(PAGE_WIDTH));
+        let text = commented_toml();
+        let comments = text.lines().filter(|l| !l.contains(" = "));
+        assert!(comments.map(|l| l.chars().count()).max() <= Some(COMMENT_WIDTH));
+        let text = folded("one two three", "- ", "  ", 9);
+        assert_eq!(text, "- one two\n  three\n");
     }
 
     /// Every setting stands in the file, and each of its lines is a setting that is taken.
