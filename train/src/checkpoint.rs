@@ -1,8 +1,8 @@
 //! Resume at an optimizer step, inside Burn's Learner.
 //!
-//! Burn checkpoints model, optimizer and schedule once a Learner epoch, which here is a chunk of optimizer steps. Beside each
-//! checkpoint lies a position file that says how many optimizer steps it holds; it is written last, so a checkpoint without one
-//! is not used.
+//! Burn checkpoints model, optimizer and schedule once a Learner epoch, which here is a chunk of
+//! optimizer steps. Beside each checkpoint lies a position file that says how many optimizer steps
+//! it holds; it is written last, so a checkpoint without one is not used.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::TrainError;
 use crate::telemetry::Telemetry;
 
-/// A checkpoint that can be resumed from.
+/// A whole checkpoint, from which training can be resumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// The Learner epoch that it closes.
+    /// The Learner epoch that the checkpoint closes.
     pub chunk: usize,
-    /// Optimizer steps that it holds.
+    /// Optimizer steps done at the checkpoint.
     pub steps: usize,
 }
 
@@ -78,13 +78,13 @@ fn position(run: &Path, chunk: usize) -> PathBuf {
     folder(run).join(format!("position-{chunk}.json"))
 }
 
-/// Runs after each of the Learner's checkpoints: writes its position, and ends training if a stop was asked for. A stop that
-/// went through Burn's interrupter would leave before the checkpoint.
+/// Runs after each of the Learner's checkpoints: writes its position, and ends training if a stop
+/// was asked for. A stop that went through Burn's interrupter would leave before the checkpoint.
 #[derive(Clone)]
 pub struct CloseChunk {
-    /// The run's directory.
+    /// Directory of the run.
     pub run: PathBuf,
-    /// Where the loader stands.
+    /// The loader's position and wish to stop.
     pub state: Arc<LoaderState>,
     /// Whether training has failed: such a checkpoint must never be resumed from.
     pub telemetry: Telemetry,
@@ -92,7 +92,7 @@ pub struct CloseChunk {
     pub snapshots: Vec<usize>,
 }
 
-/// Where the adapter of an optimizer step is kept.
+/// The file that keeps the adapter of an optimizer step.
 pub fn snapshot(run: &Path, step: usize) -> PathBuf {
     run.join("adapter").join(format!("snapshot-{step}.bpk"))
 }

@@ -1,11 +1,11 @@
-//! What a run will need, said before it starts.
+//! Size, memory and time of a run, estimated before it starts.
 
 use data::loader::Schedule;
 use data::tokenizer::EncodedQuestion;
 use model::{AdapterConfig, MixtureWeights, ModelConfig, Placement};
 use serde::{Deserialize, Serialize};
 
-/// A run's size. Time and memory are estimates from measured rates, see `docs/decisions.md`.
+/// Size of a run. Time and memory are estimates from measured rates, see `docs/performance.md`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunEstimate {
     /// Optimizer steps.
@@ -24,7 +24,8 @@ pub struct RunEstimate {
     pub seconds_per_token: f64,
 }
 
-/// Multiplications and additions of one token's forward pass: 2 for each weight of the decoder that it meets.
+/// Multiplications and additions of one token's forward pass: 2 for each weight of the decoder that
+/// it meets.
 fn forward_flops(config: &ModelConfig, adapter: &AdapterConfig) -> (f64, f64) {
     let embedding = (config.vocab_size * config.hidden_size) as f64;
     let heads = if config.tie_word_embeddings { 1.0 } else { 2.0 };
@@ -44,17 +45,20 @@ fn forward_flops(config: &ModelConfig, adapter: &AdapterConfig) -> (f64, f64) {
     (base, adapter)
 }
 
-/// Floating-point operations a second that a CPU run reaches as a whole, padding and everything around the products included.
-/// Measured on 2 cores (AVX-512), SmolLM2-135M, real questions; see `docs/performance.md`. Assumed proportional to the cores.
+/// Floating-point operations a second that a CPU run reaches as a whole, padding and everything
+/// around the products included. Measured on 2 cores (AVX-512), SmolLM2-135M, real questions; see
+/// `docs/performance.md`. Assumed proportional to the cores.
 const FLOPS_PER_CORE: f64 = 65e9;
 
 /// Bytes of a process that has loaded nothing, and the allocator's slack; measured with glibc.
 const PROCESS: f64 = 60e6;
 
-/// Values that the backward pass keeps for each token of one layer: the residual stream before both norms, q, k, v and attention's
-/// output, gate and up, and each projection's hidden rows. Where the fused operation does not serve (off the processor, other types than
-/// f32, random weights, experts that are whole blocks) also both norms' outputs and the product of gate and up, of which whole experts
-/// keep all three for each, and with dropout on a plain LoRA a mask and a masked input for each projection.
+/// Values that the backward pass keeps for each token of one layer: the residual stream before both
+/// norms, q, k, v and attention's output, gate and up, and each projection's hidden rows. Where the
+/// fused operation does not serve (off the processor, other types than f32, random weights, experts
+/// that are whole blocks) also both norms' outputs and the product of gate and up, of which whole
+/// experts keep all three for each, and with dropout on a plain LoRA a mask and a masked input for
+/// each projection.
 fn activations(config: &ModelConfig, adapter: &AdapterConfig, serves: bool) -> usize {
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let q = config.num_attention_heads * config.head_dim;
@@ -89,7 +93,8 @@ fn activations(config: &ModelConfig, adapter: &AdapterConfig, serves: bool) -> u
     }
 }
 
-/// Sizes a run; `weight_bytes` is the size of one frozen weight, `serves` says whether the fused operations do.
+/// Estimates a run. `weight_bytes` is the size of one frozen weight, `serves` says whether the fused
+/// operations do.
 #[expect(
     clippy::too_many_arguments,
     reason = "plain facts of one run, used once"
@@ -133,7 +138,8 @@ pub fn estimate(
     let logits = schedule.micro_batch * config.vocab_size * 2;
     let activations = 4.0 * (widest * values + logits) as f64;
     let parameter = 4.0 * trainable as f64;
-    // A parameter and its two moments stay. Gradients come while activations go; those of a step's earlier passes wait beside them.
+    // A parameter and its two moments stay. Gradients come while activations go; those of a step's
+    // earlier passes wait beside them.
     let several = schedule.micro_batch < schedule.batch_size
         || schedule.batch_size * longest > schedule.micro_tokens;
     let waiting = if several { parameter } else { 0.0 };

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Outcome;
 
-/// Which edge a bin owns.
+/// Which of its edges a bin of confidence owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BinEdge {
@@ -18,11 +18,11 @@ pub enum BinEdge {
 /// One bin of a reliability diagram.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Bin {
-    /// Rows in it.
+    /// Rows whose confidence lies in the bin.
     pub count: usize,
-    /// Their mean confidence.
+    /// Mean confidence of these rows.
     pub confidence: f64,
-    /// Their accuracy.
+    /// Share of right answers among these rows.
     pub accuracy: f64,
 }
 
@@ -39,13 +39,13 @@ impl Bin {
         }
     }
 
-    /// `|accuracy - confidence|`
+    /// The bin's error: `|accuracy - confidence|`.
     pub fn gap(&self) -> f64 {
         (self.accuracy - self.confidence).abs()
     }
 }
 
-/// Bins of equal width over `[0, 1]`.
+/// Sorts outcomes into bins of equal width over `[0, 1]`, for a reliability diagram.
 pub fn reliability(outcomes: &[Outcome], bins: usize, edge: BinEdge) -> Vec<Bin> {
     let mut members: Vec<Vec<Outcome>> = vec![Vec::new(); bins];
     for outcome in outcomes {
@@ -59,12 +59,14 @@ pub fn reliability(outcomes: &[Outcome], bins: usize, edge: BinEdge) -> Vec<Bin>
     members.iter().map(|m| Bin::of(m)).collect()
 }
 
-/// `sum_b n_b / n |accuracy_b - confidence_b|` (Eq. 20); NaN for an empty set.
+/// Expected calibration error, `sum_b n_b / n |accuracy_b - confidence_b|` (Eq. 20); NaN for an
+/// empty set.
 pub fn expected_calibration_error(outcomes: &[Outcome], bins: usize, edge: BinEdge) -> f64 {
     weighted_gap(&reliability(outcomes, bins, edge), outcomes.len())
 }
 
-/// The same over groups of equal count, by rising confidence; sizes differ by at most 1.
+/// Adaptive calibration error: as [`expected_calibration_error`], over groups of equal count by
+/// rising confidence, whose sizes differ by at most 1.
 pub fn adaptive_calibration_error(outcomes: &[Outcome], bins: usize) -> f64 {
     let mut sorted = outcomes.to_vec();
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -75,7 +77,7 @@ pub fn adaptive_calibration_error(outcomes: &[Outcome], bins: usize) -> f64 {
     weighted_gap(&groups, n)
 }
 
-/// The largest gap of a bin that is not empty; NaN for an empty set.
+/// Maximum calibration error: the largest gap of a bin that is not empty; NaN for an empty set.
 pub fn maximum_calibration_error(outcomes: &[Outcome], bins: usize, edge: BinEdge) -> f64 {
     reliability(outcomes, bins, edge)
         .iter()

@@ -1,4 +1,4 @@
-//! The same metrics as burn `Metric`s, for the Learner: whole-epoch values, not means of batches.
+//! The metrics as burn `Metric`s, for the Learner: values of a whole epoch, never means of batches.
 
 use std::sync::Arc;
 
@@ -109,7 +109,8 @@ impl Numeric for WholeSet {
     }
 }
 
-/// A loss term, or the weighted sum of all: each batch counts by its questions, so a short last batch does not weigh more.
+/// A loss term, or the weighted sum of all: each batch counts by its questions, so a short last
+/// batch does not weigh more.
 #[derive(Clone)]
 pub struct LossTerm {
     name: MetricName,
@@ -120,7 +121,7 @@ pub struct LossTerm {
 }
 
 impl LossTerm {
-    /// One term by its name.
+    /// A single term of the loss, by its name.
     pub fn of(term: &'static str) -> Self {
         Self {
             name: Arc::new(term.into()),
@@ -131,7 +132,7 @@ impl LossTerm {
         }
     }
 
-    /// The total.
+    /// The weighted sum of all terms.
     pub fn total() -> Self {
         Self {
             term: None,
@@ -212,7 +213,8 @@ impl Numeric for LossTerm {
     }
 }
 
-/// Hands every step's facts to a listener: how dashboard and log learn of things that are no metric, such as expert load.
+/// Hands every step's facts to a listener: how dashboard and log learn of things that are no
+/// metric, such as expert load.
 #[derive(Clone)]
 pub struct Tap {
     name: MetricName,

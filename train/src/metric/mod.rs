@@ -15,13 +15,13 @@ pub mod ranking;
 
 pub use calibration::{Bin, BinEdge, reliability};
 
-/// A confidence and whether it was right.
+/// The confidence of an answer, and whether the answer was right.
 pub type Outcome = (f64, bool);
 
 /// A figure with its bootstrap interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// Over the whole set; NaN (null in JSON) where it is undefined.
+    /// The figure over the whole set; absent (null in JSON) where it is undefined.
     pub value: Option<f64>,
     /// Lower end of the 95 % bootstrap interval.
     pub low: Option<f64>,
@@ -47,9 +47,10 @@ impl Estimate {
 
 /// The resamples, moved so that their mean is the value.
 ///
-/// A calibration error is too large on few rows, and each resample adds the same bias once more: the plain percentiles lie beside
-/// the value they belong to. Moved, they say how far the error *at this number of rows* varies; that it is itself too large, most of
-/// all where calibration is good, no interval mends. For means (accuracy, NLL, Brier score) there is no bias and hardly a change.
+/// A calibration error is too large on few rows, and each resample adds the same bias once more:
+/// the plain percentiles lie beside the value they belong to. Moved, they say how far the error *at
+/// this number of rows* varies. The error itself stays too large, most of all where calibration is
+/// good. For means (accuracy, NLL, Brier score) there is no bias and hardly a change.
 pub fn centred(value: Option<f64>, mut resampled: Vec<f64>) -> Vec<f64> {
     let mean = resampled.iter().sum::<f64>() / resampled.len() as f64;
     let shift = value.map_or(0.0, |value| value - mean);
@@ -60,19 +61,19 @@ pub fn centred(value: Option<f64>, mut resampled: Vec<f64>) -> Vec<f64> {
 /// Every figure of a scored set. Shares are in `[0, 1]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// Questions.
+    /// Number of questions.
     pub n: usize,
-    /// Equal-width bins of the calibration errors.
+    /// Number of equal-width bins of the calibration errors.
     pub bins: usize,
     /// Share of right predictions.
     pub accuracy: Estimate,
-    /// Mean confidence of the prediction.
+    /// Mean confidence of the predictions.
     pub confidence: Estimate,
     /// Expected calibration error (Eq. 20).
     pub expected_calibration_error: Estimate,
-    /// The same with bins of equal count.
+    /// Calibration error with bins of equal count.
     pub adaptive_calibration_error: Estimate,
-    /// The worst bin's gap.
+    /// Largest gap between confidence and accuracy in a bin.
     pub maximum_calibration_error: Estimate,
     /// Mean of `-ln p(label)`.
     pub negative_log_likelihood: Estimate,
@@ -82,7 +83,7 @@ pub struct Metrics {
     pub auroc: Estimate,
     /// Area under the risk-coverage curve.
     pub aurc: Estimate,
-    /// The same less the best possible at this accuracy.
+    /// Area under the risk-coverage curve less the best possible at this accuracy.
     pub excess_aurc: Estimate,
     /// Accuracy of the most confident 80 %.
     pub accuracy_at_coverage_80: Estimate,
@@ -92,27 +93,27 @@ pub struct Metrics {
     pub flu: Option<FluMetrics>,
 }
 
-/// FLU's own figures: it claims to be the probability of being right.
+/// Figures of FLU as a confidence: it claims to be the probability of being right.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FluMetrics {
     /// Mean FLU.
     pub mean: Estimate,
     /// Mean FLU of right answers less that of wrong ones.
     pub separation: Estimate,
-    /// Its expected calibration error.
+    /// Expected calibration error of FLU.
     pub expected_calibration_error: Estimate,
-    /// Its AUROC of correctness.
+    /// Probability that a right answer has a higher FLU than a wrong one.
     pub auroc: Estimate,
     /// Mean of `(FLU - 1{right})^2`.
     pub brier_score: Estimate,
 }
 
-/// Resamples of the bootstrap and its seed.
+/// How often the bootstrap resamples, and from which seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bootstrap {
-    /// Resamples.
+    /// Number of resamples.
     pub resamples: usize,
-    /// Seed.
+    /// Seed of the resampling.
     pub seed: u64,
 }
 
@@ -199,12 +200,12 @@ pub fn outcomes(rows: &[&ScoredRow]) -> Vec<Outcome> {
     rows.iter().map(|r| (r.confidence(), r.correct())).collect()
 }
 
-/// `-ln max(p(label), 1e-12)`
+/// Negative log-likelihood of a row: `-ln max(p(label), 1e-12)`.
 pub fn negative_log_likelihood(row: &ScoredRow) -> f64 {
     -row.probabilities[row.label].max(1e-12).ln()
 }
 
-/// `sum_c (p_c - 1{c = label})^2`
+/// Brier score of a row: `sum_c (p_c - 1{c = label})^2`, 0 to 2.
 pub fn brier(row: &ScoredRow) -> f64 {
     row.probabilities
         .iter()
@@ -218,7 +219,8 @@ fn mean(rows: &[&ScoredRow], f: impl Fn(&ScoredRow) -> f64) -> f64 {
     rows.iter().map(|row| f(row)).sum::<f64>() / rows.len() as f64
 }
 
-/// The value on the set and the interval of the resamples in which it is defined; not below zero where no resample is.
+/// The value of a figure on the set, and the interval of the resamples in which it is defined.
+/// Where no resample is negative, neither end of the interval is.
 pub fn estimate(
     rows: &[ScoredRow],
     bootstrap: Bootstrap,
@@ -292,7 +294,8 @@ mod tests {
 
     #[test]
     fn the_interval_of_a_biased_figure_holds_its_value() {
-        // Confidences spread over all bins, right as often as they say: an ECE near 0, and every resample's is larger.
+        // Confidences spread over all bins, right as often as they say: an ECE near 0, and every
+        // resample's is larger.
         let rows: Vec<_> = (0..100)
             .map(|i| {
                 let p = 0.5 + f64::from(i) / 200.0;

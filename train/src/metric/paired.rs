@@ -1,4 +1,5 @@
-//! Two methods' answers to the same questions: a paired bootstrap. What makes a question hard for both cancels out.
+//! A paired bootstrap: two methods' answers to the same questions. What makes a question hard for
+//! both cancels out.
 
 use std::collections::HashMap;
 
@@ -10,10 +11,10 @@ use super::calibration::{BinEdge, expected_calibration_error};
 use super::{Bootstrap, Estimate, Outcome, brier, centred, negative_log_likelihood};
 use crate::prediction::ScoredRow;
 
-/// How a method differs from another in a figure.
+/// Difference between two methods in a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Difference {
-    /// The method's value less the other's, with its 95 % interval.
+    /// One method's value less the other's, with its 95 % interval.
     pub estimate: Estimate,
     /// Two-sided: twice the smaller share of resamples on one side of zero.
     pub p_value: f64,
@@ -39,8 +40,9 @@ impl Facts {
     }
 }
 
-/// `other` less `first`, each a list of replicates (seeds) on the same questions in the same order; a figure is the mean over them. All
-/// replicates are resampled by the same questions.
+/// Differences of `other` less `first`. Each is a list of replicates (seeds) on the same questions
+/// in the same order; a figure is the mean over them. All replicates are resampled by the same
+/// questions.
 pub fn differences(
     first: &[Vec<ScoredRow>],
     other: &[Vec<ScoredRow>],
@@ -95,7 +97,7 @@ fn figures(runs: &[Vec<Facts>], chosen: &[usize], bins: usize) -> [f64; 4] {
     sums.map(|sum| sum / runs.len() as f64)
 }
 
-/// The rows that every run has, in the first one's order.
+/// Each run's rows for the questions that all runs have, in the order of the first.
 pub fn common(answers: Vec<Vec<ScoredRow>>) -> Vec<Vec<ScoredRow>> {
     let mut by_id: Vec<HashMap<String, ScoredRow>> = answers
         .iter()
@@ -145,7 +147,8 @@ mod tests {
 
     #[test]
     fn several_seeds_are_averaged_before_they_are_compared() {
-        // Right for 50 % and 100 % against 50 %: 25 points; confidence 0.6: ECE 10 and 40 against 10.
+        // Right for 50 % and 100 % against 50 %: 25 points; confidence 0.6: ECE 10 and 40 against
+        // 10.
         let first = [rows(100, |i| i % 2 == 0, 0.6)];
         let two = [rows(100, |i| i % 2 == 0, 0.6), rows(100, |_| true, 0.6)];
         let [accuracy, ece, nll, brier] = differences(&first, &two, 15, BOOTSTRAP);

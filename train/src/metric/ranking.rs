@@ -2,7 +2,8 @@
 
 use super::Outcome;
 
-/// Probability that a right answer has more confidence than a wrong one, ties half; NaN if all are right or all wrong.
+/// Probability that a right answer has more confidence than a wrong one, ties half; NaN if all are
+/// right or all wrong.
 pub fn auroc(outcomes: &[Outcome]) -> f64 {
     let mut sorted = outcomes.to_vec();
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -18,7 +19,8 @@ pub fn auroc(outcomes: &[Outcome]) -> f64 {
     pairs / (right * wrong)
 }
 
-/// Error rate among the k most confident, for k = 1..n. Within a tie the expected error is taken.
+/// The risk-coverage curve: error rate among the k most confident, for k = 1..n. Within a tie the
+/// expected error is taken.
 pub fn risk_coverage(outcomes: &[Outcome]) -> Vec<f64> {
     let mut sorted = outcomes.to_vec();
     sorted.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -35,7 +37,7 @@ pub fn risk_coverage(outcomes: &[Outcome]) -> Vec<f64> {
     risks
 }
 
-/// Mean of the risk-coverage curve; NaN for an empty set.
+/// Area under the risk-coverage curve: its mean; NaN for an empty set.
 pub fn aurc(outcomes: &[Outcome]) -> f64 {
     let risks = risk_coverage(outcomes);
     risks.iter().sum::<f64>() / risks.len() as f64

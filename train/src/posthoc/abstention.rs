@@ -1,56 +1,59 @@
-//! Answer or abstain: a threshold on confidence, learned on held-out rows, with a guarantee for questions like them.
+//! Answer or abstain: a threshold on confidence, learned on held-out rows, with a guarantee for
+//! questions like them.
 
 use serde::{Deserialize, Serialize};
 
 use crate::prediction::ScoredRow;
 
-/// What the threshold promises.
+/// What an abstention threshold promises of the answers that are given.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Promise {
-    /// At most this share of the answered questions is wrong, with probability at least `1 - delta` over the held-out rows.
+    /// At most this share of the answered questions is wrong, with probability at least `1 - delta`
+    /// over the held-out rows.
     Risk {
-        /// The share.
+        /// Largest share of wrong answers among those given, in `(0, 1)`.
         target: f64,
-        /// How often the promise may fail.
+        /// Probability with which the promise may fail, in `(0, 1)`.
         delta: f64,
     },
     /// At least this share of questions is answered, on average over held-out rows.
     Coverage {
-        /// The share.
+        /// Share of questions that are answered, in `(0, 1)`.
         target: f64,
     },
 }
 
-/// A fitted threshold.
+/// A fitted threshold: answers of less confidence are not given.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Abstention {
-    /// Answers of at least this confidence are given.
+    /// Least confidence of an answer that is given.
     pub threshold: f64,
-    /// Share of held-out rows that it answers.
+    /// Share of the held-out rows that the threshold answers.
     pub held_out_coverage: f64,
-    /// Share of those that are wrong; absent where it answers none.
+    /// Share of wrong answers among the answered held-out rows; absent where none is answered.
     pub held_out_risk: Option<f64>,
-    /// What it promises.
+    /// Promise that the threshold was fitted for.
     pub promise: Promise,
 }
 
 /// Why no threshold keeps the promise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Refusal {
-    /// Even without a single error so few rows would prove nothing; this many are needed.
+    /// So few held-out rows would prove nothing even without a single error.
     TooFew {
-        /// Rows needed.
+        /// Held-out rows needed, all of them right.
         needed: usize,
     },
-    /// The most confident answers are wrong too often.
+    /// The most confident held-out answers are wrong too often.
     TooWrong,
 }
 
 impl Abstention {
-    /// Fits the threshold. For a risk: the largest of ten numbers of answered rows, fixed beforehand, whose Clopper-Pearson bound
-    /// keeps the target, `delta` shared among them (as Geifman and El-Yaniv 2017, with fixed steps instead of a search). For a
-    /// coverage: the conformal quantile of the confidences.
+    /// Fits the threshold. For a risk: the largest of ten numbers of answered rows, fixed
+    /// beforehand, whose Clopper-Pearson bound keeps the target, `delta` shared among them (as
+    /// Geifman and El-Yaniv 2017, with fixed steps instead of a search). For a coverage: the
+    /// conformal quantile of the confidences.
     ///
     /// # Errors
     /// A promise that these rows cannot support.
@@ -74,20 +77,22 @@ impl Abstention {
         })
     }
 
-    /// Whether an answer of this confidence is given.
+    /// Whether an answer of some confidence is given.
     pub fn answers(&self, confidence: f64) -> bool {
         // The threshold was read from a file, shortest decimals of f32.
         confidence as f32 >= self.threshold as f32
     }
 }
 
-/// Numbers of answered rows that are tried, evenly from the fewest that could prove the risk to all of them.
+/// Numbers of answered rows that are tried, evenly from the fewest that could prove the risk to all
+/// of them.
 const RANKS: usize = 10;
 
 /// `rows`: confidence and whether wrong, most confident first.
 fn risk_threshold(rows: &[(f64, bool)], target: f64, delta: f64) -> Result<f64, Refusal> {
     let share = delta / RANKS as f64;
-    // Without an error the bound is `1 - share^(1 / n)`; the row at the threshold itself proves nothing.
+    // Without an error the bound is `1 - share^(1 / n)`; the row at the threshold itself proves
+    // nothing.
     let needed = (share.ln() / (1.0 - target).ln()).ceil() as usize + 1;
     let n = rows.len();
     if n < needed {
@@ -99,7 +104,8 @@ fn risk_threshold(rows: &[(f64, bool)], target: f64, delta: f64) -> Result<f64, 
             let wrong = rows.iter().filter(|(_, wrong)| *wrong).count();
             clopper_pearson_upper(wrong, rows.len(), share)
         };
-        // Given the threshold, the rows before it are a sample of those that are answered; rows that tie with it are answered too.
+        // Given the threshold, the rows before it are a sample of those that are answered; rows
+        // that tie with it are answered too.
         let ties = rows.iter().take_while(|(c, _)| *c >= threshold).count();
         bound(&rows[..rank - 1]).max(bound(&rows[..ties])) <= target
     };
@@ -111,7 +117,8 @@ fn risk_threshold(rows: &[(f64, bool)], target: f64, delta: f64) -> Result<f64, 
         .ok_or(Refusal::TooWrong)
 }
 
-/// The `floor((n + 1)(1 - target))`-th smallest confidence: a new one is at least as large with probability `target`.
+/// The `floor((n + 1)(1 - target))`-th smallest confidence: a new one is at least as large with
+/// probability `target`.
 fn coverage_threshold(rows: &[(f64, bool)], target: f64) -> f64 {
     // 100 (1 - 0.8) is a little less than 20.
     let below = ((rows.len() + 1) as f64 * (1.0 - target) + 1e-9).floor() as usize;
@@ -121,7 +128,8 @@ fn coverage_threshold(rows: &[(f64, bool)], target: f64) -> f64 {
     }
 }
 
-/// The largest error rate under which so few errors in n rows still happen with probability `delta`.
+/// The largest error rate under which so few errors in n rows still happen with probability
+/// `delta`.
 pub fn clopper_pearson_upper(errors: usize, n: usize, delta: f64) -> f64 {
     if errors >= n {
         return 1.0;

@@ -1,9 +1,11 @@
-//! The probability of being right, from softmax confidence and FLU together: logistic regression on their logits, drawn towards
-//! temperature scaling as strongly as held-out rows say.
+//! The probability of being right, from softmax confidence and FLU together: a logistic regression
+//! on their logits, drawn towards temperature scaling as strongly as held-out rows say.
 //!
-//! `logit c = w_0 + w_1 logit(conf_T) + w_2 z(FLU)`, where `conf_T` is the confidence after temperature scaling and z the
-//! standardised logit of FLU. The penalty `strength / 2 |w - (0, 1, 0)|^2` pulls to temperature scaling alone; its strength is
-//! chosen by five-fold cross-validation of the likelihood. The answer stays; the other choices share the rest as before.
+//! `logit c = w_0 + w_1 logit(conf_T) + w_2 z(FLU)`, where `conf_T` is the confidence after
+//! temperature scaling and z the standardised logit of FLU. The penalty
+//! `strength / 2 |w - (0, 1, 0)|^2` pulls to temperature scaling alone; its strength is chosen by
+//! five-fold cross-validation of the likelihood. The answer stays; the other choices share the rest
+//! as before.
 
 use faer::linalg::solvers::Solve;
 use faer::{Mat, Side};
@@ -13,20 +15,20 @@ use super::PostHoc;
 use super::temperature::Temperature;
 use crate::prediction::{ScoredRow, logarithms};
 
-/// A fitted calibrator.
+/// A fitted calibrator of softmax confidence and FLU.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Confidence {
-    /// Applied first.
+    /// Temperature scaling of the logits, applied first.
     pub temperature: Temperature,
-    /// Of 1, the confidence's logit, and standardised FLU.
+    /// Weights of the constant 1, of the confidence's logit, and of standardised FLU.
     pub weights: [f64; 3],
     /// Mean and standard deviation of FLU's logit on held-out rows.
     pub flu: [f64; 2],
-    /// Strength of the pull to temperature scaling.
+    /// Strength of the pull towards temperature scaling, in pseudo-observations.
     pub strength: f64,
 }
 
-/// Temperature scaling alone.
+/// Weights that leave temperature scaling as it is.
 const PRIOR: [f64; 3] = [0.0, 1.0, 0.0];
 
 /// Strengths tried, in pseudo-observations; the last one is all but temperature scaling.
@@ -84,7 +86,8 @@ fn regress(observations: &[Observation], strength: f64) -> [f64; 3] {
     weights
 }
 
-/// A positive definite system; no step where it is none, which only values that are no numbers can bring about.
+/// Solves a positive definite system. Zeros where it is not positive definite, which only values
+/// that are no numbers can bring about.
 fn solve(a: [[f64; 3]; 3], b: [f64; 3]) -> [f64; 3] {
     let matrix = Mat::from_fn(3, 3, |i, j| a[i][j]);
     let right = Mat::from_fn(3, 1, |i, _| b[i]);
@@ -136,20 +139,22 @@ fn choose(observations: &[Observation]) -> f64 {
     best.1
 }
 
-/// Whether FLU tells something that the softmax confidence does not: a likelihood-ratio test of the logistic regression of being right on
-/// both logits against that on the confidence's alone.
+/// Whether FLU tells something that the softmax confidence does not: a likelihood-ratio test of the
+/// logistic regression of being right on both logits against that on the confidence's alone.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Information {
-    /// Twice the gain in log-likelihood; where FLU says nothing, chi-squared with one degree of freedom (above 3.84 in 5 % of cases).
+    /// Twice the gain in log-likelihood; where FLU says nothing, chi-squared with one degree of
+    /// freedom (above 3.84 in 5 % of cases).
     pub likelihood_ratio: f64,
-    /// The probability of as much by chance.
+    /// Probability of a likelihood ratio as large by chance.
     pub p_value: f64,
     /// FLU's weight: below 0, it is higher where the answer is wrong.
     pub weight: f64,
 }
 
 impl Information {
-    /// Of scored rows; none without FLU, where FLU is the confidence, or where all or none are right.
+    /// Tests scored rows. `None` without FLU, where FLU is the confidence, or where all or none are
+    /// right.
     pub fn of(rows: &[ScoredRow]) -> Option<Self> {
         /// Not 0: the curvature of a separable set has no inverse.
         const PULL: f64 = 1e-6;
@@ -181,7 +186,7 @@ impl Information {
     }
 }
 
-/// Mean and standard deviation, which is never quite 0.
+/// Mean and standard deviation of some values; the latter is never quite 0.
 fn moments(values: &[f64]) -> [f64; 2] {
     let n = values.len().max(1) as f64;
     let mean = values.iter().sum::<f64>() / n;
@@ -226,11 +231,12 @@ impl PostHoc for Confidence {
         fitted
     }
 
-    /// The row with its answer's probability replaced; never below another choice's, so that the answer stays. A written answer stays
-    /// anyway.
+    /// The row with its answer's probability replaced; never below another choice's, so that the
+    /// answer stays. A written answer stays anyway.
     fn apply(&self, row: &ScoredRow) -> ScoredRow {
         let answer = row.prediction();
-        // The others' shares of what the answer leaves; a saturated softmax leaves nothing to go by.
+        // The others' shares of what the answer leaves; a saturated softmax leaves nothing to go
+        // by.
         let others: Vec<f64> = row
             .probabilities
             .iter()

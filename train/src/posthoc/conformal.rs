@@ -1,33 +1,36 @@
-//! Split conformal prediction: sets of choices that hold the right one with probability at least `1 - alpha`, if held-out and
-//! test questions are exchangeable.
+//! Split conformal prediction: sets of choices that hold the right one with probability at least
+//! `1 - alpha`, if held-out and test questions are exchangeable.
 
 use serde::{Deserialize, Serialize};
 
 use crate::prediction::ScoredRow;
 
-/// How badly a choice fits.
+/// Measure of how badly a choice fits its question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Score {
     /// `1 - p(choice)`: the smallest sets on average (Sadinle et al. 2019).
     Lac,
-    /// The probability of the choices at least as probable: adaptive sets (Romano et al. 2020), without randomisation.
+    /// The probability of the choices at least as probable: adaptive sets (Romano et al. 2020),
+    /// without randomisation.
     Aps,
 }
 
-/// A fitted threshold.
+/// A fitted threshold on a score: the choices up to it form the set.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Conformal {
-    /// The score that is compared.
+    /// Score that is compared with the threshold.
     pub score: Score,
-    /// Choices up to it belong to the set; infinite where the held-out set is too small to promise anything but all choices.
+    /// Largest score of a choice in the set. Infinite where the held-out set is too small to
+    /// promise anything but all choices.
     pub threshold: f64,
 }
 
-/// Coverage and size of the sets over a test set.
+/// Coverage and size of conformal sets over a test set.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ConformalMetrics {
-    /// Share of sets that hold the right choice; absent for an empty test set, and for written answers.
+    /// Share of sets that hold the right choice; absent for an empty test set, and for written
+    /// answers.
     pub coverage: Option<f64>,
     /// Mean number of choices in a set.
     pub set_size: Option<f64>,
@@ -53,7 +56,7 @@ impl Score {
 }
 
 impl Conformal {
-    /// The `ceil((n + 1)(1 - alpha))`-th smallest score of the right choices.
+    /// Fits the threshold: the `ceil((n + 1)(1 - alpha))`-th smallest score of the right choices.
     pub fn fit(held_out: &[ScoredRow], score: Score, alpha: f64) -> Self {
         let mut scores: Vec<f64> = held_out
             .iter()
@@ -71,7 +74,7 @@ impl Conformal {
         }
     }
 
-    /// The choices that may be right; never empty.
+    /// The choices of a row that may be right; never empty.
     pub fn set(&self, row: &ScoredRow) -> Vec<usize> {
         let all = 0..row.probabilities.len();
         let kept: Vec<usize> = all
@@ -83,7 +86,7 @@ impl Conformal {
         }
     }
 
-    /// Coverage and size over a test set.
+    /// Coverage and size of the sets over a test set.
     pub fn metrics(&self, test: &[ScoredRow]) -> ConformalMetrics {
         let n = test.len() as f64;
         // What was written has no choices to make a set of.
@@ -115,7 +118,8 @@ mod tests {
 
     #[test]
     fn hand_computed_thresholds_and_sets() {
-        // LAC scores of the right choices: 0.1, 0.2, .., 0.9; with n = 9 and alpha 0.2 the rank is 10 * 0.8 = 8.
+        // LAC scores of the right choices: 0.1, 0.2, .., 0.9; with n = 9 and alpha 0.2 the rank is
+        // 10 * 0.8 = 8.
         let held_out: Vec<_> = (1..=9)
             .map(|i| row(&[1.0 - 0.1 * f64::from(i), 0.1 * f64::from(i)], 0))
             .collect();

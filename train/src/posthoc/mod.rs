@@ -1,4 +1,4 @@
-//! What is fitted on held-out predictions and applied to those of any method.
+//! Calibrators: fitted on held-out predictions, applied to the predictions of any method.
 //!
 //! | module | output |
 //! |---|---|
@@ -21,27 +21,28 @@ use confidence::Confidence;
 use conformal::{Conformal, ConformalMetrics, Score};
 use temperature::Temperature;
 
-/// Fitted on held-out predictions, applied to any.
+/// A calibrator: fitted on held-out predictions, applied to any other.
 pub trait PostHoc: Sized {
-    /// What it makes of a prediction.
+    /// What the calibrator makes of a prediction.
     type Output;
 
-    /// Fits it; an empty set fits what changes nothing.
+    /// Fits the calibrator. Without rows it changes nothing.
     fn fit(held_out: &[ScoredRow]) -> Self;
 
-    /// Applies it.
+    /// The calibrated form of a prediction.
     fn apply(&self, row: &ScoredRow) -> Self::Output;
 }
 
 /// Error rate that conformal sets are made for in reports.
 pub const ALPHA: f64 = 0.1;
 
-/// Both calibrators of held-out rows; the temperature is the one that the confidence builds on.
+/// Both calibrators of confidence, fitted on the same held-out rows; the temperature is the one
+/// that the confidence builds on.
 #[derive(Debug, Clone, Copy)]
 pub struct Calibrators(Confidence);
 
 impl Calibrators {
-    /// Fits them.
+    /// Fits both on held-out rows.
     pub fn fit(held_out: &[ScoredRow]) -> Self {
         Self(Confidence::fit(held_out))
     }
@@ -63,20 +64,20 @@ impl Calibrators {
 pub struct Calibrated {
     /// The fitted temperature.
     pub temperature: Temperature,
-    /// With temperature scaling.
+    /// Figures with temperature scaling.
     pub with_temperature: Metrics,
-    /// The fitted calibrator.
+    /// The fitted calibrator of confidence and FLU.
     pub confidence: Confidence,
-    /// With its confidence.
+    /// Figures with the calibrator's confidence.
     pub with_confidence: Metrics,
-    /// Sets by the least ambiguous classifier.
+    /// Conformal sets of the least ambiguous classifier (LAC).
     pub lac: ConformalMetrics,
-    /// Adaptive prediction sets.
+    /// Adaptive prediction sets (APS).
     pub aps: ConformalMetrics,
 }
 
 impl Calibrated {
-    /// Fits everything on held-out rows and applies it to the test's.
+    /// Fits every calibrator on held-out rows and applies it to test rows.
     pub fn of(
         held_out: &[ScoredRow],
         test: &[ScoredRow],

@@ -1,4 +1,5 @@
-//! Temperature scaling (Guo et al. 2017): `softmax(logits / T)`, T by the likelihood of held-out answers. The answers stay.
+//! Temperature scaling (Guo et al. 2017): `softmax(logits / T)`, T by the likelihood of held-out
+//! answers. The answers stay.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,10 +7,10 @@ use super::PostHoc;
 use crate::metric::negative_log_likelihood;
 use crate::prediction::ScoredRow;
 
-/// A temperature; above 1 it lowers confidence.
+/// A fitted temperature: `softmax(logits / T)`. Above 1 it lowers confidence.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Temperature {
-    /// T.
+    /// The divisor T of the logits.
     pub temperature: f64,
 }
 
@@ -19,7 +20,8 @@ const BOUND: f64 = 3.0;
 impl PostHoc for Temperature {
     type Output = ScoredRow;
 
-    /// The negative log-likelihood is convex in `1 / T`, so it has one minimum in `log T`, found by golden sections.
+    /// The negative log-likelihood is convex in `1 / T`, so it has one minimum in `log T`, found by
+    /// golden sections.
     fn fit(held_out: &[ScoredRow]) -> Self {
         if held_out.is_empty() {
             return Self { temperature: 1.0 };
