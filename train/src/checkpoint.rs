@@ -86,7 +86,7 @@ pub struct CloseChunk {
     pub run: PathBuf,
     /// The loader's position and wish to stop.
     pub state: Arc<LoaderState>,
-    /// Whether training has failed: such a checkpoint must never be resumed from.
+    /// Knows whether training has failed: such a checkpoint must never be resumed from.
     pub telemetry: Telemetry,
     /// Optimizer steps after which the adapter is kept.
     pub snapshots: Vec<usize>,
