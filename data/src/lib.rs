@@ -20,6 +20,7 @@ pub mod example;
 pub mod loader;
 pub mod prompt;
 pub mod rows;
+pub mod seed;
 pub mod source;
 pub mod split;
 pub mod tokenizer;

@@ -15,6 +15,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use crate::batch::{Batch, QuestionBatcher};
+use crate::seed::mix;
 use crate::tokenizer::EncodedQuestion;
 
 /// Optimizer batches whose rows are sorted by length together, before their order is shuffled again.
@@ -101,20 +102,6 @@ fn epoch_order(
         .collect();
     batches.shuffle(&mut rng);
     batches
-}
-
-/// A hash of two numbers (SplitMix64).
-pub fn mix(a: u64, b: u64) -> u64 {
-    let mut z = a ^ b.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
-/// A hash of a number and a name.
-pub fn hash_name(seed: u64, name: &str) -> u64 {
-    name.bytes()
-        .fold(seed, |hash, byte| mix(hash, u64::from(byte)))
 }
 
 /// What the loader shares with whoever watches it.

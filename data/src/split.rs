@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::{Dataset, OfficialSplit, load};
 use crate::error::DataError;
 use crate::example::MultipleChoice;
-use crate::loader::mix;
+use crate::seed::mix;
 use crate::source::{Finder, Located};
 
 /// How to divide a dataset.

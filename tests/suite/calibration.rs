@@ -7,7 +7,7 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::module::Module;
 use burn::prelude::*;
 use burn::train::{InferenceStep, TrainStep};
-use data::loader::hash_name;
+use data::seed::hash_name;
 use data::tokenizer::{Continuation, EncodedQuestion};
 use data::{Batch, QuestionBatcher};
 use model::{DropoutSeed, Llama};

@@ -4,7 +4,7 @@
 use burn::data::dataloader::batcher::Batcher;
 use burn::optim::GradientsParams;
 use burn::prelude::*;
-use data::loader::mix;
+use data::seed::mix;
 use data::{Continuation, EncodedQuestion, QuestionBatcher};
 use model::{AdapterConfig, DropoutSeed, Llama};
 use serde_json::Value;

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 use data::check::{CheckedFile, CheckedTokens};
 use data::dataset::Dataset;
-use data::loader::hash_name;
+use data::seed::hash_name;
 use data::prompt::{LabelStyle, Rendering, perturbations};
 use data::source::{Finder, Located, SourceKind, models};
 use data::split::{SplitOptions, Splits, split, test_only};

@@ -16,7 +16,7 @@ use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
 use data::Batch;
-use data::loader::mix;
+use data::seed::mix;
 use faer::Mat;
 use model::adapter::dropout::normal;
 use model::{Capture, DropoutSeed, Llama, LlamaInput, Probe};

@@ -1,7 +1,7 @@
 //! MC dropout (Gal and Ghahramani 2016): LoRA's dropout stays on at inference; the mean of several passes' probabilities.
 
 use data::Batch;
-use data::loader::mix;
+use data::seed::mix;
 use model::{AdapterConfig, DropoutSeed, Llama};
 
 use super::lora::Lora;

@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use data::Batch;
-use data::loader::hash_name;
+use data::seed::hash_name;
 use model::{AdapterConfig, LlamaOutput};
 
 use super::lora::{correct, term};
