@@ -150,7 +150,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let batches = batches(&options, &config, questions, trains, &at)?;
     let (mut useful, mut computed) = (Vec::new(), Vec::new());
     for batch in &batches {
-        useful.push(batch.real_tokens as f64);
+        useful.push(batch.input.real_tokens as f64);
         computed.push(batch.computed_tokens() as f64);
     }
     // The seconds of each step up to the gradients, and the optimizer's.
@@ -160,7 +160,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut trainee = Trainee::new(llama, method, &config.train, options.batch).train();
         let mut optimizer = ModuleOptimizer::from(OnePassAdamW::new(0.01));
         for mut batch in batches {
-            batch.step = phases.len() + 1;
+            batch.training.get_or_insert_default().step = phases.len() + 1;
             let start = Instant::now();
             let step = trainee.step(batch);
             let gradients = start.elapsed().as_secs_f64();

@@ -36,8 +36,8 @@ fn main() -> Result<(), data::DataError> {
         let batch = QuestionBatcher::default().batch(encoded, &Device::flex());
         println!(
             "  batch {:?}, {} of its tokens computed",
-            batch.tokens.dims(),
-            batch.real_tokens
+            batch.input.tokens.dims(),
+            batch.input.real_tokens
         );
     }
     Ok(())

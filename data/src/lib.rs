@@ -10,9 +10,13 @@
 //! | [`prompt`] | templates |
 //! | [`tokenizer`] | text to ids; answer labels checked |
 //! | [`check`] | what can be said about a file before anything is trained on it |
-//! | [`batch`] | tensors, and the order in which training sees the rows |
+//! | [`batch`] | questions as tensors, grouped by what they serve |
+//! | [`batcher`] | questions to batches |
+//! | [`loader`] | the order in which training sees the questions |
+//! | [`seed`] | seeds derived from other seeds |
 
 pub mod batch;
+pub mod batcher;
 pub mod check;
 pub mod dataset;
 pub mod error;
@@ -26,7 +30,8 @@ pub mod split;
 pub mod tokenizer;
 pub mod written;
 
-pub use batch::{Batch, BatchOptions, QuestionBatcher};
+pub use batch::{Batch, StepPart};
+pub use batcher::{BatchOptions, QuestionBatcher};
 pub use error::DataError;
 pub use example::MultipleChoice;
 pub use tokenizer::{Continuation, EncodedQuestion, Tokenizer};

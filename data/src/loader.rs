@@ -14,7 +14,8 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::batch::{Batch, QuestionBatcher};
+use crate::batch::{Batch, StepPart};
+use crate::batcher::QuestionBatcher;
 use crate::seed::mix;
 use crate::tokenizer::EncodedQuestion;
 
@@ -202,9 +203,11 @@ impl TrainLoader {
                     .collect();
                 let mut batch = self.batcher.batch(items, &self.device);
                 let place = (self.part * rounds + round) as u64;
-                batch.seed = mix(mix(self.schedule.seed, step as u64), place);
-                batch.step = step + 1;
-                batch.share = part.len() as f64 / rows.len() as f64;
+                batch.training = Some(StepPart {
+                    step: step + 1,
+                    seed: mix(mix(self.schedule.seed, step as u64), place),
+                    share: part.len() as f64 / rows.len() as f64,
+                });
                 batch
             })
             .collect()
@@ -591,13 +594,14 @@ mod tests {
                     break;
                 }
                 assert_eq!(served.len(), 3, "round {round}");
-                assert!(served.iter().all(|b| b.step == served[0].step));
+                let step = |b: &Batch| b.training.unwrap().step;
+                assert!(served.iter().all(|b| step(b) == step(&served[0])));
                 let whole = iterators.iter().map(|i| i.progress().is_completed());
                 let whole: Vec<bool> = whole.collect();
                 assert!(whole.iter().all(|w| *w == whole[0]));
                 for batch in served {
-                    share += batch.share;
-                    if batch.share > 0.0 {
+                    share += batch.share();
+                    if batch.share() > 0.0 {
                         rows.extend(batch.ids);
                     }
                 }
@@ -619,11 +623,11 @@ mod tests {
         let first = iterator.next().unwrap().unwrap();
         assert_eq!(
             iterator.progress().is_completed(),
-            first.len() == 4 || first.share == 1.0
+            first.len() == 4 || first.share() == 1.0
         );
-        let mut share = first.share;
+        let mut share = first.share();
         while !iterator.progress().is_completed() {
-            share += iterator.next().unwrap().unwrap().share;
+            share += iterator.next().unwrap().unwrap().share();
         }
         assert!((share - 1.0).abs() < 1e-12);
         state.stop.store(true, Ordering::SeqCst);

@@ -68,8 +68,7 @@ fn step(
     let method = method::build(config).unwrap();
     let llama = llama(config, &Device::flex());
     let trainee = Trainee::new(llama, method, &config.train, rows.len()).train();
-    let mut asked = batch(rows.to_vec(), &Device::flex().autodiff());
-    asked.step = 1;
+    let asked = batch(rows.to_vec(), &Device::flex().autodiff());
     let found = TrainStep::step(&trainee, asked);
     let terms = &found.item.facts().terms;
     let values = terms.iter().map(|(name, _, value)| (*name, *value));
@@ -113,7 +112,7 @@ fn flu_of_an_answer_is_that_of_its_own_tokens_after_the_prompt() {
         let rows = cloze(true);
         let asked = batch(rows.clone(), &device);
         let output = llama.forward(&method::input(&asked, DropoutSeed::OFF));
-        let choice_mean = asked.choice_mean.clone().unwrap();
+        let choice_mean = asked.means.choices.clone().unwrap();
         let together = floats(functional_uncertainty(&output.routing, &choice_mean));
         // Each choice in a row of its own, as a prompt that goes on.
         let mut alone = Vec::new();
@@ -171,7 +170,7 @@ fn every_choice_can_be_compared_with_its_being_right() {
     let output = llama(&of, &device).forward(&method::input(&asked, DropoutSeed::OFF));
     let flu = floats(functional_uncertainty(
         &output.routing,
-        &asked.choice_mean.unwrap(),
+        &asked.means.choices.unwrap(),
     ));
     let square = |question: usize, choice: usize| {
         let right = f32::from(u8::from(choice == 1));
@@ -195,7 +194,7 @@ fn soft_correctness_is_the_probability_of_the_right_choice_and_a_constant() {
     let asked = batch(rows.clone(), &device);
     let model = llama(&of, &device);
     let output = model.forward(&method::input(&asked, DropoutSeed::OFF));
-    let flu = floats(functional_uncertainty(&output.routing, &asked.prompt_mean));
+    let flu = floats(functional_uncertainty(&output.routing, &asked.means.prompt));
     let method = method::build(&of).unwrap();
     let trainee = Trainee::new(model, method, &of.train, 5);
     let found = InferenceStep::step(&trainee, asked);

@@ -6,9 +6,8 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::prelude::*;
-use data::batch::BatchOptions;
 use data::tokenizer::EncodedQuestion;
-use data::{Batch, QuestionBatcher};
+use data::{Batch, BatchOptions, QuestionBatcher};
 use model::{
     AdapterConfig, DropoutSeed, Llama, LlamaInput, LoraConfig, MixLoraConfig, MixtureWeights,
     Placement, Probe,
@@ -51,9 +50,10 @@ fn config(method: &str, adapter: &MixLoraConfig) -> RunConfig {
 /// Logits at the answers, FLU, and both forms of the load-balancing loss.
 fn numbers(llama: &Llama, batch: &Batch) -> (Vec<f32>, Vec<f32>, [f32; 2]) {
     let output = llama.forward(&method::input(batch, DropoutSeed::OFF));
-    let flu = functional_uncertainty(&output.routing, &batch.prompt_mean);
-    let balance = [LoadBalancing::Argmax, LoadBalancing::TopK]
-        .map(|form| load_balancing(&output.routing, &batch.token_mean, form).into_scalar::<f32>());
+    let flu = functional_uncertainty(&output.routing, &batch.means.prompt);
+    let balance = [LoadBalancing::Argmax, LoadBalancing::TopK].map(|form| {
+        load_balancing(&output.routing, &batch.means.tokens, form).into_scalar::<f32>()
+    });
     (floats(output.logits), floats(flu), balance)
 }
 

@@ -397,9 +397,9 @@ fn mc_dropout_averages_seeded_passes_that_differ() {
         })
         .collect();
     assert_ne!(passes[0], passes[1]);
-    let choices = batch.labels.dims()[1];
+    let choices = batch.choices.dims()[1];
     let mean: Vec<f32> = (0..passes[0].len())
-        .filter(|i| i % choices < batch.choices[i / choices])
+        .filter(|i| i % choices < batch.choices.counts[i / choices])
         .map(|i| passes.iter().map(|p| p[i]).sum::<f32>() / 3.0)
         .collect();
     assert_close("mean of passes", &found, &mean, 1e-5);

@@ -177,7 +177,7 @@ fn check_adapter(case: &str, adapter: &AdapterConfig, method: &dyn Method) {
             );
         }
         if !output.routing.is_empty() {
-            let pooled = load_balancing(&output.routing, &batch.token_mean, LoadBalancing::TopK);
+            let pooled = load_balancing(&output.routing, &batch.means.tokens, LoadBalancing::TopK);
             let found = floats(pooled.without_autodiff());
             assert_close(
                 &what,

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use burn::data::dataloader::batcher::Batcher;
 use burn::prelude::*;
 use burn::train::TrainStep;
-use data::QuestionBatcher;
 use data::loader::LoaderState;
 use data::source::Finder;
+use data::{QuestionBatcher, StepPart};
 use model::Placement;
 use train::dashboard::state::DashboardState;
 use train::fine_tune::{Outcome, Setup, fine_tune, load_members};
@@ -175,7 +175,10 @@ fn recomputed_layers_give_the_gradients_of_kept_ones() {
         let method = train::method::build(&config).unwrap();
         let llama = tiny_adapted(&method.adapter(), &Device::flex());
         let mut batch = QuestionBatcher::default().batch(questions(3), &device);
-        batch.seed = 5;
+        batch.training = Some(StepPart {
+            seed: 5,
+            ..StepPart::default()
+        });
         let mut step = |recompute| {
             config.train.recompute = recompute;
             let trainee = Trainee::new(llama.clone(), method.clone(), &config.train, 3).train();

@@ -168,7 +168,7 @@ fn flu_is_that_of_the_prompt() {
     let rows = prompts(3);
     let batch = QuestionBatcher::default().batch(rows.clone(), &device);
     let output = models[0].forward(&method::input(&batch, DropoutSeed::OFF));
-    let expected = functional_uncertainty(&output.routing, &batch.prompt_mean);
+    let expected = functional_uncertainty(&output.routing, &batch.means.prompt);
     let found: Vec<f32> = written(&models[..1], &rows, &device)
         .iter()
         .map(|(_, flu)| flu.unwrap() as f32)

@@ -226,7 +226,7 @@ impl Answerer {
                 layer: number / places.len(),
                 place: places[number % places.len()],
                 mass: mean(&flu_weights, routing.mass())[0],
-                experts: mean(&batch.prompt_mean, routing.probabilities.clone()),
+                experts: mean(&batch.means.prompt, routing.probabilities.clone()),
             })
             .collect())
     }

@@ -121,7 +121,7 @@ impl Asking<'_> {
         let (mut tokens, began) = (0, Instant::now());
         for batch in loader.iter() {
             let batch = batch.map_err(|e| TrainError::Training(e.to_string()))?;
-            tokens += batch.real_tokens;
+            tokens += batch.input.real_tokens;
             let answers = match written {
                 false => self.predictor.predict(&batch).rows(&batch)?,
                 true => self.write(&batch, &accepted)?,

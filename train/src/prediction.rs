@@ -33,14 +33,14 @@ pub struct Prediction {
 /// choice's text. Their softmax is the prediction.
 ///
 /// # Shapes
-/// - logits: `[reads, vocabulary]`, the rows of `batch.read`; output: `[batch, choices]`
+/// - logits: `[reads, vocabulary]`, the rows of `batch.choices.read_at`; output: `[batch, choices]`
 pub fn choice_logits(logits: Tensor<2>, batch: &Batch) -> Tensor<2> {
-    let scores = match &batch.continuations {
-        None => logits.gather(1, batch.labels.clone()),
+    let scores = match &batch.choices.continuations {
+        None => logits.gather(1, batch.choices.first_tokens.clone()),
         Some(targets) => weighted_sums(&targets.pool, token_log_probabilities(logits, targets))
-            .reshape(batch.labels.dims()),
+            .reshape(batch.choices.dims()),
     };
-    scores.mask_fill(batch.no_choice.clone(), f32::NEG_INFINITY)
+    scores.mask_fill(batch.choices.missing.clone(), f32::NEG_INFINITY)
 }
 
 /// The most probable choice of each row, `[batch]`.
@@ -54,8 +54,8 @@ pub fn best_choice(choice_logits: Tensor<2>) -> Tensor<1, Int> {
 /// Whether the most probable token, at every place of the right answer, is the answer's, `[batch]`.
 pub fn all_tokens_best(logits: Tensor<2>, batch: &Batch) -> Tensor<1, Bool> {
     let best: Tensor<1, Int> = logits.without_autodiff().argmax(1).squeeze_dim(1);
-    let Some(targets) = &batch.continuations else {
-        return best.equal(batch.answer_tokens.clone());
+    let Some(targets) = &batch.choices.continuations else {
+        return best.equal(batch.answers.token.clone());
     };
     let best = best.select(0, targets.row.clone());
     let missed = best.not_equal(targets.token.clone()).float();
@@ -71,10 +71,10 @@ pub fn token_log_probabilities(logits: Tensor<2>, targets: &Continuations) -> Te
 }
 
 impl Prediction {
-    /// One sample from the logits of `batch.read`.
+    /// One sample from the logits of `batch.choices.read_at`.
     pub fn of(logits: Tensor<2>, batch: &Batch) -> Self {
         let scores = choice_logits(logits.clone(), batch);
-        let choice_logits = match batch.written {
+        let choice_logits = match batch.answers.written {
             false => scores,
             // The score of the one choice is the mean log-probability of its tokens.
             true => {
@@ -85,6 +85,7 @@ impl Prediction {
         Self {
             choice_logits: choice_logits.unsqueeze_dim(0),
             written_right: batch
+                .answers
                 .written
                 .then(|| all_tokens_best(logits, batch).unsqueeze_dim(0)),
             flu: None,
@@ -127,7 +128,7 @@ impl Prediction {
         let [samples, rows, choices] = self.choice_logits.dims();
         let logits: Vec<f64> = values(self.choice_logits.clone());
         let probabilities: Vec<f64> = values(softmax(self.choice_logits.clone(), 2));
-        let answers = integers(batch.answers.clone());
+        let answers = integers(batch.answers.index.clone());
         let flu: Option<Vec<f64>> = self.flu.clone().map(values);
         let right: Option<Vec<bool>> = self.written_right.clone().map(|right| {
             let data = right.into_data().try_into_vec_as();
@@ -137,7 +138,11 @@ impl Prediction {
             .map(|row| {
                 let of = |values: &[f64], sample: usize| -> Vec<f64> {
                     let start = (sample * rows + row) * choices;
-                    let own = if batch.written { 2 } else { batch.choices[row] };
+                    let own = if batch.answers.written {
+                        2
+                    } else {
+                        batch.choices.counts[row]
+                    };
                     values[start..start + own].to_vec()
                 };
                 let one = |sample: usize| ScoredRow {
@@ -150,7 +155,7 @@ impl Prediction {
                     probabilities: of(&probabilities, sample),
                     flu: flu.as_ref().map(|flu| flu[row]),
                     agreement: None,
-                    written: batch.written.then(Written::default),
+                    written: batch.answers.written.then(Written::default),
                 };
                 let found: Vec<(f64, ScoredRow)> = (0..samples).map(|s| (1.0, one(s))).collect();
                 let row = ScoredRow::mixed(&found);

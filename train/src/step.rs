@@ -10,7 +10,7 @@ use burn::prelude::*;
 use burn::tensor::ExecutionError;
 use burn::train::metric::Adaptor;
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
-use data::Batch;
+use data::{Batch, StepPart};
 use model::{DropoutSeed, Llama, LlamaInput, LlamaOutput};
 
 use crate::config::TrainSection;
@@ -70,7 +70,7 @@ pub struct StepFacts {
     pub terms: Vec<(&'static str, f64, f64)>,
     /// Share of kept tokens by router and expert.
     pub expert_load: Vec<Vec<f64>>,
-    /// Optimizer step, from 1.
+    /// Optimizer step, from 1; 0 outside training.
     pub step: usize,
     /// Share of the optimizer step that this is.
     pub share: f64,
@@ -119,11 +119,11 @@ impl Trainee {
         }
     }
 
-    fn step_recomputing(&self, batch: Batch) -> TrainOutput<StepOutput> {
-        let input = self.input(&batch, DropoutSeed::new(batch.seed));
+    fn step_recomputing(&self, batch: Batch, part: StepPart) -> TrainOutput<StepOutput> {
+        let input = self.input(&batch, DropoutSeed::new(part.seed));
         let found = recompute::gradients(&self.llama, &input, |output| {
             let objective = self.method.0.objective(output, &batch);
-            (objective.total() * batch.share, objective)
+            (objective.total() * part.share, objective)
         });
         TrainOutput {
             grads: found.gradients,
@@ -148,7 +148,7 @@ impl Trainee {
                 .map(|term| (term.name, term.weight, plain(&term.value)))
                 .collect(),
             expert_load: routed.then(|| {
-                load_balancing::expert_load(&output.routing, &batch.token_mean).without_autodiff()
+                load_balancing::expert_load(&output.routing, &batch.means.tokens).without_autodiff()
             }),
             batch,
             facts: Arc::default(),
@@ -160,15 +160,16 @@ impl TrainStep for Trainee {
     type Input = Batch;
     type Output = StepOutput;
 
-    fn step(&self, batch: Batch) -> TrainOutput<StepOutput> {
+    fn step(&self, mut batch: Batch) -> TrainOutput<StepOutput> {
+        let part = *batch.training.get_or_insert_default();
         // Off flex, dropout draws from the device's generator: seeded by (run, step), a resumed run draws the same masks.
-        batch.tokens.device().without_autodiff().seed(batch.seed);
-        self.at.0.store(batch.step, Ordering::SeqCst);
+        batch.device().without_autodiff().seed(part.seed);
+        self.at.0.store(part.step, Ordering::SeqCst);
         if self.recompute {
-            return self.step_recomputing(batch);
+            return self.step_recomputing(batch, part);
         }
-        let (output, objective) = self.objective(&batch, DropoutSeed::new(batch.seed));
-        let loss = objective.total() * batch.share;
+        let (output, objective) = self.objective(&batch, DropoutSeed::new(part.seed));
+        let loss = objective.total() * part.share;
         let report = self.report(&output, &objective, batch);
         TrainOutput::new(self, loss.backward(), report)
     }
@@ -252,7 +253,7 @@ impl StepOutput {
         StepFacts {
             // Answers that are no numbers come with such a loss, which ends the training; a batch of no weight only keeps
             // several devices in step.
-            rows: match batch.share > 0.0 {
+            rows: match batch.share() > 0.0 {
                 true => self.prediction.rows(batch).unwrap_or_default(),
                 false => Vec::new(),
             },
@@ -262,9 +263,9 @@ impl StepOutput {
                 .map(|(name, weight, value)| (*name, *weight, value.clone().into_scalar::<f64>()))
                 .collect(),
             expert_load: load.unwrap_or_default(),
-            step: batch.step,
-            share: batch.share,
-            real_tokens: batch.real_tokens,
+            step: batch.training.map_or(0, |part| part.step),
+            share: batch.share(),
+            real_tokens: batch.input.real_tokens,
             computed_tokens: batch.computed_tokens(),
         }
     }

@@ -15,7 +15,7 @@ use burn::store::ModuleRecord;
 use burn::train::checkpoint::KeepLastNCheckpoints;
 use burn::train::logger::InMemoryMetricLogger;
 use burn::train::{ExecutionStrategy, Learner, MultiDeviceOptim, SupervisedTraining};
-use data::batch::BatchOptions;
+use data::BatchOptions;
 use data::loader::{EvaluationLoader, TrainLoader, chunk_ends};
 use data::{EncodedQuestion, QuestionBatcher};
 use model::exchange::Adapter;

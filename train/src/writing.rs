@@ -61,10 +61,11 @@ pub fn write(
     let mut rows: Vec<usize> = (0..drafts.len()).collect();
     let last: Vec<i64> = integers(
         batch
+            .input
             .positions
             .clone()
             .reshape([-1])
-            .select(0, batch.scored.clone()),
+            .select(0, batch.choices.prompt_ends.clone()),
     );
     for written in 0..longest {
         let (best, probability) = best(probabilities.clone());
@@ -119,7 +120,7 @@ fn read(
     let mut flu: Vec<Tensor<2>> = Vec::new();
     let mean = mean(writers, |writer| {
         let (llama, seed) = writer.sample;
-        seed_device(&batch.tokens.device(), seed);
+        seed_device(&batch.device(), seed);
         let output = llama.forward_with_cache(&input(batch, seed), &mut writer.cache);
         if !output.routing.is_empty() {
             let found = functional_uncertainty(&output, batch, flu_tokens);
@@ -138,7 +139,7 @@ fn step(writers: &mut [Writer], tokens: &[i64], positions: Vec<i64>, batch: &Bat
     let ones = column(vec![1; rows]);
     mean(writers, |writer| {
         let (llama, dropout) = writer.sample;
-        seed_device(&batch.tokens.device(), dropout);
+        seed_device(&batch.device(), dropout);
         let input = LlamaInput {
             tokens: column(tokens.to_vec()),
             positions: column(positions.clone()),
@@ -179,5 +180,5 @@ fn line(places: &[usize], batch: &Batch) -> Tensor<1, Int> {
 
 fn line_of(values: Vec<i64>, batch: &Batch) -> Tensor<1, Int> {
     let n = values.len();
-    Tensor::from_data(TensorData::new(values, [n]), &batch.tokens.device())
+    Tensor::from_data(TensorData::new(values, [n]), &batch.device())
 }

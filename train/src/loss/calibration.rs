@@ -83,12 +83,12 @@ pub fn calibration_loss(flu: Tensor<1>, right: Tensor<1>) -> Tensor<1> {
     (right.without_autodiff() - flu).square()
 }
 
-/// `beta_t = beta min(1, step / warmup)` (Eq. 17); constant without a warm-up. `step` counts optimizer steps
-/// from 1; 0 stands for evaluation, which uses the full weight.
-pub fn beta(weight: f64, warmup_steps: usize, step: usize) -> f64 {
+/// The calibration loss's weight, `beta_t = beta min(1, step / warmup)` (Eq. 17); constant without
+/// a warm-up. `step` counts optimizer steps from 1; evaluation has none and uses the full weight.
+pub fn beta(weight: f64, warmup_steps: usize, step: Option<usize>) -> f64 {
     match (warmup_steps, step) {
-        (0, _) | (_, 0) => weight,
-        (warmup, step) => weight * (step as f64 / warmup as f64).min(1.0),
+        (0, _) | (_, None) => weight,
+        (warmup, Some(step)) => weight * (step as f64 / warmup as f64).min(1.0),
     }
 }
 
@@ -127,9 +127,9 @@ mod tests {
 
     #[test]
     fn beta_rises_linearly_and_stays() {
-        assert_eq!(beta(1.0, 0, 1), 1.0);
-        assert_eq!(beta(2.0, 50, 25), 1.0);
-        assert_eq!(beta(1.0, 50, 80), 1.0);
-        assert_eq!(beta(1.0, 50, 0), 1.0);
+        assert_eq!(beta(1.0, 0, Some(1)), 1.0);
+        assert_eq!(beta(2.0, 50, Some(25)), 1.0);
+        assert_eq!(beta(1.0, 50, Some(80)), 1.0);
+        assert_eq!(beta(1.0, 50, None), 1.0);
     }
 }

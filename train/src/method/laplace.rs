@@ -412,7 +412,7 @@ impl Probed {
 /// Column `choice` of `[batch, choices]`, 0 where it is absent, summed.
 fn column(scores: Tensor<2>, choice: usize, batch: &Batch) -> Tensor<1> {
     scores
-        .mask_fill(batch.no_choice.clone(), 0.0)
+        .mask_fill(batch.choices.missing.clone(), 0.0)
         .narrow(1, choice, 1)
         .sum()
 }
@@ -427,7 +427,7 @@ pub struct Jacobians {
 
 /// One forward and one backward pass a choice through the covered layers.
 fn class_passes(probed: &Probed, batch: &Batch) -> (ClassPass, Vec<ClassGradients>) {
-    let choices = batch.labels.dims()[1];
+    let choices = batch.choices.dims()[1];
     let below = probed.below(batch);
     let pass = |choice: usize| probed.pass(batch, &below, |logits| column(logits, choice, batch));
     let first = pass(0);
@@ -461,7 +461,7 @@ pub fn jacobians(probed: &Probed, batch: &Batch, device: &Device) -> Jacobians {
     let batch = probed.on_device(batch, device);
     let (first, others) = class_passes(probed, &batch);
     let matrices = (0..first.captures.len())
-        .flat_map(|place| place_jacobians(&first, &others, place, batch.tokens.dims()))
+        .flat_map(|place| place_jacobians(&first, &others, place, batch.input.tokens.dims()))
         .collect();
     Jacobians {
         logits: first.logits,
@@ -504,6 +504,7 @@ pub fn posterior(
         let batch = batch.map_err(|e| TrainError::Training(e.to_string()))?;
         let batch = probed.on_device(&batch, context.device);
         let real = batch
+            .input
             .segments
             .clone()
             .without_autodiff()
@@ -511,7 +512,7 @@ pub fn posterior(
             .float()
             .reshape([-1, 1]);
         let below = probed.below(&batch);
-        for choice in 0..batch.labels.dims()[1] {
+        for choice in 0..batch.choices.dims()[1] {
             // The gradient of -log p_c, times the root of p_c: its outer product is p_c g g^T.
             let pass = probed.pass(&batch, &below, |logits| {
                 let log_probabilities = log_softmax(logits, 1);
@@ -539,7 +540,7 @@ pub fn posterior(
                 b[1].add(at_output.clone())?;
             }
         }
-        tokens += batch.real_tokens;
+        tokens += batch.input.real_tokens;
         done += batch.len();
         context.report(done, context.questions.len())?;
     }
@@ -608,7 +609,7 @@ impl Linearised {
         let (first, others) = class_passes(&self.probed, &batch);
         let mut sum: Option<Tensor<3>> = None;
         for (place, blocks) in self.posterior.blocks.chunks(2).enumerate() {
-            let found = place_jacobians(&first, &others, place, batch.tokens.dims());
+            let found = place_jacobians(&first, &others, place, batch.input.tokens.dims());
             for ((block, jacobian), prior) in blocks.iter().zip(found).zip(self.posterior.priors) {
                 let more = block.covariance(jacobian, prior);
                 sum = Some(match sum {
@@ -625,10 +626,11 @@ impl Predictor for Linearised {
     fn predict(&self, batch: &Batch) -> Prediction {
         let (logits, covariance) = self.logits_and_covariance(batch);
         let [rows, choices] = logits.dims();
+        let counts = &batch.choices.counts;
         // Of the question's own choices; the jitter follows the scale, for the sums are of f32.
         let of = |row: usize| {
             let own = &covariance[row * choices * choices..(row + 1) * choices * choices];
-            let n = batch.choices[row];
+            let n = counts[row];
             let trace: f64 = (0..n).map(|i| own[i * choices + i]).sum();
             let jitter = 1e-6 * (1.0 + trace / n as f64);
             Mat::from_fn(n, n, |i, j| {
@@ -640,7 +642,7 @@ impl Predictor for Linearised {
                 let scale: Vec<f32> = (0..rows * choices)
                     .map(|i| {
                         let (row, choice) = (i / choices, i % choices);
-                        let absent = choice >= batch.choices[row];
+                        let absent = choice >= counts[row];
                         let variance = if absent {
                             0.0
                         } else {
@@ -658,7 +660,7 @@ impl Predictor for Linearised {
                     .map(|row| {
                         // A covariance that is no number shows in the samples, which `Prediction::rows` refuses.
                         let lower = cholesky(&of(row)).unwrap_or_else(|_| {
-                            Mat::from_fn(batch.choices[row], batch.choices[row], |_, _| f64::NAN)
+                            Mat::from_fn(counts[row], counts[row], |_, _| f64::NAN)
                         });
                         draw(
                             &lower,

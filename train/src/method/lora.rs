@@ -53,21 +53,25 @@ pub(super) fn term(
         None => values.mean(),
         Some(weights) => (values * weights).mean(),
     };
-    let value = match (scope, &batch.next, &batch.continuations) {
+    let value = match (
+        scope,
+        &batch.answers.next_tokens,
+        &batch.choices.continuations,
+    ) {
         (CrossEntropy::Sequence, Some(next), _) => {
-            let (read, all) = (batch.read.dims()[0], output.logits.dims()[0]);
+            let (read, all) = (batch.choices.reads(), output.logits.dims()[0]);
             let rest = output.logits.clone().narrow(0, read, all - read);
             cross_entropy::sequence(rest, next)
         }
         (CrossEntropy::Choices, _, _) => {
             let logits = choice_logits(logits, batch);
-            mean(cross_entropy::choices(logits, batch.answers.clone()))
+            mean(cross_entropy::choices(logits, batch.answers.index.clone()))
         }
         (_, _, Some(targets)) => {
             let tokens = token_log_probabilities(logits, targets);
             mean(cross_entropy::continuation(tokens, targets))
         }
-        (_, _, None) => mean(cross_entropy::answer(logits, batch.answer_tokens.clone())),
+        (_, _, None) => mean(cross_entropy::answer(logits, batch.answers.token.clone())),
     };
     Term {
         name: "cross_entropy",
@@ -103,5 +107,5 @@ impl Method for Lora {
 /// # Shapes
 /// - choice_logits: `[batch, choices]`, output: `[batch]`
 pub(super) fn correct(choice_logits: Tensor<2>, batch: &Batch) -> Tensor<1, Bool> {
-    best_choice(choice_logits).equal(batch.answers.clone())
+    best_choice(choice_logits).equal(batch.answers.index.clone())
 }

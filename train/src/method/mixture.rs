@@ -46,11 +46,11 @@ impl Mixture {
     /// Whether each question is right in this very forward pass (Eq. 13), `[batch]`, in `[0, 1]`.
     fn right(&self, logits: Tensor<2>, batch: &Batch) -> Tensor<1> {
         match self.objective.correctness {
-            Correctness::Choices if !batch.written => {
+            Correctness::Choices if !batch.answers.written => {
                 correct(choice_logits(logits, batch), batch).float()
             }
-            Correctness::Soft if !batch.written => {
-                cross_entropy::choices(choice_logits(logits, batch), batch.answers.clone())
+            Correctness::Soft if !batch.answers.written => {
+                cross_entropy::choices(choice_logits(logits, batch), batch.answers.index.clone())
                     .neg()
                     .exp()
             }
@@ -61,14 +61,14 @@ impl Mixture {
     /// The calibration loss of each question, `[batch]`.
     fn calibration(&self, output: &LlamaOutput, batch: &Batch) -> Tensor<1> {
         let logits = read_logits(output, batch);
-        match (&self.objective.calibrated, &batch.choice_mean) {
+        match (&self.objective.calibrated, &batch.means.choices) {
             (CalibratedAnswers::Choices, Some(choice_mean)) => {
-                let [questions, choices] = batch.labels.dims();
+                let [questions, choices] = batch.choices.dims();
                 let flu = calibration::functional_uncertainty(&output.routing, choice_mean);
-                let right = one_hot(batch.answers.clone().unsqueeze_dim(1), choices);
+                let right = one_hot(batch.answers.index.clone().unsqueeze_dim(1), choices);
                 let loss = calibration_loss(flu, right.flatten(0, 1));
                 // The mean over the choices that are there.
-                let there = batch.no_choice.clone().bool_not().float();
+                let there = batch.choices.missing.clone().bool_not().float();
                 let sum: Tensor<2> =
                     (loss.reshape([questions, choices]) * there.clone()).sum_dim(1);
                 (sum / there.sum_dim(1)).squeeze_dim(1)
@@ -85,14 +85,14 @@ impl Mixture {
     fn weights(&self, batch: &Batch) -> Option<[Tensor<1>; 2]> {
         let share = self.objective.calibration_share;
         // Outside training nothing is learned: every question counts for both.
-        if share == 0.0 || batch.step == 0 {
+        if share == 0.0 || batch.training.is_none() {
             return None;
         }
         let apart = |id: &String| (hash_name(0, id) as f64) < share * u64::MAX as f64;
         let weights = |of: fn(bool) -> bool, share: f64| {
             let one = |id| f64::from(u8::from(of(apart(id)))) / share;
             let values: Vec<f64> = batch.ids.iter().map(one).collect();
-            Tensor::<1>::from_data(values.as_slice(), &batch.prompt_mean.device())
+            Tensor::<1>::from_data(values.as_slice(), &batch.means.prompt.device())
         };
         Some([
             weights(|apart| !apart, 1.0 - share),
@@ -108,7 +108,11 @@ impl Training for Mixture {
 
     fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
         let objective = &self.objective;
-        let balance = load_balancing(&output.routing, &batch.token_mean, objective.load_balancing);
+        let balance = load_balancing(
+            &output.routing,
+            &batch.means.tokens,
+            objective.load_balancing,
+        );
         let calibration = self.calibration(output, batch);
         let (answers, calibration) = match self.weights(batch) {
             None => (None, calibration.mean()),
@@ -117,7 +121,7 @@ impl Training for Mixture {
         let beta = calibration::beta(
             objective.calibration_weight,
             objective.calibration_warmup_steps,
-            batch.step,
+            batch.training.map(|part| part.step),
         );
         Objective {
             terms: vec![

@@ -200,7 +200,7 @@ impl Predictor for Members {
 /// Several passes over a batch.
 pub(crate) fn sample(samples: Vec<Sample<'_>>, batch: &Batch, flu_tokens: FluTokens) -> Prediction {
     let passes = samples.into_iter().map(|(llama, seed)| {
-        seed_device(&batch.tokens.device(), seed);
+        seed_device(&batch.device(), seed);
         let output = llama.forward(&input(batch, seed));
         let routed = !output.routing.is_empty();
         Prediction {
@@ -229,20 +229,20 @@ pub(crate) fn functional_uncertainty(
 
 /// The weight of each flat token in its question's FLU, `[batch, tokens]`.
 pub(crate) fn flu_weights(output: &LlamaOutput, batch: &Batch, tokens: FluTokens) -> Tensor<2> {
-    let device = batch.prompt_mean.device();
-    match (tokens, &batch.choice_mean) {
-        (FluTokens::Mean, _) => batch.prompt_mean.clone(),
+    let device = batch.means.prompt.device();
+    match (tokens, &batch.means.choices) {
+        (FluTokens::Mean, _) => batch.means.prompt.clone(),
         (FluTokens::Answer, Some(choice_mean)) => {
-            let [questions, choices] = batch.labels.dims();
+            let [questions, choices] = batch.choices.dims();
             let first = Tensor::<1, Int>::arange(0..questions as i64, &device) * choices as i64;
             let chosen = best_choice(choice_logits(read_logits(output, batch), batch));
             choice_mean.clone().select(0, first + chosen)
         }
         // A label is no text of its own: it is read after the last prompt token.
         (FluTokens::Last | FluTokens::Answer, _) => {
-            let [questions, flat] = batch.prompt_mean.dims();
+            let [questions, flat] = batch.means.prompt.dims();
             let one = Tensor::ones([questions, 1], &device);
-            let at = batch.scored.clone().unsqueeze_dim(1);
+            let at = batch.choices.prompt_ends.clone().unsqueeze_dim(1);
             let zeros = Tensor::zeros([questions, flat], &device);
             zeros.scatter(1, at, one, IndexingUpdateOp::Add)
         }
@@ -438,15 +438,15 @@ pub fn training(config: &RunConfig, seed: u64) -> Result<RunConfig, TrainError> 
 
 /// The model's input for a batch: the tokens after which choices are read first, then those of a sequence loss.
 pub fn input(batch: &Batch, dropout: DropoutSeed) -> LlamaInput {
-    let scored = match &batch.next {
-        Some(next) => Tensor::cat(vec![batch.read.clone(), next.at.clone()], 0),
-        None => batch.read.clone(),
+    let scored = match &batch.answers.next_tokens {
+        Some(next) => Tensor::cat(vec![batch.choices.read_at.clone(), next.at.clone()], 0),
+        None => batch.choices.read_at.clone(),
     };
     LlamaInput {
-        tokens: batch.tokens.clone(),
-        positions: batch.positions.clone(),
-        segments: batch.segments.clone(),
-        branches: batch.branches.clone(),
+        tokens: batch.input.tokens.clone(),
+        positions: batch.input.positions.clone(),
+        segments: batch.input.segments.clone(),
+        branches: batch.input.branches.clone(),
         scored,
         dropout,
         probe: None,
@@ -456,5 +456,5 @@ pub fn input(batch: &Batch, dropout: DropoutSeed) -> LlamaInput {
 
 /// The logits after which choices are read, without those of a sequence loss.
 pub fn read_logits(output: &LlamaOutput, batch: &Batch) -> Tensor<2> {
-    output.logits.clone().narrow(0, 0, batch.read.dims()[0])
+    output.logits.clone().narrow(0, 0, batch.choices.reads())
 }
