@@ -161,17 +161,17 @@ impl Batch {
     /// The same batch on another device.
     pub fn to_device(self, device: &Device) -> Self {
         Self {
-            input: self.input.to_device(device),
-            means: self.means.to_device(device),
-            choices: self.choices.to_device(device),
-            answers: self.answers.to_device(device),
+            input: self.input.moved_to(device),
+            means: self.means.moved_to(device),
+            choices: self.choices.moved_to(device),
+            answers: self.answers.moved_to(device),
             ..self
         }
     }
 }
 
 impl BatchInput {
-    fn to_device(self, device: &Device) -> Self {
+    fn moved_to(self, device: &Device) -> Self {
         Self {
             tokens: self.tokens.to_device(device),
             positions: self.positions.to_device(device),
@@ -183,7 +183,7 @@ impl BatchInput {
 }
 
 impl TokenMeans {
-    fn to_device(self, device: &Device) -> Self {
+    fn moved_to(self, device: &Device) -> Self {
         Self {
             prompt: self.prompt.to_device(device),
             tokens: self.tokens.to_device(device),
@@ -203,20 +203,20 @@ impl Choices {
         self.read_at.dims()[0]
     }
 
-    fn to_device(self, device: &Device) -> Self {
+    fn moved_to(self, device: &Device) -> Self {
         Self {
             first_tokens: self.first_tokens.to_device(device),
             missing: self.missing.to_device(device),
             prompt_ends: self.prompt_ends.to_device(device),
             read_at: self.read_at.to_device(device),
-            continuations: self.continuations.map(|c| c.to_device(device)),
+            continuations: self.continuations.map(|c| c.moved_to(device)),
             ..self
         }
     }
 }
 
 impl Continuations {
-    fn to_device(self, device: &Device) -> Self {
+    fn moved_to(self, device: &Device) -> Self {
         Self {
             row: self.row.to_device(device),
             token: self.token.to_device(device),
@@ -227,7 +227,7 @@ impl Continuations {
 }
 
 impl Answers {
-    fn to_device(self, device: &Device) -> Self {
+    fn moved_to(self, device: &Device) -> Self {
         Self {
             index: self.index.to_device(device),
             token: self.token.to_device(device),
