@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::tables::{Column, Row, Table};
-use super::work;
 use crate::config::{ConfigLayers, EvaluationSection, RunConfig, TrainSection};
 use crate::error::TrainError;
 use crate::method;
@@ -64,6 +63,12 @@ impl Options {
             given,
             root: root.into(),
         })
+    }
+
+    /// The base model of all rows, as it is asked for.
+    pub fn model(&self) -> String {
+        let given = self.given.model_name();
+        given.unwrap_or_else(|| RunConfig::default().model.name)
     }
 }
 
@@ -202,18 +207,6 @@ impl Plan {
         let mut ids: Vec<String> = self.evaluations().into_iter().map(|e| e.id).collect();
         ids.extend(self.columns.iter().map(|c| c.test.to_owned()));
         short_hash(&ids.join(" "))
-    }
-
-    /// Whether a training has yet to be done for an evaluation that has yet to be done.
-    pub fn needs(&self, training: &Training, root: &Path) -> bool {
-        let asks = |evaluation: &Evaluation| {
-            evaluation
-                .members
-                .iter()
-                .any(|member| member.id == training.id)
-                && !work::missing(root, evaluation).is_empty()
-        };
-        !work::is_trained(root, training) && self.evaluations().iter().any(asks)
     }
 
     /// Every evaluation once.

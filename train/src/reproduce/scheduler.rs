@@ -1,0 +1,262 @@
+//! Does what a plan leaves open: in which order, how long it will take, what a failure means.
+//!
+//! Trainings come before the evaluations that ask for them. A job that fails is reported and
+//! passed over, because the rest of the table does not depend on it. After every evaluation the
+//! table is written as it stands.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::plan::{Evaluation, Options, Plan, Training};
+use super::table_files;
+use super::work::{
+    Estimates, ensure_evaluated, ensure_trained, evaluation_directory, is_trained, missing,
+    training_directory,
+};
+use crate::dashboard::state::{DashboardState, clock};
+use crate::error::TrainError;
+use crate::fine_tune::Setup;
+
+/// One independent piece of a plan's work. Doing it twice does it once.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Job {
+    /// Trains one adapter.
+    Training(Training),
+    /// Asks the trained adapters of one row, one seed and one training dataset.
+    Evaluation(Evaluation),
+}
+
+impl Job {
+    /// Every job of a plan, the trainings first.
+    pub fn all(plan: &Plan) -> Vec<Self> {
+        let trainings = plan.trainings().into_iter().map(Self::Training);
+        let evaluations = plan.evaluations().into_iter().map(Self::Evaluation);
+        trainings.chain(evaluations).collect()
+    }
+
+    /// The job's name in `reproduce --job` and its directory below the root.
+    pub fn id(&self) -> String {
+        match self {
+            Self::Training(training) => format!("trainings/{}", training.id),
+            Self::Evaluation(evaluation) => format!("evaluations/{}", evaluation.id),
+        }
+    }
+
+    /// Where the job's files are kept.
+    pub fn directory(&self, root: &Path) -> PathBuf {
+        match self {
+            Self::Training(training) => training_directory(root, training),
+            Self::Evaluation(evaluation) => evaluation_directory(root, evaluation),
+        }
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_done(&self, root: &Path) -> bool {
+        match self {
+            Self::Training(training) => is_trained(root, training),
+            Self::Evaluation(evaluation) => missing(root, evaluation).is_empty(),
+        }
+    }
+
+    /// Seconds on a processor, by the same estimate as `train --dry-run`.
+    ///
+    /// # Errors
+    /// Data that cannot be had.
+    pub fn estimate(&self, estimates: &mut Estimates) -> Result<f64, TrainError> {
+        match self {
+            Self::Training(training) => estimates.training(training),
+            Self::Evaluation(evaluation) => estimates.evaluation(evaluation),
+        }
+    }
+
+    fn run(&self, root: &Path, setup: &Setup) -> Result<(), TrainError> {
+        match self {
+            Self::Training(training) => ensure_trained(training, root, setup),
+            Self::Evaluation(evaluation) => ensure_evaluated(evaluation, root, setup),
+        }
+    }
+}
+
+/// How a schedule ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ended {
+    /// Everything that was open is done.
+    Finished,
+    /// A stop was asked for. The same command goes on.
+    Stopped,
+    /// Some jobs failed, the others are done.
+    Failed {
+        /// Directory and reason of each failure.
+        failures: Vec<String>,
+        /// Jobs that were open.
+        open: usize,
+    },
+}
+
+/// A plan and which of its jobs to do.
+#[derive(Debug)]
+pub struct Schedule<'a> {
+    options: &'a Options,
+    plan: &'a Plan,
+    jobs: Vec<Job>,
+    /// One job was asked for by name: the table is left alone.
+    single: bool,
+}
+
+impl<'a> Schedule<'a> {
+    /// All jobs of a plan.
+    pub fn new(options: &'a Options, plan: &'a Plan) -> Self {
+        Self {
+            options,
+            plan,
+            jobs: Job::all(plan),
+            single: false,
+        }
+    }
+
+    /// One job of a plan, by its [`Job::id`].
+    ///
+    /// # Errors
+    /// An id that the plan does not have.
+    pub fn single(options: &'a Options, plan: &'a Plan, id: &str) -> Result<Self, TrainError> {
+        let mut schedule = Self::new(options, plan);
+        schedule.single = true;
+        schedule.jobs.retain(|job| job.id() == id);
+        match schedule.jobs.is_empty() {
+            true => Err(TrainError::config(
+                format!("--job {id}"),
+                "the plan has no such training or evaluation; see --plan",
+            )),
+            false => Ok(schedule),
+        }
+    }
+
+    /// Does every open job in turn. `cores` is what the estimate of the time left assumes.
+    ///
+    /// # Errors
+    /// Data that cannot be had, or a table that cannot be written. A job that fails is no error:
+    /// see [`Ended::Failed`].
+    pub fn run(&self, setup: &Setup, cores: usize) -> Result<Ended, TrainError> {
+        let root = &self.options.root;
+        let open = self.open();
+        let mut pace = Pace::new(&open, setup, cores)?;
+        let mut failures = Vec::new();
+        for (place, job) in open.iter().enumerate() {
+            self.announce(job, place, open.len(), pace.left(place), setup);
+            match job.run(root, setup) {
+                Ok(()) => {}
+                Err(TrainError::Stopped) => return Ok(Ended::Stopped),
+                Err(error) => {
+                    let failure = format!("{}: {error}", job.directory(root).display());
+                    setup.telemetry.say(format!("failed: {failure}"));
+                    failures.push(failure);
+                }
+            }
+            pace.passed(place);
+            if !self.single && matches!(job, Job::Evaluation(_)) {
+                table_files::write(self.options, self.plan, false)?;
+            }
+        }
+        Ok(match failures.is_empty() {
+            true => Ended::Finished,
+            false => Ended::Failed {
+                failures,
+                open: open.len(),
+            },
+        })
+    }
+
+    /// The jobs that are left to do.
+    fn open(&self) -> Vec<&Job> {
+        let root = &self.options.root;
+        let is_open = |job: &&Job| match job {
+            // An adapter that no open evaluation asks for may be gone: results are copied without
+            // their adapters.
+            Job::Training(training) if !self.single => is_needed(self.plan, training, root),
+            _ => !job.is_done(root),
+        };
+        self.jobs.iter().filter(is_open).collect()
+    }
+
+    /// Shows which job begins.
+    fn announce(&self, job: &Job, place: usize, open: usize, left: f64, setup: &Setup) {
+        let title = format!(
+            "{} {}/{open} · {} · about {} left",
+            self.plan.table.name,
+            place + 1,
+            job.id(),
+            clock(left)
+        );
+        let mut shown = setup.telemetry.state();
+        *shown = DashboardState::new(title.clone(), setup.environment.device.clone());
+        shown.say(title);
+    }
+}
+
+/// Whether a training has yet to be done for an evaluation that has yet to be done.
+fn is_needed(plan: &Plan, training: &Training, root: &Path) -> bool {
+    let asks = |evaluation: &Evaluation| {
+        let mut members = evaluation.members.iter();
+        members.any(|member| member.id == training.id) && !missing(root, evaluation).is_empty()
+    };
+    !is_trained(root, training) && plan.evaluations().iter().any(asks)
+}
+
+/// The time left: the estimates, corrected by what the jobs so far took.
+struct Pace {
+    /// Estimated seconds of each job.
+    estimates: Vec<f64>,
+    began: Instant,
+    /// Estimated seconds of the jobs that are done.
+    done: f64,
+}
+
+impl Pace {
+    fn new(open: &[&Job], setup: &Setup, cores: usize) -> Result<Self, TrainError> {
+        let mut estimates = Estimates::new(&setup.finder, cores);
+        let estimates = open.iter().map(|job| job.estimate(&mut estimates));
+        Ok(Self {
+            estimates: estimates.collect::<Result<_, _>>()?,
+            began: Instant::now(),
+            done: 0.0,
+        })
+    }
+
+    /// Seconds from the beginning of a job to the end of all.
+    fn left(&self, place: usize) -> f64 {
+        let left: f64 = self.estimates[place..].iter().sum();
+        // Before anything was measured, the estimate stands for itself.
+        let pace = match self.done > 0.0 {
+            true => self.began.elapsed().as_secs_f64() / self.done,
+            false => 1.0,
+        };
+        left * pace
+    }
+
+    /// A job is done.
+    fn passed(&mut self, place: usize) {
+        self.done += self.estimates[place];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_time_left_follows_what_was_measured() {
+        let mut pace = Pace {
+            estimates: vec![10.0, 20.0, 30.0],
+            began: Instant::now(),
+            done: 0.0,
+        };
+        assert_eq!(pace.left(0), 60.0);
+        // The first job took twice its estimate: so will the others.
+        pace.passed(0);
+        pace.began = Instant::now() - Duration::from_secs(20);
+        let left = pace.left(1);
+        assert!((left - 100.0).abs() < 1.0, "{left}");
+    }
+}
