@@ -1,15 +1,21 @@
 //! Device names to Burn devices: the only file that names flex, ndarray, wgpu and cuda.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 
-/// What `--device` takes.
+/// The values of `--device`.
 pub const DEVICES: &str = "auto, cpu, ndarray, wgpu[:index], cuda[:index]";
+
+/// The help of `--devices`.
+pub const SEVERAL: &str = "Several devices that share every training step, such as cuda:0,cuda:1; \
+    the first one evaluates";
 
 /// A device that is compiled in and really there.
 #[derive(Debug, Clone)]
 pub struct NamedDevice {
-    /// As `--device` takes it.
+    /// The device's name, as `--device` takes it.
     pub name: String,
     /// Burn's handle, without autodiff.
     pub device: Device,
@@ -25,7 +31,8 @@ impl NamedDevice {
 /// The device of a name; `auto` takes a GPU if one is there.
 ///
 /// # Errors
-/// An unknown name, a backend that is not compiled in, or a device that is not present; says what to do.
+/// An unknown name, a backend that is not compiled in, or a device that is not present. The error
+/// says what to do.
 pub fn find(name: &str) -> Result<NamedDevice> {
     if name == "auto" {
         let mut all = available();
@@ -63,17 +70,44 @@ pub fn find(name: &str) -> Result<NamedDevice> {
     }
 }
 
-/// Makes a processor backend Burn's default: what Burn places by itself, such as an optimizer's record on resume, would else go
-/// to a GPU that is compiled in but not there.
-pub fn make_default(device: &NamedDevice) {
-    let name = match device.name.as_str() {
-        "cpu" => "flex",
-        "ndarray" => "ndarray",
-        _ => return,
-    };
-    if std::env::var_os("BURN_DEVICE").is_none() {
-        // SAFETY: called while the command line is read, before any thread of this program looks at the environment.
-        unsafe { std::env::set_var("BURN_DEVICE", name) }
+/// The backends that are compiled in, by their names in `--device`, but for the processor's own.
+pub fn compiled() -> Vec<&'static str> {
+    [
+        ("ndarray", cfg!(feature = "ndarray")),
+        ("wgpu", cfg!(feature = "wgpu")),
+        ("cuda", cfg!(feature = "cuda")),
+    ]
+    .into_iter()
+    .filter_map(|(name, there)| there.then_some(name))
+    .collect()
+}
+
+/// What to do about an NVIDIA card that is there and not among `devices`; none if all is well.
+pub fn unused_card(devices: &[String]) -> Option<&'static str> {
+    let present = ["/dev/nvidia0", "/dev/dxg"]
+        .iter()
+        .any(|path| Path::new(path).exists());
+    if !present || devices.iter().any(|name| name.starts_with("cuda")) {
+        return None;
+    }
+    Some(match cfg!(feature = "cuda") {
+        true => {
+            "the driver does not answer: see whether nvidia-smi works, and CUDA_VISIBLE_DEVICES"
+        }
+        false => "build with --features cuda",
+    })
+}
+
+/// Makes the processor the place of what Burn places by itself, such as an optimizer's record on
+/// resume: its own choice may be a GPU that is compiled in but not there. Each tensor of such a
+/// record moves to its parameter's device at the next step, whatever that device is.
+///
+/// Call it first in `main`: it changes the environment, which no other thread may read meanwhile.
+pub fn set_default() {
+    const NAME: &str = "BURN_DEVICE";
+    if std::env::var_os(NAME).is_none() {
+        // SAFETY: no other thread runs yet.
+        unsafe { std::env::set_var(NAME, "flex") }
     }
 }
 

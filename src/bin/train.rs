@@ -1,4 +1,5 @@
-//! `uq4ct train` under the name of the design card: `cargo run --release --bin train -- --dataset boolq`.
+//! `uq4ct train` under the name of the design card:
+//! `cargo run --release --bin train -- --dataset boolq`.
 #![recursion_limit = "256"]
 
 #[global_allocator]
@@ -6,5 +7,6 @@ static ALLOCATOR: uq4ct::allocator::Allocator = uq4ct::allocator::Allocator;
 
 fn main() -> std::process::ExitCode {
     uq4ct::allocator::keep_pages();
+    uq4ct::backend::set_default();
     uq4ct::cli::train_main()
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use train::report::compare::compare;
 
-use super::run::{logging, print};
+use super::process::{logging, print};
 
 /// Flags of `compare`.
 #[derive(Debug, Args)]

@@ -11,12 +11,13 @@ use train::RunConfig;
 use train::config::ConfigLayers;
 use train::prepare::prepare_model;
 
-use super::run::{FieldArgs, SourceArgs, logging, print, quoted};
+use super::flags::{FieldArgs, SourceArgs};
+use super::process::{logging, print, quoted};
 
 /// `uq4ct data ..`
 #[derive(Debug, Subcommand)]
 pub(super) enum DataVerb {
-    /// Rows, answers, repeats, leaks between files, lengths, and three questions as the model sees them
+    /// Rows, answers, repeats, leaks, lengths, and three questions as the model sees them
     Check(CheckArgs),
 }
 

@@ -10,7 +10,8 @@ use data::source::{self, Finder, models};
 use serde::Serialize;
 use sysinfo::{Disks, System};
 
-use super::run::{SourceArgs, print, threads};
+use super::flags::SourceArgs;
+use super::process::{print, threads};
 use crate::backend;
 
 /// Flags of `doctor`.
@@ -23,7 +24,7 @@ pub(super) struct DoctorArgs {
     sources: SourceArgs,
 }
 
-/// How a finding bears on the work.
+/// Whether a finding hinders the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
@@ -40,7 +41,7 @@ struct Finding {
     verdict: Verdict,
     what: &'static str,
     found: String,
-    /// What to do.
+    /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
 }
@@ -102,15 +103,8 @@ fn line(finding: &Finding) -> String {
 }
 
 fn program() -> Finding {
-    let features: Vec<&str> = [
-        ("hub", cfg!(feature = "hub")),
-        ("ndarray", cfg!(feature = "ndarray")),
-        ("wgpu", cfg!(feature = "wgpu")),
-        ("cuda", cfg!(feature = "cuda")),
-    ]
-    .into_iter()
-    .filter_map(|(name, there)| there.then_some(name))
-    .collect();
+    let hub = cfg!(feature = "hub").then_some("hub");
+    let features: Vec<&str> = hub.into_iter().chain(backend::compiled()).collect();
     good(
         "program",
         format!(
@@ -124,20 +118,9 @@ fn program() -> Finding {
 fn devices() -> Vec<Finding> {
     let names: Vec<String> = backend::available().into_iter().map(|d| d.name).collect();
     let mut findings = vec![good("devices", names.join(", "))];
-    let nvidia = Path::new("/dev/nvidia0").exists() || Path::new("/dev/dxg").exists();
-    let used = names.iter().any(|name| name.starts_with("cuda"));
-    if nvidia && !used {
-        let remedy = match cfg!(feature = "cuda") {
-            true => {
-                "the driver does not answer: see whether nvidia-smi works, and CUDA_VISIBLE_DEVICES"
-            }
-            false => "build with --features cuda",
-        };
-        findings.push(note(
-            "graphics card",
-            "an NVIDIA card is there but not used",
-            remedy,
-        ));
+    if let Some(remedy) = backend::unused_card(&names) {
+        let found = "an NVIDIA card is there but not used";
+        findings.push(note("graphics card", found, remedy));
     }
     findings
 }
@@ -172,7 +155,7 @@ fn memory() -> Finding {
     let (free, all) = (gib(system.available_memory()), gib(system.total_memory()));
     let found = format!("{free:.1} GiB free of {all:.1}");
     match free {
-        // What the default job was measured to take.
+        // The default job was measured to take 3 GiB.
         f if f < 3.0 => note(
             "memory",
             found,
@@ -282,7 +265,7 @@ fn pip() -> Finding {
     }
 }
 
-/// By what a missing file may come.
+/// The way by which a missing file may come.
 #[derive(Debug, Clone, Copy)]
 enum Route {
     Hub,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use train::reference;
 
-use super::run::print;
+use super::process::print;
 
 /// Flags of `init`.
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! One file a verb.
+//! One file a verb. `flags` and `process` hold what several of them need.
 
 use std::process::ExitCode;
 
@@ -9,10 +9,11 @@ mod data;
 mod doctor;
 mod evaluate;
 mod export;
+mod flags;
 mod init;
 mod predict;
+mod process;
 mod reproduce;
-mod run;
 mod runs;
 mod serve;
 mod train;
@@ -87,7 +88,8 @@ pub fn train_main() -> ExitCode {
     finish(train::run(TrainCli::parse().args))
 }
 
-/// Prints an error with its causes; the exit code tells success from failure and from a stop on request.
+/// Prints an error with its causes. The exit code tells success from failure and from a stop on
+/// request.
 fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

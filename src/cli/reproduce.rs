@@ -15,9 +15,8 @@ use train::reproduce::work::Estimates;
 use train::reproduce::{Options, Plan, TABLES, render, table_files, tables};
 use train::telemetry::Telemetry;
 
-use super::run::{
-    PlaceArgs, STOPPED, StopSignal, display, environment, logging, print, quoted, threads,
-};
+use super::flags::PlaceArgs;
+use super::process::{STOPPED, StopSignal, display, environment, logging, print, quoted, threads};
 
 /// Flags of `reproduce`.
 #[derive(Debug, Args)]
@@ -57,10 +56,10 @@ pub(super) struct ReproduceArgs {
     /// Do this one training or evaluation of the plan alone
     #[arg(long, conflicts_with = "plan")]
     job: Option<String>,
-    /// Print the table from recorded results, and do nothing else: DIR or DIR/TABLE with a reproduce.toml, trainings and evaluations beside it or in DIR, or a folder ROOT/tables/..
+    /// Print the table from recorded results: DIR or DIR/TABLE holds a reproduce.toml
     #[arg(long, value_name = "DIR", conflicts_with_all = ["seeds", "model", "limit", "train_limit", "methods", "on", "config", "set", "plan", "job"])]
     from: Option<PathBuf>,
-    /// Write it there too, in all its forms
+    /// Write the recorded table to a directory too, in all its forms
     #[arg(long, value_name = "DIR", requires = "from")]
     out: Option<PathBuf>,
     /// Lines instead of the dashboard
@@ -70,7 +69,7 @@ pub(super) struct ReproduceArgs {
     places: PlaceArgs,
 }
 
-/// What `reproduce` knows.
+/// The tables by name and title.
 fn names() -> String {
     let known: Vec<String> = TABLES
         .iter()
@@ -184,7 +183,8 @@ fn options(args: &ReproduceArgs) -> Result<Options> {
     })
 }
 
-/// One command a line on standard output, for `parallel`, `xargs` or an array job; what a reader wants to know on standard error.
+/// Prints one command a line on standard output, for `parallel`, `xargs` or an array job. What a
+/// reader wants to know goes to standard error.
 fn print_plan(args: &ReproduceArgs, plan: &Plan, finder: &Finder) -> Result<ExitCode> {
     let words: Vec<String> = std::env::args_os()
         .map(|word| word.to_string_lossy().into_owned())

@@ -6,7 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, linear_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 use train::answering::{Answer, Decision};
 
 /// The labels of a request.
@@ -14,7 +14,7 @@ use train::answering::{Answer, Decision};
 pub struct Request {
     /// The route, not the path: what a stranger types must not become a label.
     pub route: String,
-    /// The status code.
+    /// The status code of the response.
     pub status: u16,
 }
 
@@ -25,7 +25,7 @@ pub struct Given {
     pub decision: &'static str,
 }
 
-/// Everything counted.
+/// All counters of a server, with the registry that prints them.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -49,62 +49,56 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("uq4ct");
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 18));
         let shares = || Histogram::new(linear_buckets(0.1, 0.1, 10));
-        let metrics = Self {
-            requests: Family::default(),
-            seconds: seconds(),
-            waiting: Gauge::default(),
-            batch: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
-            model_seconds: seconds(),
-            answers: Family::default(),
-            confidence: shares(),
-            flu: shares(),
-            registry: Registry::default(),
-        };
-        registry.register(
-            "requests",
-            "Requests by route and status",
-            metrics.requests.clone(),
-        );
-        registry.register(
-            "request_seconds",
-            "Seconds from a request to its response",
-            metrics.seconds.clone(),
-        );
-        registry.register(
-            "waiting_requests",
-            "Requests that wait for the model",
-            metrics.waiting.clone(),
-        );
-        registry.register(
-            "batch_questions",
-            "Questions asked together",
-            metrics.batch.clone(),
-        );
-        registry.register(
-            "model_seconds",
-            "Seconds of the model over one batch",
-            metrics.model_seconds.clone(),
-        );
-        registry.register("answers", "Answers by decision", metrics.answers.clone());
-        registry.register(
-            "confidence",
-            "Calibrated confidence of answers",
-            metrics.confidence.clone(),
-        );
-        registry.register(
-            "flu",
-            "FLU of answers, high is certain",
-            metrics.flu.clone(),
-        );
+        let questions = Histogram::new(exponential_buckets(1.0, 2.0, 9));
+        let to = &mut registry;
         Self {
+            requests: counted(
+                to,
+                "requests",
+                "Requests by route and status",
+                Family::default(),
+            ),
+            seconds: counted(
+                to,
+                "request_seconds",
+                "Seconds from a request to its response",
+                seconds(),
+            ),
+            waiting: counted(
+                to,
+                "waiting_requests",
+                "Requests that wait for the model",
+                Gauge::default(),
+            ),
+            batch: counted(to, "batch_questions", "Questions asked together", questions),
+            model_seconds: counted(
+                to,
+                "model_seconds",
+                "Seconds of the model over one batch",
+                seconds(),
+            ),
+            answers: counted(to, "answers", "Answers by decision", Family::default()),
+            confidence: counted(
+                to,
+                "confidence",
+                "Calibrated confidence of answers",
+                shares(),
+            ),
+            flu: counted(to, "flu", "FLU of answers, high is certain", shares()),
             registry,
-            ..metrics
         }
     }
 }
 
+/// Registers a metric and gives it back: the registry's copy and this one count together.
+fn counted<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
 impl Metrics {
-    /// Counts an answer. A confidence that drifts from what held-out questions showed is the first sign of a shift.
+    /// Counts an answer. A confidence that drifts from what held-out questions showed is the first
+    /// sign of a shift.
     pub fn answered(&self, answer: &Answer) {
         let decision = match answer.decision {
             Some(Decision::Answer) => "answer",

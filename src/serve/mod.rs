@@ -2,8 +2,13 @@
 //!
 //! | | |
 //! |---|---|
+//! | this file | the routes and their handlers |
+//! | [`messages`] | the JSON that goes in and comes out |
 //! | [`worker`] | the thread that owns the model, and batches |
 //! | [`metrics`] | what is counted |
+//! | `headers` | every header that is set |
+//! | `access` | who may ask |
+//! | `failure` | which status each failure has |
 //! | `openapi` | the description of the interface |
 
 use std::future::Future;
@@ -14,25 +19,27 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Json, MatchedPath, State};
-use axum::http::{HeaderValue, Request, StatusCode, header};
+use axum::http::{Request, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use data::dataset::custom::Custom;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use train::TrainError;
-use train::answering::Asked;
 
+use access::authorized;
+use failure::Failure;
+use messages::{Answers, Question, Questions};
 use metrics::Metrics;
 use worker::{Reply, Unanswered, Worker};
 
+mod access;
+mod failure;
+mod headers;
+pub mod messages;
 pub mod metrics;
 mod openapi;
 pub mod worker;
 
-/// What a server lets through.
+/// Limits of a request, and the token that it must bear.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Bytes of a request's body.
@@ -41,100 +48,8 @@ pub struct Limits {
     pub questions: usize,
     /// Time for one request, its waiting included.
     pub time: Duration,
-    /// The word that opens the doors, if they are locked.
+    /// The token that every request must bear. Without one, only this machine may ask.
     pub token: Option<String>,
-}
-
-/// A question.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Question {
-    /// The question alone.
-    pub question: String,
-    /// 2 to 26 answers; left out where the model writes its answers.
-    #[serde(default)]
-    pub choices: Vec<String>,
-    /// A text that answers it, for runs whose template reads one.
-    #[serde(default)]
-    pub context: Option<String>,
-    /// Its name, given back with the answer.
-    #[serde(default)]
-    pub id: Option<String>,
-    /// Tell how every router spread the question, too.
-    #[serde(default)]
-    pub routing: bool,
-}
-
-/// Several questions.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Questions {
-    /// In the order of the answers.
-    pub questions: Vec<Question>,
-}
-
-/// Their answers.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Answers {
-    /// In the order of the questions.
-    pub answers: Vec<Reply>,
-}
-
-/// What went wrong.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Problem {
-    /// In words, with what to do.
-    pub error: String,
-}
-
-/// A response that is no answer.
-#[derive(Debug)]
-struct Failure(StatusCode, String);
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let Self(status, error) = self;
-        let mut response = (status, Json(Problem { error })).into_response();
-        let headers = response.headers_mut();
-        match status {
-            StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            StatusCode::UNAUTHORIZED => {
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            _ => {}
-        }
-        response
-    }
-}
-
-impl From<JsonRejection> for Failure {
-    fn from(rejection: JsonRejection) -> Self {
-        Self(rejection.status(), rejection.body_text())
-    }
-}
-
-impl From<Unanswered> for Failure {
-    fn from(reason: Unanswered) -> Self {
-        match reason {
-            Unanswered::Busy => Self(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too many requests wait already: try again in a second".into(),
-            ),
-            Unanswered::Gone => Self(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the model has stopped answering: see the server's log, and start it again".into(),
-            ),
-            // What the question itself brings about is its sender's to mend.
-            Unanswered::Refused(error @ (TrainError::Data(_) | TrainError::Config { .. })) => {
-                Self(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
-            }
-            Unanswered::Refused(error) => {
-                Self(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
-            }
-        }
-    }
 }
 
 /// What every handler needs.
@@ -144,11 +59,12 @@ struct Shared {
     metrics: Arc<Metrics>,
     limits: Arc<Limits>,
     about: Arc<serde_json::Value>,
-    /// The model writes its answers.
+    /// Whether the model writes its answers.
     writes: bool,
 }
 
-/// The routes. `about` describes the run, for the page and for `/v1/run`; its `writes` says whether questions come without choices.
+/// The routes. `about` describes the run, for the page and for `/v1/run`. Its `writes` says
+/// whether questions come without choices.
 pub fn router(
     worker: Worker,
     metrics: Arc<Metrics>,
@@ -246,78 +162,12 @@ async fn watched(State(shared): State<Shared>, request: Request<Body>, next: Nex
     response
 }
 
-/// Lets through who has the token. Without one the server is this machine's alone, and so must be the name by which it was asked: a
-/// page of a stranger whose name resolves to this machine would otherwise read the answers (DNS rebinding).
-async fn authorized(State(shared): State<Shared>, request: Request<Body>, next: Next) -> Response {
-    let host = request.headers().get(header::HOST);
-    let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if shared.limits.token.is_none() && !is_this_machine(host) {
-        let reason = format!("ask this server as localhost, not as {host:?}, or give it a token");
-        return Failure(StatusCode::FORBIDDEN, reason).into_response();
-    }
-    let given = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.as_bytes().split_at_checked(7))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "))
-        .map(|(_, token)| token);
-    match &shared.limits.token {
-        Some(token) if !given.is_some_and(|given| same(given, token.as_bytes())) => Failure(
-            StatusCode::UNAUTHORIZED,
-            "give the server's token: Authorization: Bearer TOKEN".into(),
-        )
-        .into_response(),
-        _ => next.run(request).await,
-    }
-}
-
-/// Whether a `Host` header names a loopback address.
-fn is_this_machine(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    let loopback = bare
-        .parse::<std::net::IpAddr>()
-        .is_ok_and(|ip| ip.is_loopback());
-    loopback || bare.eq_ignore_ascii_case("localhost")
-}
-
-/// Compares in a time that does not depend on where two words differ.
-fn same(given: &[u8], token: &[u8]) -> bool {
-    let differ = given
-        .iter()
-        .zip(token)
-        .fold(0, |differ, (a, b)| differ | (a ^ b));
-    given.len() == token.len() && std::hint::black_box(differ) == 0
-}
-
-/// A question as the model is asked it.
-fn asked(question: &Question, writes: bool) -> Result<Asked, String> {
-    if writes && !question.choices.is_empty() {
-        return Err("choices: this run writes its answers: leave them out".into());
-    }
-    let row = serde_json::json!({
-        "id": question.id,
-        "question": question.question,
-        "choices": question.choices,
-        "context": question.context,
-    });
-    let (question, _) = Custom::default().writing(writes).ask(&row)?;
-    Ok(Asked {
-        question,
-        answer: None,
-    })
-}
-
 async fn answer(
     State(shared): State<Shared>,
     body: Result<Json<Question>, JsonRejection>,
 ) -> Result<Json<Reply>, Failure> {
     let Json(question) = body?;
-    let asked = asked(&question, shared.writes)
-        .map_err(|e| Failure(StatusCode::UNPROCESSABLE_ENTITY, e))?;
+    let asked = question.asked(shared.writes).map_err(Failure::question)?;
     let mut replies = shared
         .worker
         .ask(vec![asked], vec![question.routing])
@@ -330,18 +180,17 @@ async fn answers(
     body: Result<Json<Questions>, JsonRejection>,
 ) -> Result<Json<Answers>, Failure> {
     let Json(Questions { questions }) = body?;
-    let bad = |reason: String| Failure(StatusCode::UNPROCESSABLE_ENTITY, reason);
     let most = shared.limits.questions;
     if questions.is_empty() || questions.len() > most {
         let reason = format!("questions: expected 1 to {most}, got {}", questions.len());
-        return Err(bad(reason));
+        return Err(Failure::question(reason));
     }
     let asked = questions
         .iter()
         .enumerate()
         .map(|(place, question)| {
-            asked(question, shared.writes)
-                .map_err(|reason| bad(format!("questions[{place}].{reason}")))
+            let asked = question.asked(shared.writes);
+            asked.map_err(|reason| Failure::question(format!("questions[{place}].{reason}")))
         })
         .collect::<Result<_, _>>()?;
     let routing = questions.iter().map(|q| q.routing).collect();
@@ -368,16 +217,9 @@ async fn metrics_text(State(shared): State<Shared>) -> Result<Response, Failure>
         .metrics
         .text()
         .map_err(|e| Failure(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+    Ok((headers::METRICS, text).into_response())
 }
 
 async fn page() -> Response {
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    let headers = [
-        (header::CONTENT_SECURITY_POLICY, policy),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ];
-    (headers, Html(include_str!("page.html"))).into_response()
+    (headers::PAGE, Html(include_str!("page.html"))).into_response()
 }

@@ -4,8 +4,8 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
+use super::messages::{Answers, Problem, Question, Questions};
 use super::worker::Reply;
-use super::{Answers, Problem, Question, Questions};
 
 /// The document.
 pub(super) fn document() -> Value {

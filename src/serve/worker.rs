@@ -14,24 +14,24 @@ use train::answering::{Answer, Answerer, Asked, RouterShare};
 
 use super::metrics::Metrics;
 
-/// How requests share a forward pass.
+/// Limits of putting requests together in one forward pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Batching {
     /// Questions asked together at most.
     pub questions: usize,
-    /// How long the first waits for others.
+    /// How long the first request waits for others.
     pub wait: Duration,
-    /// Requests that may wait; more are turned away.
+    /// Requests that may wait. More are turned away.
     pub queue: usize,
 }
 
-/// An answer with what was asked for beside it.
+/// An answer, with the routing where it was asked for.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Reply {
-    /// The answer.
+    /// The answer to the question.
     #[serde(flatten)]
     pub answer: Answer,
-    /// How every router spread the question, where it was asked for.
+    /// How every router spread the question; absent where it was not asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routing: Option<Vec<RouterShare>>,
 }
@@ -39,7 +39,7 @@ pub struct Reply {
 /// A request's questions and where their answers go.
 struct Job {
     asked: Vec<Asked>,
-    /// Whose routing is wanted, too.
+    /// For each question, whether its routing is wanted too.
     routing: Vec<bool>,
     reply: oneshot::Sender<Result<Vec<Reply>, TrainError>>,
 }
@@ -47,15 +47,15 @@ struct Job {
 /// Why a request gets no answer.
 #[derive(Debug)]
 pub enum Unanswered {
-    /// Too many wait already.
+    /// Too many requests wait already.
     Busy,
-    /// The thread is gone.
+    /// The thread that owns the model is gone.
     Gone,
     /// The question cannot be put.
     Refused(TrainError),
 }
 
-/// The way to the thread.
+/// Passes questions to the thread that owns the model.
 #[derive(Debug, Clone)]
 pub struct Worker {
     jobs: SyncSender<Job>,
@@ -81,8 +81,8 @@ impl Drop for Alive {
 }
 
 impl Worker {
-    /// Starts the thread, which opens the run itself (tensors stay on it), and waits until it is ready; what `describe` says of the run
-    /// comes back.
+    /// Starts the thread and waits until it is ready. The thread opens the run itself, because
+    /// tensors stay on it. What `describe` says of the run comes back.
     ///
     /// # Errors
     /// As [`Answerer::open`].

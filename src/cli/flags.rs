@@ -1,24 +1,20 @@
-//! What several verbs share: places, devices, logging, the command line for the record.
+//! Flags that several verbs have: where things are, how fields are named, when to abstain.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use burn::tensor::Device;
 use clap::Args;
 use data::dataset::custom::Custom;
-use data::loader::LoaderState;
 use data::source::Finder;
 use train::RunConfig;
-use train::dashboard::plain::Plain;
 use train::dashboard::state::DashboardState;
-use train::dashboard::terminal::{self, Terminal};
 use train::fine_tune::Setup;
 use train::posthoc::abstention::{Abstention, Promise};
-use train::run_directory::Environment;
 use train::telemetry::Telemetry;
 
+use super::process::{environment, quoted};
 use crate::backend::{self, NamedDevice};
 
 /// Flags about where files are.
@@ -37,16 +33,20 @@ pub(super) struct SourceArgs {
 pub(super) struct PlaceArgs {
     #[command(flatten)]
     sources: SourceArgs,
-    /// Where to compute: auto, cpu, ndarray, wgpu[:index], cuda[:index]
-    #[arg(long, default_value = "auto", conflicts_with = "devices")]
+    #[arg(
+        long,
+        default_value = "auto",
+        conflicts_with = "devices",
+        help = format!("Where to compute: {}", backend::DEVICES)
+    )]
     device: String,
-    /// Several devices that share every training step, such as cuda:0,cuda:1; the first one evaluates
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', help = backend::SEVERAL)]
     devices: Vec<String>,
 }
 
 impl SourceArgs {
-    /// Where files are looked for; the tiny model runs on the bundled miniatures unless a data directory is given.
+    /// Where files are looked for. The tiny model runs on the bundled miniatures unless a data
+    /// directory is given.
     pub(super) fn finder(&self, model: &str) -> Finder {
         let mut finder = Finder::from_env();
         if let Some(directory) = &self.data_dir {
@@ -66,12 +66,10 @@ impl PlaceArgs {
 
     /// The device asked for.
     pub(super) fn device(&self) -> Result<NamedDevice> {
-        let found = backend::find(self.devices.first().unwrap_or(&self.device))?;
-        backend::make_default(&found);
-        Ok(found)
+        backend::find(self.devices.first().unwrap_or(&self.device))
     }
 
-    /// Where and how a finished run is asked; `state` shows what takes long.
+    /// Where and how a finished run is asked. `state` shows what takes long.
     pub(super) fn finished(
         &self,
         run: &Path,
@@ -122,7 +120,7 @@ pub(super) struct FieldArgs {
 }
 
 impl FieldArgs {
-    /// What `train` must be told about the fields.
+    /// The flags by which `train` reads the same fields.
     pub(super) fn settings(&self) -> String {
         let (own, plain) = (self.custom(), Custom::default());
         [
@@ -145,7 +143,7 @@ impl FieldArgs {
         .collect()
     }
 
-    /// As settings over others, which count where a flag is not given.
+    /// The fields as settings. `others` count where a flag is not given.
     pub(super) fn over(&self, others: &Custom) -> Custom {
         let plain = Custom::default();
         let mut fields = others.clone();
@@ -167,7 +165,7 @@ impl FieldArgs {
         fields
     }
 
-    /// As settings.
+    /// The fields as settings.
     pub(super) fn custom(&self) -> Custom {
         self.over(&Custom::default())
     }
@@ -176,7 +174,7 @@ impl FieldArgs {
 /// Flags about when to abstain.
 #[derive(Debug, Args)]
 pub(super) struct PromiseArgs {
-    /// Abstain so that at most this share of the given answers is wrong, as far as held-out questions can prove it
+    /// Abstain so that at most this share of the given answers is wrong, as held-out questions show
     #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "coverage")]
     target_risk: Option<f64>,
     /// How often that promise may fail
@@ -191,7 +189,7 @@ pub(super) struct PromiseArgs {
 }
 
 impl PromiseArgs {
-    /// What is promised, if anything.
+    /// The promise that was asked for, if any.
     pub(super) fn promise(&self) -> Option<Promise> {
         let (delta, target) = (self.delta, self.target_risk);
         let risk = target.map(|target| Promise::Risk { target, delta });
@@ -210,7 +208,7 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The rule in words.
+/// The rule of when to answer, in words.
 pub(super) fn explain(rule: &Abstention, held_out: usize) -> String {
     let risk = rule
         .held_out_risk
@@ -228,129 +226,4 @@ pub(super) fn explain(rule: &Abstention, held_out: usize) -> String {
         rule.threshold,
         100.0 * rule.held_out_coverage
     )
-}
-
-/// Diagnostics on standard error, as `RUST_LOG` says; warnings by default.
-pub(super) fn logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .try_init();
-}
-
-/// Exit code of work that was stopped and can go on.
-pub(super) const STOPPED: u8 = 130;
-
-/// Ctrl-C as a wish to stop.
-pub(super) struct StopSignal {
-    /// Carries the wish.
-    pub(super) state: Arc<LoaderState>,
-    begun: Arc<AtomicBool>,
-}
-
-impl StopSignal {
-    /// Catches the signal from here on; until [`Self::begin`] it ends the program at once.
-    pub(super) fn catch() -> Result<Self> {
-        let signal = Self {
-            state: Arc::default(),
-            begun: Arc::default(),
-        };
-        let (state, begun) = (signal.state.clone(), signal.begun.clone());
-        ctrlc::set_handler(move || {
-            // Before the work there is nothing to save; a second signal leaves at once, and the newest checkpoint stays.
-            let first = !state.stop.swap(true, Ordering::SeqCst);
-            if first && begun.load(Ordering::SeqCst) {
-                return;
-            }
-            if begun.load(Ordering::SeqCst) {
-                terminal::restore();
-            }
-            std::process::exit(i32::from(STOPPED));
-        })
-        .context("Ctrl-C cannot be caught")?;
-        Ok(signal)
-    }
-
-    /// The work begins.
-    pub(super) fn begin(&self) {
-        self.begun.store(true, Ordering::SeqCst);
-    }
-}
-
-/// What shows the run; dropping it ends the showing.
-pub(super) enum Display {
-    Dashboard { _terminal: Terminal },
-    Lines { _plain: Plain },
-}
-
-/// Dashboard on a terminal, lines elsewhere.
-pub(super) fn display(
-    plain: bool,
-    state: Arc<Mutex<DashboardState>>,
-    stop: Arc<LoaderState>,
-) -> Result<Display> {
-    if terminal::available() && !plain {
-        let terminal =
-            Terminal::start(state, stop).context("the dashboard cannot start; use --plain")?;
-        return Ok(Display::Dashboard {
-            _terminal: terminal,
-        });
-    }
-    Ok(Display::Lines {
-        _plain: Plain::start(state, 5),
-    })
-}
-
-/// Processor threads that computation may use.
-pub(super) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// On what a run runs.
-pub(super) fn environment(device: &NamedDevice) -> Environment {
-    Environment {
-        version: env!("CARGO_PKG_VERSION").into(),
-        commit: option_env!("UQ4CT_COMMIT").map(str::to_owned),
-        device: device.name.clone(),
-        threads: threads(),
-        command: command(),
-    }
-}
-
-/// The command line with words quoted where a shell would split them.
-fn command() -> String {
-    // Lossy: a path that is not Unicode must not end the program.
-    let mut words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
-    let program = words.next().unwrap_or_default();
-    let program = std::path::Path::new(&program)
-        .file_name()
-        .map_or("uq4ct".into(), |name| name.to_string_lossy().into_owned());
-    // The report's command repeats the run from its start.
-    let words = words.filter(|word| {
-        !matches!(
-            word.as_str(),
-            "--resume" | "--resume=latest" | "--overwrite"
-        )
-    });
-    std::iter::once(format!("cargo run --release --bin {program} --"))
-        .chain(words.map(|word| quoted(&word)))
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
-/// A word as a shell takes it.
-pub(super) fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
-}
-
-/// Writes a line to standard output; a reader that has left (`| head`) is no error.
-pub(super) fn print(line: impl std::fmt::Display) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -1,0 +1,73 @@
+//! The JSON that goes in and comes out. `/openapi.json` describes it from these types.
+
+use data::dataset::custom::Custom;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use train::answering::Asked;
+
+use super::worker::Reply;
+
+/// A question to answer.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// The question alone.
+    pub question: String,
+    /// 2 to 26 answers; left out where the model writes its answers.
+    #[serde(default)]
+    pub choices: Vec<String>,
+    /// A text that answers it, for runs whose template reads one.
+    #[serde(default)]
+    pub context: Option<String>,
+    /// Name of the question, given back with the answer.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// Whether to tell how every router spread the question.
+    #[serde(default)]
+    pub routing: bool,
+}
+
+impl Question {
+    /// The question as the model is asked it. `writes` says whether the model writes its answers.
+    ///
+    /// # Errors
+    /// The field that does not serve, and why.
+    pub(super) fn asked(&self, writes: bool) -> Result<Asked, String> {
+        if writes && !self.choices.is_empty() {
+            return Err("choices: this run writes its answers: leave them out".into());
+        }
+        let row = serde_json::json!({
+            "id": self.id,
+            "question": self.question,
+            "choices": self.choices,
+            "context": self.context,
+        });
+        let (question, _) = Custom::default().writing(writes).ask(&row)?;
+        Ok(Asked {
+            question,
+            answer: None,
+        })
+    }
+}
+
+/// Several questions to answer.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Questions {
+    /// The questions, in the order in which they are answered.
+    pub questions: Vec<Question>,
+}
+
+/// The answers to several questions.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Answers {
+    /// The answers, in the order of the questions.
+    pub answers: Vec<Reply>,
+}
+
+/// The reason why a request got no answer.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Problem {
+    /// What went wrong and what to do.
+    pub error: String,
+}
