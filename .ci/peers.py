@@ -35,7 +35,7 @@ def train(run, *words):
 
 
 def ours(run):
-    """The choices' logits of the run's test questions, by question."""
+    """The choices' logits of the run's test and held-out questions, by question."""
     found = {}
     for path in (ROOT / run / "evaluation").glob("*/predictions.jsonl"):
         for line in path.read_text().splitlines():

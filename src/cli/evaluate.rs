@@ -11,14 +11,13 @@ use train::RunConfig;
 use train::config::ConfigLayers;
 use train::dashboard::plain::Plain;
 use train::dashboard::state::DashboardState;
-use train::evaluation::evaluate;
-use train::fine_tune::{fit, load_members};
+use train::fitted::{FittedRun, QuestionSet};
 use train::method;
-use train::metric::Metrics;
-use train::prepare::{prepare, prepare_test};
-use train::run_directory::{RunDirectory, write_predictions};
+use train::prepare::prepare_test;
+use train::run_directory::RunDirectory;
 
-use super::run::{PlaceArgs, logging, print};
+use super::flags::PlaceArgs;
+use super::process::{logging, print};
 
 /// Flags of `evaluate`.
 #[derive(Debug, Args)]
@@ -28,10 +27,10 @@ pub(super) struct EvaluateArgs {
     /// Datasets, separated by commas; the run's own only with another --method
     #[arg(long, value_delimiter = ',', required = true)]
     on: Vec<String>,
-    /// Ask the run's adapter by another method that queries the same training, such as mc_dropout for a lora run
+    /// Another method that asks the same training, such as mc_dropout for a lora run
     #[arg(long)]
     method: Option<String>,
-    /// A single setting of how it is asked, such as method.samples=20 or evaluation.bins=10; may be repeated
+    /// A setting of how the run is asked, such as method.samples=20; may be repeated
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
     /// At most this many test questions of each
@@ -62,48 +61,18 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
     let state = Arc::new(Mutex::new(DashboardState::default()));
     let _lines = Plain::start(state.clone(), 30);
     let setup = args.places.finished(&args.run, &config, state)?;
-    let method = method::build(&config)?;
-    // A fit looks at training questions; what needs none must not need the training data.
-    let mut trained_on = match method.fit_questions() {
-        0 => prepare_test(&config, &setup.finder)?,
-        _ => prepare(&config, &setup.finder)?,
-    };
-    // Weights are loaded for the longest question of all sets.
     let mut sets = Vec::new();
     for config in &asked {
         sets.push(prepare_test(config, &setup.finder)?);
     }
-    let positions = sets.iter().map(|set| set.positions()).max().unwrap_or(0);
-    let base = trained_on.load_for(&config, positions, &setup.device)?;
-    let members = load_members(&run, &config, &trained_on, &base)?;
-    let predictor = fit(&config, &setup, &*method, members, &trained_on.train)?;
+    let fitted = FittedRun::open(&run, &config, &setup, &sets)?;
     for ((dataset, config), prepared) in args.on.iter().zip(&asked).zip(&sets) {
-        let views = prepared.views(
-            &prepared.splits.test,
-            method.perturbations(),
-            config.train.seed,
-        )?;
-        let evaluated = evaluate(
-            config,
-            &setup,
-            dataset,
-            (&*predictor, prepared.tokenizer()),
-            &prepared.test,
-            &views,
-        )?;
-        let metrics = Metrics::of(&evaluated.rows, config.evaluation.bins, config.bootstrap());
-        let folder = match &args.method {
+        let name = match &args.method {
             Some(_) => format!("{dataset}-{}", config.method.title()),
             None => dataset.clone(),
         };
-        let predictions = run.evaluation(&folder).join("predictions.jsonl");
-        write_predictions(&predictions, &evaluated.rows)?;
-        run.write_text(
-            &format!("evaluation/{folder}/config.toml"),
-            &config.to_toml(),
-        )?;
-        run.write_json(&format!("evaluation/{folder}/metrics.json"), &metrics)?;
-        run.write_json(&format!("evaluation/{folder}/cost.json"), &evaluated.cost)?;
+        let set = QuestionSet::test(&name, config, prepared);
+        let metrics = fitted.evaluate(&run, dataset, &set)?;
         let show = |e: train::metric::Estimate| e.value.map_or("-".into(), |v| format!("{v:.4}"));
         print(format_args!(
             "{dataset}: n {}  accuracy {}  ECE {}  NLL {}",
@@ -116,13 +85,15 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The same settings on another dataset's test questions, with what is given about how they are asked.
+/// The run's settings on another dataset's test questions, with what is given about how they are
+/// asked.
 fn on(config: &RunConfig, dataset: &str, args: &EvaluateArgs) -> Result<RunConfig> {
     let mut config = config.asked_on(dataset)?;
     config.data.test_limit = args.limit;
     let mut layers = ConfigLayers::default();
     layers.text(&config.to_toml(), "the run's settings")?;
-    // What is about written answers says nothing to questions with choices that are asked beside open-ended ones.
+    // A setting about written answers is meant for the open-ended questions alone, where questions
+    // with choices are asked beside them.
     let written = |name: &str| {
         let asked = config.on(name);
         Ok::<_, anyhow::Error>(asked.data.dataset()?.labels() == LabelStyle::Written)

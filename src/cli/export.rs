@@ -9,14 +9,15 @@ use clap::{Args, ValueEnum};
 use train::export::{Format, export};
 use train::run_directory::RunDirectory;
 
-use super::run::{PlaceArgs, logging, print};
+use super::flags::PlaceArgs;
+use super::process::{logging, print};
 
 /// Flags of `export`.
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
     /// A finished run's directory
     run: PathBuf,
-    /// As what
+    /// The form to write the adapter in
     #[arg(long)]
     format: FormatName,
     /// Directory to write to; new or empty
@@ -32,7 +33,7 @@ pub(super) struct ExportArgs {
     places: PlaceArgs,
 }
 
-/// What `--format` takes.
+/// The values of `--format`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum FormatName {
     /// Plain LoRA for Hugging Face's peft

@@ -1,4 +1,5 @@
-//! `uq4ct predict`: a finished run answers questions of the user's own, and says when not to trust it.
+//! `uq4ct predict`: a finished run answers questions of the user's own, and says when not to trust
+//! it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, IsTerminal, Write, stdin, stdout};
@@ -15,7 +16,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use train::answering::{Answer, Answerer, Asked, Decision};
 use train::run_directory::RunDirectory;
 
-use super::run::{FieldArgs, PlaceArgs, PromiseArgs, explain, logging, print};
+use super::flags::{FieldArgs, PlaceArgs, PromiseArgs, explain};
+use super::process::{logging, print};
 
 /// Flags of `predict`.
 #[derive(Debug, Args)]
@@ -31,10 +33,10 @@ pub(super) struct PredictArgs {
     /// A text that answers it
     #[arg(long, requires = "question")]
     context: Option<String>,
-    /// Questions in a .jsonl, .json, .csv, .tsv or .parquet file, or - for JSON lines from standard input
+    /// A .jsonl, .json, .csv, .tsv or .parquet file of questions; - reads JSON lines from stdin
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Where answers are written, a JSON line each [default: standard output]; what is there already is not asked again
+    /// A file for the answers [default: standard output]; what it holds already is not asked again
     #[arg(long, value_name = "FILE", requires = "input")]
     output: Option<PathBuf>,
     /// Questions asked together [default: 16, from standard input 1]
@@ -95,7 +97,7 @@ fn open(args: &PredictArgs) -> Result<Answerer> {
     let (_, config) = RunDirectory::open(&args.run)?;
     let setup = args.places.finished(&args.run, &config, Arc::default())?;
     Ok(Answerer::open(
-        setup,
+        &setup,
         args.promise.alpha,
         args.promise.promise(),
     )?)

@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
 use train::metric::{Bootstrap, Estimate, Metrics};
-use train::run_directory::{Provenance, RunDirectory, read_predictions};
+use train::run_directory::RunDirectory;
 
-use super::run::print;
+use super::process::print;
 
 /// Flags of `runs`.
 #[derive(Debug, Args)]
@@ -84,7 +84,7 @@ fn look(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// None for a `config.toml` that is no run's.
+/// A run's line in the list; none for a `config.toml` that is no run's.
 fn row(below: &Path, root: &Path) -> Option<Row> {
     let (run, config) = RunDirectory::open(root).ok()?;
     let name = match root.strip_prefix(below) {
@@ -93,10 +93,8 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
         Err(_) => root,
     };
     // Every figure can be had from the predictions, whoever wrote them; intervals are not shown.
-    let predictions = run
-        .evaluation(&config.data.dataset)
-        .join("predictions.jsonl");
-    let figures = read_predictions(&predictions).ok().map(|rows| {
+    let predictions = run.predictions(&config.data.dataset);
+    let figures = predictions.ok().map(|rows| {
         let without = Bootstrap {
             resamples: 0,
             ..config.bootstrap()
@@ -108,7 +106,7 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
         .ok()
         .and_then(|lines| lines.into_iter().next_back());
     let total = run
-        .read_json::<Provenance>("data.json")
+        .provenance()
         .ok()
         .map(|known| config.train.schedule().total_steps(known.split.used[0]));
     let state = match (&figures, run.adapter().is_file(), &last, total) {

@@ -13,7 +13,8 @@ use tokio::net::TcpListener;
 use train::answering::Answerer;
 use train::run_directory::RunDirectory;
 
-use super::run::{PlaceArgs, PromiseArgs, explain, logging, print};
+use super::flags::{PlaceArgs, PromiseArgs, explain};
+use super::process::{logging, print};
 use crate::serve::metrics::Metrics;
 use crate::serve::worker::{Batching, Worker};
 use crate::serve::{Limits, router, serve};
@@ -29,7 +30,7 @@ pub(super) struct ServeArgs {
     /// Port to listen on; 0: any that is free
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// A file whose first line is the token that every request must bear [env: UQ4CT_TOKEN holds the token itself]
+    /// A file whose first line is the token of every request [env: UQ4CT_TOKEN, the token itself]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Questions of several requests asked together at most; a larger request is asked by itself
@@ -92,7 +93,7 @@ pub(super) fn run(args: ServeArgs) -> Result<ExitCode> {
     ));
     runtime.block_on(serve(listener, router, time, stop()))?;
     eprintln!("Stopped.");
-    // The last way to the thread is gone with the routes; its present batch, if any, is not waited for.
+    // The last way to the thread is gone with the routes. Its present batch is not waited for.
     drop(runtime);
     if thread.is_finished() {
         let _ = thread.join();
@@ -126,7 +127,7 @@ fn start(
             "version": env!("CARGO_PKG_VERSION"),
         })
     };
-    let open = move || Answerer::open(setup, alpha, promise);
+    let open = move || Answerer::open(&setup, alpha, promise);
     Ok(Worker::start(open, describe, batching, metrics)?)
 }
 
@@ -159,7 +160,7 @@ fn token(args: &ServeArgs) -> Result<Option<String>> {
 /// Waits for Ctrl-C or, where there is one, SIGTERM.
 async fn stop() {
     let interrupt = async {
-        // Without a handler the server would be unstoppable by hand; then let it run until it is killed.
+        // Without a handler the server cannot be stopped by hand: it runs until it is killed.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

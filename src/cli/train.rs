@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use train::config::ConfigLayers;
 use train::dashboard::state::{DashboardState, clock, peak_memory};
+use train::export::start;
 use train::fine_tune::{Outcome, Setup, fine_tune};
 use train::prepare::{Prepared, prepare};
 use train::report::Scored;
@@ -15,7 +16,8 @@ use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
 use train::{RunConfig, method};
 
-use super::run::{PlaceArgs, STOPPED, StopSignal, display, environment, logging, print, threads};
+use super::flags::PlaceArgs;
+use super::process::{STOPPED, StopSignal, display, environment, logging, print, threads};
 use crate::backend::NamedDevice;
 
 /// Settings of a short run, for a processor: about 15 minutes on 2 cores. `--full` leaves them out.
@@ -65,7 +67,7 @@ pub(super) struct TrainArgs {
     places: PlaceArgs,
 }
 
-/// What `--dataset` takes.
+/// The values of `--dataset`.
 fn datasets() -> String {
     let names: Vec<&str> = data::dataset::DATASETS.iter().map(|d| d.name()).collect();
     format!(
@@ -74,7 +76,7 @@ fn datasets() -> String {
     )
 }
 
-/// What `--method` takes.
+/// The values of `--method`.
 fn methods() -> String {
     format!(
         "{} [default: what --config says, else uq4ct]",
@@ -209,8 +211,8 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
         let root = args.run.as_ref().filter(|_| args.resume.is_some());
         let known = root.and_then(|root| RunDirectory::open(root).ok());
         let settings = match known {
-            Some((_, known)) => train::export::shape(&method::build(&known)?.adapter()),
-            None => train::export::settings(directory.as_ref())?,
+            Some((_, known)) => start::shape(&method::build(&known)?.adapter()),
+            None => start::settings(directory.as_ref())?,
         };
         for setting in settings {
             brought.set(&setting)?;

@@ -14,7 +14,8 @@ use data::source::Finder;
 use data::{QuestionBatcher, StepPart};
 use model::Placement;
 use train::dashboard::state::DashboardState;
-use train::fine_tune::{Outcome, Setup, fine_tune, load_members};
+use train::fine_tune::{Outcome, Setup, fine_tune};
+use train::fitted::{LoadedRun, members};
 use train::loss::calibration::CalibrationGradient;
 use train::prepare::prepare;
 use train::run_directory::{Environment, MetricsLine, RunDirectory, read_predictions};
@@ -69,9 +70,11 @@ fn run(config: &RunConfig, setup: &Setup) -> Result<Outcome, TrainError> {
 fn adapter(config: &RunConfig, root: &Path) -> BTreeMap<String, Vec<f32>> {
     let device = Device::flex();
     let (directory, _) = RunDirectory::open(root).unwrap();
-    let mut prepared = prepare(config, &setup(root, false, &device).finder).unwrap();
-    let base = prepared.load(config, &device).unwrap();
-    named_values(&load_members(&directory, config, &prepared, &base).unwrap()[0])
+    let setup = setup(root, false, &device);
+    let prepared = prepare(config, &setup.finder).unwrap();
+    let members = members(config, &directory, &prepared).unwrap();
+    let loaded = LoadedRun::open(config, &setup, prepared, 0, &members).unwrap();
+    named_values(&loaded.members[0])
 }
 
 fn finished(config: &RunConfig, root: &Path, device: &Device) -> Vec<MetricsLine> {
@@ -226,6 +229,38 @@ fn a_stopped_run_goes_on_exactly_where_it_was() {
         train.map(|l| (l.step, l.values["loss"].clone())).collect()
     };
     assert_eq!(steps(straight.path()), steps(stopped.path()));
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
+    let device = Device::flex();
+    let straight = tempfile::tempdir().unwrap();
+    finished(&config(), straight.path(), &device);
+    for part in [
+        "model-2.bpk",
+        "optim-2.bpk",
+        "scheduler-2.bpk",
+        "position-2.json",
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        for (resume, steps) in [(false, 1), (true, 2)] {
+            let stopped = setup(root.path(), resume, &device);
+            stopped.state.stop.store(true, Ordering::SeqCst);
+            assert_eq!(run(&config(), &stopped).unwrap(), Outcome::Stopped(steps));
+        }
+        std::fs::write(root.path().join("checkpoint").join(part), "").unwrap();
+        let resumed = setup(root.path(), true, &device);
+        let outcome = run(&config(), &resumed).unwrap();
+        assert!(matches!(outcome, Outcome::Finished(_)), "{part}");
+        let said = resumed.telemetry.state().log.clone();
+        let named = said.iter().filter(|line| line.contains(part)).count();
+        assert_eq!(named, 1, "{part}: {said:?}");
+        assert_eq!(
+            adapter(&config(), straight.path()),
+            adapter(&config(), root.path()),
+            "{part}"
+        );
+    }
 }
 
 #[test]

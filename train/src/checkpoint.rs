@@ -2,13 +2,16 @@
 //!
 //! Burn checkpoints model, optimizer and schedule once a Learner epoch, which here is a chunk of
 //! optimizer steps. Beside each checkpoint lies a position file that says how many optimizer steps
-//! it holds; it is written last, so a checkpoint without one is not used.
+//! it holds. It is written last, so a checkpoint without one is not used. Neither is one with a
+//! part that cannot be read: the run goes on from the checkpoint before.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use burn::lr_scheduler::LrSchedulerRecord;
+use burn::optim::OptimizerRecord;
 use burn::store::ModuleRecord;
 use burn::train::EarlyStoppingStrategy;
 use burn::train::metric::store::EventStoreClient;
@@ -38,31 +41,41 @@ fn folder(run: &Path) -> PathBuf {
 
 /// The newest whole checkpoint of a run.
 pub fn latest(run: &Path) -> Option<Checkpoint> {
-    let mut found: Vec<Checkpoint> = fs::read_dir(folder(run))
-        .ok()?
+    let mut chunks = chunks(run).into_iter();
+    chunks.find_map(|chunk| read(run, chunk).ok())
+}
+
+/// Why each checkpoint that is newer than the newest whole one cannot be gone on from.
+pub fn damaged(run: &Path) -> Vec<TrainError> {
+    let chunks = chunks(run).into_iter();
+    chunks.map_while(|chunk| read(run, chunk).err()).collect()
+}
+
+/// The chunks of all checkpoints, the newest first.
+fn chunks(run: &Path) -> Vec<usize> {
+    let entries = fs::read_dir(folder(run)).into_iter().flatten();
+    let mut found: Vec<usize> = entries
         .filter_map(|entry| {
             let name = entry.ok()?.file_name().into_string().ok()?;
             let chunk = name.strip_prefix("position-")?.strip_suffix(".json")?;
-            read(run, chunk.parse().ok()?)
+            chunk.parse().ok()
         })
         .collect();
-    found.sort_by_key(|checkpoint| checkpoint.chunk);
-    found.pop()
+    found.sort_unstable_by(|one, other| other.cmp(one));
+    found
 }
 
-/// A checkpoint whose parts are all there and whose model can be read.
-fn read(run: &Path, chunk: usize) -> Option<Checkpoint> {
+/// A checkpoint whose parts are all there and can be read.
+fn read(run: &Path, chunk: usize) -> Result<Checkpoint, TrainError> {
     let at = |name: &str| folder(run).join(format!("{name}-{chunk}.bpk"));
-    if ["optim", "scheduler"]
-        .iter()
-        .any(|name| !at(name).is_file())
-    {
-        return None;
-    }
-    ModuleRecord::load(at("model")).ok()?;
-    let text = fs::read_to_string(position(run, chunk)).ok()?;
-    let Position { steps } = serde_json::from_str(&text).ok()?;
-    Some(Checkpoint { chunk, steps })
+    let (model, optimizer, scheduler) = (at("model"), at("optim"), at("scheduler"));
+    ModuleRecord::load(&model).map_err(|e| TrainError::file(&model, e))?;
+    OptimizerRecord::load(&optimizer).map_err(|e| TrainError::file(&optimizer, e))?;
+    LrSchedulerRecord::load(&scheduler).map_err(|e| TrainError::file(&scheduler, e))?;
+    let path = position(run, chunk);
+    let text = fs::read_to_string(&path).map_err(|e| TrainError::file(&path, e))?;
+    let Position { steps } = serde_json::from_str(&text).map_err(|e| TrainError::file(&path, e))?;
+    Ok(Checkpoint { chunk, steps })
 }
 
 /// The model's record of a checkpoint.

@@ -19,13 +19,13 @@ use crate::prediction::ScoredRow;
 use crate::prepare::View;
 use crate::writing::write;
 
-/// What answers cost; part of an evaluation's record.
+/// Cost of the answers to a set of questions; part of an evaluation's record.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
     /// Questions answered.
     pub questions: usize,
-    /// Forward passes a question, a backward pass counted as two; of a written answer those over its prompt, which a short one for every
-    /// further token follows.
+    /// Forward passes a question, a backward pass counted as two. For a written answer, the passes
+    /// over its prompt; a short one follows for every further token.
     pub forward_passes: usize,
     /// Wall-clock seconds a question.
     pub seconds_per_question: f64,
@@ -34,14 +34,14 @@ pub struct Cost {
 /// Scored questions and what they cost.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluated {
-    /// In the order of the questions.
+    /// One row a question, in the order of the questions.
     pub rows: Vec<ScoredRow>,
-    /// What they cost.
+    /// Cost of the answers.
     pub cost: Cost,
 }
 
-/// Scores questions, in their own order, together with their other wordings. Where the model writes the answers, the tokenizer says
-/// what they mean.
+/// Scores questions, in their own order, together with their other wordings. Where the model
+/// writes the answers, the tokenizer turns them into text.
 ///
 /// # Errors
 /// A question that cannot be served, an answer that is no number, or a stop on request.
@@ -86,7 +86,7 @@ pub fn evaluate(
     })
 }
 
-/// A method at work.
+/// What does not change from one wording to the next.
 struct Asking<'a> {
     config: &'a RunConfig,
     setup: &'a Setup,
@@ -95,7 +95,7 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// One wording of every question.
+    /// Scores every question in one wording.
     fn score(
         &self,
         name: &str,

@@ -3,6 +3,7 @@
 //! | module | content |
 //! |---|---|
 //! | [`fine_tune`] | the recipe on one page |
+//! | [`fitted`] | a finished run: loaded, fitted, asked |
 //! | [`prepare`] | model and questions before the first step |
 //! | [`training`] | one training through burn's Learner |
 //! | [`writing`] | answers in the model's own words |
@@ -20,6 +21,7 @@
 //! | [`metric`] | pure functions over the whole set; `live` wraps them as burn metrics |
 //! | [`checkpoint`] | resume at an optimizer step |
 //! | [`run_directory`] | what a run leaves on disk |
+//! | [`provenance`] | from what a run is made |
 //! | [`tracker`] | metrics as a log, a table and TensorBoard's events |
 //! | [`reference`](mod@reference) | every setting with its default and meaning |
 //! | [`telemetry`] | where a run's numbers go while it runs |
@@ -37,6 +39,7 @@ pub mod estimate;
 pub mod evaluation;
 pub mod export;
 pub mod fine_tune;
+pub mod fitted;
 mod linear_algebra;
 pub mod loss;
 pub mod method;
@@ -45,6 +48,7 @@ pub mod optimizer;
 pub mod posthoc;
 pub mod prediction;
 pub mod prepare;
+pub mod provenance;
 pub mod recompute;
 pub mod reference;
 pub mod report;

@@ -21,9 +21,9 @@ use crate::error::TrainError;
 use crate::estimate::{RunEstimate, estimate};
 use crate::method;
 use crate::method::lora::CrossEntropy;
-use crate::run_directory::{Provenance, RunDirectory};
 
-/// Seed of the tiny model's random weights: it stands for pretrained weights, so it does not follow the run's seed.
+/// Seed of the tiny model's random weights. They stand for pretrained weights, so they do not
+/// follow the run's seed.
 const TINY_SEED: u64 = 20_241_009;
 
 /// Everything a run needs before its first step, but for the weights.
@@ -42,8 +42,8 @@ pub struct Prepared {
     pub test: Vec<EncodedQuestion>,
     tokenizer: Tokenizer,
     rendering: Rendering,
-    /// Tokens of the longest prompt.
-    room: usize,
+    /// Tokens of the longest prompt that the model is given.
+    prompt_tokens: usize,
     /// Tokens of the longest answer that is to be written; 0 where none is.
     answer_tokens: usize,
 }
@@ -51,9 +51,9 @@ pub struct Prepared {
 /// Other wordings of a set of questions, one for each, with their likeness to the original.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// In the order of the originals.
+    /// The other wordings, in the order of the originals.
     pub questions: Vec<EncodedQuestion>,
-    /// Each wording's weight in the answer.
+    /// Weight of each wording in the joint answer.
     pub weights: Vec<f64>,
 }
 
@@ -74,7 +74,7 @@ pub fn prepare(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainErr
     prepare_with(config, finder, split)
 }
 
-/// The same with the test questions alone.
+/// Finds the model and the test questions of a dataset alone.
 ///
 /// # Errors
 /// As [`prepare`].
@@ -129,7 +129,7 @@ pub fn prepare_model(config: &RunConfig, finder: &Finder) -> Result<Prepared, Tr
         return Err(TrainError::config("data.answer_tokens", reason));
     }
     Ok(Prepared {
-        room: config.data.max_tokens.min(positions),
+        prompt_tokens: config.data.max_tokens.min(positions),
         rendering: config.rendering(labels),
         answer_tokens,
         train: Arc::default(),
@@ -141,6 +141,18 @@ pub fn prepare_model(config: &RunConfig, finder: &Finder) -> Result<Prepared, Tr
         model_files,
         tokenizer,
     })
+}
+
+/// Finds what a finished run needs to answer: the model, and the training questions where its
+/// method's fit looks at them.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_finished(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainError> {
+    match method::build(config)?.fit_questions() {
+        0 => prepare_model(config, finder),
+        _ => prepare(config, finder),
+    }
 }
 
 type OpenedModel = ((ModelConfig, Box<dyn Weights>), Tokenizer, Vec<Located>);
@@ -173,9 +185,9 @@ impl Prepared {
     /// # Errors
     /// A label that is not one token, a prompt that is too long, or a tokenizer of another model.
     pub fn encode(&self, questions: &[MultipleChoice]) -> Result<Vec<EncodedQuestion>, TrainError> {
-        let encoded = self
-            .tokenizer
-            .encode_questions(questions, &self.rendering, self.room)?;
+        let encoded =
+            self.tokenizer
+                .encode_questions(questions, &self.rendering, self.prompt_tokens)?;
         for question in &encoded {
             if let Some(id) = question
                 .ids()
@@ -204,14 +216,20 @@ impl Prepared {
         self.rendering.labels == LabelStyle::Written
     }
 
-    /// What ids mean.
+    /// Turns text into tokens and back.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
-    /// What the run's settings make of a file of questions; some are kept as text.
+    /// What the run's settings make of a file of questions. So many `examples` are kept as text.
     pub fn check(&self, file: &CheckedFile, examples: usize) -> CheckedTokens {
-        CheckedTokens::of(file, &self.tokenizer, &self.rendering, self.room, examples)
+        CheckedTokens::of(
+            file,
+            &self.tokenizer,
+            &self.rendering,
+            self.prompt_tokens,
+            examples,
+        )
     }
 
     /// Text and token of the labels A to E, as they follow the run's prompt.
@@ -245,7 +263,8 @@ impl Prepared {
         weight.is_ok_and(|w| w.dtype() == DType::F32)
     }
 
-    /// Writes everything of a model but its weights: the files that came with it, or ones made from what was read.
+    /// Writes everything of a model but its weights: the files that came with it, or ones made from
+    /// what was read.
     pub(crate) fn write_model_files(
         &self,
         directory: &Path,
@@ -282,11 +301,6 @@ impl Prepared {
         Ok(())
     }
 
-    /// Tokens of the longest prompt that it takes.
-    pub fn room(&self) -> usize {
-        self.room
-    }
-
     /// Loads the frozen weights onto a device.
     ///
     /// # Errors
@@ -301,6 +315,11 @@ impl Prepared {
         let longest = questions.into_iter().flatten().map(|q| q.positions() + 1);
         // Other wordings are a few words longer.
         longest.max().unwrap_or(1) + 64 + self.answer_tokens
+    }
+
+    /// Positions of any question that may come, in any wording.
+    pub fn most_positions(&self) -> usize {
+        self.prompt_tokens + self.positions()
     }
 
     /// Loads the frozen weights for questions of other sets too, the longest of so many positions.
@@ -333,7 +352,8 @@ impl Prepared {
         )?)
     }
 
-    /// Other wordings of questions, `count` views of all of them; each question's follow from its name and the seed.
+    /// Other wordings of questions, `count` views of all of them. A question's wordings follow from
+    /// its id and the seed.
     ///
     /// # Errors
     /// A wording that cannot be encoded.
@@ -356,7 +376,7 @@ impl Prepared {
                 let encoded = self.tokenizer.encode_prompts(
                     questions.iter().zip(prompts),
                     &self.rendering,
-                    self.room,
+                    self.prompt_tokens,
                 )?;
                 Ok(View {
                     questions: encoded,
@@ -372,29 +392,6 @@ impl Prepared {
             .iter()
             .chain(&self.splits.account.files)
             .collect()
-    }
-
-    /// Refuses a run that was trained on another base model: its adapter would not fit.
-    ///
-    /// # Errors
-    /// Digests that differ from the run's `data.json`.
-    pub fn same_model(&self, run: &RunDirectory) -> Result<Provenance, TrainError> {
-        let known: Provenance = run.read_json("data.json")?;
-        same("model", run, &known.model, &self.model_files)?;
-        Ok(known)
-    }
-
-    /// Refuses to go on with a run on other files than it began with.
-    ///
-    /// # Errors
-    /// Digests that differ from the run's `data.json`.
-    pub(crate) fn same_files(&self, run: &RunDirectory) -> Result<(), TrainError> {
-        // Stopped before it was written: nothing was trained yet.
-        let Ok(known) = run.read_json::<Provenance>("data.json") else {
-            return Ok(());
-        };
-        self.same_model(run)?;
-        same("data", run, &known.split.files, &self.splits.account.files)
     }
 
     /// The size of the run on a device.
@@ -437,32 +434,4 @@ fn state_f32(path: &Path) -> Result<(), TrainError> {
         }
     }
     std::fs::write(path, format!("{json:#}\n")).map_err(|e| fail(&e))
-}
-
-fn same(
-    what: &str,
-    run: &RunDirectory,
-    known: &[Located],
-    found: &[Located],
-) -> Result<(), TrainError> {
-    let Some([known, found]) = differing(known, found) else {
-        return Ok(());
-    };
-    let reason = format!(
-        "the run's {what} came from {known}, but now {found} would serve: give the same --data-dir or --model, or start another run"
-    );
-    Err(TrainError::file(run.root(), reason))
-}
-
-/// The origins of two lists of files, if their digests differ.
-pub(crate) fn differing(known: &[Located], found: &[Located]) -> Option<[String; 2]> {
-    let same = known
-        .iter()
-        .map(|f| &f.sha256)
-        .eq(found.iter().map(|f| &f.sha256));
-    let origins = |files: &[Located]| {
-        let names: Vec<&str> = files.iter().map(|f| f.origin.as_str()).collect();
-        names.join(", ")
-    };
-    (!same).then(|| [origins(known), origins(found)])
 }

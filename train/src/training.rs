@@ -176,6 +176,10 @@ fn learn(
     if total == 0 {
         return Ok(tuned);
     }
+    for reason in checkpoint::damaged(run.root()) {
+        let line = format!("A checkpoint cannot be read, the one before serves: {reason}");
+        setup.telemetry.say(line);
+    }
     let from = checkpoint::latest(run.root());
     let done = from.map_or(0, |c| c.steps);
     if done == 0 && !run.metrics()?.is_empty() {

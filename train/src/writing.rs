@@ -1,8 +1,9 @@
 //! Answers in the model's own words: greedy decoding, token by token, to the end of the line.
 //!
-//! The protocol is ours, for the paper leaves open-ended answers open: the answer is what follows the prompt up to an end of line after
-//! words, a special token or a limit; every token is the one with the highest probability, averaged over the method's samples; FLU is
-//! taken over the prompt, before anything is written.
+//! The paper leaves open how open-ended questions are answered, so the protocol is ours. The answer
+//! is what follows the prompt up to an end of line after words, a special token or a limit. Every
+//! token is the most probable one, by the mean over the method's samples. FLU is taken over the
+//! prompt, before anything is written.
 
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
@@ -18,13 +19,13 @@ use crate::prediction::Written;
 /// An answer and the FLU of its question.
 pub type WrittenAnswer = (Written, Option<f64>);
 
-/// A sample with what it remembers.
+/// A sample with its cache of keys and values.
 struct Writer<'a> {
     sample: Sample<'a>,
     cache: KeyValueCache,
 }
 
-/// An answer under way.
+/// An answer that is being written.
 #[derive(Default)]
 struct Draft {
     tokens: Vec<u32>,
@@ -111,7 +112,7 @@ pub fn write(
         .collect())
 }
 
-/// Puts the prompts in; the probabilities of what follows, `[batch, vocabulary]`, and FLU.
+/// Reads the prompts. Gives the probabilities of the next token, `[batch, vocabulary]`, and FLU.
 fn read(
     writers: &mut [Writer],
     batch: &Batch,
@@ -132,7 +133,7 @@ fn read(
     (mean, flu)
 }
 
-/// One more token of each row.
+/// Reads one more token of each row. Gives the probabilities of the next.
 fn step(writers: &mut [Writer], tokens: &[i64], positions: Vec<i64>, batch: &Batch) -> Tensor<2> {
     let rows = tokens.len();
     let column = |values: Vec<i64>| line_of(values, batch).reshape([rows, 1]);
@@ -155,7 +156,7 @@ fn step(writers: &mut [Writer], tokens: &[i64], positions: Vec<i64>, batch: &Bat
     })
 }
 
-/// Mean of the samples' probabilities.
+/// Mean of the samples' probabilities of the next token.
 fn mean<'a>(
     writers: &mut [Writer<'a>],
     mut logits: impl FnMut(&mut Writer<'a>) -> Tensor<2>,

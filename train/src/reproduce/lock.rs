@@ -1,7 +1,8 @@
 //! Who works on a directory: a file with host and process, for machines that share a file system.
 //!
-//! The file's time is renewed while the work goes on. A lock is stale if its process is gone (same machine, same system of process
-//! numbers), or if its time is older than [`STALE`]: clocks of one cluster agree to within minutes.
+//! The file's time is renewed while the work goes on. A lock is stale if its process is gone (same
+//! machine, same system of process numbers), or if its time is older than [`STALE`]: clocks of one
+//! cluster agree to within minutes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -24,14 +25,15 @@ const RENEWAL: Duration = Duration::from_secs(60);
 /// Who holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// The machine.
+    /// Name of the machine.
     pub host: String,
-    /// The process.
+    /// Number of the process.
     pub pid: u32,
-    /// Boot and process namespace in which that number means something; empty where the system does not say.
+    /// Boot and process namespace in which the process number means something. Empty where the
+    /// system does not say.
     #[serde(default)]
     pub namespace: String,
-    /// Tells this lock from every other.
+    /// A random number that tells this lock from every other.
     #[serde(default)]
     pub token: u64,
 }
@@ -56,7 +58,7 @@ impl Holder {
     }
 }
 
-/// A held lock; dropping it gives it back.
+/// A held lock. Dropping it gives the directory free.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
@@ -68,9 +70,9 @@ pub struct Lock {
 /// What an attempt to take a lock found.
 #[derive(Debug)]
 pub enum Attempt {
-    /// It is ours.
+    /// The lock is ours.
     Taken(Lock),
-    /// Someone works there.
+    /// Someone else works in the directory.
     Held(Holder),
 }
 
@@ -171,8 +173,8 @@ fn alive(pid: u32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }
 
-/// Removes a stale lock. It is renamed first: of two who see it stale, one alone gets it. Whoever comes later and gets a fresh
-/// lock instead puts it back.
+/// Removes a stale lock. It is renamed first: of two who see it stale, one alone gets it. Whoever
+/// comes later and gets a fresh lock instead puts it back.
 fn take_away(path: &Path, stale: Option<u64>) {
     let aside = path.with_extension(format!("stale-{:016x}", rand::random::<u64>()));
     if fs::rename(path, &aside).is_err() {

@@ -1,9 +1,11 @@
-//! The paper's tables as plans of trainings and evaluations, each done once and found again by its content.
+//! The paper's tables as plans of trainings and evaluations, each done once and found again by its
+//! content.
 //!
-//! A [`Table`] names rows (methods with settings) and columns (a dataset to train on, a dataset to test on). [`plan`] turns it into
-//! [`Training`]s and [`Evaluation`]s whose directories are named by a hash of everything that decides their content, so that tables
-//! share them, an interrupted run goes on, and several machines can work on one file system. [`scheduler`] does them, [`results`] reads
-//! what they left, [`render`] prints it.
+//! A [`Table`] names rows (methods with settings) and columns (a dataset to train on, a dataset to
+//! test on). [`plan`] turns it into [`Training`]s and [`Evaluation`]s. Their directories are named
+//! by a hash of everything that decides their content. So tables share them, an interrupted run
+//! goes on, and several machines can work on one file system. [`scheduler`] does them, [`results`]
+//! reads what they left, [`render`] prints it.
 //!
 //! | module | content |
 //! |---|---|

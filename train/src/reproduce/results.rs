@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::plan::{Evaluation, Plan};
 use super::tables::Layout;
-use super::work::{HELD_OUT, evaluation_directory, training_directory};
+use super::work::{evaluation_directory, training_directory};
 use super::{paper, work};
 use crate::error::TrainError;
 use crate::evaluation::Cost;
@@ -16,7 +16,7 @@ use crate::metric::{Bootstrap, Outcome, brier, negative_log_likelihood, outcomes
 use crate::posthoc::Calibrators;
 use crate::posthoc::confidence::Information;
 use crate::prediction::ScoredRow;
-use crate::run_directory::{Environment, Provenance, RunDirectory, read_predictions};
+use crate::run_directory::{Environment, HELD_OUT, Provenance, RunDirectory, read_predictions};
 
 /// A figure of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -1,4 +1,5 @@
-//! One training or one evaluation: idempotent, resumable, safe beside other machines on the same file system.
+//! One training or one evaluation: idempotent, resumable, safe beside other machines on the same
+//! file system.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Known;
@@ -9,29 +10,24 @@ use std::time::Duration;
 use burn::prelude::*;
 use data::EncodedQuestion;
 use data::source::Finder;
-use model::AdapterConfig;
 
 use super::lock::{Attempt, Holder, Lock};
 use super::plan::{Evaluation, Training};
 use crate::config::RunConfig;
 use crate::error::TrainError;
-use crate::evaluation::evaluate;
-use crate::export;
-use crate::fine_tune::{Setup, chosen, fit, record};
+use crate::fine_tune::{Setup, train};
+use crate::fitted::{LoadedRun, Member, QuestionSet};
 use crate::method;
 use crate::prepare::{Prepared, prepare, prepare_test};
-use crate::run_directory::{Provenance, RunDirectory, write_predictions};
-use crate::training::{self, Start, TrainingQuestions};
+use crate::provenance;
+use crate::run_directory::{HELD_OUT, RunDirectory};
 
-/// Name of the held-out questions among an evaluation's sets.
-pub const HELD_OUT: &str = "held-out";
-
-/// Where a training lies.
+/// The directory of a training.
 pub fn training_directory(root: &Path, training: &Training) -> PathBuf {
     root.join("trainings").join(&training.id)
 }
 
-/// Where an evaluation lies.
+/// The directory of an evaluation.
 pub fn evaluation_directory(root: &Path, evaluation: &Evaluation) -> PathBuf {
     root.join("evaluations").join(&evaluation.id)
 }
@@ -52,7 +48,8 @@ pub fn missing(root: &Path, evaluation: &Evaluation) -> Vec<String> {
         .collect()
 }
 
-/// Takes a directory's lock, waiting while someone else works there; `done` ends the wait. `None` if there is nothing left to do.
+/// Takes a directory's lock, waiting while someone else works there. `done` ends the wait. `None`
+/// if there is nothing left to do.
 fn enter(
     directory: &Path,
     setup: &Setup,
@@ -83,8 +80,8 @@ fn enter(
     }
 }
 
-/// Estimates of time on a processor. The rows of a table differ in their methods, not in their questions: each set of questions is
-/// read and encoded once.
+/// Estimates of time on a processor. The rows of a table differ in their methods, not in their
+/// questions, so each set of questions is read and encoded once.
 #[derive(Debug)]
 pub struct Estimates<'a> {
     finder: &'a Finder,
@@ -96,7 +93,7 @@ pub struct Estimates<'a> {
 type Prepare = fn(&RunConfig, &Finder) -> Result<Prepared, TrainError>;
 
 impl<'a> Estimates<'a> {
-    /// None yet.
+    /// Estimates for so many cores, with files from `finder`.
     pub fn new(finder: &'a Finder, cores: usize) -> Self {
         Self {
             finder,
@@ -168,12 +165,12 @@ impl<'a> Estimates<'a> {
     }
 }
 
-/// A setup for work in one directory.
+/// A setup for work in one directory, which may have begun.
 fn setup_in(setup: &Setup, directory: &Path) -> Setup {
     setup.state.steps_done.store(0, Ordering::SeqCst);
     Setup {
         run: directory.to_path_buf(),
-        resume: true,
+        resume: RunDirectory::at(directory).exists(),
         ..setup.clone()
     }
 }
@@ -189,25 +186,12 @@ pub fn ensure_trained(training: &Training, root: &Path, setup: &Setup) -> Result
     };
     let config = &training.config;
     let setup = setup_in(setup, &directory);
-    let run = RunDirectory::at(&directory);
-    let run = RunDirectory::create(&directory, config, run.exists())?;
-    let mut prepared = prepare(config, &setup.finder)?;
-    let base = prepared.load(config, &setup.device)?;
-    prepared.same_files(&run)?;
-    record(&run, &setup, config, &prepared)?;
-    let questions = TrainingQuestions {
-        train: &prepared.train,
-        held_out: &prepared.held_out,
-    };
-    let adapter = export::import(config, &prepared)?;
-    let start = Start {
-        base: &base,
-        adapter: adapter.as_ref(),
-    };
-    training::train(config, &setup, &run, questions, start).map(|_| ())
+    let prepared = prepare(config, &setup.finder)?;
+    train(config, &setup, prepared).map(|_| ())
 }
 
-/// Scores an evaluation's sets, but for those that have been scored; trains its members first if need be.
+/// Scores the sets of an evaluation that have not been scored. Trains its members first if need
+/// be.
 ///
 /// # Errors
 /// As [`ensure_trained`].
@@ -229,56 +213,88 @@ pub fn ensure_evaluated(
     };
     let setup = setup_in(setup, &directory);
     let config = &evaluation.config;
-    let run = RunDirectory::at(&directory);
-    let run = RunDirectory::create(&directory, config, run.exists())?;
-    let method = method::build(config)?;
-    let mut prepared = prepare(config, &setup.finder)?;
+    let run = RunDirectory::create(&directory, config, setup.resume)?;
+    let prepared = prepare(config, &setup.finder)?;
     // Sets that were scored before must be of the same files as those that follow.
-    prepared.same_files(&run)?;
-    record(&run, &setup, config, &prepared)?;
-    let mut sets: Vec<(String, Prepared)> = Vec::new();
+    provenance::same_files(&prepared, &run)?;
+    provenance::record(&run, &setup, config, &prepared)?;
+    let mut others: Vec<(&str, Prepared)> = Vec::new();
     for name in &evaluation.on {
         if *name != config.data.dataset {
             let other = prepare_test(&config.on(name), &setup.finder)?;
-            sets.push((name.clone(), other));
+            others.push((name, other));
         }
     }
-    let positions = sets.iter().map(|(_, set)| set.positions()).max();
-    let base = prepared.load_for(config, positions.unwrap_or(0), &setup.device)?;
-    let members = match method.adapter() {
-        AdapterConfig::None => vec![base.clone()],
-        _ => {
-            let mut members = Vec::new();
-            for member in &evaluation.members {
-                let trained = RunDirectory::at(&training_directory(root, member));
-                prepared.same_files(&trained)?;
-                let questions = trained.read_json::<Provenance>("data.json")?.split.used[0];
-                let adapters = training::load(&member.config, &trained, &base, questions)?;
-                members.extend(chosen(&*method, adapters));
-            }
-            members
-        }
-    };
-    let predictor = fit(config, &setup, &*method, members, &prepared.train)?;
-    for set in missing(root, evaluation) {
-        let other = sets.iter().find(|(name, _)| *name == set);
-        let of = other.map_or(&prepared, |(_, other)| other);
-        let (questions, texts) = match set == HELD_OUT {
-            true => (&of.held_out, &of.splits.held_out),
-            false => (&of.test, &of.splits.test),
+    let positions = others.iter().map(|(_, other)| other.positions()).max();
+    let members = trained_members(evaluation, root, &prepared)?;
+    let positions = positions.unwrap_or(0);
+    let fitted = LoadedRun::open(config, &setup, prepared, positions, &members)?.fit()?;
+    for name in missing(root, evaluation) {
+        let other = others.iter().find(|(other, _)| *other == name);
+        let prepared = other.map_or(&fitted.prepared, |(_, other)| other);
+        let set = match name == HELD_OUT {
+            true => QuestionSet::held_out(config, prepared),
+            false => QuestionSet::test(&name, config, prepared),
         };
-        let views = of.views(texts, method.perturbations(), config.train.seed)?;
-        let name = format!("{} on {set}", config.method.title());
-        let asked = (&*predictor, of.tokenizer());
-        let evaluated = evaluate(config, &setup, &name, asked, questions, &views)?;
-        write_predictions(
-            &run.evaluation(&set).join("predictions.jsonl"),
-            &evaluated.rows,
-        )?;
-        let origins: Vec<String> = of.origins().iter().map(|f| f.origin.clone()).collect();
-        run.write_json(&format!("evaluation/{set}/sources.json"), &origins)?;
+        let shown = format!("{} on {name}", config.method.title());
+        let evaluated = fitted.score(&shown, &set)?;
+        run.write_predictions(&name, &evaluated.rows)?;
+        let origins = prepared.origins();
+        let origins: Vec<&str> = origins.iter().map(|f| f.origin.as_str()).collect();
+        run.write_json(&format!("evaluation/{name}/sources.json"), &origins)?;
         // Last: it says that the set is done.
-        run.write_json(&format!("evaluation/{set}/cost.json"), &evaluated.cost)?;
+        run.write_json(&format!("evaluation/{name}/cost.json"), &evaluated.cost)?;
     }
     Ok(())
+}
+
+/// The trainings of an evaluation's members, which must have used the same files.
+fn trained_members(
+    evaluation: &Evaluation,
+    root: &Path,
+    prepared: &Prepared,
+) -> Result<Vec<Member>, TrainError> {
+    let members = evaluation.members.iter();
+    members
+        .map(|member| {
+            let directory = RunDirectory::at(&training_directory(root, member));
+            provenance::same_files(prepared, &directory)?;
+            Ok(Member {
+                config: member.config.clone(),
+                questions: directory.provenance()?.split.used[0],
+                directory,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::ConfigLayers;
+    use crate::reproduce::{Options, Plan, TABLES};
+
+    /// `train` asks for the training behind a method. Behind a table's training that is itself.
+    #[test]
+    fn a_training_of_a_table_is_its_own_training() {
+        for table in TABLES {
+            let mut given = ConfigLayers::default();
+            given.set("model.name=tiny").unwrap();
+            let options = Options {
+                table,
+                seeds: 1,
+                methods: vec![],
+                on: vec![],
+                given,
+                root: PathBuf::new(),
+            };
+            for training in Plan::new(&options, None).unwrap().trainings() {
+                let config = training.config;
+                let again = method::training(&config, config.train.seed).unwrap();
+                assert_eq!(again, config, "{}", table.name);
+            }
+        }
+    }
 }

@@ -1,0 +1,237 @@
+//! `uq.json`: what others need to use an adapter's confidence.
+
+use std::path::Path;
+
+use data::prompt::{LabelStyle, Normalization, Scoring, Template};
+use data::source::{Located, models};
+use serde::{Deserialize, Serialize};
+
+use crate::config::RunConfig;
+use crate::error::TrainError;
+use crate::fitted::LoadedRun;
+use crate::loss::calibration::FluTokens;
+use crate::method::{self, Method};
+use crate::posthoc::PostHoc;
+use crate::posthoc::confidence::Confidence;
+use crate::posthoc::conformal::{Conformal, Score};
+use crate::posthoc::temperature::Temperature;
+use crate::prediction::{AnswerConfidence, ScoredRow};
+use crate::prepare::Prepared;
+use crate::provenance::differing;
+use crate::run_directory::RunDirectory;
+
+/// Name of the file that carries an adapter's calibration.
+pub const CARD: &str = "uq.json";
+
+/// What others need to use an adapter's confidence: how its questions are put, to which base
+/// model, and what held-out questions have shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Card {
+    /// Version of this file's form.
+    pub version: u32,
+    /// The program that wrote it.
+    pub program: String,
+    /// Name of the run's method.
+    pub method: String,
+    /// Dataset that the adapter was trained on.
+    pub dataset: String,
+    /// The base model as it was asked for.
+    pub base_model: String,
+    /// The base model's files with their digests.
+    pub base_files: Vec<Located>,
+    /// How a question becomes a prompt.
+    pub prompt: PromptCard,
+    /// What held-out questions have shown of this adapter. Absent where the run's method asks it
+    /// in several passes, members or wordings: that confidence is not the adapter's own.
+    pub held_out: Option<HeldOutCard>,
+}
+
+/// How a question becomes a prompt, and how its answer is read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PromptCard {
+    /// Wording of the prompt.
+    pub template: Template,
+    /// Whether choices are scored by their letters or by their text.
+    pub scoring: Scoring,
+    /// How the log-likelihood of a choice's text is normalised.
+    pub normalization: Normalization,
+    /// Longest prompt in tokens.
+    pub max_tokens: usize,
+    /// Text and token of each letter. Empty where the choices' own words are scored.
+    pub label_tokens: Vec<(String, u32)>,
+    /// The tokens over which FLU is averaged.
+    #[serde(default, skip_serializing_if = "is_mean")]
+    pub flu_tokens: FluTokens,
+    /// How answers are written; absent where the model chooses them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<WrittenCard>,
+}
+
+fn is_mean(tokens: &FluTokens) -> bool {
+    *tokens == FluTokens::Mean
+}
+
+/// How the model writes an answer, and how far it is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct WrittenCard {
+    /// Longest answer in tokens.
+    pub answer_tokens: usize,
+    /// What of a written answer is taken for its confidence.
+    pub answer_confidence: AnswerConfidence,
+}
+
+impl WrittenCard {
+    fn of(config: &RunConfig) -> Result<Option<Self>, TrainError> {
+        let written = config.data.dataset()?.labels() == LabelStyle::Written;
+        Ok(written.then_some(Self {
+            answer_tokens: config.data.answer_tokens,
+            answer_confidence: config.evaluation.answer_confidence,
+        }))
+    }
+}
+
+/// The calibration of an adapter, fitted on held-out questions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutCard {
+    /// Number of held-out questions.
+    pub questions: usize,
+    /// Share of the held-out questions that was answered rightly.
+    pub accuracy: f64,
+    /// Temperature scaling of the logits.
+    pub temperature: Temperature,
+    /// Calibrator of the probability of being right, from softmax confidence and FLU.
+    pub confidence: Confidence,
+    /// Sets that hold the right choice nine times in ten. Absent where the questions are too few to
+    /// promise that.
+    pub conformal_90: Option<Conformal>,
+    /// FLU at the quantiles 0, 0.05, 0.25, 0.5, 0.75, 0.95, 1. A question whose FLU lies outside is
+    /// unlike anything seen.
+    pub flu_quantiles: Option<[f64; 7]>,
+}
+
+/// The base model under a name that others know: its repository on the Hub, or its whole path.
+pub(super) fn base_name(config: &RunConfig) -> String {
+    let name = &config.model.name;
+    let path = Path::new(name).canonicalize().ok();
+    match (models::repository(name), path) {
+        (Some(repository), _) => repository.into(),
+        (None, Some(path)) => path.display().to_string(),
+        (None, None) => name.clone(),
+    }
+}
+
+impl Card {
+    /// The card of a run's adapters.
+    ///
+    /// # Errors
+    /// A run that has not been scored, or a label that is not one token.
+    pub fn of(directory: &RunDirectory, run: &LoadedRun) -> Result<Self, TrainError> {
+        let LoadedRun {
+            config, prepared, ..
+        } = run;
+        let rows = directory.held_out_predictions(config)?;
+        Ok(Self {
+            version: 1,
+            program: format!("uq4ct {}", env!("CARGO_PKG_VERSION")),
+            method: config.method.title().into(),
+            dataset: config.data.title(),
+            base_model: base_name(config),
+            base_files: prepared.model_files.clone(),
+            prompt: PromptCard {
+                template: config.data.template,
+                scoring: config.data.scoring,
+                normalization: config.data.normalization,
+                max_tokens: config.data.max_tokens,
+                flu_tokens: config.objective.flu_tokens,
+                label_tokens: match (config.data.scoring, config.data.dataset()?.labels()) {
+                    (Scoring::Letters, LabelStyle::Letter) => prepared.letters()?,
+                    _ => Vec::new(),
+                },
+                written: WrittenCard::of(config)?,
+            },
+            held_out: answers_alone(&*run.method).then(|| HeldOutCard::of(&rows)),
+        })
+    }
+}
+
+/// Whether one plain pass of the adapter is what the run's method answers with.
+fn answers_alone(method: &dyn Method) -> bool {
+    let one_pass = method.passes() == 1 && method.members() == 1 && method.perturbations() == 0;
+    one_pass && method.fit_questions() == 0 && !method.uses_snapshots()
+}
+
+impl HeldOutCard {
+    fn of(rows: &[ScoredRow]) -> Self {
+        let right = rows.iter().filter(|row| row.correct()).count();
+        let mut flu: Vec<f64> = rows.iter().filter_map(|row| row.flu).collect();
+        flu.sort_by(f64::total_cmp);
+        Self {
+            questions: rows.len(),
+            accuracy: right as f64 / rows.len().max(1) as f64,
+            temperature: Temperature::fit(rows),
+            confidence: Confidence::fit(rows),
+            conformal_90: Some(Conformal::fit(rows, Score::Lac, 0.1)).filter(|c| {
+                c.threshold.is_finite() && rows.iter().all(|row| row.written.is_none())
+            }),
+            flu_quantiles: (!flu.is_empty())
+                .then(|| [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0].map(|q| quantile(&flu, q))),
+        }
+    }
+}
+
+/// The nearest of sorted values.
+fn quantile(sorted: &[f64], q: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * q).round() as usize]
+}
+
+/// Refuses another base model, warns of another prompt.
+pub(super) fn fits(
+    card: &Card,
+    config: &RunConfig,
+    prepared: &Prepared,
+    directory: &Path,
+) -> Result<(), TrainError> {
+    if let Some([known, found]) = differing(&card.base_files, &prepared.model_files) {
+        let reason = format!(
+            "was trained on {known}, the run's base model is {found}: give that model, or remove {CARD} to try it all the same"
+        );
+        return Err(TrainError::file(directory, reason));
+    }
+    let (prompt, data) = (&card.prompt, &config.data);
+    if (prompt.template, prompt.scoring, prompt.normalization)
+        != (data.template, data.scoring, data.normalization)
+    {
+        tracing::warn!(
+            "{}: was trained with data.template = {:?}, data.scoring = {:?}: its confidence need not hold with other ones",
+            directory.display(),
+            prompt.template,
+            prompt.scoring
+        );
+    }
+    let routed = method::build(config)?.adapter().mixture().is_some();
+    if routed && prompt.flu_tokens != config.objective.flu_tokens {
+        tracing::warn!(
+            "{}: its FLU is that of objective.flu_tokens = {:?}, the run's of {:?}: another quantity",
+            directory.display(),
+            prompt.flu_tokens,
+            config.objective.flu_tokens
+        );
+    }
+    let written = WrittenCard::of(config)?;
+    if prompt.written.is_some() != written.is_some() {
+        let kind = |written: bool| {
+            if written {
+                "open-ended"
+            } else {
+                "with choices"
+            }
+        };
+        tracing::warn!(
+            "{}: was trained on questions {}, the run's are {}",
+            directory.display(),
+            kind(prompt.written.is_some()),
+            kind(written.is_some())
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! An adapter on disk as the start of a training.
+
+use std::path::Path;
+
+use model::AdapterConfig;
+use model::exchange::{self, Adapter};
+
+use super::card::{CARD, Card, base_name, fits};
+use crate::config::RunConfig;
+use crate::error::TrainError;
+use crate::prepare::Prepared;
+use crate::run_directory::RunDirectory;
+
+/// The adapter that `adapter.from` names, checked against what the run is about to do.
+///
+/// # Errors
+/// A directory that holds none, or a card of another base model.
+pub fn import(config: &RunConfig, prepared: &Prepared) -> Result<Option<Adapter>, TrainError> {
+    let Some(directory) = &config.adapter.from else {
+        return Ok(None);
+    };
+    let adapter = exchange::read(directory)?;
+    if directory.join(CARD).is_file() {
+        let card: Card = RunDirectory::at(directory).read_json(CARD)?;
+        fits(&card, config, prepared, directory)?;
+    } else if let Some(named) = adapter
+        .base_model
+        .as_ref()
+        .filter(|name| **name != base_name(config))
+    {
+        tracing::warn!(
+            "{}: was trained on {named}, the run's base model is {}",
+            directory.display(),
+            base_name(config)
+        );
+    }
+    Ok(Some(adapter))
+}
+
+/// The settings of `[adapter]` that an adapter on disk brings, its shape, as TOML by dotted key.
+/// Dropout is no part of it: that belongs to a training, and some exports had to write one that
+/// means nothing.
+///
+/// # Errors
+/// As [`exchange::read`].
+pub fn settings(directory: &Path) -> Result<Vec<String>, TrainError> {
+    let adapter = exchange::read(directory)?;
+    match shape(&adapter.config) {
+        settings if settings.is_empty() => Err(TrainError::file(directory, "holds no adapter")),
+        settings => Ok(settings),
+    }
+}
+
+/// The shape of an adapter as settings, as TOML.
+pub fn shape(adapter: &AdapterConfig) -> Vec<String> {
+    let (lora, mixture) = match adapter {
+        AdapterConfig::Lora(lora) => (lora, None),
+        AdapterConfig::MixLora(mix) => (&mix.lora, Some(mix)),
+        AdapterConfig::None => return Vec::new(),
+    };
+    let targets: Vec<&str> = lora.target_modules.iter().map(|t| t.name()).collect();
+    let mut settings = vec![
+        format!("adapter.rank={}", lora.rank),
+        format!("adapter.alpha={:?}", lora.alpha),
+        format!("adapter.target_modules={targets:?}"),
+    ];
+    if let Some(mix) = mixture {
+        let word =
+            |value: serde_json::Result<serde_json::Value>| value.unwrap_or_default().to_string();
+        settings.extend([
+            format!("adapter.num_experts={}", mix.num_experts),
+            format!("adapter.top_k={}", mix.top_k),
+            format!(
+                "adapter.placement={}",
+                word(serde_json::to_value(mix.placement))
+            ),
+            format!(
+                "adapter.mixture_weights={}",
+                word(serde_json::to_value(mix.mixture_weights))
+            ),
+        ]);
+    }
+    settings
+}

@@ -1,0 +1,375 @@
+//! A finished run: loaded, fitted, asked. Every verb that asks a run comes here.
+//!
+//! | stage | holds | can |
+//! |---|---|---|
+//! | [`LoadedRun`] | the base model and the members' adapters | score the base model; be exported; fit |
+//! | [`FittedRun`] | the method, ready to answer | score sets of questions; answer new ones |
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use data::{EncodedQuestion, MultipleChoice};
+use model::{AdapterConfig, Llama};
+
+use crate::config::RunConfig;
+use crate::dashboard::state::Phase;
+use crate::error::TrainError;
+use crate::evaluation::{Evaluated, evaluate};
+use crate::fine_tune::Setup;
+use crate::method::base::Base;
+use crate::method::{self, FitContext, Method, Predictor, Sample};
+use crate::metric::Metrics;
+use crate::prediction::ScoredRow;
+use crate::prepare::{Prepared, prepare_finished};
+use crate::provenance::same_model;
+use crate::run_directory::{HELD_OUT, RunDirectory};
+use crate::training::{self, Trained};
+
+/// A member of a run: the training whose adapter is asked.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The training's settings.
+    pub config: RunConfig,
+    /// The training's directory, in which the adapter lies.
+    pub directory: RunDirectory,
+    /// Number of questions it was trained on.
+    pub questions: usize,
+}
+
+/// Settings and directory of each training that a run's method needs: the run's own directory, or
+/// several below it.
+///
+/// # Errors
+/// An unknown method.
+pub fn trainings(
+    config: &RunConfig,
+    run: &RunDirectory,
+) -> Result<Vec<(RunConfig, RunDirectory)>, TrainError> {
+    let members = method::build(config)?.members();
+    (0..members as u64)
+        .map(|member| {
+            let seed = config.train.seed + member;
+            let directory = match members {
+                1 => run.clone(),
+                _ => run.member(seed),
+            };
+            Ok((method::training(config, seed)?, directory))
+        })
+        .collect()
+}
+
+/// The members of a run that was trained in its own directory.
+///
+/// # Errors
+/// A run without a readable `data.json`, or one that was trained on another base model.
+pub fn members(
+    config: &RunConfig,
+    run: &RunDirectory,
+    prepared: &Prepared,
+) -> Result<Vec<Member>, TrainError> {
+    let questions = same_model(prepared, run)?.split.used[0];
+    let trainings = trainings(config, run)?.into_iter();
+    Ok(trainings
+        .map(|(config, directory)| Member {
+            config,
+            directory,
+            questions,
+        })
+        .collect())
+}
+
+/// The adapters of one training that the method asks.
+pub fn chosen(method: &dyn Method, trained: Trained) -> Vec<Llama> {
+    match method.uses_snapshots() {
+        true => trained.snapshots,
+        false => vec![trained.last],
+    }
+}
+
+/// A run whose base model and members are in memory.
+pub struct LoadedRun {
+    /// The run's settings.
+    pub config: RunConfig,
+    /// Model files and questions; training questions only where the method's fit looks at them.
+    pub prepared: Prepared,
+    /// The model without an adapter.
+    pub base: Llama,
+    /// The model with each member's adapter; the base model itself where nothing is trained.
+    pub members: Vec<Llama>,
+    /// The run's method.
+    pub method: Arc<dyn Method>,
+    setup: Setup,
+}
+
+impl LoadedRun {
+    /// Puts together what a training leaves in memory.
+    ///
+    /// # Errors
+    /// An unknown method.
+    pub fn new(
+        config: &RunConfig,
+        setup: &Setup,
+        prepared: Prepared,
+        base: Llama,
+        members: Vec<Llama>,
+    ) -> Result<Self, TrainError> {
+        Ok(Self {
+            method: method::build(config)?,
+            config: config.clone(),
+            setup: setup.clone(),
+            prepared,
+            base,
+            members,
+        })
+    }
+
+    /// Loads the members from their directories, and the base model for questions of at most
+    /// `positions` tokens.
+    ///
+    /// # Errors
+    /// Weights that cannot be read, a training that has not finished, or an adapter that does not
+    /// fit its settings.
+    pub fn open(
+        config: &RunConfig,
+        setup: &Setup,
+        mut prepared: Prepared,
+        positions: usize,
+        members: &[Member],
+    ) -> Result<Self, TrainError> {
+        let method = method::build(config)?;
+        let base = prepared.load_for(config, positions, &setup.device)?;
+        let mut adapted = Vec::new();
+        if method.adapter() == AdapterConfig::None {
+            adapted.push(base.clone());
+        } else {
+            for member in members {
+                let Member {
+                    config,
+                    directory,
+                    questions,
+                } = member;
+                let trained = training::load(config, directory, &base, *questions)?;
+                adapted.extend(chosen(&*method, trained));
+            }
+        }
+        Self::new(config, setup, prepared, base, adapted)
+    }
+
+    /// Whether the run's method adapts the base model at all.
+    pub fn is_adapted(&self) -> bool {
+        self.method.adapter() != AdapterConfig::None
+    }
+
+    /// Scores questions with the base model, in their own order. `shown` names the work on the
+    /// dashboard.
+    ///
+    /// # Errors
+    /// As [`evaluate`].
+    pub fn score_base(&self, shown: &str, set: &QuestionSet) -> Result<Evaluated, TrainError> {
+        let members = vec![self.base.clone()];
+        let predictor = fit(&self.config, &self.setup, &Base, members, &[])?;
+        let asked = (&*predictor, set.prepared.tokenizer());
+        evaluate(set.config, &self.setup, shown, asked, set.questions, &[])
+    }
+
+    /// Makes the members answer. What takes long is shown on the dashboard.
+    ///
+    /// # Errors
+    /// As [`Method::fit`].
+    pub fn fit(self) -> Result<FittedRun, TrainError> {
+        let train = &self.prepared.train;
+        let predictor = fit(
+            &self.config,
+            &self.setup,
+            &*self.method,
+            self.members,
+            train,
+        )?;
+        Ok(FittedRun {
+            config: self.config,
+            prepared: self.prepared,
+            method: self.method,
+            setup: self.setup,
+            predictor,
+        })
+    }
+}
+
+fn fit(
+    config: &RunConfig,
+    setup: &Setup,
+    method: &dyn Method,
+    members: Vec<Llama>,
+    train: &[EncodedQuestion],
+) -> Result<Box<dyn Predictor>, TrainError> {
+    let progress = |done: usize, total: usize| {
+        setup.telemetry.phase(Phase::Evaluating {
+            name: format!("fitting {}", method.name()),
+            done: done.min(total),
+            total,
+        });
+        !setup.state.stop.load(Ordering::SeqCst)
+    };
+    // The first of a shuffled order would do; evenly spaced ones need no generator.
+    let wanted = method.fit_questions().min(train.len());
+    let questions: Vec<EncodedQuestion> = (0..wanted)
+        .map(|i| train[i * train.len() / wanted].clone())
+        .collect();
+    method.fit(
+        members,
+        &FitContext {
+            questions: &questions,
+            all_questions: train.len(),
+            batch_tokens: config.evaluation.batch_tokens,
+            device: &setup.device,
+            seed: config.train.seed,
+            progress: &progress,
+        },
+    )
+}
+
+/// Questions to score together.
+#[derive(Debug, Clone, Copy)]
+pub struct QuestionSet<'a> {
+    /// Name of the set's directory below `evaluation/`: a dataset, or [`HELD_OUT`].
+    pub name: &'a str,
+    /// By which settings the questions are asked.
+    pub config: &'a RunConfig,
+    /// Encodes other wordings of the questions.
+    pub prepared: &'a Prepared,
+    /// The questions, encoded.
+    pub questions: &'a [EncodedQuestion],
+    /// The questions as text, in the same order.
+    pub texts: &'a [MultipleChoice],
+}
+
+impl<'a> QuestionSet<'a> {
+    /// The test questions of a dataset.
+    pub fn test(name: &'a str, config: &'a RunConfig, prepared: &'a Prepared) -> Self {
+        Self {
+            name,
+            config,
+            prepared,
+            questions: &prepared.test,
+            texts: &prepared.splits.test,
+        }
+    }
+
+    /// The held-out questions of the run's own dataset.
+    pub fn held_out(config: &'a RunConfig, prepared: &'a Prepared) -> Self {
+        Self {
+            name: HELD_OUT,
+            config,
+            prepared,
+            questions: &prepared.held_out,
+            texts: &prepared.splits.held_out,
+        }
+    }
+}
+
+/// A run that is ready to answer.
+pub struct FittedRun {
+    /// The run's settings.
+    pub config: RunConfig,
+    /// Model files and questions; training questions only where the method's fit looked at them.
+    pub prepared: Prepared,
+    /// The run's method.
+    pub method: Arc<dyn Method>,
+    /// Where and how the run is asked.
+    pub setup: Setup,
+    predictor: Box<dyn Predictor>,
+}
+
+/// The row of a new question.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewRow {
+    /// What the run says. The id is the question's place.
+    pub row: ScoredRow,
+    /// The question was too long for the run's settings and lost a part.
+    pub shortened: bool,
+}
+
+impl FittedRun {
+    /// Opens a finished run for new questions, and for the test questions of other `sets`.
+    ///
+    /// # Errors
+    /// As [`prepare_finished`], [`members`], [`LoadedRun::open`] and [`LoadedRun::fit`].
+    pub fn open(
+        directory: &RunDirectory,
+        config: &RunConfig,
+        setup: &Setup,
+        sets: &[Prepared],
+    ) -> Result<Self, TrainError> {
+        let prepared = prepare_finished(config, &setup.finder)?;
+        let members = members(config, directory, &prepared)?;
+        let positions = sets.iter().map(Prepared::positions);
+        let longest = positions.fold(prepared.most_positions(), usize::max);
+        LoadedRun::open(config, setup, prepared, longest, &members)?.fit()
+    }
+
+    /// Scores a set and writes what it shows below `evaluation/<set>/`: predictions, settings,
+    /// figures, cost.
+    ///
+    /// # Errors
+    /// As [`Self::score`], or files that cannot be written.
+    pub fn evaluate(
+        &self,
+        directory: &RunDirectory,
+        shown: &str,
+        set: &QuestionSet,
+    ) -> Result<Metrics, TrainError> {
+        let QuestionSet { name, config, .. } = set;
+        let Evaluated { rows, cost } = self.score(shown, set)?;
+        let metrics = Metrics::of(&rows, config.evaluation.bins, config.bootstrap());
+        directory.write_predictions(name, &rows)?;
+        directory.write_text(&format!("evaluation/{name}/config.toml"), &config.to_toml())?;
+        directory.write_json(&format!("evaluation/{name}/metrics.json"), &metrics)?;
+        directory.write_json(&format!("evaluation/{name}/cost.json"), &cost)?;
+        Ok(metrics)
+    }
+
+    /// Scores questions, in their own order, together with the other wordings that the method
+    /// asks. `shown` names the work on the dashboard.
+    ///
+    /// # Errors
+    /// As [`evaluate`].
+    pub fn score(&self, shown: &str, set: &QuestionSet) -> Result<Evaluated, TrainError> {
+        let wordings = self.method.perturbations();
+        let seed = self.config.train.seed;
+        let views = set.prepared.views(set.texts, wordings, seed)?;
+        let asked = (&*self.predictor, set.prepared.tokenizer());
+        evaluate(set.config, &self.setup, shown, asked, set.questions, &views)
+    }
+
+    /// Answers new questions, in their own order.
+    ///
+    /// # Errors
+    /// A question that cannot be put, or an answer that is no number.
+    pub fn answer(&self, questions: &[MultipleChoice]) -> Result<Vec<NewRow>, TrainError> {
+        let wordings = self.method.perturbations();
+        let seed = self.config.train.seed;
+        let mut encoded = self.prepared.encode(questions)?;
+        let mut views = self.prepared.views(questions, wordings, seed)?;
+        // Names need not be unique; places are.
+        for set in std::iter::once(&mut encoded).chain(views.iter_mut().map(|v| &mut v.questions)) {
+            for (place, question) in set.iter_mut().enumerate() {
+                question.id = place.to_string();
+            }
+        }
+        let asked = (&*self.predictor, self.prepared.tokenizer());
+        let shown = "questions";
+        let found = evaluate(&self.config, &self.setup, shown, asked, &encoded, &views)?;
+        let rows = found.rows.into_iter().zip(encoded);
+        Ok(rows
+            .map(|(row, question)| NewRow {
+                row,
+                shortened: question.shortened,
+            })
+            .collect())
+    }
+
+    /// The models whose probabilities are averaged; none where answers come about in another way.
+    pub fn samples(&self) -> Vec<Sample<'_>> {
+        self.predictor.samples()
+    }
+}

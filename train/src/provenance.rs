@@ -1,0 +1,116 @@
+//! From what a run is made: written before its first step, compared when it goes on or is asked.
+
+use data::EncodedQuestion;
+use data::source::{Located, SourceKind, sha256};
+
+use crate::config::RunConfig;
+use crate::error::TrainError;
+use crate::fine_tune::Setup;
+use crate::method;
+use crate::prepare::Prepared;
+use crate::run_directory::{Provenance, RunDirectory};
+
+/// Writes `environment.json` and `data.json`.
+///
+/// # Errors
+/// Files that cannot be read or written.
+pub fn record(
+    run: &RunDirectory,
+    setup: &Setup,
+    config: &RunConfig,
+    prepared: &Prepared,
+) -> Result<(), TrainError> {
+    let adapter = method::build(config)?.adapter();
+    let shortened = |rows: &[EncodedQuestion]| rows.iter().filter(|q| q.shortened).count();
+    run.write_json("environment.json", &setup.environment)?;
+    run.write_provenance(&Provenance {
+        model: prepared.model_files.clone(),
+        adapter: started_from(run, config)?,
+        split: prepared.splits.account.clone(),
+        shortened: [
+            shortened(&prepared.train),
+            shortened(&prepared.held_out),
+            shortened(&prepared.test),
+        ],
+        answers_cut: prepared.answers_cut(),
+        base_parameters: prepared.model.base_parameters(),
+        trainable_parameters: adapter.parameters(&prepared.model),
+    })
+}
+
+/// The files of `adapter.from`; once the run has begun, those that it began from.
+fn started_from(run: &RunDirectory, config: &RunConfig) -> Result<Vec<Located>, TrainError> {
+    let Some(directory) = &config.adapter.from else {
+        return Ok(Vec::new());
+    };
+    if let Some(known) = run.provenance_if_written()?
+        && !known.adapter.is_empty()
+    {
+        return Ok(known.adapter);
+    }
+    let files = model::exchange::files(directory);
+    files
+        .into_iter()
+        .map(|path| {
+            Ok(Located {
+                sha256: sha256(&path)?,
+                origin: path.display().to_string(),
+                source: SourceKind::Local,
+                path,
+            })
+        })
+        .collect()
+}
+
+/// Refuses a run that was trained on another base model, whose adapter would not fit. Gives what
+/// the run is made of.
+///
+/// # Errors
+/// No readable `data.json`, or digests that differ from it.
+pub fn same_model(prepared: &Prepared, run: &RunDirectory) -> Result<Provenance, TrainError> {
+    let known = run.provenance()?;
+    same("model", run, &known.model, &prepared.model_files)?;
+    Ok(known)
+}
+
+/// Refuses to go on with a run on other files than it began with.
+///
+/// # Errors
+/// A `data.json` that cannot be read, or digests that differ from it.
+pub fn same_files(prepared: &Prepared, run: &RunDirectory) -> Result<(), TrainError> {
+    // Stopped before it was written: nothing was trained yet.
+    let Some(known) = run.provenance_if_written()? else {
+        return Ok(());
+    };
+    same("model", run, &known.model, &prepared.model_files)?;
+    let found = &prepared.splits.account.files;
+    same("data", run, &known.split.files, found)
+}
+
+fn same(
+    what: &str,
+    run: &RunDirectory,
+    known: &[Located],
+    found: &[Located],
+) -> Result<(), TrainError> {
+    let Some([known, found]) = differing(known, found) else {
+        return Ok(());
+    };
+    let reason = format!(
+        "the run's {what} came from {known}, but now {found} would serve: give the same --data-dir or --model, or start another run"
+    );
+    Err(TrainError::file(run.root(), reason))
+}
+
+/// The origins of two lists of files, if their digests differ.
+pub fn differing(known: &[Located], found: &[Located]) -> Option<[String; 2]> {
+    let same = known
+        .iter()
+        .map(|f| &f.sha256)
+        .eq(found.iter().map(|f| &f.sha256));
+    let origins = |files: &[Located]| {
+        let names: Vec<&str> = files.iter().map(|f| f.origin.as_str()).collect();
+        names.join(", ")
+    };
+    (!same).then(|| [origins(known), origins(found)])
+}
