@@ -1,68 +1,9 @@
 //! The programs as a user runs them.
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Runs `uq4ct` in a directory of its own; on failure everything that it printed is shown.
-pub(crate) fn uq4ct(directory: &Path, args: &[&str]) -> Output {
-    program(env!("CARGO_BIN_EXE_uq4ct"), directory, args)
-        .output()
-        .unwrap()
-}
-
-/// Exit code, standard output and standard error.
-pub(crate) fn outcome(directory: &Path, args: &[&str]) -> (i32, String, String) {
-    let output = uq4ct(directory, args);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let code = output.status.code().unwrap_or(-1);
-    (code, text(&output.stdout), text(&output.stderr))
-}
-
-pub(crate) fn program(path: &str, directory: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(path);
-    command
-        .current_dir(directory)
-        .args(args)
-        .env_remove("UQ4CT_DATA")
-        .env_remove("RUST_LOG")
-        .env("HF_HUB_OFFLINE", "1")
-        .env("HF_HOME", directory.join("hf"))
-        .env("UQ4CT_CACHE", directory.join("cache"))
-        .env_remove("HF_HUB_CACHE")
-        .env_remove("HUGGINGFACE_HUB_CACHE")
-        .stdin(Stdio::null());
-    command
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}\n--- stdout\n{}\n--- stderr\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-pub(crate) fn succeeds(directory: &Path, args: &[&str]) -> String {
-    let output = uq4ct(directory, args);
-    assert!(output.status.success(), "{args:?}: {}", text(&output));
-    text(&output)
-}
-
-/// The error of a command that must fail with exit code 1, whose message must hold `parts`, and
-/// which must not panic.
-pub(crate) fn fails(directory: &Path, args: &[&str], parts: &[&str]) {
-    let output = uq4ct(directory, args);
-    let text = text(&output);
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {text}");
-    assert!(!text.contains("panicked"), "{text}");
-    for part in parts {
-        assert!(text.contains(part), "{args:?}: no {part:?} in {text}");
-    }
-}
-
-pub(crate) const TINY: [&str; 6] = ["train", "--model", "tiny", "--dataset", "boolq", "--plain"];
+use crate::support::programs::{TINY, fails, program, succeeds, text};
 
 #[test]
 fn the_cards_command_trains_and_reports() {

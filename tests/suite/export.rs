@@ -1,27 +1,8 @@
 //! `uq4ct export` and starting from an adapter; the peers themselves are asked in `.ci/peers`.
 
-use std::path::Path;
-
 use serde_json::Value;
 
-use crate::command_line::{TINY, outcome, succeeds};
-
-fn json(path: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
-/// A run of a few steps.
-fn trained(root: &Path, name: &str, more: &[&str]) {
-    succeeds(root, &[&TINY[..], &["--run", name], more].concat());
-}
-
-fn predictions(root: &Path, run: &str) -> Vec<Value> {
-    let path = root.join(run).join("evaluation/boolq/predictions.jsonl");
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
+use crate::support::programs::{TINY, json, outcome, predictions, succeeds, train};
 
 fn same(one: &[Value], other: &[Value], key: &str) {
     assert_eq!(one.len(), other.len());
@@ -50,7 +31,7 @@ fn every_format_gives_the_same_answers_again() {
         ("uq4ct", "mixlora", &ffn),
     ] {
         let name = format!("{method}-{format}");
-        trained(root, &name, &[&["--method", method], more].concat());
+        train(root, &name, &[&["--method", method], more].concat());
         let out = format!("out-{name}");
         let (code, said, err) = outcome(
             root,
@@ -70,7 +51,7 @@ fn every_format_gives_the_same_answers_again() {
         assert!(method == "blob" || held_out["questions"].as_u64().unwrap() > 0);
         assert_eq!(held_out["flu_quantiles"].is_null(), method != "uq4ct");
         let again = format!("again-{name}");
-        trained(
+        train(
             root,
             &again,
             &[
@@ -94,12 +75,12 @@ fn every_format_gives_the_same_answers_again() {
     // A start, not the end: a step away from it, and far from what one step makes of a fresh
     // adapter.
     let one = ["--method", "lora", "--set", "train.max_steps=1"];
-    trained(
+    train(
         root,
         "further",
         &[&one[..], &["--adapter", "out-lora-peft"]].concat(),
     );
-    trained(root, "fresh", &one);
+    train(root, "fresh", &one);
     let first = |run: &str| {
         let rows = predictions(root, run);
         rows[0]["logits"][1].as_f64().unwrap()
@@ -140,7 +121,7 @@ fn every_format_gives_the_same_answers_again() {
 fn a_merged_model_answers_as_base_and_lora_did() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
-    trained(root, "r", &["--method", "lora"]);
+    train(root, "r", &["--method", "lora"]);
     let (code, said, err) = outcome(
         root,
         &[
@@ -157,8 +138,8 @@ fn a_merged_model_answers_as_base_and_lora_did() {
 fn what_a_format_cannot_hold_and_another_base_are_refused() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
-    trained(root, "mix", &["--method", "uq4ct"]);
-    trained(root, "lora", &["--method", "lora"]);
+    train(root, "mix", &["--method", "uq4ct"]);
+    train(root, "lora", &["--method", "lora"]);
     for (run, format, reason) in [
         ("mix", "peft", "mixture of experts"),
         ("mix", "mixlora", "adapter.placement = all"),
@@ -194,7 +175,7 @@ fn what_a_format_cannot_hold_and_another_base_are_refused() {
     };
     let (code, _, err) = from("uq4ct");
     assert!(code != 0 && !err.contains("panicked"), "{err}");
-    trained(
+    train(
         root,
         "begun",
         &[

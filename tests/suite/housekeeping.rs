@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::command_line::{TINY, outcome, succeeds};
+use crate::support::programs::{TINY, outcome, succeeds};
 
 #[test]
 fn runs_are_listed_with_their_figures_and_state() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::command_line::outcome;
+use crate::support::programs::outcome;
 
 /// Twelve questions, one a line, with a group each.
 fn questions(path: &Path) {

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::command_line::{TINY, fails, outcome, program, succeeds, uq4ct};
+use crate::support::programs::{ASK, fails, json_lines, outcome, program, stdout, succeeds, train};
 
 const QUESTIONS: &str = r#"{"id": "sky", "question": "is the sky blue", "choices": ["true", "false"], "answer": "true"}
 {"question": "is ice warm", "choices": ["true", "false"], "context": "Ice is frozen water."}
@@ -14,20 +14,8 @@ const QUESTIONS: &str = r#"{"id": "sky", "question": "is the sky blue", "choices
 "#;
 
 fn trained(root: &Path) {
-    succeeds(root, &[&TINY[..], &["--run", "r"]].concat());
+    train(root, "r", &[]);
     std::fs::write(root.join("in.jsonl"), QUESTIONS).unwrap();
-}
-
-fn lines(text: &str) -> Vec<Value> {
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
-
-fn stdout(root: &Path, args: &[&str]) -> String {
-    let output = uq4ct(root, args);
-    assert!(output.status.success(), "{args:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
@@ -35,22 +23,12 @@ fn answers_come_with_probability_confidence_flu_set_and_decision() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
     trained(root);
-    let ask = [
-        "predict",
-        "r",
-        "--question",
-        "is the sky blue",
-        "--choice",
-        "true",
-        "--choice",
-        "false",
-    ];
-    let printed = stdout(root, &ask);
+    let printed = stdout(root, &ASK);
     assert!(
         printed.contains("calibrated confidence") && printed.contains("FLU"),
         "{printed}"
     );
-    let one = lines(&stdout(root, &[&ask[..], &["--json"]].concat()));
+    let one = json_lines(&stdout(root, &[&ASK[..], &["--json"]].concat()));
     let file = [
         "predict",
         "r",
@@ -61,7 +39,7 @@ fn answers_come_with_probability_confidence_flu_set_and_decision() {
     ];
     succeeds(root, &[&file[..], &["--coverage", "0.5"]].concat());
     let whole = std::fs::read_to_string(root.join("out.jsonl")).unwrap();
-    let answers = lines(&whole);
+    let answers = json_lines(&whole);
     assert_eq!(answers.len(), 3);
     for answer in &answers {
         let p: Vec<f64> = serde_json::from_value(answer["probabilities"].clone()).unwrap();
@@ -100,7 +78,7 @@ fn answers_come_with_probability_confidence_flu_set_and_decision() {
         .unwrap()
         .write_all(QUESTIONS.as_bytes())
         .unwrap();
-    let piped = lines(&String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap());
+    let piped = json_lines(&String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap());
     assert_eq!(piped.len(), 3);
     piped.iter().zip(&answers).for_each(|(a, b)| close(a, b));
     // Cut within the second answer, as a killed process leaves it: the rest is asked again, the
@@ -108,7 +86,7 @@ fn answers_come_with_probability_confidence_flu_set_and_decision() {
     let first = whole.find('\n').unwrap();
     std::fs::write(root.join("out.jsonl"), &whole[..first + 20]).unwrap();
     succeeds(root, &[&file[..], &["--coverage", "0.5"]].concat());
-    let again = lines(&std::fs::read_to_string(root.join("out.jsonl")).unwrap());
+    let again = json_lines(&std::fs::read_to_string(root.join("out.jsonl")).unwrap());
     assert_eq!(again.len(), 3);
     again.iter().zip(&answers).for_each(|(a, b)| close(a, b));
 }
@@ -203,4 +181,35 @@ fn what_cannot_be_answered_or_promised_is_refused() {
         &["predict", "nowhere", "--input", "in.jsonl"],
         &["nowhere"],
     );
+}
+
+/// Runs of earlier versions keep their held-out predictions beside those on their own dataset.
+#[test]
+fn a_run_of_an_earlier_version_answers_as_it_did() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    train(root, "r", &[]);
+    let ask = [&ASK[..], &["--json"]].concat();
+    let before = stdout(root, &ask);
+    let place = |name: &str| root.join("r/evaluation").join(name);
+    let now = place("held-out/predictions.jsonl");
+    let former = place("boolq/held-out-predictions.jsonl");
+    std::fs::rename(&now, &former).unwrap();
+    std::fs::remove_dir_all(place("held-out")).unwrap();
+    assert_eq!(stdout(root, &ask), before);
+    // Cut, they would give another confidence: refused by name.
+    let whole = std::fs::read_to_string(&former).unwrap();
+    let half = &whole[..=whole.match_indices('\n').nth(2).unwrap().0];
+    std::fs::write(&former, half).unwrap();
+    let parts = ["held-out-predictions.jsonl", "holds 3 of", "--resume"];
+    fails(root, &ask, &parts);
+    std::fs::write(&former, whole.replacen("\"label\":", "\"label\":9", 1)).unwrap();
+    let parts = ["held-out-predictions.jsonl: line 1", "label: expected"];
+    for verb in [
+        &ask[..],
+        &["export", "r", "--format", "uq4ct", "--output", "x"],
+    ] {
+        fails(root, verb, &parts);
+    }
+    fails(root, &["compare", "r"], &parts);
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::command_line::{TINY, outcome, program, succeeds};
+use crate::support::programs::{ASK, outcome, program, train};
 
 struct Server {
     child: Child,
@@ -104,24 +104,12 @@ fn question(text: &str) -> Value {
 fn answers_equal_those_of_predict_and_bad_requests_are_named() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
-    succeeds(root, &[&TINY[..], &["--run", "r"]].concat());
+    train(root, "r", &[]);
     let server = Server::start(root, &["--coverage", "0.5", "--max-body", "5000"], None);
 
     let (status, answer) = server.post("/v1/answer", &question("is the sky blue"));
     assert_eq!(status, 200, "{answer}");
-    let ask = [
-        "predict",
-        "r",
-        "--question",
-        "is the sky blue",
-        "--choice",
-        "true",
-        "--choice",
-        "false",
-        "--coverage",
-        "0.5",
-        "--json",
-    ];
+    let ask = [&ASK[..], &["--coverage", "0.5", "--json"]].concat();
     let (_, printed, _) = outcome(root, &ask);
     let printed: Value = serde_json::from_str(&printed).unwrap();
     for key in ["answer", "text", "decision", "set"] {
@@ -254,7 +242,7 @@ fn answers_equal_those_of_predict_and_bad_requests_are_named() {
 fn concurrent_questions_share_a_pass_and_keep_their_own_answers() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
-    succeeds(root, &[&TINY[..], &["--run", "r"]].concat());
+    train(root, "r", &[]);
     let server = Server::start(root, &["--wait", "300", "--batch", "8"], None);
     let alone: Vec<f64> = (0..6)
         .map(|i| {
@@ -301,7 +289,7 @@ fn concurrent_questions_share_a_pass_and_keep_their_own_answers() {
 fn locked_doors_and_lateness() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
-    succeeds(root, &[&TINY[..], &["--run", "r"]].concat());
+    train(root, "r", &[]);
     let open = outcome(root, &["serve", "r", "--host", "0.0.0.0", "--port", "0"]);
     assert!(open.0 == 1 && open.2.contains("set a token"), "{open:?}");
     let token = "0123456789abcdef";

@@ -1,4 +1,4 @@
-//! What the tests share: devices, fixtures, named parameters.
+//! What the tests share: devices, fixtures, named parameters; and the programs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,9 @@ use data::tokenizer::EncodedQuestion;
 use model::load::tiny::{self, RandomWeights};
 use model::{AdapterConfig, Llama, LoraConfig, MixLoraConfig, TargetModule};
 
-/// Every device to test on, plain, with the largest relative difference that its arithmetic
-/// excuses.
+pub(crate) mod programs;
+
+/// Every device to test on, plain, with the largest relative difference that its arithmetic excuses.
 pub(crate) fn devices() -> Vec<(String, Device, f64)> {
     uq4ct::backend::available()
         .into_iter()

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use train::reproduce::results::Figure;
 
-use crate::command_line::{fails, uq4ct};
+use crate::support::programs::{fails, uq4ct};
 
 /// Runs `uq4ct`, which must succeed.
 fn succeeds(root: &Path, words: &[&str]) -> Output {

@@ -16,7 +16,7 @@ use train::loss::calibration::{FluTokens, functional_uncertainty};
 use train::method::{self, Sample};
 use train::writing::{WrittenAnswer, write};
 
-use crate::command_line::{fails, succeeds, uq4ct};
+use crate::support::programs::{fails, json_lines, stdout, succeeds, uq4ct};
 use crate::support::{assert_close, devices, floats, mixture, questions};
 
 const LONGEST: usize = 12;
@@ -187,18 +187,6 @@ const OWN: [&str; 9] = [
     "train.max_steps=2",
     "--dataset",
 ];
-
-fn json_lines(text: &str) -> Vec<Value> {
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
-
-fn stdout(root: &std::path::Path, args: &[&str]) -> String {
-    let output = uq4ct(root, args);
-    assert!(output.status.success(), "{args:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
 
 #[test]
 fn a_run_on_open_ended_questions_writes_reports_and_predicts() {

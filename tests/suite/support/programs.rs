@@ -1,0 +1,113 @@
+//! The programs as a user runs them.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// Runs `uq4ct` in a directory of its own.
+pub(crate) fn uq4ct(directory: &Path, args: &[&str]) -> Output {
+    program(env!("CARGO_BIN_EXE_uq4ct"), directory, args)
+        .output()
+        .unwrap()
+}
+
+/// Exit code, standard output and standard error.
+pub(crate) fn outcome(directory: &Path, args: &[&str]) -> (i32, String, String) {
+    let output = uq4ct(directory, args);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let code = output.status.code().unwrap_or(-1);
+    (code, text(&output.stdout), text(&output.stderr))
+}
+
+/// A program in a directory, without this machine's data, caches and network.
+pub(crate) fn program(path: &str, directory: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(path);
+    command
+        .current_dir(directory)
+        .args(args)
+        .env_remove("UQ4CT_DATA")
+        .env_remove("RUST_LOG")
+        .env("HF_HUB_OFFLINE", "1")
+        .env("HF_HOME", directory.join("hf"))
+        .env("UQ4CT_CACHE", directory.join("cache"))
+        .env_remove("HF_HUB_CACHE")
+        .env_remove("HUGGINGFACE_HUB_CACHE")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Status, standard output and standard error, for the message of a failed test.
+pub(crate) fn text(output: &Output) -> String {
+    format!(
+        "{}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// Everything that a command printed, which must succeed.
+pub(crate) fn succeeds(directory: &Path, args: &[&str]) -> String {
+    let output = uq4ct(directory, args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output));
+    text(&output)
+}
+
+/// A command must fail with exit code 1, without a panic and with a message that holds `parts`.
+pub(crate) fn fails(directory: &Path, args: &[&str], parts: &[&str]) {
+    let output = uq4ct(directory, args);
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {text}");
+    assert!(!text.contains("panicked"), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{args:?}: no {part:?} in {text}");
+    }
+}
+
+/// The smallest training: seconds.
+pub(crate) const TINY: [&str; 6] = ["train", "--model", "tiny", "--dataset", "boolq", "--plain"];
+
+/// One question to the run `r`, as `predict` takes it.
+pub(crate) const ASK: [&str; 8] = [
+    "predict",
+    "r",
+    "--question",
+    "is the sky blue",
+    "--choice",
+    "true",
+    "--choice",
+    "false",
+];
+
+/// Trains the tiny model in `run` below a directory.
+pub(crate) fn train(directory: &Path, run: &str, more: &[&str]) {
+    succeeds(directory, &[&TINY[..], &["--run", run], more].concat());
+}
+
+/// Standard output of a command, which must succeed.
+pub(crate) fn stdout(directory: &Path, args: &[&str]) -> String {
+    let output = uq4ct(directory, args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The values of JSON lines.
+pub(crate) fn json_lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// The value of a JSON file.
+pub(crate) fn json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// The predictions of a run on BoolQ's test questions.
+pub(crate) fn predictions(directory: &Path, run: &str) -> Vec<Value> {
+    let path = directory
+        .join(run)
+        .join("evaluation/boolq/predictions.jsonl");
+    json_lines(&std::fs::read_to_string(path).unwrap())
+}
