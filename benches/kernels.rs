@@ -8,6 +8,7 @@ use burn::tensor::Distribution;
 use criterion::{Criterion, criterion_group, criterion_main};
 use model::fused::{attention, linear, low_rank, rms_norm, swiglu};
 use model::rope::Angles;
+use model::visibility::{Heads, Visibility};
 
 #[global_allocator]
 static ALLOCATOR: uq4ct::allocator::Allocator = uq4ct::allocator::Allocator;
@@ -74,42 +75,30 @@ fn mixture(c: &mut Criterion) {
         let chosen = TensorData::new(chosen, [TOKENS, 2]);
         let index = Tensor::<2, Int>::from_data(chosen, &Device::flex());
         let base = random([TOKENS, INNER]);
-        let choice = || (index.clone(), weight.clone());
+        let mixture = || low_rank::Mixture {
+            a: a.clone(),
+            b: b.clone(),
+            experts: index.clone(),
+            weights: weight.clone(),
+            dropout: None,
+        };
         pair(
             c,
             &format!("low_rank_{experts}_experts"),
-            || {
-                low_rank::add_low_rank(
-                    base.clone(),
-                    x.clone(),
-                    a.clone(),
-                    b.clone(),
-                    choice(),
-                    None,
-                )
-            },
-            || {
-                low_rank::composed(
-                    base.clone(),
-                    x.clone(),
-                    a.clone(),
-                    b.clone(),
-                    choice(),
-                    None,
-                )
-            },
+            || low_rank::add_low_rank(base.clone(), x.clone(), mixture()),
+            || low_rank::composed(base.clone(), x.clone(), mixture()),
         );
     }
 }
 
 fn attending(c: &mut Criterion) {
-    let heads = attention::Heads {
+    let heads = Heads {
         queries: 9,
         keys: 3,
         window: None,
     };
     let int = |value: i64| Tensor::<2, Int>::full([4, TOKENS / 4], value, &Device::flex());
-    let visibility = attention::Visibility::new(int(1), int(0), int(0));
+    let visibility = Visibility::new(int(1), int(0), int(0));
     let visibility = visibility.with_masks(std::iter::once(heads));
     let angle = random([TOKENS, 32]);
     let angles = Angles {

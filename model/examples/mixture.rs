@@ -1,4 +1,6 @@
-//! A small LLaMA with a mixture of LoRA experts, and what its routers say: `cargo build --workspace --examples`, then `target/debug/examples/mixture`.
+//! A small LLaMA with a mixture of LoRA experts, and the decisions of its routers.
+//!
+//! `cargo build --workspace --examples`, then `target/debug/examples/mixture`.
 
 use burn::tensor::{Device, FloatDType, Int, Tensor};
 use model::load::tiny::{self, RandomWeights};

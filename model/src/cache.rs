@@ -1,25 +1,29 @@
-//! Keys and values of tokens that the model has seen, so that the next ones cost only themselves.
+//! Keys and values of the tokens that a model has seen, so that further tokens cost only
+//! themselves.
 
 use burn::prelude::*;
 
-use crate::fused::attention::{Heads, Visibility, rotary_attention, rotated_attention};
+use crate::fused::attention::{rotary_attention, rotated_attention};
 use crate::rope::Angles;
+use crate::visibility::{Heads, Visibility};
 
-/// What [`crate::Llama::forward_with_cache`] remembers of the tokens before. Empty at first: the first pass takes the prompts, every
-/// further one the tokens that follow, a row each, and looks back at all of them.
+/// What [`crate::Llama::forward_with_cache`] remembers of earlier tokens.
+///
+/// A cache begins empty. The first pass takes the prompts, a row each. Every further pass takes the
+/// tokens that follow and looks back at all earlier ones.
 #[derive(Debug, Clone, Default)]
 pub struct KeyValueCache {
     layers: Vec<LayerCache>,
-    /// Of all tokens so far.
+    /// The visibility of all tokens so far.
     seen: Option<Visibility>,
 }
 
-/// One layer's keys, rotated, and values: `[batch, keys, sequence, head_dim]`.
+/// The keys, rotated, and the values of one layer, `[batch, keys, sequence, head_dim]`.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LayerCache(Option<[Tensor<4>; 2]>);
 
 impl KeyValueCache {
-    /// Forgets all rows but these, which may also come in another order.
+    /// Keeps the given rows, in the given order, and forgets the others.
     pub fn select(&mut self, rows: &Tensor<1, Int>) {
         for LayerCache(held) in &mut self.layers {
             *held = held
@@ -29,13 +33,13 @@ impl KeyValueCache {
         self.seen = self.seen.take().map(|seen| seen.select(rows));
     }
 
-    /// Tokens of a row so far, padding among them.
+    /// The number of tokens of a row so far, padding among them.
     pub fn tokens(&self) -> usize {
         let seen = self.seen.as_ref();
         seen.map_or(0, |seen| seen.segments.dims()[1])
     }
 
-    /// Takes new tokens in; all of them together come back.
+    /// Adds new tokens, and returns the visibility of all tokens, old and new.
     pub(crate) fn extend(&mut self, new: Visibility, layers: usize) -> Visibility {
         self.layers.resize(layers, LayerCache::default());
         let all = match &self.seen {
@@ -46,13 +50,14 @@ impl KeyValueCache {
         all
     }
 
+    /// The part of the cache that belongs to one layer.
     pub(crate) fn layer(&mut self, place: usize) -> &mut LayerCache {
         &mut self.layers[place]
     }
 }
 
 impl LayerCache {
-    /// [`rotary_attention`] of new tokens over those before and themselves.
+    /// [`rotary_attention`] of new tokens over the earlier ones and themselves.
     pub(crate) fn attention(
         &mut self,
         [q, k, v]: [Tensor<2>; 3],

@@ -1,10 +1,12 @@
-//! Hugging Face's `config.json` for LLaMA, Mistral and Qwen2, and its resolved form.
+//! The shape of a model: Hugging Face's `config.json` for LLaMA, Mistral and Qwen2, and its
+//! resolved form.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::ModelError;
 
-/// `config.json` with its gaps, field for field; unknown keys are allowed, as Hugging Face's own reader does.
+/// `config.json` with its gaps, field for field. Unknown keys are allowed, as in Hugging Face's own
+/// reader.
 #[derive(Debug, Clone, Deserialize)]
 struct HuggingFaceConfig {
     model_type: Option<String>,
@@ -35,20 +37,22 @@ struct HuggingFaceConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 pub enum RopeScaling {
-    /// All frequencies divided by `factor`.
+    /// All frequencies are divided by `factor`.
     Linear {
-        /// Length of the new context over the old one.
+        /// Length of the new context divided by that of the old one.
         factor: f64,
     },
-    /// Llama 3.1's rule: low frequencies divided by `factor`, high ones kept, a smooth blend between.
+    /// Llama 3.1's rule: low frequencies are divided by `factor`, high frequencies are kept, and
+    /// those between are blended smoothly.
     Llama3 {
-        /// Length of the new context over the old one.
+        /// Length of the new context divided by that of the old one.
         factor: f64,
-        /// Wavelengths longer than `original_max_position_embeddings / low_freq_factor` are divided.
+        /// Wavelengths longer than `original_max_position_embeddings / low_freq_factor` are
+        /// divided.
         low_freq_factor: f64,
         /// Wavelengths shorter than `original_max_position_embeddings / high_freq_factor` are kept.
         high_freq_factor: f64,
-        /// The trained context, in tokens.
+        /// Length of the trained context, in tokens.
         original_max_position_embeddings: f64,
     },
 }
@@ -56,39 +60,39 @@ pub enum RopeScaling {
 /// A decoder's shape, with every default filled in and checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
-    /// `llama`, `mistral` or `qwen2`.
+    /// The family: `llama`, `mistral` or `qwen2`.
     pub model_type: String,
-    /// Rows of the embedding.
+    /// Number of tokens in the vocabulary.
     pub vocab_size: usize,
     /// Width of the residual stream, d.
     pub hidden_size: usize,
     /// Width inside the feed-forward block.
     pub intermediate_size: usize,
-    /// Decoder layers.
+    /// Number of decoder layers.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads (grouped-query attention); divides the query heads.
+    /// Number of key and value heads (grouped-query attention); divides that of the query heads.
     pub num_key_value_heads: usize,
     /// Width of one head, even.
     pub head_dim: usize,
-    /// Longest position the rotary tables hold, in tokens.
+    /// Number of positions that the model was made for, in tokens.
     pub max_position_embeddings: usize,
-    /// Added to the mean square before the root.
+    /// The number that RMSNorm adds to the mean square.
     pub rms_norm_eps: f64,
     /// Base of the rotary wavelengths.
     pub rope_theta: f64,
-    /// Stretching of the rotary wavelengths.
+    /// How the rotary wavelengths are stretched; `None` = not at all.
     pub rope_scaling: Option<RopeScaling>,
-    /// Per layer: how many tokens back attention reaches, itself included; `None` = all.
+    /// For each layer, how many positions attention reaches back, its own included; `None` = all.
     pub sliding_window: Vec<Option<usize>>,
-    /// Bias on q, k and v.
+    /// Whether q, k and v have a bias.
     pub qkv_bias: bool,
-    /// Bias on o.
+    /// Whether o has a bias.
     pub output_bias: bool,
-    /// Bias on gate, up and down.
+    /// Whether gate, up and down have a bias.
     pub mlp_bias: bool,
-    /// The head shares the embedding's weights.
+    /// Whether the vocabulary head shares the embedding's weights.
     pub tie_word_embeddings: bool,
 }
 
@@ -96,7 +100,8 @@ impl ModelConfig {
     /// Reads a `config.json`.
     ///
     /// # Errors
-    /// Malformed JSON, an architecture, activation or rotary scaling that is not implemented, or sizes that do not fit together.
+    /// Malformed JSON; an architecture, activation or rotary scaling that is not implemented; or
+    /// sizes that do not fit together.
     pub fn from_json(text: &str) -> Result<Self, ModelError> {
         let raw: HuggingFaceConfig = serde_json::from_str(text)
             .map_err(|e| ModelError::setting("config.json", e.to_string()))?;
@@ -176,7 +181,7 @@ impl ModelConfig {
         Ok(self)
     }
 
-    /// As a `config.json` that Hugging Face and [`Self::from_json`] read.
+    /// The configuration as a `config.json` that Hugging Face and [`Self::from_json`] read.
     pub fn to_json(&self) -> serde_json::Value {
         let architecture = match self.model_type.as_str() {
             "mistral" => "MistralForCausalLM",
@@ -221,7 +226,7 @@ impl ModelConfig {
         json
     }
 
-    /// Elements of all frozen weights.
+    /// The number of values in all frozen weights.
     pub fn base_parameters(&self) -> usize {
         let (d, f) = (self.hidden_size, self.intermediate_size);
         let q = self.num_attention_heads * self.head_dim;
@@ -290,7 +295,8 @@ impl HuggingFaceConfig {
         })
     }
 
-    /// One window a layer. Mistral applies it everywhere; Qwen2 only if asked, from `max_window_layers` on.
+    /// The window of each layer. Mistral applies it everywhere; Qwen2 only if asked, from
+    /// `max_window_layers` on.
     fn windows(&self, model_type: &str) -> Result<Vec<Option<usize>>, ModelError> {
         let layers = self.num_hidden_layers.min(1 << 20);
         let used = match model_type {

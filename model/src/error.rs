@@ -1,11 +1,12 @@
-//! What can go wrong while a model is read or built.
+//! The errors of reading or building a model.
 
 use std::path::PathBuf;
 
-/// An error with the file, key or setting that caused it and, where there is one, the remedy.
+/// An error in reading or building a model, with the file, key or setting that caused it and, where
+/// there is one, the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// A file could not be opened or read.
+    /// A file could not be opened, read or written.
     #[error("{path}: {source}")]
     Io {
         /// The file.
@@ -26,7 +27,7 @@ pub enum ModelError {
     Setting {
         /// The setting's name.
         key: String,
-        /// Expected, got, and what to do.
+        /// What was expected, what was found, and what to do.
         reason: String,
     },
     /// A weight is absent.
@@ -34,9 +35,9 @@ pub enum ModelError {
     MissingWeight {
         /// Hugging Face's name of the weight.
         name: String,
-        /// How many tensors are there.
+        /// The number of tensors in the file.
         present: usize,
-        /// One of them.
+        /// The name of a tensor in the file.
         example: String,
     },
     /// A weight has another shape than the configuration asks for.

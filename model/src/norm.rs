@@ -3,7 +3,8 @@
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use crate::fused::{self, Made};
+use crate::fused::activation::{Activation, Origin};
+use crate::fused::rms_norm::rms_norm;
 
 /// `x / sqrt(mean(x^2) + eps) * weight`, computed in f32 whatever the weight's type.
 #[derive(Module, Debug)]
@@ -14,7 +15,7 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// A norm with the given gain.
+    /// A norm with the given gain; `eps` is added to the mean square.
     pub fn new(weight: Tensor<1>, eps: f64) -> Self {
         Self {
             weight: weight.cast(DType::F32),
@@ -22,12 +23,18 @@ impl RmsNorm {
         }
     }
 
-    /// Normalises each row; what it was made from comes with it, for [`fused::low_rank::adapted_linear`].
+    /// Normalises each row.
     ///
     /// # Shapes
     /// - x, output: `[rows, d]`
-    pub fn forward(&self, x: Tensor<2>) -> (Tensor<2>, Made) {
-        let normed = fused::rms_norm::rms_norm(x.clone(), self.weight.clone(), self.eps);
-        (normed, Made::Normed(x, self.weight.clone(), self.eps))
+    pub fn forward(&self, x: Tensor<2>) -> Activation {
+        Activation {
+            value: rms_norm(x.clone(), self.weight.clone(), self.eps),
+            origin: Origin::RmsNorm {
+                x,
+                gain: self.weight.clone(),
+                eps: self.eps,
+            },
+        }
     }
 }

@@ -1,17 +1,18 @@
-//! The one seam where an adapter meets the base weights.
+//! Projections: the one place where an adapter meets the base weights.
 
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use crate::adapter::dropout::{DropoutSeed, Mask, flipout, masked};
 use crate::adapter::probe::Pass;
 use crate::adapter::{Initializer, LoraConfig, MixtureWeights, Routing};
-use crate::fused::Made;
+use crate::dropout::{DropoutSeed, Mask, flipout, masked};
+use crate::fused::activation::Activation;
+use crate::fused::adapted_linear::{adapted_linear, serves};
 use crate::fused::linear::linear;
-use crate::fused::low_rank::{adapted_linear, add_low_rank, serves};
+use crate::fused::low_rank::{Mixture, add_low_rank};
 
-/// A frozen linear map.
+/// A frozen linear map, with a bias where the model has one.
 #[derive(Module, Debug)]
 pub struct Dense {
     /// `[d_out, d_in]`, as the files have it: a product with the transposed view costs no copy.
@@ -19,15 +20,16 @@ pub struct Dense {
     bias: Option<Tensor<1>>,
 }
 
-/// `W x + (alpha / r) B A drop(x)`; A may be random: `A ~ N(lora_a, G^2 * G^2)` (BLoB).
+/// A projection with a LoRA: `W x + (alpha / r) B A drop(x)`. A may be random:
+/// `A ~ N(lora_a, G^2 * G^2)` (BLoB).
 #[derive(Module, Debug)]
-pub struct Lora {
+pub struct LoraLinear {
     base: Dense,
-    /// `[d_in, r]`
+    /// A, or its mean where A is random, `[d_in, r]`.
     pub lora_a: Param<Tensor<2>>,
-    /// `[r, d_out]`
+    /// B, `[r, d_out]`.
     pub lora_b: Param<Tensor<2>>,
-    /// G, whose square is the standard deviation of A, `[d_in, r]`; absent: A is fixed.
+    /// G, whose square is the standard deviation of A, `[d_in, r]`; `None`: A is fixed.
     pub lora_g: Option<Param<Tensor<2>>>,
     #[module(skip)]
     scaling: f64,
@@ -35,13 +37,13 @@ pub struct Lora {
     dropout: f64,
 }
 
-/// `W x + (alpha / r) sum_k w_k B_k A_k drop(x)` (Eq. 4)
+/// A projection with a mixture of LoRAs: `W x + (alpha / r) sum_k w_k B_k A_k drop(x)` (Eq. 4).
 #[derive(Module, Debug)]
-pub struct MixLora {
+pub struct MixLoraLinear {
     base: Dense,
-    /// `[experts, d_in, r]`
+    /// A of each expert, `[experts, d_in, r]`.
     pub lora_a: Param<Tensor<3>>,
-    /// `[experts, r, d_out]`
+    /// B of each expert, `[experts, r, d_out]`.
     pub lora_b: Param<Tensor<3>>,
     #[module(skip)]
     scaling: f64,
@@ -56,14 +58,14 @@ pub struct MixLora {
 pub enum Projection {
     /// The frozen weights alone.
     Dense(Dense),
-    /// With one low-rank update.
-    Lora(Lora),
-    /// With a mixture of them.
-    MixLora(MixLora),
+    /// The frozen weights with one low-rank update.
+    Lora(LoraLinear),
+    /// The frozen weights with a mixture of low-rank updates.
+    MixLora(MixLoraLinear),
 }
 
 impl Dense {
-    /// A frozen map; `weight` is `[d_out, d_in]`.
+    /// A frozen map with a weight `[d_out, d_in]` and, if there is one, a bias `[d_out]`.
     pub fn new(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
         Self {
             weight,
@@ -71,13 +73,13 @@ impl Dense {
         }
     }
 
-    /// `[d_in, d_out]`
+    /// Width of the input and of the output, `[d_in, d_out]`.
     pub fn sizes(&self) -> [usize; 2] {
         let [d_out, d_in] = self.weight.dims();
         [d_in, d_out]
     }
 
-    /// The product runs in the weights' type, everything around it in f32.
+    /// Applies the map. The product runs in the weights' type, everything around it in f32.
     ///
     /// # Shapes
     /// - x: `[tokens, d_in]`, output: `[tokens, d_out]`
@@ -97,8 +99,8 @@ impl Dense {
     }
 }
 
-impl Lora {
-    /// The same without dropout.
+impl LoraLinear {
+    /// The same projection without dropout.
     pub fn without_dropout(self) -> Self {
         Self {
             dropout: 0.0,
@@ -106,24 +108,14 @@ impl Lora {
         }
     }
 
-    /// `made` as in [`adapted_linear`].
-    fn forward(&self, (x, made): (Tensor<2>, Made), pass: Pass) -> Tensor<2> {
+    fn forward(&self, x: Activation, pass: Pass) -> Tensor<2> {
         let plain = self.lora_g.is_none() && !pass.is_recorded();
-        if plain && serves(&x, &self.base.weight) {
-            // A mixture of one.
-            let (tokens, device) = (x.dims()[0], x.device().without_autodiff());
-            let index = Tensor::<2, Int>::zeros([tokens, 1], &device);
-            let weights = Tensor::full([tokens, 1], self.scaling, (&device, DType::F32));
-            return self.base.with_bias(adapted_linear(
-                (x, made),
-                self.base.weight.clone(),
-                self.lora_a.val().unsqueeze(),
-                self.lora_b.val().unsqueeze(),
-                (index, weights),
-                Mask::new(self.dropout, pass.seed),
-            ));
+        if plain && serves(&x.value, &self.base.weight) {
+            let weight = self.base.weight.clone();
+            let mixture = self.mixture_of_one(&x.value, pass.seed);
+            return self.base.with_bias(adapted_linear(x, weight, mixture));
         }
-        drop(made);
+        let x = x.into_value();
         let branch = masked(x.clone(), Mask::new(self.dropout, pass.seed));
         let mut hidden = branch.clone().matmul(self.lora_a.val());
         if let Some(g) = &self.lora_g {
@@ -132,87 +124,82 @@ impl Lora {
         let update = pass.second_product(branch, hidden, self.lora_b.val());
         self.base.forward(x) + update * self.scaling
     }
+
+    /// The update as a mixture whose one expert serves every row of x.
+    fn mixture_of_one(&self, x: &Tensor<2>, seed: DropoutSeed) -> Mixture {
+        let (tokens, device) = (x.dims()[0], x.device().without_autodiff());
+        Mixture {
+            a: self.lora_a.val().unsqueeze(),
+            b: self.lora_b.val().unsqueeze(),
+            experts: Tensor::zeros([tokens, 1], &device),
+            weights: Tensor::full([tokens, 1], self.scaling, (&device, DType::F32)),
+            dropout: Mask::new(self.dropout, seed),
+        }
+    }
 }
 
-impl MixLora {
-    /// `made` as in [`adapted_linear`].
-    fn forward(
-        &self,
-        (x, made): (Tensor<2>, Made),
-        routing: &Routing,
-        drop: DropoutSeed,
-    ) -> Tensor<2> {
-        if self.mixture_weights != MixtureWeights::Raw && serves(&x, &self.base.weight) {
-            return self.base.with_bias(adapted_linear(
-                (x, made),
-                self.base.weight.clone(),
-                self.lora_a.val(),
-                self.lora_b.val(),
-                (
-                    routing.experts.clone(),
-                    routing.weights.clone() * self.scaling,
-                ),
-                Mask::new(self.dropout, drop),
-            ));
-        }
-        let base = self.base.forward(x.clone());
-        let base = match self.mixture_weights {
-            MixtureWeights::Raw => base * routing.mass(),
-            _ => base,
-        };
+impl MixLoraLinear {
+    fn forward(&self, x: Activation, routing: &Routing, seed: DropoutSeed) -> Tensor<2> {
         let (experts, weights) = (routing.experts.clone(), routing.weights.clone());
-        self.updated(base, x, experts, weights, drop)
+        if self.mixture_weights == MixtureWeights::Raw {
+            // The raw probabilities weigh the frozen output, too.
+            let base = self.base.forward(x.value.clone()) * routing.mass();
+            return self.updated(base, x.value, experts, weights, seed);
+        }
+        let mixture = self.mixture(experts, weights, seed);
+        let weight = self.base.weight.clone();
+        self.base.with_bias(adapted_linear(x, weight, mixture))
     }
 
-    /// `base + (alpha / r) sum_k weights_k B_k A_k drop(x)`
+    /// `base + (alpha / r) sum_k weights_k B_k A_k drop(x)`, over the given experts of each row.
     pub(crate) fn updated(
         &self,
         base: Tensor<2>,
         x: Tensor<2>,
         experts: Tensor<2, Int>,
         weights: Tensor<2>,
-        drop: DropoutSeed,
+        seed: DropoutSeed,
     ) -> Tensor<2> {
-        add_low_rank(
-            base,
-            x,
-            self.lora_a.val(),
-            self.lora_b.val(),
-            (experts, weights * self.scaling),
-            Mask::new(self.dropout, drop),
-        )
+        add_low_rank(base, x, self.mixture(experts, weights, seed))
+    }
+
+    fn mixture(&self, experts: Tensor<2, Int>, weights: Tensor<2>, seed: DropoutSeed) -> Mixture {
+        Mixture {
+            a: self.lora_a.val(),
+            b: self.lora_b.val(),
+            experts,
+            weights: weights * self.scaling,
+            dropout: Mask::new(self.dropout, seed),
+        }
     }
 }
 
 impl Projection {
-    /// Applies the projection; `routing` is the decision of the router that serves this input, `made` as in [`adapted_linear`].
+    /// Applies the projection. `routing` is the decision of the router that serves this input.
     ///
     /// # Shapes
     /// - x: `[tokens, d_in]`, output: `[tokens, d_out]`
     ///
     /// # Panics
-    /// If a mixture is called without a routing: `Llama::attach` always builds them together.
+    /// If a mixture is called without a routing. `Llama::attach` always builds both together.
     pub(crate) fn forward(
         &self,
-        (x, made): (Tensor<2>, Made),
+        x: Activation,
         routing: Option<&Routing>,
         pass: Pass,
     ) -> Tensor<2> {
         match self {
-            Self::Dense(dense) => {
-                // Nobody else may hold what x was made from.
-                drop(made);
-                dense.forward(x)
-            }
-            Self::Lora(lora) => lora.forward((x, made), pass),
+            // What x was computed from is dropped first: nobody may hold it any longer.
+            Self::Dense(dense) => dense.forward(x.into_value()),
+            Self::Lora(lora) => lora.forward(x, pass),
             Self::MixLora(mix) => {
                 let routing = routing.expect("a layer with a mixture has a router");
-                mix.forward((x, made), routing, pass.seed)
+                mix.forward(x, routing, pass.seed)
             }
         }
     }
 
-    /// The frozen part.
+    /// The frozen part of the projection.
     pub fn base(&self) -> &Dense {
         match self {
             Self::Dense(dense) => dense,
@@ -221,19 +208,19 @@ impl Projection {
         }
     }
 
-    /// The mixture, if it is one.
-    pub(crate) fn mixture(&self) -> Option<&MixLora> {
+    /// The projection as a mixture, if it is one.
+    pub(crate) fn mixture(&self) -> Option<&MixLoraLinear> {
         match self {
             Self::MixLora(mix) => Some(mix),
             _ => None,
         }
     }
 
-    /// The same base with a fresh LoRA.
+    /// The same frozen part with a fresh LoRA.
     pub(crate) fn with_lora(&self, config: &LoraConfig, init: &mut Initializer) -> Self {
         let base = self.base().clone();
         let [d_in, d_out] = base.sizes();
-        Self::Lora(Lora {
+        Self::Lora(LoraLinear {
             lora_a: init.lora_a([d_in, config.rank], d_in),
             lora_b: init.lora_b([config.rank, d_out]),
             lora_g: config
@@ -245,7 +232,7 @@ impl Projection {
         })
     }
 
-    /// The same base with fresh experts.
+    /// The same frozen part with a mixture of fresh experts.
     pub(crate) fn with_mixture(
         &self,
         config: &LoraConfig,
@@ -255,7 +242,7 @@ impl Projection {
     ) -> Self {
         let base = self.base().clone();
         let [d_in, d_out] = base.sizes();
-        Self::MixLora(MixLora {
+        Self::MixLora(MixLoraLinear {
             lora_a: init.lora_a([experts, d_in, config.rank], d_in),
             lora_b: init.lora_b([experts, config.rank, d_out]),
             scaling: config.scaling(),

@@ -4,21 +4,21 @@ use burn::prelude::*;
 
 use crate::config::{ModelConfig, RopeScaling};
 
-/// Tables of cos and sin for every position, in f32.
+/// Cosines and sines of the rotary angles of every position, in f32.
 #[derive(Module, Debug)]
 pub struct Rope {
-    /// `[positions, head_dim / 2]`
+    /// Cosines, `[positions, head_dim / 2]`.
     cos: Tensor<2>,
-    /// `[positions, head_dim / 2]`
+    /// Sines, `[positions, head_dim / 2]`.
     sin: Tensor<2>,
 }
 
-/// The angles of one batch: looked up once, used by every layer.
+/// The rotary angles of one batch: looked up once, used by every layer.
 #[derive(Debug, Clone)]
 pub struct Angles {
-    /// `[batch * sequence, head_dim / 2]`
+    /// Cosines, `[batch * sequence, head_dim / 2]`.
     pub cos: Tensor<2>,
-    /// `[batch * sequence, head_dim / 2]`
+    /// Sines, `[batch * sequence, head_dim / 2]`.
     pub sin: Tensor<2>,
 }
 
@@ -31,7 +31,8 @@ impl Rope {
         let mut sin = Vec::with_capacity(positions * half);
         for position in 0..positions {
             for frequency in &frequencies {
-                // f32 products, as transformers computes them: f64 angles would differ in the last bits at long range.
+                // f32 products, as transformers computes them. f64 angles would differ in the last
+                // bits at long range.
                 let angle = position as f32 * *frequency as f32;
                 cos.push(angle.cos());
                 sin.push(angle.sin());
@@ -57,23 +58,29 @@ impl Rope {
 }
 
 impl Angles {
-    /// Rotates queries or keys: the first half of a head is the real part, the second the imaginary one.
+    /// Rotates queries or keys. The first half of a head is the real part, the second half the
+    /// imaginary part.
     ///
     /// # Shapes
     /// - x, output: `[batch, heads, sequence, head_dim]`
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, _, sequence, head_dim] = x.dims();
+        let [batch, heads, sequence, head_dim] = x.dims();
         let half = head_dim / 2;
-        let by_head = |t: &Tensor<2>| t.clone().reshape([batch, 1, sequence, half]);
+        let by_head = |t: &Tensor<2>| t.clone().reshape([batch, 1, sequence, 1, half]);
         let (cos, sin) = (by_head(&self.cos), by_head(&self.sin));
-        let (real, imaginary) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-        let turned_real = real.clone() * cos.clone() - imaginary.clone() * sin.clone();
-        let turned_imaginary = imaginary * cos + real * sin;
-        Tensor::cat(vec![turned_real, turned_imaginary], 3)
+        // The real part takes -sin of the imaginary part, the imaginary part sin of the real one.
+        let sin = Tensor::cat(vec![sin.clone().neg(), sin], 3);
+        // The halves are exchanged by `flip`. Cutting them out by `narrow` would be right as well,
+        // but under Burn's fusion the backward pass of `narrow`, an assignment to a slice, has
+        // given wrong gradients.
+        let x = x.reshape([batch, heads, sequence, 2, half]);
+        let turned = x.clone() * cos + x.flip([3]) * sin;
+        turned.reshape([batch, heads, sequence, head_dim])
     }
 }
 
-/// `theta^(-2i / head_dim)`, stretched as the configuration asks (transformers' `modeling_rope_utils`).
+/// `theta^(-2i / head_dim)`, stretched as the configuration asks (transformers'
+/// `modeling_rope_utils`).
 fn inverse_frequencies(config: &ModelConfig) -> Vec<f64> {
     let dim = config.head_dim as f64;
     let plain = (0..config.head_dim / 2).map(|i| config.rope_theta.powf(-2.0 * i as f64 / dim));

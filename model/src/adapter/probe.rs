@@ -1,36 +1,39 @@
-//! What a curvature needs to see of an adapted layer: the inputs of A and B, and the gradients at their outputs.
+//! What a curvature needs to see of an adapted layer: the inputs of A and B, and the gradients at
+//! their outputs.
 //!
-//! A probe adds a leaf of zeros to the output of A and to that of B. The backward pass leaves in it the gradient of every row,
-//! from which follow the Jacobian of each row (an outer product) and the factors of a Kronecker approximation, without one
-//! backward pass a row.
+//! A probe adds a leaf of zeros to the output of A and to that of B. The backward pass leaves in it
+//! the gradient of every row. From these follow the Jacobian of each row (an outer product) and the
+//! factors of a Kronecker approximation, without one backward pass a row.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::prelude::*;
 use burn::tensor::Gradients;
 
-use super::dropout::DropoutSeed;
+use super::TargetModule;
+use crate::dropout::DropoutSeed;
 
-/// Records every LoRA of the layers that it covers, in the order of the forward pass. The clones share one record.
+/// Records every LoRA of the layers that it covers, in the order of the forward pass. Clones share
+/// one record.
 #[derive(Debug, Clone)]
 pub struct Probe {
     first_layer: usize,
     captures: Arc<Mutex<Vec<Capture>>>,
 }
 
-/// One LoRA in one forward pass; rows are the flat tokens.
+/// What a [`Probe`] recorded of one LoRA in one forward pass. Rows are the flat tokens.
 #[derive(Debug, Clone)]
 pub struct Capture {
-    /// A's input, `[tokens, d_in]`.
+    /// The input of A, `[tokens, d_in]`.
     pub input: Tensor<2>,
-    /// B's input, `[tokens, r]`.
+    /// The input of B, `[tokens, r]`.
     pub hidden: Tensor<2>,
     at_hidden: Tensor<2>,
     at_output: Tensor<2>,
 }
 
 impl Probe {
-    /// Covers the layers from `first_layer` on.
+    /// A probe of the decoder layers from `first_layer` on.
     pub fn from_layer(first_layer: usize) -> Self {
         Self {
             first_layer,
@@ -38,7 +41,7 @@ impl Probe {
         }
     }
 
-    /// What was recorded since the last call.
+    /// Takes out what was recorded since the last call.
     pub fn take(&self) -> Vec<Capture> {
         std::mem::take(&mut *self.captures.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -50,8 +53,8 @@ impl Probe {
 }
 
 impl Capture {
-    /// The gradients at A's and at B's output, `[tokens, r]` and `[tokens, d_out]` (before the scaling `alpha / r`); zeros where
-    /// none arrived.
+    /// The gradients at the outputs of A, `[tokens, r]`, and of B, `[tokens, d_out]`, before the
+    /// scaling `alpha / r`. Zeros where no gradient arrived.
     pub fn gradients(&self, gradients: &Gradients) -> (Tensor<2>, Tensor<2>) {
         let at = |leaf: &Tensor<2>| {
             leaf.grad(gradients)
@@ -61,7 +64,8 @@ impl Capture {
     }
 }
 
-/// What accompanies a forward pass through the layers: the seed of what is random, and whether it is recorded.
+/// What accompanies a forward pass through the layers: the seed of everything random, and whether
+/// the pass is recorded.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass<'a> {
     pub(crate) seed: DropoutSeed,
@@ -69,32 +73,44 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
+    /// A pass that has entered no layer yet.
     pub(crate) fn new(seed: DropoutSeed, probe: Option<&'a Probe>) -> Self {
         Self { seed, probe }
     }
 
-    /// The pass at one place of the model.
-    pub(crate) fn at(self, place: u64) -> Self {
+    /// The pass in one decoder layer, which the probe may not cover.
+    pub(crate) fn layer(self, layer: usize) -> Self {
         Self {
-            seed: self.seed.at(place),
+            seed: self.seed.at(layer as u64),
+            probe: self.probe.filter(|probe| layer >= probe.first_layer),
+        }
+    }
+
+    /// The pass at one projection of a layer.
+    pub(crate) fn at(self, target: TargetModule) -> Self {
+        Self {
+            seed: self.seed.at(target as u64),
             ..self
         }
     }
 
-    /// The same in a layer, which the probe may not cover.
-    pub(crate) fn layer(self, layer: usize) -> Self {
+    /// The pass through a feed-forward block with the experts that the tokens chose in one of the k
+    /// slots.
+    pub(crate) fn slot(self, slot: usize) -> Self {
+        /// The first place after those of the projections.
+        const FIRST: u64 = 8;
         Self {
-            probe: self.probe.filter(|probe| layer >= probe.first_layer),
-            ..self.at(layer as u64)
+            seed: self.seed.at(FIRST + slot as u64),
+            ..self
         }
     }
 
-    /// Whether a probe covers this layer.
+    /// Whether a probe covers the current layer.
     pub(crate) fn is_recorded(self) -> bool {
         self.probe.is_some()
     }
 
-    /// `hidden B`, recorded if asked for.
+    /// `hidden B`, where `hidden = input A`. Recorded if a probe covers the layer.
     pub(crate) fn second_product(
         self,
         input: Tensor<2>,

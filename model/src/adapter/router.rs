@@ -1,17 +1,17 @@
-//! The top-k router and what it decided.
+//! The top-k router and its decisions.
 
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::{DType, IndexingUpdateOp};
 
 use super::{Initializer, MixLoraConfig, MixtureWeights};
-use crate::fused::Made;
+use crate::fused::activation::Activation;
 use crate::fused::route::route;
 
-/// `softmax(x W)` over the experts, in f32.
+/// The router of a mixture: `softmax(x W)` over the experts, in f32, of which the top k are kept.
 #[derive(Module, Debug)]
 pub struct Router {
-    /// `[d, experts]`
+    /// W, `[d, experts]`.
     pub weight: Param<Tensor<2>>,
     #[module(skip)]
     top_k: usize,
@@ -19,25 +19,29 @@ pub struct Router {
     renormalize: bool,
 }
 
-/// One router's decision for every token of a batch. Three things are kept apart on purpose: FLU reads the raw kept
-/// probabilities, the load-balancing loss reads all of them, the mixture uses the weights.
+/// One router's decision for every token of a batch.
+///
+/// Three things are kept apart on purpose: the functional-level uncertainty (FLU) reads the raw
+/// probabilities of the kept experts, the load-balancing loss reads the probabilities of all
+/// experts, the mixture uses the weights.
 #[derive(Debug, Clone)]
 pub struct Routing {
-    /// Softmax over all experts, `[tokens, experts]`.
+    /// The softmax over all experts, `[tokens, experts]`.
     pub probabilities: Tensor<2>,
-    /// The raw probabilities of the kept experts, `[tokens, k]`, highest first; their sum is the token's FLU.
+    /// The raw probabilities of the kept experts, `[tokens, k]`, highest first. Their sum is the
+    /// token's FLU.
     pub kept_probabilities: Tensor<2>,
-    /// The kept experts, `[tokens, k]`; ties go to the lower index.
+    /// The indices of the kept experts, `[tokens, k]`. Ties go to the lower index.
     pub experts: Tensor<2, Int>,
-    /// The weights of the mixture, `[tokens, k]`.
+    /// The weights with which the mixture sums the kept experts, `[tokens, k]`.
     pub weights: Tensor<2>,
-    /// The raw probabilities of the kept experts once more, without a way back to the router's input: FLU's where its loss is to train
-    /// the routers alone.
+    /// `kept_probabilities` once more, with a graph that ends at the router's input: FLU where its
+    /// loss is to train the routers alone. Filled where [`crate::LlamaInput::routers_apart`] asks.
     pub apart: Option<Tensor<2>>,
 }
 
 impl Router {
-    /// A router for inputs of width `d`.
+    /// A router with fresh weights for inputs of width `d`.
     pub fn new(config: &MixLoraConfig, d: usize, init: &mut Initializer) -> Self {
         Self {
             weight: init.normal([d, config.num_experts], config.router_init_std),
@@ -46,15 +50,19 @@ impl Router {
         }
     }
 
-    /// Chooses experts for each row; `apart` as in [`Routing::apart`].
+    /// Chooses experts for each row. `apart` says whether to fill [`Routing::apart`].
     ///
     /// # Shapes
     /// - x: `[tokens, d]`
-    pub(crate) fn forward(&self, (x, made): (Tensor<2>, Made), apart: bool) -> Routing {
-        let x = x.cast(DType::F32);
-        let of = |x: Tensor<2>| route((x, made.clone()), self.weight.val());
-        let alone = apart.then(|| of(x.clone().detach()));
-        let probabilities = of(x);
+    pub(crate) fn forward(&self, x: Activation, apart: bool) -> Routing {
+        let Activation { value, origin } = x;
+        let value = value.cast(DType::F32);
+        let probabilities_of = |value: Tensor<2>| {
+            let origin = origin.clone();
+            route(Activation { value, origin }, self.weight.val())
+        };
+        let alone = apart.then(|| probabilities_of(value.clone().detach()));
+        let probabilities = probabilities_of(value);
         let experts = top_k(probabilities.clone().without_autodiff(), self.top_k);
         let kept = probabilities.clone().gather(1, experts.clone());
         let weights = if self.renormalize {
@@ -73,19 +81,20 @@ impl Router {
 }
 
 impl Routing {
-    /// Summed raw probability of the kept experts, `[tokens, 1]`: Eq. 11.
+    /// The summed raw probability of the kept experts, `[tokens, 1]` (Eq. 11).
     pub fn mass(&self) -> Tensor<2> {
         self.kept_probabilities.clone().sum_dim(1)
     }
 
-    /// The same as FLU's loss sees it.
+    /// [`Self::mass`] as the calibration loss reads it: from [`Self::apart`] where that is filled.
     pub fn functional_mass(&self) -> Tensor<2> {
         let kept = self.apart.as_ref().unwrap_or(&self.kept_probabilities);
         kept.clone().sum_dim(1)
     }
 }
 
-/// The indices of the k largest values of each row, ties to the lower index. The indices carry no gradient.
+/// The indices of the k largest values of each row, ties to the lower index. The indices carry no
+/// gradient.
 fn top_k(values: Tensor<2>, k: usize) -> Tensor<2, Int> {
     let [rows, columns] = values.dims();
     if k == columns {

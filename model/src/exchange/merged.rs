@@ -1,4 +1,4 @@
-//! A plain LoRA added to its base, as a model in Hugging Face's layout: `W + (alpha / r) (A B)^T`.
+//! A plain LoRA added to its base model, in Hugging Face's layout: `W + (alpha / r) (A B)^T`.
 
 use std::path::Path;
 
@@ -11,14 +11,16 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::load::{Weights, at};
 
-/// Bytes after which another file is begun: memory stays bounded.
+/// Bytes after which another file is begun, so that memory stays bounded.
 const SHARD: usize = 2 << 30;
 
-/// Writes the weights, in f32 or in the base's own type; `config.json` and the tokenizer are the caller's. 16 bits round the sum: a small
-/// update all but vanishes beside a large weight.
+/// Writes the weights of the merged model, in f32 or, with `keep_type`, in the base's own type. The
+/// caller writes `config.json` and the tokenizer.
+///
+/// A type of 16 bits rounds the sum: a small update all but vanishes beside a large weight.
 ///
 /// # Errors
-/// A weight that is missing or of a type that cannot be written, or files that cannot be written.
+/// A weight that is missing or of a type that cannot be written, or a file that cannot be written.
 pub fn write(
     directory: &Path,
     shape_of: &ModelConfig,
@@ -58,7 +60,7 @@ pub fn write(
     name_shards(directory, &shards, total)
 }
 
-/// The files' final names, and their index if there are several.
+/// Gives the files their final names, and writes an index if there are several.
 fn name_shards(directory: &Path, shards: &[Vec<String>], total: usize) -> Result<(), ModelError> {
     let count = shards.len();
     let mut map = serde_json::Map::new();
@@ -94,13 +96,13 @@ fn flush(path: &Path, held: &Tensors) -> Result<(), ModelError> {
     safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| at(path, e.to_string()))
 }
 
-/// A and B of a module.
+/// A and B of a module, if it is adapted.
 fn update<'a>(module: &str, tensors: &'a Tensors) -> Option<(&'a TensorData, &'a TensorData)> {
     let part = |matrix: &str| tensors.get(&format!("{module}.{matrix}"));
     Some((part("lora_a")?, part("lora_b")?))
 }
 
-/// `W + scaling (A B)^T`, in f32, kept in the base's type.
+/// `W + scaling (A B)^T`, computed in f64 and stored in the base's type.
 fn add(base: &TensorData, a: &TensorData, b: &TensorData, scaling: f64) -> TensorData {
     let ([d_in, rank], [_, d_out]) = (pair(a), pair(b));
     let (a, b) = (floats(a), floats(b));
@@ -131,7 +133,8 @@ fn pair(data: &TensorData) -> [usize; 2] {
     [shape[0], shape[1]]
 }
 
-/// Every weight of a model by Hugging Face's name, with its module among the adapter's, if it is a projection.
+/// Hugging Face's names of all weights of a model. A projection's weight comes with the name of its
+/// module among the adapter's.
 fn names(config: &ModelConfig) -> Vec<(String, Option<String>)> {
     let mut names = vec![("model.embed_tokens.weight".to_owned(), None)];
     for layer in 0..config.num_hidden_layers {

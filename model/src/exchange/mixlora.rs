@@ -1,4 +1,5 @@
-//! Placement `ffn` as the public MixLoRA code has it: `adapter_config.json` with `peft_type` MIXLORA, `adapter_model.bin`.
+//! Mixtures with placement `ffn` in the format of the public MixLoRA code: `adapter_config.json`
+//! with `peft_type` MIXLORA, and `adapter_model.bin`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,14 +16,15 @@ use crate::adapter::{
 use crate::error::ModelError;
 use crate::load::at;
 
-/// The public code (mixlora 0.2.3) keeps its experts in a plain dictionary, so `eval()` does not reach their dropout, and it refuses 0:
-/// a vanishing one makes its answers exact.
+/// The dropout that is written. The public code (mixlora 0.2.3) keeps its experts in a plain
+/// dictionary, so `eval()` does not reach their dropout, and it refuses 0. A vanishing dropout
+/// makes its answers exact.
 const DROPOUT: f64 = 1e-12;
 
-/// Whether the public code computes what this adapter does.
+/// Checks that the public MixLoRA code computes what an adapter does.
 ///
 /// # Errors
-/// What it does otherwise.
+/// An adapter for which the public code would compute something else.
 pub fn serves(mix: &MixLoraConfig) -> Result<(), ModelError> {
     let wrong = match (mix.placement, mix.mixture_weights) {
         (Placement::All, _) => {
@@ -40,7 +42,7 @@ pub fn serves(mix: &MixLoraConfig) -> Result<(), ModelError> {
 /// Writes a mixture with placement `ffn`.
 ///
 /// # Errors
-/// As [`serves`], or files that cannot be written.
+/// An adapter that [`serves`] refuses, or a file that cannot be written.
 pub fn write(
     directory: &Path,
     mix: &MixLoraConfig,
@@ -55,7 +57,7 @@ pub fn write(
         "base_model_name_or_path": base_model,
         "bias": "none",
         "r": mix.lora.rank,
-        // Its reader asks for a whole number.
+        // The public code asks for a whole number.
         "lora_alpha": whole(mix.lora.alpha)?,
         "lora_dropout": DROPOUT,
         "target_modules": names,
@@ -63,7 +65,7 @@ pub fn write(
         "num_experts": mix.num_experts,
         "top_k": mix.top_k,
         "router_init_range": mix.router_init_std,
-        // Left out, its reader finds no activation.
+        // Without it, the public code finds no activation.
         "act_fn": "silu",
     });
     write_json(&directory.join("adapter_config.json"), &settings)?;
@@ -108,7 +110,7 @@ fn whole(alpha: f64) -> Result<u64, ModelError> {
     }
 }
 
-/// Reads a mixture.
+/// Reads a mixture with placement `ffn`, given its `adapter_config.json`.
 ///
 /// # Errors
 /// A variant that is not implemented, or files that are damaged or lack a tensor.

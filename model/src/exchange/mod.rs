@@ -1,12 +1,15 @@
-//! Adapters as files that others read, and theirs as ours.
+//! Adapters as files that other programs read, and theirs as ours.
 //!
-//! | | |
+//! | module | format |
 //! |---|---|
-//! | [`peft`] | plain LoRA, as Hugging Face's `peft` has it |
-//! | [`mixlora`] | placement `ffn`, as the public MixLoRA code has it |
-//! | [`own`] | every adapter, in a format of this project's |
-//! | [`merged`] | plain LoRA added to its base, as a whole model |
+//! | [`peft`] | plain LoRA, in the format of Hugging Face's `peft` |
+//! | [`mixlora`] | mixtures with placement `ffn`, in the format of the public MixLoRA code |
+//! | [`own`] | every adapter, in a format of this project |
+//! | [`merged`] | plain LoRA added to its base, as a whole model in Hugging Face's layout |
 //! | [`torch`] | the container of `adapter_model.bin` |
+//!
+//! [`crate::Llama::adapter_tensors`] and [`crate::Llama::with_adapter_tensors`] take the parameters
+//! out of a model and put them into one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +26,7 @@ use crate::load::{at, read_text};
 pub mod merged;
 pub mod mixlora;
 pub mod own;
+mod parameters;
 pub mod peft;
 pub mod torch;
 
@@ -32,18 +36,18 @@ pub type Tensors = BTreeMap<String, TensorData>;
 /// An adapter read from disk, in this project's names and shapes.
 #[derive(Debug, Clone)]
 pub struct Adapter {
-    /// Its shape.
+    /// The settings of the adapter.
     pub config: AdapterConfig,
-    /// Its parameters, by the names of [`crate::Llama::adapter_tensors`].
+    /// The parameters of the adapter, by the names of [`crate::Llama::adapter_tensors`].
     pub tensors: Tensors,
-    /// The base model that it names.
+    /// The base model that the files name.
     pub base_model: Option<String>,
 }
 
 /// Reads an adapter of any known format from its directory.
 ///
 /// # Errors
-/// A directory that holds none, one of a kind that is not implemented, or files that are damaged.
+/// A directory without an adapter, an adapter of a kind that is not implemented, or a damaged file.
 pub fn read(directory: &Path) -> Result<Adapter, ModelError> {
     if own::is_there(directory) {
         return own::read(directory);
@@ -111,7 +115,7 @@ fn read_safetensors(path: &Path) -> Result<Tensors, ModelError> {
         .collect()
 }
 
-/// Writes tensors of f32.
+/// Writes tensors and metadata as a safetensors file.
 fn write_safetensors(
     path: &Path,
     tensors: &Tensors,
@@ -128,7 +132,7 @@ fn write_safetensors(
     safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| at(path, e.to_string()))
 }
 
-/// Data as safetensors sees it.
+/// Tensor data as a view that safetensors writes; `path` is for the error.
 fn view<'a>(path: &Path, data: &'a TensorData) -> Result<TensorView<'a>, ModelError> {
     let dtype = match data.dtype() {
         DType::F32 => Dtype::F32,
@@ -156,7 +160,7 @@ fn floats(data: &TensorData) -> Vec<f32> {
     data.iter::<f32>().collect()
 }
 
-/// A matrix with rows and columns exchanged: `A` is `[d_in, r]` here and `[r, d_in]` elsewhere.
+/// A matrix with rows and columns exchanged: A is `[d_in, r]` here and `[r, d_in]` elsewhere.
 fn transposed(data: &TensorData) -> TensorData {
     let [rows, columns] = shape(data)[..] else {
         return data.clone();
@@ -168,7 +172,7 @@ fn transposed(data: &TensorData) -> TensorData {
     TensorData::new(turned, [columns, rows])
 }
 
-/// One matrix of a stack.
+/// The matrix at `index` of a stack.
 fn slice(data: &TensorData, index: usize) -> TensorData {
     let [_, rows, columns] = shape(data)[..] else {
         return data.clone();
@@ -195,7 +199,7 @@ fn stacked(name: &str, parts: &[TensorData]) -> Result<TensorData, ModelError> {
     ))
 }
 
-/// Takes a tensor out by name.
+/// Takes a tensor out of a table by name.
 fn take(from: &mut Tensors, name: &str) -> Result<TensorData, ModelError> {
     let found = from.remove(name);
     found.ok_or_else(|| ModelError::MissingWeight {
@@ -215,7 +219,8 @@ fn number(path: &Path, config: &Value, key: &str) -> Result<f64, ModelError> {
     })
 }
 
-/// What a configuration must not ask for, because it is not implemented: each key with its one harmless value.
+/// Refuses a configuration that asks for what is not implemented. `harmless` lists such keys, each
+/// with its one value that can be ignored.
 fn refuse(path: &Path, config: &Value, harmless: &[(&str, Value)]) -> Result<(), ModelError> {
     for (key, value) in harmless {
         let found = &config[*key];

@@ -1,5 +1,5 @@
-//! A format for every adapter of this project: `uq4ct_adapter.json` says the shape, `uq4ct_adapter.safetensors` holds the parameters
-//! under the names of [`crate::Llama::adapter_tensors`].
+//! A format for every adapter of this project: `uq4ct_adapter.json` holds the settings,
+//! `uq4ct_adapter.safetensors` the parameters under the names of [`crate::Llama::adapter_tensors`].
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::adapter::AdapterConfig;
 use crate::error::ModelError;
 use crate::load::{at, read_text};
 
-/// The format's version; a reader refuses later ones.
+/// The version of the format. A reader refuses any other version.
 const VERSION: u32 = 1;
 
 pub(super) const SETTINGS: &str = "uq4ct_adapter.json";
@@ -27,10 +27,10 @@ pub(super) fn is_there(directory: &Path) -> bool {
     directory.join(SETTINGS).is_file()
 }
 
-/// Writes an adapter.
+/// Writes an adapter in the format of this project.
 ///
 /// # Errors
-/// Files that cannot be written.
+/// A file that cannot be written.
 pub fn write(
     directory: &Path,
     config: &AdapterConfig,
@@ -51,10 +51,10 @@ pub fn write(
     )
 }
 
-/// Reads an adapter.
+/// Reads an adapter in the format of this project.
 ///
 /// # Errors
-/// A later version, or a damaged file.
+/// Another version of the format, or a damaged file.
 pub fn read(directory: &Path) -> Result<Adapter, ModelError> {
     let path = directory.join(SETTINGS);
     let text = read_text(&path)?;

@@ -1,4 +1,5 @@
-//! Plain LoRA as Hugging Face's `peft` has it: `adapter_config.json`, `adapter_model.safetensors`; `A` is `[r, d_in]`, `B` `[d_out, r]`.
+//! Plain LoRA in the format of Hugging Face's `peft`: `adapter_config.json` and
+//! `adapter_model.safetensors`. There, A is `[r, d_in]` and B `[d_out, r]`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,10 +16,10 @@ use crate::load::at;
 
 const PREFIX: &str = "base_model.model.model.";
 
-/// Writes a plain LoRA.
+/// Writes a plain LoRA in the format of `peft`.
 ///
 /// # Errors
-/// Files that cannot be written.
+/// A file that cannot be written.
 pub fn write(
     directory: &Path,
     config: &LoraConfig,
@@ -58,10 +59,11 @@ pub fn write(
     write_safetensors(&path, &turned, &[("format", "pt".into())])
 }
 
-/// Reads a plain LoRA.
+/// Reads a plain LoRA in the format of `peft`, given its `adapter_config.json`.
 ///
 /// # Errors
-/// A variant that is not implemented (DoRA, biases, ranks that differ, other modules), or a damaged file.
+/// A variant that is not implemented (DoRA, biases, ranks that differ, other modules), or a damaged
+/// file.
 pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
     let path = directory.join("adapter_config.json");
     refuse(
@@ -128,7 +130,8 @@ pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
     })
 }
 
-/// `layers.0.self_attn.q_proj.lora_a` of peft's name, and its module.
+/// This project's name (`layers.0.self_attn.q_proj.lora_a`) for a name of `peft`, and the
+/// projection.
 fn own_name(name: &str) -> Option<(String, TargetModule)> {
     let inner = name.strip_prefix(PREFIX)?.strip_suffix(".weight")?;
     let inner = inner.strip_suffix(".default").unwrap_or(inner);

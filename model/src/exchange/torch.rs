@@ -1,5 +1,5 @@
-//! `torch.save` of a dictionary of f32 tensors: a zip archive of a pickle and one raw file a tensor. Read through candle-core; written
-//! here, as no crate does.
+//! `torch.save` of a dictionary of f32 tensors: a zip archive of a pickle and one raw file for each
+//! tensor. candle-core reads it. No crate writes it, so it is written here.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -15,7 +15,7 @@ use super::{Tensors, shape};
 use crate::error::ModelError;
 use crate::load::at;
 
-/// Reads every tensor of a file as f32.
+/// Reads every tensor of a `torch.save` file as f32.
 ///
 /// # Errors
 /// A file that is damaged or holds anything but a dictionary of tensors.
@@ -45,7 +45,7 @@ pub fn read(path: &Path) -> Result<Tensors, ModelError> {
         .collect()
 }
 
-/// Writes tensors as `torch.load(.., weights_only=True)` reads them.
+/// Writes tensors as a file that `torch.load(.., weights_only=True)` reads.
 ///
 /// # Errors
 /// A file that cannot be written.

@@ -1,5 +1,7 @@
-//! One parameter's AdamW update (Loshchilov and Hutter 2019) in one pass and in place: an adapter's update does little arithmetic
-//! on much memory.
+//! One parameter's AdamW update (Loshchilov and Hutter 2019), in one pass and in place: the update
+//! does little arithmetic on much memory.
+//!
+//! It needs no backward pass. Where there is no kernel, the caller takes Burn's own optimizer.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, ExtensionType, Flex, backend_extension, flex::FlexTensor};
@@ -7,44 +9,45 @@ use burn::tensor::{Tensor, TensorData};
 use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
-use super::room::Room;
-use super::{has_kernels, values};
+use super::Implementation;
+use super::flex::buffer::Buffer;
+use super::flex::values;
 
 /// Values handled by one task.
 const BLOCK: usize = 16 * 1024;
 
-/// The numbers of one step.
+/// The hyperparameters of one AdamW step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
-    /// Learning rate.
+    /// The learning rate.
     pub rate: f64,
-    /// Decay of the first moment.
+    /// Decay of the first moment, b1.
     pub beta_1: f32,
-    /// Decay of the second moment.
+    /// Decay of the second moment, b2.
     pub beta_2: f32,
-    /// Added to the root of the second moment.
+    /// The number added to the root of the second moment.
     pub epsilon: f32,
     /// Decoupled weight decay.
     pub weight_decay: f32,
-    /// Number of the step, from 1.
+    /// The number of the step, t, counted from 1.
     pub time: usize,
 }
 
 /// A parameter with its moments, all of one shape.
 #[derive(ExtensionType, Clone, Debug)]
 pub struct State<B: Backend> {
-    /// The parameter.
+    /// The parameter, p.
     pub parameter: FloatTensor<B>,
     /// First moment.
     pub moment_1: FloatTensor<B>,
-    /// Second moment.
+    /// The second moment, v.
     pub moment_2: FloatTensor<B>,
 }
 
-/// As Burn dispatches it.
+/// [`adamw()`] as Burn dispatches it.
 #[backend_extension(Flex)]
-pub trait OptimizerOps: Backend {
-    /// See [`adamw`].
+pub trait Extension: Backend {
+    /// See [`adamw()`].
     fn adamw(
         #[extension_type] state: State<Self>,
         gradient: FloatTensor<Self>,
@@ -52,14 +55,16 @@ pub trait OptimizerOps: Backend {
     ) -> State<Self>;
 }
 
-/// Whether a tensor has the kernel.
+/// Whether [`adamw()`] has a kernel for a tensor.
 pub fn serves<const D: usize>(parameter: &Tensor<D>) -> bool {
-    has_kernels(parameter)
+    Implementation::of(&[parameter]) != Implementation::Composed
 }
 
-/// `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
-/// `p = p (1 - rate decay) - rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon)`; returns p, m, v. For tensors that
-/// [`serves`] accepts, without a graph.
+/// `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`, `p = p (1 - rate decay) - rate (m / (1 -
+/// b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon)`. Returns p, m and v. For tensors outside a graph.
+///
+/// # Panics
+/// Where there is no kernel: ask [`serves`] first.
 pub fn adamw<const D: usize>(
     [parameter, moment_1, moment_2]: [Tensor<D>; 3],
     gradient: Tensor<D>,
@@ -74,9 +79,9 @@ pub fn adamw<const D: usize>(
     [state.parameter, state.moment_1, state.moment_2].map(Tensor::from_dispatch)
 }
 
-impl OptimizerOps for Flex {
+impl Extension for Flex {
     fn adamw(state: State<Self>, gradient: FlexTensor, step: Step) -> State<Self> {
-        // Where nobody else holds them, in place: the argument's own handles end here.
+        // In place, where nobody else holds the tensors: the argument's own handles end here.
         let [mut parameter, mut moment_1, mut moment_2] =
             [state.parameter, state.moment_1, state.moment_2].map(|t| t.to_contiguous());
         let gradient = gradient.to_contiguous();
@@ -91,9 +96,10 @@ impl OptimizerOps for Flex {
             own.zip(moments)
                 .for_each(|(p, (m, v, g))| update(p, m, v, g, step));
         } else {
-            // The Learner's optimizer holds a clone of the whole model: what must be copied is copied on all cores.
+            // burn-train's optimizer holds a clone of the whole model. What must be copied is
+            // copied on all cores.
             let old = values(&parameter);
-            let mut new = Room::new(old.len());
+            let mut new = Buffer::new(old.len());
             new.par_chunks_mut(BLOCK)
                 .zip(old.par_chunks(BLOCK))
                 .zip(moments)

@@ -1,102 +1,59 @@
-//! Causal grouped-query attention with rotary positions, in tiles: the matrix of scores of a whole sequence never exists.
+//! Causal grouped-query attention with rotary positions, in tiles: the matrix of scores of a whole
+//! sequence never exists.
 //!
-//! One task handles one head of one row of the batch. The backward pass computes the probabilities again from each query's
-//! `ln sum exp` (Dao et al. 2022).
+//! The backward pass computes the probabilities again from each query's `ln sum exp` (Dao et al.
+//! 2022).
 
+use burn::backend::autodiff::{
+    Autodiff,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops},
+};
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, Dispatch, ExtensionType, Flex, flex::FlexTensor};
+use burn::backend::{Backend, Dispatch, ExtensionType, Flex, backend_extension, flex::FlexTensor};
+use burn::tensor::Tensor;
 use burn::tensor::module::attention;
-use burn::tensor::{Bool, Int, Tensor};
-use pulp::{Arch, Simd};
-use rayon::prelude::*;
 
-use super::exponential::{probability, softmax};
-use super::matrix::{Into, Mat, matmul};
-use super::room::Room;
-use super::{FusedOps, add, dims, dot, has_kernels, integers, tensor, values};
+use super::{Implementation, propagate, tracked};
 use crate::rope::Angles;
+use crate::visibility::{Heads, Visibility};
 
-/// Queries of one tile.
-const TILE: usize = 64;
+mod flex;
 
-/// What does not follow from the tensors' shapes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heads {
-    /// Heads of the queries.
-    pub queries: usize,
-    /// Heads of keys and values; each serves `queries / keys` heads of queries.
-    pub keys: usize,
-    /// Positions that a token looks back over, itself among them; none = all.
-    pub window: Option<usize>,
-}
-
-/// Who may look at whom: see [`crate::LlamaInput`].
-#[derive(Debug, Clone)]
-pub struct Visibility {
-    /// 0 sees nothing; others see their own. `[batch, sequence]`
-    pub segments: Tensor<2, Int>,
-    /// Branches see themselves and branch 0. `[batch, sequence]`
-    pub branches: Tensor<2, Int>,
-    /// What a window is measured in. `[batch, sequence]`
-    pub positions: Tensor<2, Int>,
-    /// The last tokens of each row that look at the others; all, but where earlier ones stand in a cache.
-    asking: usize,
-    /// The same as matrices, one for each kind of layer, for the composed form alone.
-    masks: Vec<(Heads, Tensor<4, Bool>)>,
-}
-
-/// Inputs of the fused operation.
-#[derive(ExtensionType, Clone, Debug)]
-pub struct Attention<B: Backend> {
-    /// `[tokens, queries * head_dim]`
-    pub q: FloatTensor<B>,
-    /// `[tokens, keys * head_dim]`
-    pub k: FloatTensor<B>,
-    /// `[tokens, keys * head_dim]`
-    pub v: FloatTensor<B>,
-    /// `[tokens, head_dim / 2]`
-    pub cos: FloatTensor<B>,
-    /// `[tokens, head_dim / 2]`
-    pub sin: FloatTensor<B>,
-    /// `[batch, sequence]`
-    pub segments: IntTensor<B>,
-    /// `[batch, sequence]`
-    pub branches: IntTensor<B>,
-    /// `[batch, sequence]`
-    pub positions: IntTensor<B>,
-    /// The rest.
-    pub heads: Heads,
-}
-
-/// `softmax(rotate(q) rotate(k)^T / sqrt(head_dim)) v` over what each token may see. What comes out at a token that sees nothing
-/// means nothing, but is finite.
+/// `softmax(rotate(q) rotate(k)^T / sqrt(head_dim)) v` over what each token may see. The output at
+/// a token that sees nothing has no meaning, but is finite.
 ///
 /// # Shapes
-/// - q, output: `[batch * sequence, queries * head_dim]`; k, v: `[batch * sequence, keys * head_dim]`
+/// - q, output: `[batch * sequence, queries * head_dim]`
+/// - k, v: `[batch * sequence, keys * head_dim]`
+///
+/// # Panics
+/// As [`composed`], where that form runs.
 pub fn rotary_attention(
     [q, k, v]: [Tensor<2>; 3],
     angles: &Angles,
     visibility: &Visibility,
     heads: Heads,
 ) -> Tensor<2> {
-    if !has_kernels(&q) {
-        return composed([q, k, v], angles, visibility, heads);
+    match Implementation::of(&[&q]) {
+        Implementation::Flex => Tensor::from_dispatch(Dispatch::rotary_attention(Attention {
+            q: q.into_dispatch(),
+            k: k.into_dispatch(),
+            v: v.into_dispatch(),
+            cos: angles.cos.clone().into_dispatch(),
+            sin: angles.sin.clone().into_dispatch(),
+            segments: visibility.segments.clone().into_dispatch(),
+            branches: visibility.branches.clone().into_dispatch(),
+            positions: visibility.positions.clone().into_dispatch(),
+            heads,
+        })),
+        Implementation::Composed => composed([q, k, v], angles, visibility, heads),
     }
-    Tensor::from_dispatch(Dispatch::rotary_attention(Attention {
-        q: q.into_dispatch(),
-        k: k.into_dispatch(),
-        v: v.into_dispatch(),
-        cos: angles.cos.clone().into_dispatch(),
-        sin: angles.sin.clone().into_dispatch(),
-        segments: visibility.segments.clone().into_dispatch(),
-        branches: visibility.branches.clone().into_dispatch(),
-        positions: visibility.positions.clone().into_dispatch(),
-        heads,
-    }))
 }
 
-/// The same from Burn's own operations. The queries that share a key-value head are laid one after another along the sequence, so
-/// keys are never repeated.
+/// [`rotary_attention()`] from Burn's own operations. The queries that share a key-value head are
+/// laid one after another along the sequence, so keys are never repeated.
 ///
 /// # Panics
 /// Without a mask for these heads, see [`Visibility::with_masks`].
@@ -113,464 +70,190 @@ pub fn composed(
     rotated_attention([q, k, v], visibility, heads)
 }
 
-/// The same of queries and keys that are rotated already; keys and values may reach further back than the queries.
+/// [`composed`] for queries and keys that are rotated already. Keys and values may reach further
+/// back than the queries.
 ///
 /// # Shapes
 /// - q: `[batch, queries, asking, head_dim]`; k, v: `[batch, keys, sequence, head_dim]`
 /// - output: `[batch * asking, queries * head_dim]`
 ///
 /// # Panics
-/// As [`composed`].
+/// Without a mask for these heads, see [`Visibility::with_masks`].
 pub fn rotated_attention(
     [q, k, v]: [Tensor<4>; 3],
     visibility: &Visibility,
     heads: Heads,
 ) -> Tensor<2> {
     let [batch, queries, asking, head_dim] = q.dims();
-    let mask = visibility.masks.iter().find(|(known, _)| *known == heads);
-    let (_, mask) = mask.expect("a mask for every kind of layer");
     let q = q.reshape([batch, heads.keys, queries / heads.keys * asking, head_dim]);
-    attention(q, k, v, Some(mask.clone()), None, Default::default())
+    let mask = Some(visibility.mask(heads));
+    attention(q, k, v, mask, None, Default::default())
         .reshape([batch, queries, asking, head_dim])
         .swap_dims(1, 2)
         .reshape([batch * asking, queries * head_dim])
 }
 
-impl Heads {
-    /// `[batch * sequence, count * head_dim]` as `[batch, count, sequence, head_dim]`.
-    pub(crate) fn split(self, x: Tensor<2>, count: usize, batch: usize) -> Tensor<4> {
-        let [tokens, width] = x.dims();
-        x.reshape([batch, tokens / batch, count, width / count])
-            .swap_dims(1, 2)
+/// The inputs of [`rotary_attention()`] on the primitives of a backend.
+#[derive(ExtensionType, Clone, Debug)]
+pub struct Attention<B: Backend> {
+    /// Queries, `[tokens, queries * head_dim]`.
+    pub q: FloatTensor<B>,
+    /// Keys, `[tokens, keys * head_dim]`.
+    pub k: FloatTensor<B>,
+    /// Values, `[tokens, keys * head_dim]`.
+    pub v: FloatTensor<B>,
+    /// Cosines of the rotary angles, `[tokens, head_dim / 2]`.
+    pub cos: FloatTensor<B>,
+    /// Sines of the rotary angles, `[tokens, head_dim / 2]`.
+    pub sin: FloatTensor<B>,
+    /// See [`Visibility::segments`], `[batch, sequence]`.
+    pub segments: IntTensor<B>,
+    /// See [`Visibility::branches`], `[batch, sequence]`.
+    pub branches: IntTensor<B>,
+    /// See [`Visibility::positions`], `[batch, sequence]`.
+    pub positions: IntTensor<B>,
+    /// Numbers of heads, and the window.
+    pub heads: Heads,
+}
+
+/// The forward and backward pass of [`rotary_attention()`] as a backend implements them.
+pub trait Kernels: Backend {
+    /// Returns the output and each query's `ln sum exp`, `[batch * queries, sequence]`.
+    fn forward(inputs: &Attention<Self>) -> [FloatTensor<Self>; 2];
+    /// Returns the gradients to q, k and v, given what the forward pass returned.
+    fn backward(
+        inputs: &Attention<Self>,
+        outputs: [FloatTensor<Self>; 2],
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3];
+}
+
+/// [`rotary_attention()`] as Burn dispatches it.
+#[backend_extension(Flex, Autodiff)]
+pub trait Extension: Backend {
+    /// See [`rotary_attention()`].
+    fn rotary_attention(#[extension_type] inputs: Attention<Self>) -> FloatTensor<Self>;
+}
+
+impl Extension for Flex {
+    fn rotary_attention(inputs: Attention<Self>) -> FlexTensor {
+        let [y, _] = Self::forward(&inputs);
+        y
     }
 }
 
-impl Visibility {
-    /// Without the matrices that only the composed form needs.
-    pub fn new(
-        segments: Tensor<2, Int>,
-        branches: Tensor<2, Int>,
-        positions: Tensor<2, Int>,
-    ) -> Self {
-        Self {
-            asking: segments.dims()[1],
-            segments,
-            branches,
-            positions,
-            masks: Vec::new(),
-        }
-    }
-
-    /// These tokens after earlier ones that look at nothing any more.
-    pub fn after(self, earlier: &Self) -> Self {
-        let join = |earlier: &Tensor<2, Int>, own: Tensor<2, Int>| {
-            Tensor::cat(vec![earlier.clone(), own], 1)
-        };
-        Self {
-            segments: join(&earlier.segments, self.segments),
-            branches: join(&earlier.branches, self.branches),
-            positions: join(&earlier.positions, self.positions),
-            asking: self.asking,
-            masks: Vec::new(),
-        }
-    }
-
-    /// Some of the rows.
-    pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
-        let of = |t: &Tensor<2, Int>| t.clone().select(0, rows.clone());
-        Self {
-            segments: of(&self.segments),
-            branches: of(&self.branches),
-            positions: of(&self.positions),
-            asking: self.asking,
-            masks: Vec::new(),
-        }
-    }
-
-    /// With the matrices for the composed form.
-    pub fn with_masks(mut self, layers: impl Iterator<Item = Heads>) -> Self {
-        for heads in layers {
-            if self.masks.iter().all(|(known, _)| *known != heads) {
-                self.masks.push((heads, self.hidden(heads)));
-            }
-        }
-        self
-    }
-
-    /// True where token i must not look at token j, as [`rotated_attention`] lays out its queries:
-    /// `[batch, keys, queries / keys * asking, sequence]`.
-    fn hidden(&self, heads: Heads) -> Tensor<4, Bool> {
-        let [batch, sequence] = self.segments.dims();
-        let asking = self.asking;
-        let groups = heads.queries / heads.keys;
-        let at = |t: &Tensor<2, Int>| {
-            (
-                t.clone()
-                    .narrow(1, sequence - asking, asking)
-                    .reshape([batch, asking, 1]),
-                t.clone().reshape([batch, 1, sequence]),
-            )
-        };
-        let order = Tensor::<1, Int>::arange(0..sequence as i64, &self.segments.device());
-        let (later_i, later_j) = (
-            order
-                .clone()
-                .narrow(0, sequence - asking, asking)
-                .reshape([1, asking, 1]),
-            order.reshape([1, 1, sequence]),
-        );
-        let (segment_i, segment_j) = at(&self.segments);
-        let (branch_i, branch_j) = at(&self.branches);
-        let (position_i, position_j) = at(&self.positions);
-        let square = [batch, asking, sequence];
-        let mut hidden = later_j
-            .greater(later_i)
-            .expand(square)
-            .bool_or(segment_i.clone().not_equal(segment_j))
-            .bool_or(segment_i.equal_scalar(0).expand(square));
-        hidden = hidden.bool_or(
-            branch_i
-                .not_equal(branch_j.clone())
-                .bool_and(branch_j.not_equal_scalar(0).expand(square)),
-        );
-        if let Some(window) = heads.window {
-            hidden = hidden.bool_or((position_i - position_j).greater_equal_scalar(window as i64));
-        }
-        hidden
-            .reshape([batch, 1, 1, asking, sequence])
-            .expand([batch, heads.keys, groups, asking, sequence])
-            .reshape([batch, heads.keys, groups * asking, sequence])
-    }
-}
-
-/// Returns the output and each query's `ln sum exp`, `[batch * queries, sequence]`.
-pub(super) fn forward(inputs: &Attention<Flex>) -> [FlexTensor; 2] {
-    let plan = Plan::new(inputs);
-    let (sequence, head_dim) = (plan.sequence, plan.head_dim);
-    let (outputs, sums): (Vec<_>, Vec<_>) = plan
-        .heads()
-        .map(|head| {
-            let (q, k, v) = (head.queries(), head.keys(), head.values());
-            let mut output = vec![0f32; sequence * head_dim];
-            let mut sums = vec![0f32; sequence];
-            let mut scores = vec![];
-            for (first, rows, seen) in tiles(sequence) {
-                scores.resize(rows * seen, 0.0);
-                head.scores(&mut scores, &q, &k, first);
-                let sums = &mut sums[first..][..rows];
-                softmax_rows(&mut scores, seen, sums);
-                let output = &mut output[first * head_dim..][..rows * head_dim];
-                let probabilities = Mat::new(&scores, rows, seen);
-                matmul(output, probabilities, v.top(seen), 1.0, Into::New);
-            }
-            (output, sums)
-        })
-        .unzip();
-    let output = plan.interleave(&outputs, 1);
-    [
-        tensor(output, dims::<2>(&plan.q)),
-        tensor(sums.concat(), [outputs.len(), sequence]),
-    ]
-}
-
-/// With `P = softmax(S)`: `dV = P^T dO`, `dP = dO V^T`, `dS = P (dP - rowsum(dO O)) / sqrt(head_dim)`, `dQ = dS K`, `dK = dS^T Q`,
-/// Q and K turned back.
-pub(super) fn backward(
-    inputs: &Attention<Flex>,
-    [output, sums]: [FlexTensor; 2],
-    grad: FlexTensor,
-) -> [FlexTensor; 3] {
-    let plan = Plan::new(inputs);
-    let [output, sums, grad] = [output, sums, grad].map(|t| t.to_contiguous());
-    let (sequence, head_dim) = (plan.sequence, plan.head_dim);
-    let size = sequence * head_dim;
-    let found: Vec<[Vec<f32>; 3]> = plan
-        .heads()
-        .map(|head| {
-            let (q, k, v) = (head.queries(), head.keys(), head.values());
-            let (output, grad) = (head.of_query(&output), head.of_query(&grad));
-            let sums = &values(&sums)[head.number * sequence..][..sequence];
-            let [mut dq, mut dk, mut dv] = std::array::from_fn(|_| vec![0f32; size]);
-            let (mut scores, mut d_scores) = (vec![], vec![]);
-            for (first, rows, seen) in tiles(sequence) {
-                scores.resize(rows * seen, 0.0);
-                d_scores.resize(rows * seen, 0.0);
-                head.scores(&mut scores, &q, &k, first);
-                let d_output = grad.rows(first, rows);
-                matmul(
-                    &mut d_scores,
-                    d_output,
-                    v.top(seen).transposed(),
-                    1.0,
-                    Into::New,
-                );
-                for (row, ds) in (first..).zip(d_scores.chunks_mut(seen)) {
-                    let shared = dot(grad.row(row), output.row(row));
-                    let p = &mut scores[(row - first) * seen..][..seen];
-                    score_gradients(p, ds, sums[row], shared, head.scale);
-                }
-                let (p, ds) = (
-                    Mat::new(&scores, rows, seen),
-                    Mat::new(&d_scores, rows, seen),
-                );
-                let part = first * head_dim..(first + rows) * head_dim;
-                let above = &mut dv[..seen * head_dim];
-                matmul(above, p.transposed(), d_output, 1.0, Into::Sum);
-                let above = &mut dk[..seen * head_dim];
-                let queries = Mat::new(&q[part.clone()], rows, head_dim);
-                matmul(above, ds.transposed(), queries, 1.0, Into::Sum);
-                let keys = Mat::new(&k, sequence, head_dim).top(seen);
-                matmul(&mut dq[part], ds, keys, 1.0, Into::New);
-            }
-            head.rotate(&mut dq, -1.0);
-            head.rotate(&mut dk, -1.0);
-            [dq, dk, dv]
-        })
-        .collect();
-    let mut parts: [Vec<Vec<f32>>; 3] = std::array::from_fn(|_| Vec::with_capacity(found.len()));
-    for gradients in found {
-        for (part, gradient) in parts.iter_mut().zip(gradients) {
-            part.push(gradient);
-        }
-    }
-    let [dq, dk, dv] = parts;
-    [
-        tensor(plan.interleave(&dq, 1), dims::<2>(&plan.q)),
-        tensor(plan.interleave(&dk, plan.groups), dims::<2>(&plan.k)),
-        tensor(plan.interleave(&dv, plan.groups), dims::<2>(&plan.k)),
-    ]
-}
-
-/// The inputs, contiguous, with their sizes.
-struct Plan {
-    q: FlexTensor,
-    k: FlexTensor,
-    v: FlexTensor,
-    cos: FlexTensor,
-    sin: FlexTensor,
-    segments: Vec<i32>,
-    branches: Vec<i32>,
-    positions: Vec<i32>,
-    batch: usize,
-    sequence: usize,
-    head_dim: usize,
-    /// Heads of queries in all, and for each of keys.
-    queries: usize,
-    groups: usize,
-    window: Option<i32>,
-}
-
-impl Plan {
-    fn new(inputs: &Attention<Flex>) -> Self {
-        let [q, k, v, cos, sin] = [&inputs.q, &inputs.k, &inputs.v, &inputs.cos, &inputs.sin]
-            .map(FlexTensor::to_contiguous);
-        let [batch, sequence] = dims(&inputs.segments);
-        let [tokens, width] = dims(&q);
-        let Heads {
-            queries,
-            keys,
-            window,
-        } = inputs.heads;
-        let head_dim = width / queries;
-        assert_eq!([tokens, width], [batch * sequence, queries * head_dim]);
-        for t in [&k, &v] {
-            assert_eq!(dims(t), [tokens, keys * head_dim]);
-        }
-        let int = |t| integers(t).into_iter().map(|i| i as i32).collect();
-        Self {
-            segments: int(&inputs.segments),
-            branches: int(&inputs.branches),
-            positions: int(&inputs.positions),
-            groups: queries / keys,
-            window: window.map(|w| w as i32),
+impl<B: Kernels, C: CheckpointStrategy> Extension for Autodiff<B, C> {
+    fn rotary_attention(inputs: Attention<Self>) -> FloatTensor<Self> {
+        let (q, q_node) = inputs.q.into_parts();
+        let (k, k_node) = inputs.k.into_parts();
+        let (v, v_node) = inputs.v.into_parts();
+        let inputs = Attention::<B> {
             q,
             k,
             v,
-            cos,
-            sin,
-            batch,
-            sequence,
-            head_dim,
-            queries,
-        }
-    }
-
-    fn heads(&self) -> impl IndexedParallelIterator<Item = Head<'_>> {
-        (0..self.batch * self.queries)
-            .into_par_iter()
-            .with_max_len(1)
-            .map(|number| Head {
-                plan: self,
-                number,
-                row: number / self.queries,
-                query: number % self.queries,
-                scale: (self.head_dim as f32).sqrt().recip(),
-            })
-    }
-
-    /// Heads beside each other for each token, the parts of `sum` heads after one another added.
-    fn interleave(&self, parts: &[Vec<f32>], sum: usize) -> Vec<f32> {
-        let (sequence, head_dim) = (self.sequence, self.head_dim);
-        let heads = self.queries / sum;
-        let mut all = Room::new(self.batch * sequence * heads * head_dim);
-        all.par_chunks_mut(heads * head_dim)
-            .with_min_len(TILE)
-            .enumerate()
-            .for_each(|(token, all)| {
-                let (row, at) = (token / sequence, token % sequence * head_dim);
-                for (head, all) in all.chunks_mut(head_dim).enumerate() {
-                    let first = row * self.queries + head * sum;
-                    for part in &parts[first..first + sum] {
-                        add(all, &part[at..][..head_dim]);
-                    }
-                }
-            });
-        all.into_vec()
+            cos: inputs.cos.into_parts().0,
+            sin: inputs.sin.into_parts().0,
+            segments: inputs.segments,
+            branches: inputs.branches,
+            positions: inputs.positions,
+            heads: inputs.heads,
+        };
+        let [y, sums] = B::forward(&inputs);
+        let saved = (inputs, [y.clone(), sums]);
+        tracked::<B, C, _, 3>(AttentionBackward, [q_node, k_node, v_node], saved, y)
     }
 }
 
-/// One head of one row of the batch.
-struct Head<'a> {
-    plan: &'a Plan,
-    number: usize,
-    row: usize,
-    query: usize,
-    scale: f32,
+#[derive(Debug)]
+struct AttentionBackward;
+
+impl<B: Kernels> Backward<B, 3> for AttentionBackward {
+    /// The inputs and what the forward pass returned: handles, not copies.
+    type State = (Attention<B>, [FloatTensor<B>; 2]);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        propagate::<B, _, 3>(ops, grads, |(inputs, outputs), grad, _| {
+            B::backward(&inputs, outputs, grad).map(Some)
+        });
+    }
 }
 
-impl<'a> Head<'a> {
-    fn block<'b>(&self, t: &'b FlexTensor, head: usize) -> Mat<'b> {
-        let [_, width] = dims(t);
-        let Plan {
-            sequence, head_dim, ..
-        } = *self.plan;
-        let first = self.row * sequence * width + head * head_dim;
-        Mat::block(&values(t)[first..], sequence, head_dim, width)
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Int, TensorData};
+
+    use super::*;
+    use crate::fused::testing::{assert_close, leaf, random};
+
+    /// A row of each kind: padding on the left, padding on the right, packed examples, branches
+    /// after a trunk.
+    fn rows(sequence: usize, device: &Device) -> Visibility {
+        let cell = |row: usize, at: usize| -> [i64; 3] {
+            let (token, branch) = (at as i64, (at as i64 - 2).max(0) / 3);
+            match row {
+                0 => [i64::from(at >= 2), 0, token],
+                1 => [i64::from(at + 3 < sequence), 0, token],
+                2 => [1 + token / 5, 0, token % 5],
+                _ => [1, branch, token - branch],
+            }
+        };
+        let of = |part: usize| {
+            let all = (0..4 * sequence).map(|i| cell(i / sequence, i % sequence)[part]);
+            let values = TensorData::new(all.collect::<Vec<i64>>(), [4, sequence]);
+            Tensor::<2, Int>::from_data(values, device)
+        };
+        Visibility::new(of(0), of(1), of(2))
     }
 
-    /// This head's part of a tensor laid out as the queries.
-    fn of_query<'b>(&self, t: &'b FlexTensor) -> Mat<'b> {
-        self.block(t, self.query)
-    }
-
-    fn values(&self) -> Mat<'a> {
-        self.block(&self.plan.v, self.query / self.plan.groups)
-    }
-
-    fn queries(&self) -> Vec<f32> {
-        self.rotated(self.block(&self.plan.q, self.query))
-    }
-
-    fn keys(&self) -> Vec<f32> {
-        self.rotated(self.block(&self.plan.k, self.query / self.plan.groups))
-    }
-
-    fn rotated(&self, block: Mat) -> Vec<f32> {
-        let mut head = Vec::with_capacity(self.plan.sequence * self.plan.head_dim);
-        for row in 0..self.plan.sequence {
-            head.extend_from_slice(block.row(row));
-        }
-        self.rotate(&mut head, 1.0);
-        head
-    }
-
-    /// Turns each token's vector by its angles, or back.
-    fn rotate(&self, head: &mut [f32], direction: f32) {
-        let Plan {
-            sequence, head_dim, ..
-        } = *self.plan;
-        let half = head_dim / 2;
-        let [cos, sin] = [&self.plan.cos, &self.plan.sin]
-            .map(|t| values(t)[self.row * sequence * half..].chunks(half));
-        for ((head, cos), sin) in head.chunks_mut(head_dim).zip(cos).zip(sin) {
-            let (real, imaginary) = head.split_at_mut(half);
-            for (((re, im), c), s) in real.iter_mut().zip(imaginary).zip(cos).zip(sin) {
-                let s = s * direction;
-                (*re, *im) = (*re * c - *im * s, *im * c + *re * s);
+    #[test]
+    fn attention_equals_its_composed_form_in_value_and_gradients() {
+        let device = Device::flex();
+        device.seed(7);
+        for (sequence, queries, keys, head_dim, window) in [
+            (1, 1, 1, 2, None),
+            (13, 4, 2, 6, Some(4)),
+            (150, 3, 1, 8, None),
+            (150, 4, 4, 16, Some(70)),
+        ] {
+            let heads = Heads {
+                queries,
+                keys,
+                window,
+            };
+            let visibility = rows(sequence, &device).with_masks(std::iter::once(heads));
+            let tokens = 4 * sequence;
+            let angle = random([tokens, head_dim / 2], &device) * 3.0;
+            let angles = Angles {
+                cos: angle.clone().cos(),
+                sin: angle.sin(),
+            };
+            let q = random([tokens, queries * head_dim], &device) * 2.0;
+            let k = random([keys * head_dim, tokens], &device) * 2.0;
+            let v = random([tokens, keys * head_dim], &device);
+            // What comes out at padding means nothing and must not matter.
+            let seen = visibility.segments.clone().greater_elem(0).float();
+            let upstream = random([tokens, queries * head_dim], &device)
+                * seen
+                    .reshape([tokens, 1])
+                    .expand([tokens, queries * head_dim]);
+            let run = |op: fn([Tensor<2>; 3], &Angles, &Visibility, Heads) -> Tensor<2>| {
+                let (q, k, v) = (leaf(&q), leaf(&k), leaf(&v));
+                let y = op(
+                    [q.clone(), k.clone().transpose(), v.clone()],
+                    &angles,
+                    &visibility,
+                    heads,
+                ) * upstream.clone();
+                let grads = y.clone().sum().backward();
+                let all = [q, k, v].map(|t| t.grad(&grads).unwrap());
+                (y.without_autodiff(), all)
+            };
+            let fused = run(rotary_attention);
+            let composed = run(composed);
+            assert_close(fused.0, composed.0, 1e-5);
+            for (fused, composed) in fused.1.into_iter().zip(composed.1) {
+                assert_close(fused, composed, 1e-4);
             }
         }
     }
-
-    /// `Q K^T / sqrt(head_dim)` of a tile of queries with all keys up to its end; minus infinity where a query may not look.
-    fn scores(&self, scores: &mut [f32], q: &[f32], k: &[f32], first: usize) {
-        let Plan {
-            sequence, head_dim, ..
-        } = *self.plan;
-        let rows = TILE.min(sequence - first);
-        let seen = first + rows;
-        let q = Mat::new(&q[first * head_dim..][..rows * head_dim], rows, head_dim);
-        let k = Mat::new(&k[..seen * head_dim], seen, head_dim);
-        matmul(scores, q, k.transposed(), self.scale, Into::New);
-        let own = |all: &'a [i32]| &all[self.row * sequence..][..sequence];
-        let (segments, branches) = (own(&self.plan.segments), own(&self.plan.branches));
-        let positions = own(&self.plan.positions);
-        for (i, row) in (first..).zip(scores.chunks_mut(seen)) {
-            let (before, after) = row.split_at_mut(i + 1);
-            after.fill(f32::NEG_INFINITY);
-            hide(before, segments, branches);
-            if let Some(window) = self.plan.window {
-                for (score, p) in before.iter_mut().zip(positions) {
-                    if positions[i] - p >= window {
-                        *score = f32::NEG_INFINITY;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Hides from the last of the tokens what it must not look at.
-#[pulp::with_simd(hide = Arch::new())]
-#[inline(always)]
-fn hide_with<'a, S: Simd>(
-    _simd: S,
-    scores: &'a mut [f32],
-    segments: &'a [i32],
-    branches: &'a [i32],
-) {
-    let i = scores.len() - 1;
-    let (segment, branch) = (segments[i], branches[i]);
-    for ((score, s), b) in scores.iter_mut().zip(segments).zip(branches) {
-        let seen = (*s == segment) & (segment != 0) & ((*b == 0) | (*b == branch));
-        *score = if seen { *score } else { f32::NEG_INFINITY };
-    }
-}
-
-/// Scores to probabilities, and scores' gradients from those of the probabilities.
-#[pulp::with_simd(score_gradients = Arch::new())]
-#[inline(always)]
-fn score_gradients_with<'a, S: Simd>(
-    _simd: S,
-    p: &'a mut [f32],
-    ds: &'a mut [f32],
-    sum: f32,
-    shared: f32,
-    scale: f32,
-) {
-    for (p, ds) in p.iter_mut().zip(ds) {
-        *p = probability(*p, sum);
-        *ds = *p * (*ds - shared) * scale;
-    }
-}
-
-/// [`softmax`] of each row of so many values.
-#[pulp::with_simd(softmax_rows = Arch::new())]
-#[inline(always)]
-fn softmax_rows_with<'a, S: Simd>(
-    _simd: S,
-    scores: &'a mut [f32],
-    seen: usize,
-    sums: &'a mut [f32],
-) {
-    for (row, sum) in scores.chunks_mut(seen).zip(sums) {
-        *sum = softmax(row);
-    }
-}
-
-/// First query, number of queries and number of keys of each tile.
-fn tiles(sequence: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    (0..sequence).step_by(TILE).map(move |first| {
-        let rows = TILE.min(sequence - first);
-        (first, rows, first + rows)
-    })
 }

@@ -1,65 +1,144 @@
-//! A router's probabilities, `softmax(x W)` for each row of x: a product with few columns on all cores, whose x is not kept.
+//! A router's probabilities, `softmax(x W)` for each row of x: a product with few columns on all
+//! cores, which does not keep x for its backward pass.
 
-use burn::backend::{Dispatch, Flex, flex::FlexTensor};
+use burn::backend::autodiff::{
+    Autodiff,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops},
+};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, Flex, backend_extension, flex::FlexTensor};
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 use rayon::prelude::*;
 
-use super::low_rank::Source;
-use super::matrix::{Into, Mat, matmul};
-use super::room::Room;
-use super::{FusedOps, Made, dims, dot, exponential, has_kernels, scale_rows, tensor, values};
+use super::activation::{Activation, Source};
+use super::flex::buffer::Buffer;
+use super::flex::matrix::{Mat, Store, matmul};
+use super::flex::{dims, dot, exponential, scale_rows, tensor, values};
+use super::{Implementation, propagate, tracked};
 
-/// Rows of one task.
-const BLOCK: usize = 64;
-
-/// Probabilities over the experts, in f32; `made` says what x was computed from.
+/// Probabilities over the experts, in f32.
 ///
 /// # Shapes
 /// - x: `[n, d]`; weight: `[d, experts]`; output: `[n, experts]`
-pub fn route((x, made): (Tensor<2>, Made), weight: Tensor<2>) -> Tensor<2> {
-    if !has_kernels(&x) || !has_kernels(&weight) {
-        return composed(x, weight);
+pub fn route(x: Activation, weight: Tensor<2>) -> Tensor<2> {
+    match Implementation::of(&[&x.value, &weight]) {
+        Implementation::Flex => {
+            let (x, source) = x.into_dispatch();
+            Tensor::from_dispatch(Dispatch::route(x, weight.into_dispatch(), source))
+        }
+        Implementation::Composed => composed(x.value, weight),
     }
-    Tensor::from_dispatch(Dispatch::route(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        made.into_dispatch(),
-    ))
 }
 
-/// The same from Burn's own operations.
+/// [`route()`] from Burn's own operations.
 pub fn composed(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     softmax(x.matmul(weight), 1)
 }
 
-pub(super) fn forward(x: &FlexTensor, weight: &FlexTensor) -> FlexTensor {
-    let [x, weight] = [x, weight].map(FlexTensor::to_contiguous);
-    let ([n, d], [_, experts]) = (dims(&x), dims(&weight));
-    let w = Mat::new(values(&weight), d, experts);
-    let mut p = Room::new(n * experts);
-    p.par_chunks_mut(BLOCK * experts)
-        .zip(values(&x).par_chunks(BLOCK * d))
-        .for_each(|(p, x)| {
-            matmul(p, Mat::new(x, x.len() / d, d), w, 1.0, Into::New);
-            for p in p.chunks_mut(experts) {
-                exponential::softmax(p);
-            }
-        });
-    tensor(p.into_vec(), [n, experts])
+/// The forward and backward pass of [`route()`] as a backend implements them.
+pub trait Kernels: Backend {
+    /// Returns the probabilities, `[n, experts]`.
+    fn forward(x: &FloatTensor<Self>, weight: &FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Returns the gradients to x and weight, given x, the weight and the probabilities. `needs`
+    /// says which of the two are wanted.
+    fn backward(
+        x: Source<Self>,
+        saved: [FloatTensor<Self>; 2],
+        grad: FloatTensor<Self>,
+        needs: [bool; 2],
+    ) -> [Option<FloatTensor<Self>>; 2];
 }
 
-/// With `dl = p (dp - p . dp)`: `dx = dl W^T`, `dW = x^T dl`.
-pub(super) fn backward(
-    x: Source<Flex>,
-    [weight, p]: [FlexTensor; 2],
-    grad: FlexTensor,
-    needs: [bool; 2],
-) -> [Option<FlexTensor>; 2] {
-    let [weight, p, grad] = [weight, p, grad].map(|t| t.to_contiguous());
-    let ([n, experts], [d, _]) = (dims(&p), dims(&weight));
-    let w = Mat::new(values(&weight), d, experts);
-    let mut dl = Room::new(n * experts);
+/// [`route()`] as Burn dispatches it.
+#[backend_extension(Flex, Autodiff)]
+pub trait Extension: Backend {
+    /// See [`route()`].
+    fn route(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        #[extension_type] source: Source<Self>,
+    ) -> FloatTensor<Self>;
+}
+
+impl Extension for Flex {
+    fn route(x: FlexTensor, weight: FlexTensor, source: Source<Self>) -> FlexTensor {
+        // Without a backward pass, what x was computed from is not needed.
+        drop(source);
+        Self::forward(&x, &weight)
+    }
+}
+
+impl<B: Kernels, C: CheckpointStrategy> Extension for Autodiff<B, C> {
+    fn route(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        source: Source<Self>,
+    ) -> FloatTensor<Self> {
+        let (x, x_node) = x.into_parts();
+        let (weight, weight_node) = weight.into_parts();
+        let p = B::forward(&x, &weight);
+        let saved = (source.inner(&x), [weight, p.clone()]);
+        tracked::<B, C, _, 2>(RouteBackward, [x_node, weight_node], saved, p)
+    }
+}
+
+#[derive(Debug)]
+struct RouteBackward;
+
+impl<B: Kernels> Backward<B, 2> for RouteBackward {
+    /// x, the weight and the probabilities: handles, not copies.
+    type State = (Source<B>, [FloatTensor<B>; 2]);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        propagate::<B, _, 2>(ops, grads, |(x, saved), grad, needs| {
+            B::backward(x, saved, grad, needs)
+        });
+    }
+}
+
+/// Rows of one task.
+const BLOCK: usize = 64;
+
+impl Kernels for Flex {
+    fn forward(x: &FlexTensor, weight: &FlexTensor) -> FlexTensor {
+        let [x, weight] = [x, weight].map(FlexTensor::to_contiguous);
+        let ([n, d], [_, experts]) = (dims(&x), dims(&weight));
+        let w = Mat::new(values(&weight), d, experts);
+        let mut p = Buffer::new(n * experts);
+        p.par_chunks_mut(BLOCK * experts)
+            .zip(values(&x).par_chunks(BLOCK * d))
+            .for_each(|(p, x)| {
+                matmul(p, Mat::new(x, x.len() / d, d), w, 1.0, Store::Overwrite);
+                for p in p.chunks_mut(experts) {
+                    exponential::softmax(p);
+                }
+            });
+        tensor(p.into_vec(), [n, experts])
+    }
+
+    /// With `dl = p (dp - p . dp)`: `dx = dl W^T`, `dW = x^T dl`.
+    fn backward(
+        x: Source<Flex>,
+        [weight, p]: [FlexTensor; 2],
+        grad: FlexTensor,
+        needs: [bool; 2],
+    ) -> [Option<FlexTensor>; 2] {
+        let [_, experts] = dims(&weight);
+        let mut dl = logit_gradients(&p, &grad);
+        let dx = needs[0].then(|| input_gradient(&dl, &weight));
+        let dw = needs[1].then(|| weight_gradient(x, &mut dl, experts));
+        [dx, dw]
+    }
+}
+
+/// `dl = p (dp - p . dp)`, the gradient to the logits.
+fn logit_gradients(p: &FlexTensor, grad: &FlexTensor) -> Vec<f32> {
+    let [p, grad] = [p, grad].map(FlexTensor::to_contiguous);
+    let [n, experts] = dims(&p);
+    let mut dl = Buffer::new(n * experts);
     let rows = dl.par_chunks_mut(experts).with_min_len(BLOCK);
     rows.zip((
         values(&p).par_chunks(experts),
@@ -71,32 +150,94 @@ pub(super) fn backward(
             *dl = p * (dp - shared);
         }
     });
-    let mut dl = dl.into_vec();
-    let dx = needs[0].then(|| {
-        let mut dx = Room::new(n * d);
-        dx.par_chunks_mut(BLOCK * d)
-            .zip(dl.par_chunks(BLOCK * experts))
-            .for_each(|(dx, dl)| {
-                let dl = Mat::new(dl, dl.len() / experts, experts);
-                matmul(dx, dl, w.transposed(), 1.0, Into::New);
-            });
-        tensor(dx.into_vec(), [n, d])
-    });
-    let dw = needs[1].then(|| {
-        let (x, gain) = x.rows(&mut dl, experts);
-        let (x, gain) = (values(&x), gain.as_ref().map(values));
-        let mut dw = Room::new(d * experts);
-        let blocks = dw.par_chunks_mut(BLOCK * experts).enumerate();
-        blocks.for_each(|(block, dw)| {
-            let (first, columns) = (block * BLOCK, dw.len() / experts);
-            let part = Mat::block(&x[first..], n, columns, d);
-            let dl = Mat::new(&dl, n, experts);
-            matmul(dw, part.transposed(), dl, 1.0, Into::New);
-            if let Some(gain) = gain {
-                scale_rows(dw, experts, &gain[first..]);
-            }
+    dl.into_vec()
+}
+
+/// `dx = dl W^T`
+fn input_gradient(dl: &[f32], weight: &FlexTensor) -> FlexTensor {
+    let weight = weight.to_contiguous();
+    let [d, experts] = dims(&weight);
+    let w = Mat::new(values(&weight), d, experts);
+    let n = dl.len() / experts;
+    let mut dx = Buffer::new(n * d);
+    dx.par_chunks_mut(BLOCK * d)
+        .zip(dl.par_chunks(BLOCK * experts))
+        .for_each(|(dx, dl)| {
+            let dl = Mat::new(dl, dl.len() / experts, experts);
+            matmul(dx, dl, w.transposed(), 1.0, Store::Overwrite);
         });
-        tensor(dw.into_vec(), [d, experts])
+    tensor(dx.into_vec(), [n, d])
+}
+
+/// `dW = x^T dl`, where dl may be scaled on the way.
+fn weight_gradient(x: Source<Flex>, dl: &mut [f32], experts: usize) -> FlexTensor {
+    let (x, gain) = x.rows(dl, experts);
+    let [n, d] = dims(&x);
+    let (x, gain) = (values(&x), gain.as_ref().map(values));
+    let mut dw = Buffer::new(d * experts);
+    let blocks = dw.par_chunks_mut(BLOCK * experts).enumerate();
+    blocks.for_each(|(block, dw)| {
+        let (first, columns) = (block * BLOCK, dw.len() / experts);
+        let part = Mat::block(&x[first..], n, columns, d);
+        let dl = Mat::new(dl, n, experts);
+        matmul(dw, part.transposed(), dl, 1.0, Store::Overwrite);
+        if let Some(gain) = gain {
+            scale_rows(dw, experts, &gain[first..]);
+        }
     });
-    [dx, dw]
+    tensor(dw.into_vec(), [d, experts])
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::fused::activation::Origin;
+    use crate::fused::rms_norm::rms_norm;
+    use crate::fused::testing::{assert_close, leaf, random};
+
+    #[test]
+    fn routing_equals_its_composed_form_in_value_and_gradients() {
+        let device = Device::flex();
+        device.seed(8);
+        // One row, several blocks of rows and of columns, more experts than a register holds.
+        for (n, d, experts) in [(1, 3, 2), (150, 70, 8), (67, 130, 33)] {
+            let (x, gain) = (random([n, d], &device) * 3.0, random([d], &device));
+            let weight = random([d, experts], &device);
+            let upstream = random([n, experts], &device);
+            // What x is made from is followed to its own gradient, or x is cut off.
+            for (normed, tracked) in [(false, true), (true, true), (true, false)] {
+                let run = |fused: bool| {
+                    let (start, weight) = (leaf(&x), leaf(&weight));
+                    let mut x = Activation::from(start.clone());
+                    if normed {
+                        x.value = rms_norm(x.value, gain.clone(), 1e-5);
+                        x.origin = Origin::RmsNorm {
+                            x: start.clone(),
+                            gain: gain.clone(),
+                            eps: 1e-5,
+                        };
+                    }
+                    if !tracked {
+                        x.value = x.value.detach();
+                    }
+                    let p = match fused {
+                        true => route(x, weight.clone()),
+                        false => composed(x.value, weight.clone()),
+                    };
+                    let grads = (p.clone() * upstream.clone()).sum().backward();
+                    let found = (start.grad(&grads), weight.grad(&grads).unwrap());
+                    (p.without_autodiff(), found)
+                };
+                let (fused, composed) = (run(true), run(false));
+                assert_close(fused.0, composed.0, 1e-5);
+                assert_eq!(fused.1.0.is_some(), tracked);
+                if let (Some(fused), Some(composed)) = (fused.1.0, composed.1.0) {
+                    assert_close(fused, composed, 1e-5);
+                }
+                assert_close(fused.1.1, composed.1.1, 1e-5);
+            }
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! GGUF through candle-core's reader, which bounds every length by the file's size; llama's row permutation undone, the
-//! tokenizer rebuilt.
+//! GGUF files, through candle-core's reader, which bounds every length by the file's size. The row
+//! permutation of llama's q and k is undone, and the tokenizer is rebuilt.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -25,14 +25,16 @@ pub struct Gguf {
     content: Content,
     heads: usize,
     key_value_heads: usize,
-    /// llama.cpp stores llama's q and k rows in interleaved rotary order; qwen2's are as they were.
+    /// Whether the rows of q and k are in interleaved rotary order, as llama.cpp stores those of
+    /// llama. Those of qwen2 are as they were.
     permuted: bool,
 }
 
 /// Opens a GGUF file of architecture `llama` or `qwen2`.
 ///
 /// # Errors
-/// A damaged header, another architecture, a quantisation that is not implemented, or a tokenizer that cannot be rebuilt.
+/// A damaged header, another architecture, a quantisation that is not implemented, or a tokenizer
+/// that cannot be rebuilt.
 pub fn open(path: &Path) -> Result<ModelFiles, ModelError> {
     let file = File::open(path).map_err(|source| ModelError::Io {
         path: path.into(),
@@ -112,7 +114,8 @@ fn config(content: &Content) -> Result<ModelConfig, ModelError> {
     })
 }
 
-/// Candle's reading, with the pre-tokenizers it does not know: SmolLM splits single digits, GPT-2 adds no leading space.
+/// The tokenizer as candle-core reads it, with the pre-tokenizers that candle-core does not know:
+/// SmolLM splits single digits, GPT-2 adds no leading space.
 fn tokenizer(content: &Content) -> Result<Tokenizer, String> {
     let mut tokenizer = Tokenizer::from_gguf(content).map_err(|e| format!("tokenizer: {e}"))?;
     let kind = text(content, "tokenizer.ggml.pre").unwrap_or_else(|_| "default".into());
@@ -230,7 +233,7 @@ impl Weights for Gguf {
         let info = &self.content.tensor_infos[&stored];
         let shape: Vec<usize> = info.shape.dims().to_vec();
         let fail = |reason: String| at(&self.path, format!("{stored}: {reason}"));
-        // A hostile shape may overflow the product that candle takes.
+        // A hostile shape may overflow the product that candle-core takes.
         let count = shape
             .iter()
             .try_fold(1usize, |n, &side| n.checked_mul(side));
@@ -280,7 +283,8 @@ mod tests {
 
     #[test]
     fn unpermute_undoes_the_converter() {
-        // Two heads of four rows, one column. The converter maps (half, pair) to (pair, half): rows 0 1 2 3 become 0 2 1 3.
+        // Two heads of four rows, one column. The converter maps (half, pair) to (pair, half): rows
+        // 0 1 2 3 become 0 2 1 3.
         let stored = [0., 2., 1., 3., 4., 6., 5., 7.];
         assert_eq!(
             unpermute(&stored, 8, 1, 2),

@@ -1,4 +1,4 @@
-//! Local files to configuration and weights. No network here: `data::source` finds the files.
+//! Base models from local files. No network here: `data::source` finds the files.
 
 use std::path::{Path, PathBuf};
 
@@ -8,25 +8,27 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 
 pub mod gguf;
+mod llama;
 pub mod safetensors;
 pub mod tiny;
 
-/// A source of frozen weights by Hugging Face's names (`model.layers.0.self_attn.q_proj.weight`, ..).
+/// A source of frozen weights by Hugging Face's names, such as
+/// `model.layers.0.self_attn.q_proj.weight`.
 pub trait Weights {
-    /// One tensor, of any float type, laid out `[d_out, d_in]`.
+    /// Reads one tensor, of any float type, laid out `[d_out, d_in]`.
     ///
     /// # Errors
-    /// A name that is not there, or a file that is damaged.
+    /// A name that the source does not have, or a damaged file.
     fn tensor(&mut self, name: &str) -> Result<TensorData, ModelError>;
 }
 
-/// A model opened on disk: everything but the weights themselves is read.
+/// A model on disk, opened: everything but the weights is read.
 pub struct ModelFiles {
-    /// The decoder's shape.
+    /// The shape of the decoder.
     pub config: ModelConfig,
-    /// Where the weights come from.
+    /// The source of the weights.
     pub weights: Box<dyn Weights>,
-    /// The tokenizer that came with them.
+    /// The tokenizer that came with the weights.
     pub tokenizer: tokenizers::Tokenizer,
 }
 
@@ -38,7 +40,7 @@ impl std::fmt::Debug for ModelFiles {
     }
 }
 
-/// Opens a `.gguf` file, or a directory in Hugging Face's layout.
+/// Opens a model: a `.gguf` file, or a directory in Hugging Face's layout.
 ///
 /// # Errors
 /// Files that are absent, damaged, or of an architecture that is not implemented.

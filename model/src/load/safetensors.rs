@@ -1,4 +1,4 @@
-//! Safetensors through burn-store, one file or several with an index.
+//! Safetensors files, through burn-store: one file, or several with an index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use burn::tensor::TensorData;
 use super::{Weights, at, read_text};
 use crate::error::ModelError;
 
-/// `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+/// The weights of `model.safetensors`, or of the shards that `model.safetensors.index.json` names.
 pub struct Safetensors {
     shards: Vec<(PathBuf, SafetensorsStore)>,
     /// Tensor name to shard.
@@ -20,7 +20,7 @@ impl Safetensors {
     /// Opens the files of a directory and reads their headers.
     ///
     /// # Errors
-    /// No weights there, a shard of the index that is absent, or a damaged header.
+    /// A directory without weights, a shard of the index that is absent, or a damaged header.
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
         let index = directory.join("model.safetensors.index.json");
         let files = if index.is_file() {

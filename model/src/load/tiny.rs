@@ -1,4 +1,4 @@
-//! A model of a few thousand random weights for tests and smoke runs. Its numbers mean nothing.
+//! A model of a few thousand random weights, for tests and smoke runs. Its answers mean nothing.
 
 use burn::tensor::TensorData;
 use rand::{RngExt, SeedableRng};
@@ -31,7 +31,8 @@ pub fn config(vocab_size: usize) -> ModelConfig {
     }
 }
 
-/// Random weights for any configuration: norms one, everything else uniform with the variance of a fresh linear layer.
+/// Random weights for any configuration. Norms are one, everything else is uniform with the
+/// variance of a fresh linear layer.
 #[derive(Debug)]
 pub struct RandomWeights {
     config: ModelConfig,
@@ -39,7 +40,8 @@ pub struct RandomWeights {
 }
 
 impl RandomWeights {
-    /// Weights for `config` drawn from `seed`; each name has its own stream, so the order of reading does not matter.
+    /// Weights for `config`, drawn from `seed`. Each name has a stream of its own, so the order of
+    /// reading does not matter.
     pub fn new(config: ModelConfig, seed: u64) -> Self {
         Self { config, seed }
     }

@@ -18,7 +18,7 @@ use burn::tensor::activation::log_softmax;
 use data::Batch;
 use data::seed::mix;
 use faer::Mat;
-use model::adapter::dropout::normal;
+use model::dropout::normal;
 use model::{Capture, DropoutSeed, Llama, LlamaInput, Probe};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -10,7 +10,7 @@ use burn::data::dataloader::DataLoader;
 use burn::module::Param;
 use burn::prelude::*;
 use model::Llama;
-use model::projection::Lora as LoraProjection;
+use model::projection::LoraLinear;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -78,13 +78,13 @@ impl Tfb {
 
 /// The same update as `(U diag(s)) (V^T A)` with the noise's scale for `sigma = 1`.
 struct Rotated {
-    lora: LoraProjection,
+    lora: LoraLinear,
     /// `1 / (s_i + 1e-6)`, `[1, r]`
     scale: Tensor<2>,
 }
 
 impl Rotated {
-    fn of(mut lora: LoraProjection) -> Result<Self, TrainError> {
+    fn of(mut lora: LoraLinear) -> Result<Self, TrainError> {
         let b = lora.lora_b.val();
         let device = b.device();
         // B B^T = V diag(s^2) V^T in the layout `[r, d_out]`.
@@ -106,7 +106,7 @@ impl Rotated {
     }
 
     /// G is the root of the standard deviation.
-    fn with_sigma(&self, sigma: f64) -> LoraProjection {
+    fn with_sigma(&self, sigma: f64) -> LoraLinear {
         let shape = self.lora.lora_a.val().dims();
         let g = (self.scale.clone() * sigma).sqrt().expand(shape);
         let mut lora = self.lora.clone().without_dropout();

@@ -1,10 +1,10 @@
-//! Products of f32 matrices over slices, through the `gemm` crate that Burn's flex uses as well.
+//! Products of f32 matrices over slices, through the `gemm` crate that Burn's `flex` uses too.
 
 use rayon::prelude::*;
 
 /// A matrix over a slice.
 #[derive(Clone, Copy)]
-pub(super) struct Mat<'a> {
+pub(in crate::fused) struct Mat<'a> {
     data: &'a [f32],
     rows: usize,
     columns: usize,
@@ -13,14 +13,19 @@ pub(super) struct Mat<'a> {
 }
 
 impl<'a> Mat<'a> {
-    /// Row by row, without gaps.
-    pub(super) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+    /// A matrix that lies row by row, without gaps.
+    pub(in crate::fused) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
         assert_eq!(data.len(), rows * columns);
         Self::block(data, rows, columns, columns)
     }
 
-    /// Row by row, `stride` values from one row to the next.
-    pub(super) fn block(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
+    /// A matrix that lies row by row, `stride` values from one row to the next.
+    pub(in crate::fused) fn block(
+        data: &'a [f32],
+        rows: usize,
+        columns: usize,
+        stride: usize,
+    ) -> Self {
         assert!(rows == 0 || (rows - 1) * stride + columns <= data.len());
         Self {
             data,
@@ -31,7 +36,8 @@ impl<'a> Mat<'a> {
         }
     }
 
-    pub(super) fn transposed(self) -> Self {
+    /// The transposed matrix, over the same values.
+    pub(in crate::fused) fn transposed(self) -> Self {
         Self {
             rows: self.columns,
             columns: self.rows,
@@ -42,12 +48,12 @@ impl<'a> Mat<'a> {
     }
 
     /// The first `rows` rows.
-    pub(super) fn top(self, rows: usize) -> Self {
+    pub(in crate::fused) fn top(self, rows: usize) -> Self {
         self.rows(0, rows)
     }
 
-    /// Some of the rows.
-    pub(super) fn rows(self, first: usize, rows: usize) -> Self {
+    /// The `rows` rows from `first` on.
+    pub(in crate::fused) fn rows(self, first: usize, rows: usize) -> Self {
         assert!(first + rows <= self.rows);
         Self {
             data: &self.data[first * self.row_stride..],
@@ -57,12 +63,12 @@ impl<'a> Mat<'a> {
     }
 
     /// One row of a matrix that was not transposed.
-    pub(super) fn row(&self, row: usize) -> &'a [f32] {
+    pub(in crate::fused) fn row(&self, row: usize) -> &'a [f32] {
         assert_eq!(self.column_stride, 1);
         &self.data[row * self.row_stride..][..self.columns]
     }
 
-    /// Columns from `first` on.
+    /// The `columns` columns from `first` on.
     fn columns(self, first: usize, columns: usize) -> Self {
         assert!(first + columns <= self.columns);
         Self {
@@ -73,25 +79,25 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// Where a product goes.
+/// What a product does with the values that are there.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Into {
-    /// What was there is overwritten.
-    New,
-    /// The product is added.
-    Sum,
+pub(in crate::fused) enum Store {
+    /// They are overwritten.
+    Overwrite,
+    /// The product is added to them.
+    Accumulate,
 }
 
 /// `out (+)= scale a b` on the calling thread; `out` is row-major.
-pub(super) fn matmul(out: &mut [f32], a: Mat, b: Mat, scale: f32, into: Into) {
+pub(in crate::fused) fn matmul(out: &mut [f32], a: Mat, b: Mat, scale: f32, store: Store) {
     assert!(a.columns == b.rows && out.len() == a.rows * b.columns);
     // SAFETY: the length of `out` is asserted above.
-    unsafe { call(out.as_mut_ptr(), b.columns, a, b, scale, into) }
+    unsafe { call(out.as_mut_ptr(), b.columns, a, b, scale, store) }
 }
 
-/// `a b` on all cores, each of which computes some of the columns: so each packs only its part of b.
-pub(super) fn product(a: Mat, b: Mat) -> Vec<f32> {
-    /// Columns of one task at least: the widest kernel's.
+/// `a b` on all cores. Each core computes some of the columns, so that it packs only its part of b.
+pub(in crate::fused) fn product(a: Mat, b: Mat) -> Vec<f32> {
+    /// Columns of one task at least: those of the widest kernel.
     const LEAST: usize = 64;
     let (m, n) = (a.rows, b.columns);
     if m * n == 0 {
@@ -103,7 +109,8 @@ pub(super) fn product(a: Mat, b: Mat) -> Vec<f32> {
     (0..n.div_ceil(width)).into_par_iter().for_each(|part| {
         let first = part * width;
         let columns = width.min(n - first);
-        // SAFETY: the buffer has room for m * n values, and each task writes its own columns of the m rows.
+        // SAFETY: the allocation holds m * n values, and each task writes its own columns of the m
+        // rows.
         unsafe {
             call(
                 start.at(first),
@@ -111,34 +118,43 @@ pub(super) fn product(a: Mat, b: Mat) -> Vec<f32> {
                 a,
                 b.columns(first, columns),
                 1.0,
-                Into::New,
+                Store::Overwrite,
             )
         }
     });
-    // SAFETY: every column of every row has been written above; clearing the buffer first took a twentieth of a step.
+    // SAFETY: every column of every row has been written above. Clearing the values first took a
+    // twentieth of a step.
     unsafe { out.set_len(m * n) }
     out
 }
 
-/// A pointer that tasks may share: each writes its own part.
+/// The start of an allocation that tasks share, each writing its own part.
 struct Start(*mut f32);
 
-// SAFETY: used by `product` alone, whose tasks write disjoint columns.
+// SAFETY: only `product` uses it, and its tasks write disjoint columns.
 unsafe impl Sync for Start {}
 
 impl Start {
-    /// SAFETY: the caller stays inside the allocation.
+    /// The place `offset` values after the start.
+    ///
+    /// # Safety
+    /// `offset` is at most the length of the allocation.
     unsafe fn at(&self, offset: usize) -> *mut f32 {
-        // SAFETY: as above.
+        // SAFETY: the caller keeps the offset inside the allocation.
         unsafe { self.0.add(offset) }
     }
 }
 
-/// SAFETY: `out` must have room for `a.rows` rows of `b.columns` values, `stride` apart, that nobody else touches.
-unsafe fn call(out: *mut f32, stride: usize, a: Mat, b: Mat, scale: f32, into: Into) {
+/// `out (+)= scale a b` on the calling thread; the rows of `out` begin `stride` values apart.
+///
+/// # Safety
+/// `out` is valid for writes of `a.rows` rows of `b.columns` values, `stride` apart, and nobody
+/// else touches these values meanwhile. With [`Store::Accumulate`] they are initialised.
+unsafe fn call(out: *mut f32, stride: usize, a: Mat, b: Mat, scale: f32, store: Store) {
     assert_eq!(a.columns, b.rows);
-    let sum = into == Into::Sum;
-    // SAFETY: the constructors of `Mat` check that strides and sizes stay inside the slices; the caller answers for `out`.
+    let sum = store == Store::Accumulate;
+    // SAFETY: the constructors of `Mat` check that strides and sizes stay inside the slices. The
+    // caller answers for `out`.
     unsafe {
         gemm::gemm(
             a.rows,
@@ -181,8 +197,20 @@ mod tests {
             // The transposed matrices, their product transposed, added twice.
             let mut sum = vec![0f32; m * n];
             let (a, b) = (Mat::new(&a, m, k), Mat::new(&b, k, n));
-            matmul(&mut sum, b.transposed(), a.transposed(), 1.0, Into::New);
-            matmul(&mut sum, b.transposed(), a.transposed(), 2.0, Into::Sum);
+            matmul(
+                &mut sum,
+                b.transposed(),
+                a.transposed(),
+                1.0,
+                Store::Overwrite,
+            );
+            matmul(
+                &mut sum,
+                b.transposed(),
+                a.transposed(),
+                2.0,
+                Store::Accumulate,
+            );
             for (p, sum) in sum.iter().enumerate() {
                 assert_eq!(*sum, 3.0 * exact[p % m * n + p / m]);
             }

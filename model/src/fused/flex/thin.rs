@@ -1,7 +1,9 @@
-//! Products with a matrix of a few columns (the rank of an adapter) and rows picked by index: what a general product spends on
-//! copying the rows together and padding the columns is most of its time here. These run at the processor's peak.
+//! Products with a matrix of a few columns (the rank of an adapter) and rows picked by index. A
+//! general product would spend most of its time on copying the rows together and padding the
+//! columns. These run at the processor's peak.
 //!
-//! A row that an index names twice in one call is allowed where it is read, not where it is written.
+//! A row that an index names twice in one call is allowed where it is read, not where it is
+//! written.
 
 use pulp::{Arch, Simd};
 
@@ -14,7 +16,7 @@ const ROWS: usize = 8;
 /// - x: rows of d; a: `[d, r]`; h: `[rows, r]`
 #[pulp::with_simd(project = Arch::new())]
 #[inline(always)]
-pub(super) fn project_with<'a, S: Simd>(
+pub(in crate::fused) fn project_with<'a, S: Simd>(
     simd: S,
     x: &'a [f32],
     rows: &'a [usize],
@@ -54,7 +56,7 @@ pub(super) fn project_with<'a, S: Simd>(
 /// - h: `[rows, r]`; b: `[r, o]`; y: rows of o
 #[pulp::with_simd(spread = Arch::new())]
 #[inline(always)]
-pub(super) fn spread_with<'a, S: Simd>(
+pub(in crate::fused) fn spread_with<'a, S: Simd>(
     simd: S,
     h: &'a [f32],
     rows: &'a [usize],
@@ -62,7 +64,7 @@ pub(super) fn spread_with<'a, S: Simd>(
     r: usize,
     y: &'a mut [f32],
 ) {
-    /// Rows at once; each has two sums.
+    /// Rows handled at once; each has two sums.
     const HALF: usize = ROWS / 2;
     let o = b.len() / r;
     let pair = 2 * S::F32_LANES;
@@ -99,13 +101,13 @@ pub(super) fn spread_with<'a, S: Simd>(
 
 /// Rows of a matrix, picked by index.
 #[derive(Clone, Copy)]
-pub(super) struct Picked<'a> {
-    /// The matrix, or its part from some column on.
-    pub(super) values: &'a [f32],
-    /// From one row to the next.
-    pub(super) width: usize,
-    /// Which rows, in which order.
-    pub(super) rows: &'a [usize],
+pub(in crate::fused) struct Picked<'a> {
+    /// The values of the matrix, or of its part from some column on.
+    pub(in crate::fused) values: &'a [f32],
+    /// Values from the start of one row to that of the next.
+    pub(in crate::fused) width: usize,
+    /// The rows that are picked, in order.
+    pub(in crate::fused) rows: &'a [usize],
 }
 
 /// `g = sum_i x_i^T h_i` over the picked rows, for the first columns of x and all of h.
@@ -114,7 +116,12 @@ pub(super) struct Picked<'a> {
 /// - x: `[rows, d]`; h: `[rows, r]`; g: `[columns, r]`
 #[pulp::with_simd(outer = Arch::new())]
 #[inline(always)]
-pub(super) fn outer_with<'a, S: Simd>(simd: S, x: Picked<'a>, h: Picked<'a>, g: &'a mut [f32]) {
+pub(in crate::fused) fn outer_with<'a, S: Simd>(
+    simd: S,
+    x: Picked<'a>,
+    h: Picked<'a>,
+    g: &'a mut [f32],
+) {
     let r = h.width;
     let wide = r / S::F32_LANES * S::F32_LANES;
     for (block, g) in g.chunks_mut(ROWS * r).enumerate() {

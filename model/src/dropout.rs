@@ -1,31 +1,33 @@
 //! Dropout on the input of a LoRA branch and noise on random weights, from explicit seeds.
 //!
-//! A mask is a pure function of (seed, place in the model, index), so a resumed run draws the masks that the straight one would,
-//! whatever else draws random numbers.
+//! A mask is a pure function of seed, place in the model, and index. A resumed run therefore draws
+//! the masks of an uninterrupted one, whatever else draws random numbers.
 
 use burn::prelude::*;
 use burn::tensor::Distribution;
 use rayon::prelude::*;
 
-/// Whether dropout and weight noise act, and from which seed. Each place in the model derives a stream of its own.
+/// Whether dropout and weight noise act, and from which seed. Each place in the model derives a
+/// stream of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DropoutSeed(Option<u64>);
 
 impl DropoutSeed {
-    /// Nothing is random.
+    /// Neither dropout nor weight noise acts.
     pub const OFF: Self = Self(None);
 
-    /// Dropout and weight noise act: in training, and at inference for methods that sample.
+    /// Dropout and weight noise act from `seed`: in training, and at inference for methods that
+    /// sample.
     pub fn new(seed: u64) -> Self {
         Self(Some(seed))
     }
 
-    /// The seed, if anything is random.
+    /// The seed; `None` if nothing is random.
     pub fn value(self) -> Option<u64> {
         self.0
     }
 
-    /// The stream of one place.
+    /// The stream of one place in the model.
     pub fn at(self, place: u64) -> Self {
         Self(self.0.map(|seed| hash(seed ^ hash(place.wrapping_add(1)))))
     }
@@ -40,7 +42,8 @@ fn hash(value: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A dropout mask: each value is zeroed with probability `p` (to a 65536th), the rest divided by `1 - p`.
+/// A dropout mask: each value is zeroed with probability `p` (to a 65536th), the others are divided
+/// by `1 - p`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mask {
     seed: u64,
@@ -48,18 +51,19 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// None where nothing is dropped.
+    /// A mask with drop probability `p`; `None` where nothing would be dropped.
     pub fn new(p: f64, seed: DropoutSeed) -> Option<Self> {
         let threshold = (p * 65536.0).round() as u16;
         let seed = seed.0.filter(|_| threshold > 0)?;
         Some(Self { seed, threshold })
     }
 
+    /// The probability with which a value is kept.
     fn keep(&self) -> f64 {
         1.0 - f64::from(self.threshold) / 65536.0
     }
 
-    /// Masks a stretch of the values, of which `first` is the first one's index in the whole.
+    /// Masks a part of the values; `first` is the index of the part's first value in the whole.
     pub fn apply(&self, values: &mut [f32], first: usize) {
         let lead = (first.next_multiple_of(4) - first).min(values.len());
         let (head, rest) = values.split_at_mut(lead);
@@ -69,7 +73,8 @@ impl Mask {
         mask_blocks(self, rest, (first + lead) / 4);
     }
 
-    /// The factors of four values: 16-bit draws from one hash, since the device's own generator took a tenth of a step.
+    /// The factors of four values: 16-bit draws from one hash. The device's own generator took a
+    /// tenth of a step.
     #[inline(always)]
     fn draws(&self, group: usize) -> [f32; 4] {
         let factor = (1.0 / self.keep()) as f32;
@@ -96,7 +101,7 @@ fn mask_blocks_with<'a, S: pulp::Simd>(
     }
 }
 
-/// Applies a mask, or none.
+/// Applies a mask; without one, returns x.
 ///
 /// # Shapes
 /// - x, output: `[tokens, d]`
@@ -113,7 +118,8 @@ pub fn masked(x: Tensor<2>, mask: Option<Mask>) -> Tensor<2> {
             .for_each(|(block, values)| mask.apply(values, block * BLOCK));
         Tensor::from_data(TensorData::new(values, x.dims()), &device)
     } else {
-        // On a GPU a mask from the host would cost a transfer of the size of x; training seeds the device before each step.
+        // On a GPU a mask from the host would cost a transfer of the size of x. Training seeds the
+        // device before each step.
         Tensor::random(x.dims(), Distribution::Bernoulli(mask.keep()), &device) / mask.keep()
     };
     let kind = x.dtype();
@@ -123,8 +129,9 @@ pub fn masked(x: Tensor<2>, mask: Option<Mask>) -> Tensor<2> {
 /// Values masked by one task.
 const BLOCK: usize = 4096;
 
-/// `hidden + ((x * r) (std * E)) * s` with one E ~ N(0, 1) for the batch and random signs r, s for each token: the weights'
-/// noise, nearly independent between tokens at the cost of one more product (Flipout, Wen et al. 2018).
+/// Adds the noise of random weights to `hidden = x W`, by Flipout (Wen et al. 2018):
+/// `hidden + ((x * r) (std * E)) * s`, with one E ~ N(0, 1) for the batch and random signs r, s for
+/// each token. The noise is nearly independent between tokens, at the cost of one more product.
 ///
 /// # Shapes
 /// - hidden, output: `[tokens, r]`; x: `[tokens, d_in]`; std: `[d_in, r]`
@@ -145,7 +152,7 @@ pub fn flipout(hidden: Tensor<2>, x: Tensor<2>, std: Tensor<2>, seed: DropoutSee
     hidden + (x * before).matmul(noise) * after
 }
 
-/// Random signs, 64 from each hash.
+/// Random signs, 1 or -1, 64 from each hash.
 fn signs(count: usize, seed: u64) -> Vec<f32> {
     let mut values = vec![0f32; count];
     values

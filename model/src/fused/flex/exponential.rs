@@ -1,11 +1,13 @@
-//! `exp` for whole slices: a polynomial that the compiler turns into vector code, where the library's function is called value by
-//! value.
+//! `exp` for whole slices: a polynomial that the compiler turns into vector code. The library's
+//! function is called value by value.
 
-/// `exp(x)` within 2 units of the last place for `-87 < x < 88`; held at the ends beyond. NaN stays NaN.
+/// `exp(x)` within 2 units of the last place for `-87 < x < 88`; held at the ends beyond. NaN stays
+/// NaN.
 ///
-/// `x = n ln 2 + r`: the polynomial gives `exp(r)` for `|r| <= ln 2 / 2` (Cephes' `expf`), the exponent's bits give `2^n`.
+/// With `x = n ln 2 + r`, the polynomial gives `exp(r)` for `|r| <= ln 2 / 2` (Cephes' `expf`) and
+/// the exponent's bits give `2^n`.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(in crate::fused) fn exp(x: f32) -> f32 {
     /// 1.5 * 2^23: adding it leaves the nearest whole number in the last bits.
     const SHIFT: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
@@ -27,9 +29,9 @@ pub(super) fn exp(x: f32) -> f32 {
     f32::from_bits(exponent.wrapping_add(127) << 23) * y
 }
 
-/// The largest value, minus infinity for none.
+/// The largest value of a row; minus infinity for an empty one.
 #[inline(always)]
-pub(super) fn largest(row: &[f32]) -> f32 {
+pub(in crate::fused) fn largest(row: &[f32]) -> f32 {
     let mut largest = [f32::NEG_INFINITY; 16];
     let (blocks, rest) = row.as_chunks::<16>();
     for block in blocks {
@@ -41,9 +43,10 @@ pub(super) fn largest(row: &[f32]) -> f32 {
     all.fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Turns scores into probabilities and returns `ln sum exp`; all zero where nothing is seen.
+/// Turns scores into probabilities and returns `ln sum exp`. Where every score is minus infinity,
+/// both are zero.
 #[inline(always)]
-pub(super) fn softmax(row: &mut [f32]) -> f32 {
+pub(in crate::fused) fn softmax(row: &mut [f32]) -> f32 {
     let largest = largest(row);
     let mut sums = [0f32; 16];
     let (blocks, rest) = row.as_chunks_mut::<16>();
@@ -66,9 +69,9 @@ pub(super) fn softmax(row: &mut [f32]) -> f32 {
     largest + sum.ln()
 }
 
-/// `exp(score - sum)`, nothing where the score is minus infinity.
+/// `exp(score - sum)`; zero where the score is minus infinity.
 #[inline(always)]
-pub(super) fn probability(score: f32, sum: f32) -> f32 {
+pub(in crate::fused) fn probability(score: f32, sum: f32) -> f32 {
     let p = exp(score - sum);
     if score == f32::NEG_INFINITY { 0.0 } else { p }
 }

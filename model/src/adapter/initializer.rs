@@ -1,0 +1,63 @@
+//! Initial parameters of an adapter.
+
+use burn::module::Param;
+use burn::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Draws initial parameters from one seed. It draws on the host, so that every backend starts from
+/// the same numbers.
+#[derive(Debug)]
+pub struct Initializer {
+    rng: ChaCha8Rng,
+    device: Device,
+}
+
+impl Initializer {
+    /// A source of initial parameters on `device`, drawn from `seed`.
+    pub fn new(seed: u64, device: &Device) -> Self {
+        Self {
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            device: device.clone(),
+        }
+    }
+
+    /// An initial A as PEFT has it, Kaiming uniform with a = sqrt(5): `U(-1, 1) / sqrt(fan_in)`.
+    pub fn lora_a<const D: usize>(&mut self, shape: [usize; D], fan_in: usize) -> Param<Tensor<D>> {
+        let bound = 1.0 / (fan_in as f32).sqrt();
+        self.draw(shape, |rng| rng.random_range(-bound..=bound))
+    }
+
+    /// An initial B: zeros, so that a fresh adapter changes nothing.
+    pub fn lora_b<const D: usize>(&mut self, shape: [usize; D]) -> Param<Tensor<D>> {
+        self.draw(shape, |_| 0.0)
+    }
+
+    /// An initial G as BLoB has it: `U(eps / sqrt(2), eps)`.
+    pub fn posterior_g(&mut self, shape: [usize; 2], eps: f64) -> Param<Tensor<2>> {
+        let (low, high) = ((eps / std::f64::consts::SQRT_2) as f32, eps as f32);
+        self.draw(shape, |rng| rng.random_range(low..=high))
+    }
+
+    /// Normal draws, `N(0, std^2)`, by Box and Muller.
+    pub fn normal<const D: usize>(&mut self, shape: [usize; D], std: f64) -> Param<Tensor<D>> {
+        self.draw(shape, |rng| {
+            let (radius, turn): (f64, f64) = (rng.random(), rng.random());
+            let radius = (-2.0 * (1.0 - radius).ln()).sqrt();
+            (std * radius * (2.0 * std::f64::consts::PI * turn).cos()) as f32
+        })
+    }
+
+    fn draw<const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        mut next: impl FnMut(&mut ChaCha8Rng) -> f32,
+    ) -> Param<Tensor<D>> {
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|_| next(&mut self.rng)).collect();
+        Param::from_tensor(Tensor::from_data(
+            TensorData::new(values, shape),
+            &self.device,
+        ))
+    }
+}

@@ -1,0 +1,146 @@
+//! The parameters of an adapter by name: out of a model, and into one.
+
+use burn::module::Param;
+use burn::prelude::*;
+use burn::tensor::DType;
+
+use super::Tensors;
+use crate::adapter::TargetModule;
+use crate::error::ModelError;
+use crate::llama::Llama;
+use crate::projection::Projection;
+
+impl Llama {
+    /// The adapter's parameters by name, in f32.
+    ///
+    /// | name | shape | in a mixture |
+    /// |---|---|---|
+    /// | `layers.0.self_attn.q_proj.lora_a` | `[d_in, r]` | `[experts, d_in, r]` |
+    /// | `layers.0.self_attn.q_proj.lora_b` | `[r, d_out]` | `[experts, r, d_out]` |
+    /// | `layers.0.self_attn.q_proj.lora_g` | `[d_in, r]` | |
+    /// | `layers.0.attention_router`, `layers.0.mlp_router` | | `[d, experts]` |
+    ///
+    /// Where A is random, `lora_a` is its mean and `lora_g` the root of its standard deviation.
+    pub fn adapter_tensors(&self) -> Tensors {
+        let mut model = self.clone();
+        let mut tensors = Tensors::new();
+        model
+            .each_parameter(|name, parameter| {
+                tensors.insert(name, parameter.data());
+                Ok(())
+            })
+            .expect("nothing refuses");
+        tensors
+    }
+
+    /// The model with other parameters in its adapter, by the names of [`Self::adapter_tensors`].
+    ///
+    /// # Errors
+    /// A parameter that is missing, has another shape, or has no place in the model.
+    pub fn with_adapter_tensors(mut self, tensors: &Tensors) -> Result<Self, ModelError> {
+        let mut used = 0;
+        self.each_parameter(|name, parameter| {
+            let data = tensors
+                .get(&name)
+                .ok_or_else(|| ModelError::MissingWeight {
+                    name: name.clone(),
+                    present: tensors.len(),
+                    example: tensors.keys().next().cloned().unwrap_or_default(),
+                })?;
+            used += 1;
+            parameter.set(&name, data)
+        })?;
+        match used == tensors.len() {
+            true => Ok(self),
+            false => Err(ModelError::setting(
+                "adapter",
+                format!(
+                    "{} parameters have no place in this model",
+                    tensors.len() - used
+                ),
+            )),
+        }
+    }
+
+    /// Visits the adapter's parameters with their names.
+    fn each_parameter(
+        &mut self,
+        mut visit: impl FnMut(String, Parameter) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
+        for (place, layer) in self.layers.iter_mut().enumerate() {
+            for target in TargetModule::ALL {
+                let name = |matrix: &str| format!("layers.{place}.{}.{matrix}", target.path());
+                match layer.projection(target) {
+                    Projection::Dense(_) => {}
+                    Projection::Lora(lora) => {
+                        visit(name("lora_a"), Parameter::Matrix(&mut lora.lora_a))?;
+                        visit(name("lora_b"), Parameter::Matrix(&mut lora.lora_b))?;
+                        if let Some(g) = &mut lora.lora_g {
+                            visit(name("lora_g"), Parameter::Matrix(g))?;
+                        }
+                    }
+                    Projection::MixLora(mix) => {
+                        visit(name("lora_a"), Parameter::Stack(&mut mix.lora_a))?;
+                        visit(name("lora_b"), Parameter::Stack(&mut mix.lora_b))?;
+                    }
+                }
+            }
+            let routers = [
+                ("attention_router", &mut layer.attention_router),
+                ("mlp_router", &mut layer.mlp_router),
+            ];
+            for (name, router) in routers {
+                if let Some(router) = router {
+                    let name = format!("layers.{place}.{name}");
+                    visit(name, Parameter::Matrix(&mut router.weight))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A parameter of the adapter.
+enum Parameter<'a> {
+    /// One matrix.
+    Matrix(&'a mut Param<Tensor<2>>),
+    /// One matrix for each expert.
+    Stack(&'a mut Param<Tensor<3>>),
+}
+
+impl Parameter<'_> {
+    fn data(&self) -> TensorData {
+        match self {
+            Self::Matrix(param) => param.val().into_data(),
+            Self::Stack(param) => param.val().into_data(),
+        }
+        .convert::<f32>()
+    }
+
+    fn set(self, name: &str, data: &TensorData) -> Result<(), ModelError> {
+        match self {
+            Self::Matrix(param) => replace(param, name, data),
+            Self::Stack(param) => replace(param, name, data),
+        }
+    }
+}
+
+fn replace<const D: usize>(
+    param: &mut Param<Tensor<D>>,
+    name: &str,
+    data: &TensorData,
+) -> Result<(), ModelError> {
+    let (expected, found) = (param.shape(), data.shape());
+    if expected.as_slice() != found.as_slice() {
+        return Err(ModelError::Shape {
+            name: name.into(),
+            found: found.as_slice().to_vec(),
+            expected: expected.as_slice().to_vec(),
+        });
+    }
+    *param = param.clone().map(|old| {
+        let device = old.device();
+        Tensor::from_data(data.clone(), (&device, DType::F32))
+    });
+    Ok(())
+}

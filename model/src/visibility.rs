@@ -1,0 +1,147 @@
+//! Which tokens a token may attend to.
+
+use burn::tensor::{Bool, Int, Tensor};
+
+/// The heads of an attention layer: what does not follow from the shapes of q, k and v.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Heads of the queries.
+    pub queries: usize,
+    /// Heads of keys and values; each serves `queries / keys` heads of queries.
+    pub keys: usize,
+    /// Positions that a token looks back over, its own among them; `None` = all.
+    pub window: Option<usize>,
+}
+
+impl Heads {
+    /// Splits activations into heads: `[batch * sequence, count * head_dim]` becomes
+    /// `[batch, count, sequence, head_dim]`.
+    pub(crate) fn split(self, x: Tensor<2>, count: usize, batch: usize) -> Tensor<4> {
+        let [tokens, width] = x.dims();
+        x.reshape([batch, tokens / batch, count, width / count])
+            .swap_dims(1, 2)
+    }
+}
+
+/// Which tokens each token of a batch may attend to, from the segments, branches and positions of a
+/// [`crate::LlamaInput`].
+#[derive(Debug, Clone)]
+pub struct Visibility {
+    /// Segments, `[batch, sequence]`. A token sees its own segment; segment 0, padding, sees
+    /// nothing.
+    pub segments: Tensor<2, Int>,
+    /// Branches, `[batch, sequence]`. A token sees branch 0, the trunk, and its own branch.
+    pub branches: Tensor<2, Int>,
+    /// Positions, `[batch, sequence]`, in which a window is measured.
+    pub positions: Tensor<2, Int>,
+    /// How many tokens at the end of each row ask, that is, have queries. All of them, unless
+    /// earlier tokens stand in a cache.
+    asking: usize,
+    /// One mask for each kind of layer. Only the composed form of attention reads them.
+    masks: Vec<(Heads, Tensor<4, Bool>)>,
+}
+
+impl Visibility {
+    /// A visibility in which every token asks, without masks.
+    pub fn new(
+        segments: Tensor<2, Int>,
+        branches: Tensor<2, Int>,
+        positions: Tensor<2, Int>,
+    ) -> Self {
+        Self {
+            asking: segments.dims()[1],
+            segments,
+            branches,
+            positions,
+            masks: Vec::new(),
+        }
+    }
+
+    /// These tokens placed after earlier ones, which no longer ask. Without masks.
+    pub fn after(self, earlier: &Self) -> Self {
+        let join = |earlier: &Tensor<2, Int>, own: Tensor<2, Int>| {
+            Tensor::cat(vec![earlier.clone(), own], 1)
+        };
+        Self {
+            segments: join(&earlier.segments, self.segments),
+            branches: join(&earlier.branches, self.branches),
+            positions: join(&earlier.positions, self.positions),
+            asking: self.asking,
+            masks: Vec::new(),
+        }
+    }
+
+    /// The given rows of the batch, in the given order. Without masks.
+    pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
+        let of = |t: &Tensor<2, Int>| t.clone().select(0, rows.clone());
+        Self {
+            segments: of(&self.segments),
+            branches: of(&self.branches),
+            positions: of(&self.positions),
+            asking: self.asking,
+            masks: Vec::new(),
+        }
+    }
+
+    /// The same visibility with a mask for each kind of layer.
+    pub fn with_masks(mut self, layers: impl Iterator<Item = Heads>) -> Self {
+        for heads in layers {
+            if self.masks.iter().all(|(known, _)| *known != heads) {
+                self.masks.push((heads, self.hidden(heads)));
+            }
+        }
+        self
+    }
+
+    /// The mask of one kind of layer, true where a query must not look at a key:
+    /// `[batch, keys, queries / keys * asking, sequence]`. The queries that share a key-value head
+    /// follow one another along the third dimension.
+    ///
+    /// # Panics
+    /// Without a mask for these heads, see [`Self::with_masks`].
+    pub(crate) fn mask(&self, heads: Heads) -> Tensor<4, Bool> {
+        let found = self.masks.iter().find(|(known, _)| *known == heads);
+        let (_, mask) = found.expect("a mask for every kind of layer");
+        mask.clone()
+    }
+
+    /// Builds the mask that [`Self::mask`] returns.
+    fn hidden(&self, heads: Heads) -> Tensor<4, Bool> {
+        let [batch, sequence] = self.segments.dims();
+        let asking = self.asking;
+        let groups = heads.queries / heads.keys;
+        // The values of the asking tokens i and of all tokens j.
+        let pairs = |t: &Tensor<2, Int>| {
+            let last = t.clone().narrow(1, sequence - asking, asking);
+            let all = t.clone().reshape([batch, 1, sequence]);
+            (last.reshape([batch, asking, 1]), all)
+        };
+        let order = Tensor::<1, Int>::arange(0..sequence as i64, &self.segments.device());
+        let order_i = order.clone().narrow(0, sequence - asking, asking);
+        let (order_i, order_j) = (
+            order_i.reshape([1, asking, 1]),
+            order.reshape([1, 1, sequence]),
+        );
+        let (segment_i, segment_j) = pairs(&self.segments);
+        let (branch_i, branch_j) = pairs(&self.branches);
+        let (position_i, position_j) = pairs(&self.positions);
+        let square = [batch, asking, sequence];
+        let mut hidden = order_j
+            .greater(order_i)
+            .expand(square)
+            .bool_or(segment_i.clone().not_equal(segment_j))
+            .bool_or(segment_i.equal_scalar(0).expand(square));
+        hidden = hidden.bool_or(
+            branch_i
+                .not_equal(branch_j.clone())
+                .bool_and(branch_j.not_equal_scalar(0).expand(square)),
+        );
+        if let Some(window) = heads.window {
+            hidden = hidden.bool_or((position_i - position_j).greater_equal_scalar(window as i64));
+        }
+        hidden
+            .reshape([batch, 1, 1, asking, sequence])
+            .expand([batch, heads.keys, groups, asking, sequence])
+            .reshape([batch, heads.keys, groups * asking, sequence])
+    }
+}
