@@ -26,9 +26,10 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 use train::config::{RunConfig, WeightType};
 use train::dashboard::state::peak_memory;
-use train::method;
+use train::forward;
 use train::optimizer::OnePassAdamW;
 use train::prepare::prepare;
+use train::registry;
 use train::step::Trainee;
 
 #[global_allocator]
@@ -132,7 +133,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let start = Instant::now();
     let config = settings(&options);
-    let method = method::build(&config)?;
+    let method = registry::build(&config)?;
     let device = uq4ct::backend::find(&options.device)?.device;
     let (shape, base, questions) = load(&options, &config, &device)?;
     if let Some(path) = &options.lengths {
@@ -172,9 +173,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     } else {
         for batch in batches {
             let start = Instant::now();
-            let output = llama.forward(&method::input(&batch, DropoutSeed::OFF));
+            let output = llama.forward(&forward::input(&batch, DropoutSeed::OFF));
             loss = method
-                .objective(&output, &batch)
+                .objective(&method.read(output, &batch), &batch)
                 .total()
                 .into_scalar::<f64>();
             phases.push([start.elapsed().as_secs_f64(), 0.0]);

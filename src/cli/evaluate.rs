@@ -9,11 +9,12 @@ use clap::Args;
 use data::prompt::LabelStyle;
 use train::RunConfig;
 use train::config::ConfigLayers;
+use train::config::readers::{is_about_written_answers, is_read_when_asking};
 use train::dashboard::plain::Plain;
 use train::dashboard::state::DashboardState;
 use train::fitted::{FittedRun, QuestionSet};
-use train::method;
 use train::prepare::prepare_test;
+use train::registry;
 use train::run_directory::RunDirectory;
 
 use super::flags::PlaceArgs;
@@ -103,13 +104,9 @@ fn on(config: &RunConfig, dataset: &str, args: &EvaluateArgs) -> Result<RunConfi
         beside |= written(other)?;
     }
     let chosen = beside && !written(dataset)?;
-    let about_written = |assignment: &str| {
-        ["data.answer_tokens", "evaluation.answer_confidence"]
-            .iter()
-            .any(|key| assignment.starts_with(key))
-    };
     for assignment in &args.set {
-        if is_asking(assignment) && !(chosen && about_written(assignment)) {
+        let written = is_about_written_answers(key_of(assignment));
+        if is_asking(assignment) && !(chosen && written) {
             layers.set(assignment)?;
         }
     }
@@ -118,7 +115,12 @@ fn on(config: &RunConfig, dataset: &str, args: &EvaluateArgs) -> Result<RunConfi
 
 /// Whether an assignment is about how questions are asked, whatever the method.
 fn is_asking(assignment: &str) -> bool {
-    assignment.starts_with("evaluation.") || assignment.starts_with("data.answer_tokens")
+    is_read_when_asking(key_of(assignment))
+}
+
+/// The dotted key of `section.key=value`.
+fn key_of(assignment: &str) -> &str {
+    assignment.split('=').next().unwrap_or_default().trim()
 }
 
 /// The run's settings, with another method's if one is asked for.
@@ -146,8 +148,8 @@ fn settings(args: &EvaluateArgs, trained: &RunConfig) -> Result<RunConfig> {
     layers.layer(given);
     let mut config = trained.clone();
     config.method = layers.resolve()?.method;
-    let asked = method::training(&config, trained.train.seed)?;
-    let known = method::training(trained, trained.train.seed)?;
+    let asked = registry::training_settings(&config, trained.train.seed)?;
+    let known = registry::training_settings(trained, trained.train.seed)?;
     if asked.method.name != known.method.name {
         bail!(
             "--method {name} queries a {} training, but {} is a {} one",
@@ -156,13 +158,13 @@ fn settings(args: &EvaluateArgs, trained: &RunConfig) -> Result<RunConfig> {
             known.method.name
         );
     }
-    let members = method::build(&config)?.members();
-    if members != method::build(trained)?.members() {
+    let members = registry::build(&config)?.members();
+    if members != registry::build(trained)?.members() {
         bail!(
             "--method {name} needs {members} trainings: train it with `uq4ct train --method {name}`"
         );
     }
-    if method::build(&config)?.uses_snapshots() && trained.train.snapshots == 0 {
+    if registry::build(&config)?.uses_snapshots() && trained.train.snapshots == 0 {
         bail!(
             "--method {name} needs adapters kept along the training: train with --set train.snapshots=3"
         );

@@ -9,8 +9,8 @@ use clap::Args;
 use data::dataset::custom::Custom;
 use data::source::Finder;
 use train::RunConfig;
+use train::context::Setup;
 use train::dashboard::state::DashboardState;
-use train::fine_tune::Setup;
 use train::posthoc::abstention::{Abstention, Promise};
 use train::telemetry::Telemetry;
 

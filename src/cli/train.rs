@@ -6,15 +6,17 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use train::RunConfig;
 use train::config::ConfigLayers;
+use train::context::Setup;
 use train::dashboard::state::{DashboardState, clock, peak_memory};
 use train::export::start;
-use train::fine_tune::{Outcome, Setup, fine_tune};
+use train::fine_tune::{RunOutcome, fine_tune};
 use train::prepare::{Prepared, prepare};
+use train::registry;
 use train::report::Scored;
 use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
-use train::{RunConfig, method};
 
 use super::flags::PlaceArgs;
 use super::process::{STOPPED, StopSignal, display, environment, logging, print, threads};
@@ -80,7 +82,7 @@ fn datasets() -> String {
 fn methods() -> String {
     format!(
         "{} [default: what --config says, else uq4ct]",
-        train::config::method_presets().join(", ")
+        train::registry::method_presets().join(", ")
     )
 }
 
@@ -211,7 +213,7 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
         let root = args.run.as_ref().filter(|_| args.resume.is_some());
         let known = root.and_then(|root| RunDirectory::open(root).ok());
         let settings = match known {
-            Some((_, known)) => start::shape(&method::build(&known)?.adapter()),
+            Some((_, known)) => start::shape(&registry::build(&known)?.adapter()),
             None => start::settings(directory.as_ref())?,
         };
         for setting in settings {
@@ -235,7 +237,7 @@ fn dry_run(
     shortened: bool,
 ) -> Result<ExitCode> {
     let prepared: Prepared = prepare(config, &args.places.finder(&config.model.name))?;
-    let adapter = method::build(config)?.adapter();
+    let adapter = registry::build(config)?.adapter();
     let estimate = prepared.estimate(config, &device.device, threads())?;
     print(config.to_toml());
     print(format_args!("# device: {}", device.name));
@@ -274,15 +276,15 @@ fn dry_run(
     Ok(ExitCode::SUCCESS)
 }
 
-fn conclude(outcome: Outcome, setup: &Setup) -> Result<ExitCode> {
+fn conclude(outcome: RunOutcome, setup: &Setup) -> Result<ExitCode> {
     match outcome {
-        Outcome::Stopped(steps) => {
+        RunOutcome::Stopped(steps) => {
             eprintln!(
                 "Stopped after {steps} optimizer steps. Repeat the command with --resume to go on."
             );
             Ok(ExitCode::from(STOPPED))
         }
-        Outcome::Finished(scored) => {
+        RunOutcome::Finished(scored) => {
             print(table(&scored));
             let peak = peak_memory() as f64 / f64::from(1 << 30);
             print(format_args!("Peak memory {peak:.2} GiB."));

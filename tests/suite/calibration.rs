@@ -12,11 +12,10 @@ use data::tokenizer::{Continuation, EncodedQuestion};
 use data::{Batch, QuestionBatcher};
 use model::{DropoutSeed, Llama};
 use train::RunConfig;
-use train::loss::calibration::{
-    CalibratedAnswers, CalibrationGradient, Correctness, FluTokens, functional_uncertainty,
-};
-use train::method;
-use train::prediction::choice_logits;
+use train::forward::{self, choice_logits};
+use train::functional_uncertainty::{FluTokens, functional_uncertainty};
+use train::loss::calibration::{CalibratedAnswers, CalibrationGradient, Correctness};
+use train::registry;
 use train::step::Trainee;
 
 use crate::support::{assert_close, devices, floats, named_gradients, questions, tiny_adapted};
@@ -57,7 +56,7 @@ fn config() -> RunConfig {
 }
 
 fn llama(config: &RunConfig, device: &Device) -> Llama {
-    tiny_adapted(&method::build(config).unwrap().adapter(), device)
+    tiny_adapted(&registry::build(config).unwrap().adapter(), device)
 }
 
 /// The values of a training step's terms, and the gradient of every parameter.
@@ -65,7 +64,7 @@ fn step(
     config: &RunConfig,
     rows: &[EncodedQuestion],
 ) -> (BTreeMap<&'static str, f64>, BTreeMap<String, Vec<f32>>) {
-    let method = method::build(config).unwrap();
+    let method = registry::build(config).unwrap();
     let llama = llama(config, &Device::flex());
     let trainee = Trainee::new(llama, method, &config.train, rows.len()).train();
     let asked = batch(rows.to_vec(), &Device::flex().autodiff());
@@ -111,7 +110,7 @@ fn flu_of_an_answer_is_that_of_its_own_tokens_after_the_prompt() {
         let llama = llama(&config, &device);
         let rows = cloze(true);
         let asked = batch(rows.clone(), &device);
-        let output = llama.forward(&method::input(&asked, DropoutSeed::OFF));
+        let output = llama.forward(&forward::input(&asked, DropoutSeed::OFF));
         let choice_mean = asked.means.choices.clone().unwrap();
         let together = floats(functional_uncertainty(&output.routing, &choice_mean));
         // Each choice in a row of its own, as a prompt that goes on.
@@ -126,7 +125,7 @@ fn flu_of_an_answer_is_that_of_its_own_tokens_after_the_prompt() {
                 let length = prompt.len();
                 let single = EncodedQuestion::lettered("", prompt, &[1], 0);
                 let single = batch(vec![single], &device);
-                let output = llama.forward(&method::input(&single, DropoutSeed::OFF));
+                let output = llama.forward(&forward::input(&single, DropoutSeed::OFF));
                 let own = text.tokens.len();
                 let weights: Vec<f32> = (0..length)
                     .map(|at| f32::from(u8::from(at + own >= length)) / own as f32)
@@ -139,7 +138,7 @@ fn flu_of_an_answer_is_that_of_its_own_tokens_after_the_prompt() {
         assert_close(&name, &together, &alone, tolerance);
         // Choices score as before, and what is reported is the predicted one's.
         let scores = |asked: &Batch| {
-            let output = llama.forward(&method::input(asked, DropoutSeed::OFF));
+            let output = llama.forward(&forward::input(asked, DropoutSeed::OFF));
             floats(choice_logits(output.logits, asked))
         };
         let finite = |values: Vec<f32>| values.into_iter().filter(|v| v.is_finite()).collect();
@@ -148,7 +147,7 @@ fn flu_of_an_answer_is_that_of_its_own_tokens_after_the_prompt() {
             finite(scores(&batch(cloze(false), &device))),
         );
         assert_close(&name, &whole, &before, tolerance);
-        let method = method::build(&config).unwrap();
+        let method = registry::build(&config).unwrap();
         let found = Trainee::new(llama, method, &config.train, 3);
         let found = InferenceStep::step(&found, asked);
         for (row, scored) in found.facts().rows.iter().enumerate() {
@@ -167,7 +166,7 @@ fn every_choice_can_be_compared_with_its_being_right() {
     let (values, _) = step(&of, &cloze(true));
     let device = Device::flex();
     let asked = batch(cloze(true), &device);
-    let output = llama(&of, &device).forward(&method::input(&asked, DropoutSeed::OFF));
+    let output = llama(&of, &device).forward(&forward::input(&asked, DropoutSeed::OFF));
     let flu = floats(functional_uncertainty(
         &output.routing,
         &asked.means.choices.unwrap(),
@@ -193,9 +192,9 @@ fn soft_correctness_is_the_probability_of_the_right_choice_and_a_constant() {
     let device = Device::flex();
     let asked = batch(rows.clone(), &device);
     let model = llama(&of, &device);
-    let output = model.forward(&method::input(&asked, DropoutSeed::OFF));
+    let output = model.forward(&forward::input(&asked, DropoutSeed::OFF));
     let flu = floats(functional_uncertainty(&output.routing, &asked.means.prompt));
-    let method = method::build(&of).unwrap();
+    let method = registry::build(&of).unwrap();
     let trainee = Trainee::new(model, method, &of.train, 5);
     let found = InferenceStep::step(&trainee, asked);
     let scored = found.facts().rows.iter().zip(&flu);

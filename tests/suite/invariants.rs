@@ -13,9 +13,11 @@ use model::{
     Placement, Probe,
 };
 use train::RunConfig;
-use train::loss::calibration::functional_uncertainty;
+use train::forward;
+use train::functional_uncertainty::functional_uncertainty;
 use train::loss::load_balancing::{LoadBalancing, load_balancing};
-use train::method;
+use train::prediction::Prediction;
+use train::registry;
 
 use crate::support::{
     assert_close, devices, floats, mixture, named_gradients, questions, tiny_adapted,
@@ -49,7 +51,7 @@ fn config(method: &str, adapter: &MixLoraConfig) -> RunConfig {
 
 /// Logits at the answers, FLU, and both forms of the load-balancing loss.
 fn numbers(llama: &Llama, batch: &Batch) -> (Vec<f32>, Vec<f32>, [f32; 2]) {
-    let output = llama.forward(&method::input(batch, DropoutSeed::OFF));
+    let output = llama.forward(&forward::input(batch, DropoutSeed::OFF));
     let flu = functional_uncertainty(&output.routing, &batch.means.prompt);
     let balance = [LoadBalancing::Argmax, LoadBalancing::TopK].map(|form| {
         load_balancing(&output.routing, &batch.means.tokens, form).into_scalar::<f32>()
@@ -93,7 +95,7 @@ fn a_fresh_adapter_changes_nothing_but_raw_weights_scale_the_frozen_output() {
         let logits = |llama: &Llama| {
             floats(
                 llama
-                    .forward(&method::input(&batch, DropoutSeed::OFF))
+                    .forward(&forward::input(&batch, DropoutSeed::OFF))
                     .logits,
             )
         };
@@ -167,12 +169,12 @@ fn gradients(
     config: &RunConfig,
     device: &Device,
 ) -> (BTreeMap<&'static str, f32>, BTreeMap<String, Vec<f32>>) {
-    let method = method::build(config).unwrap();
+    let method = registry::build(config).unwrap();
     let llama = tiny_adapted(&method.adapter(), device).train();
     let tracked = device.clone().autodiff();
     let batch = batch(&questions(6), &tracked);
-    let output = llama.forward(&method::input(&batch, DropoutSeed::OFF));
-    let objective = method.objective(&output, &batch);
+    let output = llama.forward(&forward::input(&batch, DropoutSeed::OFF));
+    let objective = method.objective(&method.read(output, &batch), &batch);
     let values = objective
         .terms
         .iter()
@@ -214,7 +216,7 @@ fn one_expert_is_plain_lora() {
             let llama = tiny_adapted_layers(1, &adapter, &device);
             floats(
                 llama
-                    .forward(&method::input(&batch, DropoutSeed::OFF))
+                    .forward(&forward::input(&batch, DropoutSeed::OFF))
                     .logits,
             )
         };
@@ -241,7 +243,7 @@ fn a_probed_lora_with_dropout_says_what_the_fused_one_says() {
     let logits = |seed: DropoutSeed, probe: Option<Probe>| {
         let input = LlamaInput {
             probe,
-            ..method::input(&batch, seed)
+            ..forward::input(&batch, seed)
         };
         floats(llama.forward(&input).logits.without_autodiff())
     };
@@ -257,13 +259,22 @@ fn k_equals_e_has_flu_1_and_the_calibration_loss_is_the_error_rate() {
         top_k: 4,
         ..mixture()
     };
-    let (values, _) = gradients(&config("uq4ct", &all), &Device::flex());
-    let loss = values["calibration_loss"];
-    let nearest = (loss * 6.0).round() / 6.0;
-    assert!(
-        (loss - nearest).abs() < 1e-5,
-        "{loss} is no multiple of 1/6"
-    );
+    let (config, device) = (config("uq4ct", &all), Device::flex());
+    let (values, _) = gradients(&config, &device);
+    let method = registry::build(&config).unwrap();
+    let batch = batch(&questions(6), &device);
+    let output =
+        tiny_adapted(&method.adapter(), &device).forward(&forward::input(&batch, DropoutSeed::OFF));
+    let prediction = Prediction::of(&method.read(output, &batch), &batch);
+    let rows = prediction.rows(&batch).unwrap();
+    for row in &rows {
+        assert!((row.flu.unwrap() - 1.0).abs() < 1e-5, "{:?}", row.flu);
+    }
+    let wrong = rows.iter().filter(|row| !row.correct()).count();
+    // With every answer right, or every one wrong, a loss that ignores the answers would pass, too.
+    assert!(wrong > 0 && wrong < rows.len(), "{wrong} of {}", rows.len());
+    let (loss, rate) = (values["calibration_loss"], wrong as f32 / rows.len() as f32);
+    assert!((loss - rate).abs() < 1e-5, "{loss} is not {rate}");
 }
 
 #[test]
@@ -300,11 +311,11 @@ fn the_calibration_gradient_agrees_with_finite_differences() {
     let device = Device::flex();
     let rows = questions(6);
     let mix = mixture();
-    let method = method::build(&config("uq4ct", &mix)).unwrap();
+    let method = registry::build(&config("uq4ct", &mix)).unwrap();
     let adapter = method.adapter();
     let calibration = |llama: &Llama, batch: &Batch| {
-        let output = llama.forward(&method::input(batch, DropoutSeed::OFF));
-        let objective = method.objective(&output, batch);
+        let output = llama.forward(&forward::input(batch, DropoutSeed::OFF));
+        let objective = method.objective(&method.read(output, batch), batch);
         objective
             .terms
             .into_iter()
@@ -395,7 +406,10 @@ fn adapter_sizes_of_llama_2_7b_are_the_papers() {
         let mut layers = train::config::ConfigLayers::default();
         layers.method(preset).unwrap();
         let config = layers.resolve().unwrap();
-        method::build(&config).unwrap().adapter().parameters(&llama)
+        registry::build(&config)
+            .unwrap()
+            .adapter()
+            .parameters(&llama)
     };
     assert_eq!(of("lora"), 199_884_800);
     assert_eq!(of("uq4ct"), 321_912_832);

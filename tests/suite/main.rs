@@ -5,6 +5,7 @@
 mod calibration;
 mod command_line;
 mod configs;
+mod contributing;
 mod datasets;
 mod export;
 mod gguf;

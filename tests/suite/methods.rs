@@ -1,5 +1,4 @@
-//! The uncertainty methods against PyTorch and scipy (`tests/fixtures/make_methods.py`), and
-//! against themselves.
+//! The uncertainty methods against PyTorch and scipy (`tests/fixtures/make_methods.py`), and against themselves.
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::optim::GradientsParams;
@@ -9,13 +8,16 @@ use data::{Continuation, EncodedQuestion, QuestionBatcher};
 use model::{AdapterConfig, DropoutSeed, Llama};
 use serde_json::Value;
 use train::RunConfig;
-use train::method::laplace::{Factor, Layers, Predictive, Prior, Probed, jacobians, posterior};
-use train::method::{self, FitContext, Predictor};
+use train::config::{Layers, Predictive, Prior};
+use train::forward::{self, choice_logits};
+use train::method::laplace::{Factor, Probed, jacobians, posterior};
+use train::method::{FitContext, Predictor};
 use train::posthoc::PostHoc;
 use train::posthoc::confidence::Confidence;
 use train::posthoc::conformal::{Conformal, Score};
 use train::posthoc::temperature::Temperature;
-use train::prediction::{ScoredRow, choice_logits};
+use train::prediction::ScoredRow;
+use train::registry;
 use train::step::Trainee;
 
 use crate::parity;
@@ -65,15 +67,27 @@ fn all_choices_in_one_pass_equal_separate_forwards() {
                 pad_left,
             };
             let batch = QuestionBatcher { options }.batch(rows.clone(), &device);
-            let output = llama.forward(&method::input(&batch, DropoutSeed::OFF));
-            let scores = floats(choice_logits(method::read_logits(&output, &batch), &batch));
+            let output = llama.forward(&forward::input(&batch, DropoutSeed::OFF));
+            let scores = floats(choice_logits(forward::read_logits(&output, &batch), &batch));
             let found: Vec<f32> = scores.into_iter().filter(|s| s.is_finite()).collect();
             assert_close(&name, &found, &numbers(&expected["cloze"]), tolerance);
         }
-        // Token by token: what is read after the last prompt token is what a batch of letters
-        // reads.
-        let batch = QuestionBatcher::default().batch(rows, &device);
-        assert!(batch.computed_tokens() < 2 * (13 + 4));
+        // The choices of a row share its prompt: fewer tokens than in a row for each of them.
+        let batch = QuestionBatcher::default().batch(rows.clone(), &device);
+        let apart = |row: &EncodedQuestion| -> usize {
+            let texts = row.choices.iter();
+            texts.map(|text| row.prompt.len() + text.tokens.len()).sum()
+        };
+        assert!(batch.computed_tokens() < rows.iter().map(apart).sum());
+        // What is read after a prompt's last token is what a batch of letters reads there.
+        let prompts = rows.iter().map(|row| row.prompt.clone());
+        let letters = prompts.map(|prompt| EncodedQuestion::lettered("", prompt, &[1, 2], 0));
+        let letters = QuestionBatcher::default().batch(letters.collect(), &device);
+        let logits = |batch: &data::Batch| {
+            let output = llama.forward(&forward::input(batch, DropoutSeed::OFF));
+            floats(output.logits.narrow(0, 0, rows.len()))
+        };
+        assert_close(&name, &logits(&batch), &logits(&letters), tolerance);
     }
 }
 
@@ -203,7 +217,7 @@ fn laplace_equals_dense_linear_algebra() {
             (Predictive::Sampled, "sampled", 2e-2),
             (Predictive::Probit, "probit", 1e-2),
         ] {
-            let method = method::build(&laplace_config(predictive)).unwrap();
+            let method = registry::build(&laplace_config(predictive)).unwrap();
             let predictor = method
                 .fit(vec![reference(&device)], &context(&rows, &device))
                 .unwrap();
@@ -363,7 +377,7 @@ fn probabilities(predictor: &dyn Predictor, batch: &data::Batch) -> Vec<f32> {
 
 /// A method on the tiny model with a LoRA that has moved.
 fn fitted(config: &RunConfig, device: &Device) -> Box<dyn Predictor> {
-    let method = method::build(config).unwrap();
+    let method = registry::build(config).unwrap();
     let rows = questions(6);
     let llama = tiny_adapted(&method.adapter(), device);
     method.fit(vec![llama], &context(&rows, device)).unwrap()
@@ -386,13 +400,13 @@ fn mc_dropout_averages_seeded_passes_that_differ() {
     let batch = QuestionBatcher::default().batch(questions(4), &device);
     let found = probabilities(&*fitted(&config, &device), &batch);
     assert_eq!(found, probabilities(&*fitted(&config, &device), &batch));
-    let method = method::build(&config).unwrap();
+    let method = registry::build(&config).unwrap();
     let llama = tiny_adapted(&method.adapter(), &device);
     let passes: Vec<Vec<f32>> = (0..3)
         .map(|s| {
             let seed = DropoutSeed::new(mix(config.train.seed, s));
-            let output = llama.forward(&method::input(&batch, seed));
-            let logits = choice_logits(method::read_logits(&output, &batch), &batch);
+            let output = llama.forward(&forward::input(&batch, seed));
+            let logits = choice_logits(forward::read_logits(&output, &batch), &batch);
             floats(burn::tensor::activation::softmax(logits, 1))
         })
         .collect();
@@ -405,7 +419,7 @@ fn mc_dropout_averages_seeded_passes_that_differ() {
     assert_close("mean of passes", &found, &mean, 1e-5);
     let mut dry = config.clone();
     dry.adapter.dropout = 0.0;
-    let method = method::build(&dry).unwrap();
+    let method = registry::build(&dry).unwrap();
     let refused = method.fit(vec![llama], &context(&questions(1), &device));
     assert!(refused.is_err_and(|e| e.to_string().contains("dropout above 0")));
 }
@@ -424,8 +438,7 @@ fn tfb_without_noise_is_the_lora_and_with_noise_keeps_its_bound() {
         &plain,
         1e-4,
     );
-    // No rise of the loss allowed, and more noise than any answer bears: almost nothing is left of
-    // it.
+    // No rise of the loss allowed, and more noise than any answer bears: almost nothing is left of it.
     tfb.method.tfb.max_sigma = 1e3;
     tfb.method.tfb.tolerance = 1e-3;
     tfb.method.tfb.trials = 30;
@@ -443,15 +456,15 @@ fn blobs_gradient_follows_the_finite_difference_and_its_mean_weights_are_a_lora(
     let mut config = config("blob");
     config.adapter.dropout = 0.0;
     config.method.blob.posterior_std = 0.6;
-    let method = method::build(&config).unwrap();
+    let method = registry::build(&config).unwrap();
     let llama = tiny_adapted(&method.adapter(), &device);
     let seed = DropoutSeed::new(11);
     let rows = questions(4);
     let loss = |llama: &Llama| -> f64 {
         let batch = QuestionBatcher::default().batch(rows.clone(), &device);
-        let output = llama.forward(&method::input(&batch, seed));
+        let output = llama.forward(&forward::input(&batch, seed));
         method
-            .objective(&output, &batch)
+            .objective(&method.read(output, &batch), &batch)
             .total()
             .into_scalar::<f64>()
     };

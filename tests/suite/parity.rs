@@ -15,8 +15,11 @@ use model::{
     MixtureWeights, ModelConfig, Placement, TargetModule,
 };
 use train::RunConfig;
+use train::forward::{self, Reading};
+use train::functional_uncertainty::FluTokens;
 use train::loss::load_balancing::{LoadBalancing, load_balancing};
 use train::method::{self, Method, Training};
+use train::registry;
 
 use crate::support::{
     assert_close, devices, fixture, floats, load_adapter, named_gradients, tensors,
@@ -93,7 +96,7 @@ fn logits_and_loss_of_every_family_equal_transformers() {
             let llama = load(family, &device);
             let batch = QuestionBatcher::default().batch(questions(), &device);
             let expected = tensors(&fixture("parity").join(family).join("expected.safetensors"));
-            let input = method::input(&batch, DropoutSeed::OFF);
+            let input = forward::input(&batch, DropoutSeed::OFF);
             let what = format!("{family} on {name}");
             assert_close(
                 &what,
@@ -102,7 +105,8 @@ fn logits_and_loss_of_every_family_equal_transformers() {
                 tolerance,
             );
             let output = llama.forward(&input);
-            let loss = method::base::Base.objective(&output, &batch).total();
+            let reading = Reading::of(output, &batch, FluTokens::default());
+            let loss = method::base::Base.objective(&reading, &batch).total();
             assert_close(&what, &floats(loss), &expected["loss"].1, tolerance);
         }
     }
@@ -119,7 +123,7 @@ fn the_hidden_state_of_a_one_layer_model_equals_transformers() {
         let mut weights = Safetensors::open(&folder).unwrap();
         let llama = Llama::load(&config, &mut weights, 64, FloatDType::F32, &device).unwrap();
         let batch = QuestionBatcher::default().batch(questions(), &device);
-        let (hidden, _) = llama.hidden_states(&method::input(&batch, DropoutSeed::OFF));
+        let (hidden, _) = llama.hidden_states(&forward::input(&batch, DropoutSeed::OFF));
         let [_, d] = hidden.dims();
         let found = (vec![2, LENGTHS[0], d], floats(hidden));
         let expected = tensors(&folder.join("expected.safetensors"));
@@ -157,7 +161,7 @@ fn check_adapter(case: &str, adapter: &AdapterConfig, method: &dyn Method) {
         let llama = load_adapter(fresh, &folder.join("adapter.safetensors")).train();
         let device = device.autodiff();
         let batch = QuestionBatcher::default().batch(questions(), &device);
-        let input = method::input(&batch, DropoutSeed::OFF);
+        let input = forward::input(&batch, DropoutSeed::OFF);
         let what = format!("{case} on {name}");
         assert_close(
             &what,
@@ -166,7 +170,8 @@ fn check_adapter(case: &str, adapter: &AdapterConfig, method: &dyn Method) {
             tolerance,
         );
         let output = llama.forward(&input);
-        let objective = method.objective(&output, &batch);
+        let reading = method.read(output, &batch);
+        let objective = method.objective(&reading, &batch);
         for term in &objective.terms {
             let found = floats(term.value.clone().without_autodiff());
             assert_close(
@@ -176,8 +181,8 @@ fn check_adapter(case: &str, adapter: &AdapterConfig, method: &dyn Method) {
                 tolerance,
             );
         }
-        if !output.routing.is_empty() {
-            let pooled = load_balancing(&output.routing, &batch.means.tokens, LoadBalancing::TopK);
+        if !reading.routing.is_empty() {
+            let pooled = load_balancing(&reading.routing, &batch.means.tokens, LoadBalancing::TopK);
             let found = floats(pooled.without_autodiff());
             assert_close(
                 &what,
@@ -224,7 +229,7 @@ fn losses_and_gradients_of_every_mixture_equal_pytorch() {
                 mixture_weights: weights,
                 router_init_std: 0.02,
             });
-            let method = method::build(&config).unwrap();
+            let method = registry::build(&config).unwrap();
             assert_eq!(method.adapter(), adapter);
             check_adapter(&format!("{place}_{mode}"), &adapter, &*method);
         }
@@ -235,7 +240,7 @@ fn losses_and_gradients_of_every_mixture_equal_pytorch() {
 fn loss_and_gradients_of_lora_equal_pytorch() {
     let mut config = run_config(Placement::All, MixtureWeights::Renormalized);
     config.method.name = "lora".into();
-    let method = method::build(&config).unwrap();
+    let method = registry::build(&config).unwrap();
     check_adapter("lora", &AdapterConfig::Lora(lora()), &*method);
 }
 
@@ -251,7 +256,7 @@ fn generate(
     let mut kept: Vec<usize> = vec![0, 1];
     let batch = QuestionBatcher::default().batch(rows.clone(), device);
     let mut cache = KeyValueCache::default();
-    let prompt = method::input(&batch, DropoutSeed::OFF);
+    let prompt = forward::input(&batch, DropoutSeed::OFF);
     let mut logits = llama.forward_with_cache(&prompt, &mut cache).logits;
     let mut found = vec![(Vec::new(), Vec::new()); rows.len()];
     for step in 0.. {

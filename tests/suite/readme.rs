@@ -72,7 +72,7 @@ fn every_dataset_and_preset_is_in_the_help() {
     for dataset in data::dataset::DATASETS {
         assert!(help.contains(dataset.name()), "{}", dataset.name());
     }
-    for preset in train::config::method_presets() {
+    for preset in train::registry::method_presets() {
         assert!(help.contains(preset), "{preset}");
     }
 }

@@ -13,14 +13,16 @@ use data::loader::LoaderState;
 use data::source::Finder;
 use data::{QuestionBatcher, StepPart};
 use model::Placement;
+use train::context::Setup;
 use train::dashboard::state::DashboardState;
-use train::fine_tune::{Outcome, Setup, fine_tune};
+use train::fine_tune::{RunOutcome, fine_tune};
 use train::fitted::{LoadedRun, members};
 use train::loss::calibration::CalibrationGradient;
 use train::prepare::prepare;
-use train::run_directory::{Environment, MetricsLine, RunDirectory, read_predictions};
+use train::run_directory::{Environment, RunDirectory, read_predictions};
 use train::step::Trainee;
 use train::telemetry::Telemetry;
+use train::tracker::MetricsLine;
 use train::{RunConfig, TrainError};
 
 use crate::support::{
@@ -62,7 +64,7 @@ fn setup(root: &Path, resume: bool, device: &Device) -> Setup {
 }
 
 /// The recipe from the first file on.
-fn run(config: &RunConfig, setup: &Setup) -> Result<Outcome, TrainError> {
+fn run(config: &RunConfig, setup: &Setup) -> Result<RunOutcome, TrainError> {
     fine_tune(config, setup, prepare(config, &setup.finder)?)
 }
 
@@ -79,7 +81,7 @@ fn adapter(config: &RunConfig, root: &Path) -> BTreeMap<String, Vec<f32>> {
 
 fn finished(config: &RunConfig, root: &Path, device: &Device) -> Vec<MetricsLine> {
     let outcome = run(config, &setup(root, false, device)).unwrap();
-    assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
+    assert!(matches!(outcome, RunOutcome::Finished(_)), "{outcome:?}");
     RunDirectory::open(root).unwrap().0.metrics().unwrap()
 }
 
@@ -175,7 +177,7 @@ fn recomputed_layers_give_the_gradients_of_kept_ones() {
         config.method.name = method.into();
         config.adapter.placement = placement;
         config.adapter.dropout = 0.2;
-        let method = train::method::build(&config).unwrap();
+        let method = train::registry::build(&config).unwrap();
         let llama = tiny_adapted(&method.adapter(), &Device::flex());
         let mut batch = QuestionBatcher::default().batch(questions(3), &device);
         batch.training = Some(StepPart {
@@ -212,13 +214,13 @@ fn a_stopped_run_goes_on_exactly_where_it_was() {
     // A stop before the first step takes effect after it: the smallest piece there is.
     let first = setup(stopped.path(), false, &device);
     first.state.stop.store(true, Ordering::SeqCst);
-    assert_eq!(run(&config(), &first).unwrap(), Outcome::Stopped(1));
+    assert_eq!(run(&config(), &first).unwrap(), RunOutcome::Stopped(1));
     // Another stop one step later, then to the end.
     let second = setup(stopped.path(), true, &device);
     second.state.stop.store(true, Ordering::SeqCst);
-    assert_eq!(run(&config(), &second).unwrap(), Outcome::Stopped(2));
+    assert_eq!(run(&config(), &second).unwrap(), RunOutcome::Stopped(2));
     let last = run(&config(), &setup(stopped.path(), true, &device)).unwrap();
-    assert!(matches!(last, Outcome::Finished(_)));
+    assert!(matches!(last, RunOutcome::Finished(_)));
     assert_eq!(
         adapter(&config(), straight.path()),
         adapter(&config(), stopped.path())
@@ -246,12 +248,15 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
         for (resume, steps) in [(false, 1), (true, 2)] {
             let stopped = setup(root.path(), resume, &device);
             stopped.state.stop.store(true, Ordering::SeqCst);
-            assert_eq!(run(&config(), &stopped).unwrap(), Outcome::Stopped(steps));
+            assert_eq!(
+                run(&config(), &stopped).unwrap(),
+                RunOutcome::Stopped(steps)
+            );
         }
         std::fs::write(root.path().join("checkpoint").join(part), "").unwrap();
         let resumed = setup(root.path(), true, &device);
         let outcome = run(&config(), &resumed).unwrap();
-        assert!(matches!(outcome, Outcome::Finished(_)), "{part}");
+        assert!(matches!(outcome, RunOutcome::Finished(_)), "{part}");
         let said = resumed.telemetry.state().log.clone();
         let named = said.iter().filter(|line| line.contains(part)).count();
         assert_eq!(named, 1, "{part}: {said:?}");
@@ -271,7 +276,7 @@ fn a_finished_training_is_not_repeated_on_resume_and_a_foreign_one_is_refused() 
     let before = adapter(&config(), root.path());
     std::fs::remove_file(root.path().join("report.html")).unwrap();
     let again = run(&config(), &setup(root.path(), true, &device)).unwrap();
-    assert!(matches!(again, Outcome::Finished(_)));
+    assert!(matches!(again, RunOutcome::Finished(_)));
     assert!(root.path().join("report.html").is_file());
     assert_eq!(before, adapter(&config(), root.path()));
     let mut other = config();
@@ -285,23 +290,16 @@ fn a_finished_training_is_not_repeated_on_resume_and_a_foreign_one_is_refused() 
     assert!(error.to_string().contains("nothing to resume"), "{error}");
 }
 
+/// A value of the first optimizer step, taken before anything is learned.
+fn at_first_step(lines: &[MetricsLine], value: &str) -> Option<f64> {
+    let first = lines.iter().find(|l| l.split == "train" && l.step == 1)?;
+    first.values.get(value)?.as_f64()
+}
+
 #[test]
 fn every_preset_and_switch_trains() {
-    let device = Device::flex();
-    for preset in train::config::method_presets() {
-        for extra in [
-            "cross_entropy=sequence",
-            "cross_entropy=choices",
-            "flu_tokens=last",
-            "correctness=vocabulary",
-        ] {
-            // Whose point is to read FLU from the answers, each right or not by its label.
-            let about = ["flu_tokens", "correctness"]
-                .iter()
-                .any(|key| extra.starts_with(key));
-            if preset == "uq4ct-answer" && about {
-                continue;
-            }
+    for preset in train::registry::method_presets() {
+        let lines = |extra: &str| {
             let root = tempfile::tempdir().unwrap();
             let mut layers = train::config::ConfigLayers::default();
             layers.method(preset).unwrap();
@@ -318,22 +316,56 @@ fn every_preset_and_switch_trains() {
             ] {
                 layers.set(set).unwrap();
             }
-            finished(&layers.resolve().unwrap(), root.path(), &device);
+            let lines = finished(&layers.resolve().unwrap(), root.path(), &Device::flex());
+            let answers = root.path().join("evaluation/arc-easy/predictions.jsonl");
+            let rows = read_predictions(&answers).unwrap();
+            assert!(!rows.is_empty(), "{preset} {extra}");
+            for row in rows {
+                let sum: f64 = row.probabilities.iter().sum();
+                assert!((sum - 1.0).abs() < 1e-4, "{preset} {extra}: {row:?}");
+            }
+            lines
+        };
+        let differ = |value: &str, one: &[MetricsLine], other: &[MetricsLine]| {
+            let (one, other) = (at_first_step(one, value), at_first_step(other, value));
+            if let (Some(one), Some(other)) = (one, other) {
+                assert!(one.is_finite() && other.is_finite(), "{preset}: {value}");
+                assert_ne!(one, other, "{preset}: {value}");
+            }
+        };
+        let sequence = lines("cross_entropy=sequence");
+        let choices = lines("cross_entropy=choices");
+        differ("cross_entropy", &sequence, &choices);
+        // A preset whose point is to read FLU from the answers, each right or not by its label.
+        if preset == "uq4ct-answer" {
+            continue;
+        }
+        let vocabulary = lines("correctness=vocabulary");
+        differ("flu", &lines("flu_tokens=last"), &vocabulary);
+        let mut layers = train::config::ConfigLayers::default();
+        layers.method(preset).unwrap();
+        let method = layers.resolve().unwrap().method.name;
+        let entry = train::registry::entry(&method).unwrap();
+        if entry.reads("objective.correctness") {
+            differ("calibration_loss", &choices, &vocabulary);
         }
     }
 }
 
 #[test]
-fn every_reading_of_the_calibration_loss_trains() {
-    let device = Device::flex();
+fn every_reading_of_the_calibration_loss_trains_another_adapter() {
     let answer = ["data.scoring=cloze", "objective.flu_tokens=answer"];
-    for extra in [
-        &["objective.calibration_gradient=routers"][..],
+    let every_choice = [answer[0], answer[1], "objective.calibrated=choices"];
+    let trained = [
+        &[][..],
+        &["objective.calibration_gradient=routers"],
         &["objective.correctness=soft"],
         &["objective.calibration_share=0.3"],
+        &answer[..1],
         &answer,
-        &[answer[0], answer[1], "objective.calibrated=choices"],
-    ] {
+        &every_choice,
+    ]
+    .map(|extra| {
         let root = tempfile::tempdir().unwrap();
         let mut layers = train::config::ConfigLayers::default();
         layers.method("uq4ct-delta").unwrap();
@@ -342,7 +374,17 @@ fn every_reading_of_the_calibration_loss_trains() {
             layers.set(set).unwrap();
         }
         layers.set("data.dataset=arc-easy").unwrap();
-        finished(&layers.resolve().unwrap(), root.path(), &device);
+        let config = layers.resolve().unwrap();
+        finished(&config, root.path(), &Device::flex());
+        let adapter = adapter(&config, root.path());
+        let values = adapter.values().flatten();
+        assert!(values.clone().count() > 0 && values.clone().all(|v| v.is_finite()));
+        (extra, adapter)
+    });
+    for (number, (extra, adapter)) in trained.iter().enumerate() {
+        for (other, different) in &trained[..number] {
+            assert_ne!(adapter, different, "{extra:?} and {other:?}");
+        }
     }
 }
 
@@ -357,7 +399,7 @@ fn routers_may_learn_at_a_rate_of_their_own() {
         config.train.router_rate_factor = factor;
         finished(&config, root.path(), &device);
         let after = adapter(&config, root.path());
-        let method = train::method::build(&config).unwrap();
+        let method = train::registry::build(&config).unwrap();
         let mut prepared = prepare(&config, &setup(root.path(), false, &device).finder).unwrap();
         let base = prepared.load(&config, &device).unwrap();
         let fresh = base.attach(&method.adapter(), config.train.seed).unwrap();
@@ -394,7 +436,7 @@ fn two_devices_give_the_losses_of_one_with_the_same_global_batch() {
         };
         assert!(matches!(
             run(&config, &setup).unwrap(),
-            Outcome::Finished(_)
+            RunOutcome::Finished(_)
         ));
         let lines = RunDirectory::open(root.path())
             .unwrap()

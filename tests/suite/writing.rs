@@ -12,8 +12,9 @@ use model::load::Weights;
 use model::load::tiny::{self, RandomWeights};
 use model::{AdapterConfig, DropoutSeed, Llama, ModelError};
 use serde_json::Value;
-use train::loss::calibration::{FluTokens, functional_uncertainty};
-use train::method::{self, Sample};
+use train::forward;
+use train::functional_uncertainty::{FluTokens, functional_uncertainty};
+use train::method::Sample;
 use train::writing::{WrittenAnswer, write};
 
 use crate::support::programs::{fails, json_lines, stdout, succeeds, uq4ct};
@@ -104,7 +105,7 @@ fn written_slowly(models: &[Llama], row: &EncodedQuestion, device: &Device) -> (
     let (mut longer, mut tokens, mut logs) = (row.clone(), Vec::new(), Vec::new());
     while logs.len() < LONGEST {
         let batch = QuestionBatcher::default().batch(vec![longer.clone()], device);
-        let input = method::input(&batch, DropoutSeed::OFF);
+        let input = forward::input(&batch, DropoutSeed::OFF);
         let sum = models
             .iter()
             .map(|model| softmax(model.forward(&input).logits, 1))
@@ -167,7 +168,7 @@ fn flu_is_that_of_the_prompt() {
     let models = models(&device);
     let rows = prompts(3);
     let batch = QuestionBatcher::default().batch(rows.clone(), &device);
-    let output = models[0].forward(&method::input(&batch, DropoutSeed::OFF));
+    let output = models[0].forward(&forward::input(&batch, DropoutSeed::OFF));
     let expected = functional_uncertainty(&output.routing, &batch.means.prompt);
     let found: Vec<f32> = written(&models[..1], &rows, &device)
         .iter()

@@ -9,10 +9,10 @@ use model::DropoutSeed;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::context::Setup;
 use crate::error::TrainError;
-use crate::fine_tune::Setup;
 use crate::fitted::FittedRun;
-use crate::method::{flu_weights, input};
+use crate::forward::{best_choice, input};
 use crate::posthoc::PostHoc;
 use crate::posthoc::abstention::{Abstention, Promise, Refusal};
 use crate::posthoc::confidence::Confidence;
@@ -187,12 +187,14 @@ impl Answerer {
         .into_iter()
         .flatten()
         .collect();
-        let flu_weights = flu_weights(&output, &batch, method.flu_tokens());
+        let reading = method.read(output, &batch);
+        let chosen = || best_choice(reading.choice_logits.clone());
+        let flu_weights = method.flu_tokens().weights(&batch, chosen);
         let mean = |weights: &Tensor<2>, values: Tensor<2>| -> Vec<f64> {
             let data = weights.clone().matmul(values).into_data();
             data.try_into_vec_as().expect("floats convert")
         };
-        let routers = output.routing.iter().enumerate();
+        let routers = reading.routing.iter().enumerate();
         Ok(routers
             .map(|(number, routing)| RouterShare {
                 layer: number / places.len(),

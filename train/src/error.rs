@@ -1,14 +1,15 @@
 //! What can go wrong in a run.
 
+use std::error::Error;
 use std::path::PathBuf;
 
 /// An error with its place and, where there is one, its remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// From reading data.
+    /// Data could not be read.
     #[error(transparent)]
     Data(#[from] data::DataError),
-    /// From reading or building a model.
+    /// A model could not be read or built.
     #[error(transparent)]
     Model(#[from] model::ModelError),
     /// A setting that cannot be used.
@@ -16,16 +17,16 @@ pub enum TrainError {
     Config {
         /// File and line, or the flag.
         place: String,
-        /// Expected, got, what to do.
+        /// What was expected, what was found, what to do.
         reason: String,
     },
     /// A file of the run that could not be read or written.
-    #[error("{path}: {reason}")]
+    #[error("{path}: {source}")]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
-        reason: String,
+        /// What is wrong: another library's error, or a reason of our own with what to do.
+        source: Box<dyn Error + Send + Sync>,
     },
     /// A stop was asked for.
     #[error("stopped on request")]
@@ -38,7 +39,8 @@ pub enum TrainError {
 impl TrainError {
     pub(crate) fn not_finite(question: &str) -> Self {
         Self::Training(format!(
-            "question {question}: the model's answer is no number: lower train.learning_rate, or use model.dtype = \"f32\""
+            "question {question}: the model's answer is no number: lower train.learning_rate, or \
+             use model.dtype = \"f32\""
         ))
     }
 
@@ -49,10 +51,30 @@ impl TrainError {
         }
     }
 
-    pub(crate) fn file(path: impl Into<PathBuf>, reason: impl ToString) -> Self {
+    pub(crate) fn file(
+        path: impl Into<PathBuf>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
         Self::File {
             path: path.into(),
-            reason: reason.to_string(),
+            source: source.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_files_error_says_path_and_reason_and_keeps_its_source() {
+        let missing = std::fs::read("/does/not/exist").unwrap_err();
+        let (text, kind) = (missing.to_string(), missing.kind());
+        let error = TrainError::file("run/metrics.jsonl", missing);
+        assert_eq!(error.to_string(), format!("run/metrics.jsonl: {text}"));
+        let source = error.source().unwrap().downcast_ref::<std::io::Error>();
+        assert_eq!(source.unwrap().kind(), kind);
+        let error = TrainError::file("run", "already holds a run");
+        assert_eq!(error.to_string(), "run: already holds a run");
     }
 }

@@ -11,12 +11,13 @@ use data::{Batch, EncodedQuestion, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;
+use crate::context::Setup;
 use crate::dashboard::state::Phase;
 use crate::error::TrainError;
-use crate::fine_tune::Setup;
-use crate::method::{self, Predictor};
+use crate::method::Predictor;
 use crate::prediction::ScoredRow;
 use crate::prepare::View;
+use crate::registry;
 use crate::writing::write;
 
 /// Cost of the answers to a set of questions; part of an evaluation's record.
@@ -151,7 +152,7 @@ impl Asking<'_> {
         let answers = write(
             self.predictor.samples(),
             batch,
-            method::build(self.config)?.flu_tokens(),
+            registry::build(self.config)?.flu_tokens(),
             self.tokenizer,
             self.config.data.answer_tokens,
         )?;

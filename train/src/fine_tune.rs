@@ -1,56 +1,30 @@
 //! The recipe: load, attach, train, fit, predict, score, report. No method is named here.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use burn::prelude::*;
-use data::loader::LoaderState;
-use data::source::Finder;
 use model::{AdapterConfig, Llama};
 
 use crate::checkpoint;
 use crate::config::RunConfig;
+use crate::context::Setup;
 use crate::dashboard::state::Phase;
 use crate::error::TrainError;
 use crate::evaluation::Evaluated;
 use crate::export::start::import;
 use crate::fitted::{LoadedRun, QuestionSet, chosen, trainings};
-use crate::method;
 use crate::metric::Metrics;
-use crate::posthoc::Calibrated;
+use crate::posthoc::CalibratedMetrics;
 use crate::prediction::ScoredRow;
 use crate::prepare::Prepared;
 use crate::provenance;
+use crate::registry;
 use crate::report::{self, Scored};
-use crate::run_directory::{Environment, HELD_OUT, RunDirectory};
-use crate::telemetry::Telemetry;
+use crate::run_directory::{HELD_OUT, RunDirectory};
 use crate::training::{self, Start, TrainingQuestions};
-
-/// Where and how a run happens; the settings say what.
-#[derive(Debug, Clone)]
-pub struct Setup {
-    /// The tensor device, plain.
-    pub device: Device,
-    /// Further devices that share the training's steps.
-    pub others: Vec<Device>,
-    /// Where files are looked for.
-    pub finder: Finder,
-    /// The run's directory.
-    pub run: PathBuf,
-    /// Go on with what is there.
-    pub resume: bool,
-    /// On what the run runs, for its record.
-    pub environment: Environment,
-    /// Where its numbers go.
-    pub telemetry: Telemetry,
-    /// How a stop is asked for.
-    pub state: Arc<LoaderState>,
-}
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
+pub enum RunOutcome {
     /// Trained, scored, reported.
     Finished(Box<Scored>),
     /// Stopped on request after this many optimizer steps; `--resume` goes on.
@@ -65,11 +39,11 @@ pub fn fine_tune(
     config: &RunConfig,
     setup: &Setup,
     prepared: Prepared,
-) -> Result<Outcome, TrainError> {
+) -> Result<RunOutcome, TrainError> {
     let finished = train(config, setup, prepared).and_then(|loaded| score(loaded, setup));
     match finished {
-        Ok(scored) => Ok(Outcome::Finished(Box::new(scored))),
-        Err(TrainError::Stopped) => Ok(Outcome::Stopped(
+        Ok(scored) => Ok(RunOutcome::Finished(Box::new(scored))),
+        Err(TrainError::Stopped) => Ok(RunOutcome::Stopped(
             setup.state.steps_done.load(Ordering::SeqCst),
         )),
         Err(error) => Err(error),
@@ -112,7 +86,7 @@ fn train_members(
     prepared: &Prepared,
     base: &Llama,
 ) -> Result<Vec<Llama>, TrainError> {
-    let method = method::build(config)?;
+    let method = registry::build(config)?;
     if method.adapter() == AdapterConfig::None {
         return Ok(vec![base.clone()]);
     }
@@ -208,7 +182,7 @@ fn figures(config: &RunConfig, base: Answered, tuned: Answered) -> Scored {
     let (bins, bootstrap) = (config.evaluation.bins, config.bootstrap());
     let figures = |rows: &[ScoredRow]| Metrics::of(rows, bins, bootstrap);
     Scored {
-        calibrated: Calibrated::of(&tuned.held_out.rows, &tuned.test.rows, bins, bootstrap),
+        calibrated: CalibratedMetrics::of(&tuned.held_out.rows, &tuned.test.rows, bins, bootstrap),
         base: figures(&base.test.rows),
         tuned: figures(&tuned.test.rows),
         base_held_out: figures(&base.held_out.rows),

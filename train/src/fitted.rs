@@ -12,16 +12,17 @@ use data::{EncodedQuestion, MultipleChoice};
 use model::{AdapterConfig, Llama};
 
 use crate::config::RunConfig;
+use crate::context::Setup;
 use crate::dashboard::state::Phase;
 use crate::error::TrainError;
 use crate::evaluation::{Evaluated, evaluate};
-use crate::fine_tune::Setup;
 use crate::method::base::Base;
-use crate::method::{self, FitContext, Method, Predictor, Sample};
+use crate::method::{FitContext, Method, Predictor, Sample};
 use crate::metric::Metrics;
 use crate::prediction::ScoredRow;
 use crate::prepare::{Prepared, prepare_finished};
 use crate::provenance::same_model;
+use crate::registry;
 use crate::run_directory::{HELD_OUT, RunDirectory};
 use crate::training::{self, Trained};
 
@@ -45,7 +46,7 @@ pub fn trainings(
     config: &RunConfig,
     run: &RunDirectory,
 ) -> Result<Vec<(RunConfig, RunDirectory)>, TrainError> {
-    let members = method::build(config)?.members();
+    let members = registry::build(config)?.members();
     (0..members as u64)
         .map(|member| {
             let seed = config.train.seed + member;
@@ -53,7 +54,7 @@ pub fn trainings(
                 1 => run.clone(),
                 _ => run.member(seed),
             };
-            Ok((method::training(config, seed)?, directory))
+            Ok((registry::training_settings(config, seed)?, directory))
         })
         .collect()
 }
@@ -114,7 +115,7 @@ impl LoadedRun {
         members: Vec<Llama>,
     ) -> Result<Self, TrainError> {
         Ok(Self {
-            method: method::build(config)?,
+            method: registry::build(config)?,
             config: config.clone(),
             setup: setup.clone(),
             prepared,
@@ -136,7 +137,7 @@ impl LoadedRun {
         positions: usize,
         members: &[Member],
     ) -> Result<Self, TrainError> {
-        let method = method::build(config)?;
+        let method = registry::build(config)?;
         let base = prepared.load_for(config, positions, &setup.device)?;
         let mut adapted = Vec::new();
         if method.adapter() == AdapterConfig::None {

@@ -27,6 +27,18 @@ pub(crate) fn integers(tensor: Tensor<1, Int>) -> Vec<i64> {
         .expect("integers convert")
 }
 
+/// `sum_t w[r, t] v[t]` of each row: means over tokens, where the weights say which.
+///
+/// Products and a sum instead of a matrix product, which a GPU may round to TF32's ten bits, too
+/// few for a FLU of k/E.
+///
+/// # Shapes
+/// - weights: `[rows, tokens]`; values: `[tokens]`; output: `[rows]`
+pub(crate) fn weighted_sums(weights: &Tensor<2>, values: Tensor<1>) -> Tensor<1> {
+    let products = weights.clone() * values.unsqueeze_dim(0);
+    products.sum_dim(1).squeeze_dim(1)
+}
+
 /// A matrix on the host.
 pub(crate) fn matrix(tensor: Tensor<2>) -> Mat<f64> {
     let [rows, columns] = tensor.dims();
@@ -43,7 +55,8 @@ pub(crate) fn tensor(matrix: &Mat<f64>, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, [rows, columns]), device)
 }
 
-/// Eigenvalues, falling and not below 0, and eigenvectors (columns) of a symmetric positive semi-definite matrix.
+/// Eigenvalues, falling and not below 0, and eigenvectors (columns) of a symmetric positive
+/// semi-definite matrix.
 ///
 /// # Errors
 /// Values that are no numbers.

@@ -1,8 +1,17 @@
-//! AdamW: Burn's, with one pass over memory where there is a kernel for it.
+//! AdamW, Burn's with one pass over memory where there is a kernel for it, and its learning rate.
 
+use burn::lr_scheduler::LrSchedulerConfig;
+use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
+use burn::lr_scheduler::linear::LinearLrSchedulerConfig;
+use burn::lr_scheduler::module_lr_scheduler::{ModuleLrScheduler, ModuleLrSchedulerConfig};
+use burn::lr_scheduler::sequential::SequentialLrSchedulerConfig;
+use burn::module::ParamGroup;
 use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
 use burn::prelude::*;
 use model::fused::adamw::{Step, adamw, serves};
+
+use crate::config::{RateSchedule, TrainSection};
+use crate::error::TrainError;
 
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;
@@ -73,6 +82,50 @@ impl Optimizer for OnePassAdamW {
     fn to_device<const D: usize>(state: AdamWState<D>, device: &Device) -> AdamWState<D> {
         AdamW::to_device(state, device)
     }
+}
+
+/// The learning rate by optimizer step, of `total`; the routers may have one of their own.
+pub(crate) fn learning_rate(
+    train: &TrainSection,
+    total: usize,
+) -> Result<ModuleLrScheduler, TrainError> {
+    let peak = train.learning_rate;
+    let mut rates = ModuleLrSchedulerConfig::new(rate_by_step(train, peak, total));
+    if train.router_rate_factor != 1.0 {
+        // By their names: `attention_router` and `mlp_router`.
+        let routers = ParamGroup::from_predicate("router");
+        let peak = peak * train.router_rate_factor;
+        rates = rates.with_group(routers, rate_by_step(train, peak, total));
+    }
+    rates
+        .init()
+        .map_err(|reason| TrainError::config("train.learning_rate", reason))
+}
+
+/// A linear warm-up to `peak`, then constant, linear or cosine.
+fn rate_by_step(train: &TrainSection, peak: f64, total: usize) -> LrSchedulerConfig {
+    let warmup = train.warmup_steps.min(total.saturating_sub(1));
+    let rest = total - warmup;
+    let body: LrSchedulerConfig = match train.schedule {
+        RateSchedule::Constant => {
+            LrSchedulerConfig::Linear(LinearLrSchedulerConfig::new(peak, peak, rest))
+        }
+        RateSchedule::Linear => {
+            LrSchedulerConfig::Linear(LinearLrSchedulerConfig::new(peak, 0.0, rest))
+        }
+        RateSchedule::Cosine => {
+            LrSchedulerConfig::Cosine(CosineAnnealingLrSchedulerConfig::new(peak, rest))
+        }
+    };
+    let (schedulers, milestones) = match warmup {
+        0 => (vec![body], vec![]),
+        _ => {
+            let first = peak / (warmup + 1) as f64;
+            let rise = LinearLrSchedulerConfig::new(first, peak, warmup);
+            (vec![LrSchedulerConfig::Linear(rise), body], vec![warmup])
+        }
+    };
+    LrSchedulerConfig::Sequential(SequentialLrSchedulerConfig::new(schedulers, milestones))
 }
 
 #[cfg(test)]

@@ -1,79 +1,39 @@
-//! What a method says about a batch, and the scored rows of a whole set: the only place that averages.
+//! What a method says about a batch, and the scored rows of a whole set: the only place that
+//! averages.
 //!
-//! An answer that the model wrote itself is a row of two choices, "it is right" and "it is not", of which the first is always the
-//! prediction: every figure then reads as for questions with choices.
+//! An answer that the model wrote itself is a row of two choices, "it is right" and "it is not", of
+//! which the first is always the prediction: every figure then reads as for questions with choices.
 
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
 use data::Batch;
-use data::batch::Continuations;
 use data::prompt::rouge_l;
 use data::written::normalized;
-use model::fused::log_likelihood::log_likelihood;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::TrainError;
+use crate::forward::Reading;
 use crate::linear_algebra::{integers, values};
-use crate::loss::weighted_sums;
 
-/// A method's answer to a batch: one or more samples (passes of one model, or members of an ensemble).
+/// A method's answer to a batch: one or more samples (passes of one model, or members of an
+/// ensemble).
 #[derive(Debug, Clone)]
 pub struct Prediction {
-    /// Logits of the choices, absent ones at minus infinity: `[samples, batch, choices]`. Of answers to be written, those of the right
-    /// one and of any other.
+    /// Logits of the choices, absent ones at minus infinity: `[samples, batch, choices]`. Of
+    /// answers to be written, those of the right one and of any other.
     pub choice_logits: Tensor<3>,
-    /// Of answers to be written: whether each token of the right one is the most probable, `[samples, batch]`.
+    /// For answers to be written: whether each token of the right one is the most probable,
+    /// `[samples, batch]`.
     pub written_right: Option<Tensor<2, Bool>>,
     /// FLU of each question, where the adapter has routers: `[batch]`.
     pub flu: Option<Tensor<1>>,
 }
 
-/// The score of each row's own choices, absent ones at minus infinity: the label's logit, or the weighted log-likelihood of the
-/// choice's text. Their softmax is the prediction.
-///
-/// # Shapes
-/// - logits: `[reads, vocabulary]`, the rows of `batch.choices.read_at`; output: `[batch, choices]`
-pub fn choice_logits(logits: Tensor<2>, batch: &Batch) -> Tensor<2> {
-    let scores = match &batch.choices.continuations {
-        None => logits.gather(1, batch.choices.first_tokens.clone()),
-        Some(targets) => weighted_sums(&targets.pool, token_log_probabilities(logits, targets))
-            .reshape(batch.choices.dims()),
-    };
-    scores.mask_fill(batch.choices.missing.clone(), f32::NEG_INFINITY)
-}
-
-/// The most probable choice of each row, `[batch]`.
-///
-/// # Shapes
-/// - choice_logits: `[batch, choices]`
-pub fn best_choice(choice_logits: Tensor<2>) -> Tensor<1, Int> {
-    choice_logits.without_autodiff().argmax(1).squeeze_dim(1)
-}
-
-/// Whether the most probable token, at every place of the right answer, is the answer's, `[batch]`.
-pub fn all_tokens_best(logits: Tensor<2>, batch: &Batch) -> Tensor<1, Bool> {
-    let best: Tensor<1, Int> = logits.without_autodiff().argmax(1).squeeze_dim(1);
-    let Some(targets) = &batch.choices.continuations else {
-        return best.equal(batch.answers.token.clone());
-    };
-    let best = best.select(0, targets.row.clone());
-    let missed = best.not_equal(targets.token.clone()).float();
-    weighted_sums(&targets.answer, missed).equal_scalar(0.0)
-}
-
-/// `log p(token)` of every token of every choice, given the prompt and the choice's tokens before it.
-///
-/// # Shapes
-/// - logits: `[reads, vocabulary]`, output: `[targets]`
-pub fn token_log_probabilities(logits: Tensor<2>, targets: &Continuations) -> Tensor<1> {
-    log_likelihood(logits, targets.row.clone(), targets.token.clone())
-}
-
 impl Prediction {
-    /// One sample from the logits of `batch.choices.read_at`.
-    pub fn of(logits: Tensor<2>, batch: &Batch) -> Self {
-        let scores = choice_logits(logits.clone(), batch);
+    /// One sample: what a forward pass says.
+    pub fn of(reading: &Reading, batch: &Batch) -> Self {
+        let scores = reading.choice_logits.clone();
         let choice_logits = match batch.answers.written {
             false => scores,
             // The score of the one choice is the mean log-probability of its tokens.
@@ -87,8 +47,8 @@ impl Prediction {
             written_right: batch
                 .answers
                 .written
-                .then(|| all_tokens_best(logits, batch).unsqueeze_dim(0)),
-            flu: None,
+                .then(|| reading.tokens_are_right(batch).unsqueeze_dim(0)),
+            flu: reading.flu.clone(),
         }
     }
 
@@ -188,15 +148,17 @@ pub struct ScoredRow {
     /// Weighted share of the samples whose own prediction is the joint one; absent for one sample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreement: Option<f64>,
-    /// The answer that the model wrote itself; `probabilities` are then those of its being right and wrong.
+    /// The answer that the model wrote itself; `probabilities` are then those of its being right
+    /// and wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<Written>,
 }
 
-/// An answer in the model's own words. Empty where the right answer's tokens were only scored, as in training.
+/// An answer in the model's own words. Empty where the right answer's tokens were only scored, as
+/// in training.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Written {
-    /// Its words.
+    /// Words of the answer.
     pub text: String,
     /// Log-probability of each of its tokens, the end among them.
     #[serde(serialize_with = "short_list")]
@@ -210,7 +172,7 @@ pub enum AnswerConfidence {
     /// The geometric mean of its tokens' probabilities.
     #[default]
     Mean,
-    /// Their product: the probability of the whole text.
+    /// The product of its tokens' probabilities: the probability of the whole text.
     Product,
     /// The probability of the first token.
     First,
@@ -219,7 +181,7 @@ pub enum AnswerConfidence {
 }
 
 impl AnswerConfidence {
-    /// All of them.
+    /// Every way of trusting a written answer.
     pub const ALL: [Self; 4] = [Self::Mean, Self::Product, Self::First, Self::Flu];
 
     /// In `[0, 1]`.
@@ -298,9 +260,10 @@ impl ScoredRow {
         self.logits = logarithms(&self.probabilities);
     }
 
-    /// The first of several written answers to one question, trusted as far as the others are like it: the weighted mean of their
-    /// ROUGE-L with it (SPUQ's inter-sample confidence), 1 where they count as the same. An answer without words is worth nothing, and one
-    /// alone stays as it is.
+    /// The first of several written answers to one question, trusted as far as the others are like
+    /// it: the weighted mean of their ROUGE-L with it (SPUQ's inter-sample confidence), 1 where
+    /// they count as the same. An answer without words is worth nothing, and one alone stays as it
+    /// is.
     ///
     /// # Panics
     /// Without an answer.
@@ -324,7 +287,8 @@ impl ScoredRow {
         agreed
     }
 
-    /// The weighted mean of several answers' probabilities to one question; one answer stays as it is.
+    /// The weighted mean of several answers' probabilities to one question; one answer stays as it
+    /// is.
     ///
     /// # Panics
     /// Without an answer.
@@ -352,7 +316,8 @@ impl ScoredRow {
         mixed
     }
 
-    /// The most probable choice; ties go to the first. What the model wrote is its answer, however improbable.
+    /// The most probable choice; ties go to the first. What the model wrote is its answer, however
+    /// improbable.
     pub fn prediction(&self) -> usize {
         if self.written.is_some() {
             return 0;

@@ -19,8 +19,8 @@ use model::{Llama, ModelConfig};
 use crate::config::{RunConfig, WeightType};
 use crate::error::TrainError;
 use crate::estimate::{RunEstimate, estimate};
-use crate::method;
-use crate::method::lora::CrossEntropy;
+use crate::loss::cross_entropy::CrossEntropy;
+use crate::registry;
 
 /// Seed of the tiny model's random weights. They stand for pretrained weights, so they do not
 /// follow the run's seed.
@@ -149,7 +149,7 @@ pub fn prepare_model(config: &RunConfig, finder: &Finder) -> Result<Prepared, Tr
 /// # Errors
 /// As [`prepare`].
 pub fn prepare_finished(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainError> {
-    match method::build(config)?.fit_questions() {
+    match registry::build(config)?.fit_questions() {
         0 => prepare_model(config, finder),
         _ => prepare(config, finder),
     }
@@ -404,7 +404,7 @@ impl Prepared {
         device: &Device,
         cores: usize,
     ) -> Result<RunEstimate, TrainError> {
-        let adapter = method::build(config)?.adapter();
+        let adapter = registry::build(config)?.adapter();
         Ok(estimate(
             &self.model,
             &adapter,

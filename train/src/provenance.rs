@@ -4,10 +4,10 @@ use data::EncodedQuestion;
 use data::source::{Located, SourceKind, sha256};
 
 use crate::config::RunConfig;
+use crate::context::Setup;
 use crate::error::TrainError;
-use crate::fine_tune::Setup;
-use crate::method;
 use crate::prepare::Prepared;
+use crate::registry;
 use crate::run_directory::{Provenance, RunDirectory};
 
 /// Writes `environment.json` and `data.json`.
@@ -20,7 +20,7 @@ pub fn record(
     config: &RunConfig,
     prepared: &Prepared,
 ) -> Result<(), TrainError> {
-    let adapter = method::build(config)?.adapter();
+    let adapter = registry::build(config)?.adapter();
     let shortened = |rows: &[EncodedQuestion]| rows.iter().filter(|q| q.shortened).count();
     run.write_json("environment.json", &setup.environment)?;
     run.write_provenance(&Provenance {

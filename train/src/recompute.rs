@@ -1,26 +1,26 @@
-//! Block recomputation (gradient checkpointing, Chen et al. 2016): only the input of each decoder layer is kept; the backward pass
-//! runs each layer again, with a graph of its own. Exact: the same operations on the same values.
+//! Block recomputation (gradient checkpointing, Chen et al. 2016): only the input of each decoder
+//! layer is kept; the backward pass runs each layer again, with a graph of its own. Exact: the same
+//! operations on the same values.
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 use model::{Llama, LlamaInput, LlamaOutput, Routing};
 
-/// What a pass gave, without a graph, and the gradients of its parameters.
+/// The gradients of a pass, and what the caller kept of its end.
 pub struct Recomputed<T> {
-    /// The model's output.
-    pub output: LlamaOutput,
     /// What `objective` returned beside the loss.
     pub facts: T,
-    /// By parameter.
+    /// Gradients by parameter.
     pub gradients: GradientsParams,
 }
 
-/// The gradients of `objective` with the memory of one layer's graph, at the price of one more forward pass. `llama` is tracked;
-/// `objective` returns the loss `[1]` and what else the caller wants to keep of the graph's end.
+/// The gradients of `objective` with the memory of one layer's graph, at the price of one more
+/// forward pass. `llama` is tracked; `objective` returns the loss `[1]` and what else the caller
+/// wants to keep of the graph's end.
 pub fn gradients<T>(
     llama: &Llama,
     input: &LlamaInput,
-    objective: impl FnOnce(&LlamaOutput) -> (Tensor<1>, T),
+    objective: impl FnOnce(LlamaOutput) -> (Tensor<1>, T),
 ) -> Recomputed<T> {
     let device = input.tokens.device();
     let last = llama.layers() - 1;
@@ -28,7 +28,7 @@ pub fn gradients<T>(
     let blocks = frozen.blocks(input);
     let mut inputs = vec![blocks.embedded().without_autodiff()];
     let mut decisions: Vec<Routing> = Vec::new();
-    // Of which layer each decision is.
+    // The layer that made each decision.
     let mut owners = Vec::new();
     for place in 0..last {
         reseed(&device, input, place);
@@ -46,7 +46,7 @@ pub fn gradients<T>(
     reseed(&device, input, last);
     let hidden = blocks.forward(last, x.clone(), &mut routing);
     let output = llama.output(hidden, routing, input);
-    let (loss, facts) = objective(&output);
+    let (loss, facts) = objective(output);
     let gradients = loss.backward();
     let mut upstream = x.grad(&gradients);
     let mut at_routers: Vec<[Option<Tensor<2>>; 2]> = leaves
@@ -81,27 +81,13 @@ pub fn gradients<T>(
         found.accumulate(llama, GradientsParams::from_grads(gradients, llama));
     }
     Recomputed {
-        output: LlamaOutput {
-            logits: output.logits.without_autodiff(),
-            routing: output.routing.into_iter().map(plain).collect(),
-        },
         facts,
         gradients: found.grads(),
     }
 }
 
-/// The same decision without a graph.
-fn plain(routing: Routing) -> Routing {
-    Routing {
-        probabilities: routing.probabilities.without_autodiff(),
-        kept_probabilities: routing.kept_probabilities.without_autodiff(),
-        experts: routing.experts,
-        weights: routing.weights.without_autodiff(),
-        apart: routing.apart.map(Tensor::without_autodiff),
-    }
-}
-
-/// Off flex dropout draws from the device's generator: each layer must draw the same masks both times.
+/// Seeds a layer's dropout. Off flex, dropout draws from the device's generator: each layer must draw the same masks both
+/// times.
 fn reseed(device: &Device, input: &LlamaInput, place: usize) {
     if let Some(seed) = input.dropout.at(place as u64).value() {
         device.clone().without_autodiff().seed(seed);

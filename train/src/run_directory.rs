@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::prediction::ScoredRow;
-use crate::tracker::{self, MetricsLog};
+use crate::tracker::{self, MetricsLine, MetricsLog};
 
 /// Name of the held-out questions among the sets below `evaluation/`.
 pub const HELD_OUT: &str = "held-out";
@@ -78,19 +78,6 @@ pub struct Provenance {
 
 fn is_zero(count: &usize) -> bool {
     *count == 0
-}
-
-/// A line of `metrics.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MetricsLine {
-    /// `train` (one optimizer step) or `held_out` (one chunk).
-    pub split: String,
-    /// Optimizer step.
-    pub step: usize,
-    /// Seconds of training so far, over all sessions.
-    pub seconds: f64,
-    /// Values by name.
-    pub values: serde_json::Map<String, serde_json::Value>,
 }
 
 impl RunDirectory {

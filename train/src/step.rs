@@ -14,9 +14,10 @@ use data::{Batch, StepPart};
 use model::{DropoutSeed, Llama, LlamaInput, LlamaOutput};
 
 use crate::config::TrainSection;
+use crate::forward::{Reading, input};
 use crate::linear_algebra::values;
 use crate::loss::{Objective, load_balancing};
-use crate::method::{Method, functional_uncertainty, input, read_logits};
+use crate::method::Method;
 use crate::prediction::{Prediction, ScoredRow};
 use crate::recompute;
 
@@ -105,11 +106,16 @@ impl Trainee {
         }
     }
 
-    /// Output and objective of a batch.
-    pub fn objective(&self, batch: &Batch, dropout: DropoutSeed) -> (LlamaOutput, Objective) {
+    /// What a forward pass over a batch says, and the objective on it.
+    pub fn objective(&self, batch: &Batch, dropout: DropoutSeed) -> (Reading, Objective) {
         let output = self.llama.forward(&self.input(batch, dropout));
-        let objective = self.method.0.objective(&output, batch);
-        (output, objective)
+        self.judge(output, batch)
+    }
+
+    fn judge(&self, output: LlamaOutput, batch: &Batch) -> (Reading, Objective) {
+        let reading = self.method.0.read(output, batch);
+        let objective = self.method.0.objective(&reading, batch);
+        (reading, objective)
     }
 
     fn input(&self, batch: &Batch, dropout: DropoutSeed) -> LlamaInput {
@@ -122,37 +128,35 @@ impl Trainee {
     fn step_recomputing(&self, batch: Batch, part: StepPart) -> TrainOutput<StepOutput> {
         let input = self.input(&batch, DropoutSeed::new(part.seed));
         let found = recompute::gradients(&self.llama, &input, |output| {
-            let objective = self.method.0.objective(output, &batch);
-            (objective.total() * part.share, objective)
+            let (reading, objective) = self.judge(output, &batch);
+            let loss = objective.total() * part.share;
+            (loss, (reading.detached(), objective))
         });
+        let (reading, objective) = found.facts;
         TrainOutput {
             grads: found.gradients,
-            item: self.report(&found.output, &found.facts, batch),
+            item: report(reading, &objective, batch),
         }
     }
+}
 
-    fn report(&self, output: &LlamaOutput, objective: &Objective, batch: Batch) -> StepOutput {
-        let routed = !output.routing.is_empty();
-        let plain = |t: &Tensor<1>| t.clone().without_autodiff();
-        StepOutput {
-            prediction: Prediction {
-                flu: routed.then(|| {
-                    functional_uncertainty(output, &batch, self.method.0.flu_tokens())
-                        .without_autodiff()
-                }),
-                ..Prediction::of(read_logits(output, &batch).without_autodiff(), &batch)
-            },
-            terms: objective
-                .terms
-                .iter()
-                .map(|term| (term.name, term.weight, plain(&term.value)))
-                .collect(),
-            expert_load: routed.then(|| {
-                load_balancing::expert_load(&output.routing, &batch.means.tokens).without_autodiff()
-            }),
-            batch,
-            facts: Arc::default(),
-        }
+/// What a step tells the metrics.
+fn report(reading: Reading, objective: &Objective, batch: Batch) -> StepOutput {
+    let reading = reading.detached();
+    let routed = !reading.routing.is_empty();
+    let plain = |t: &Tensor<1>| t.clone().without_autodiff();
+    StepOutput {
+        prediction: Prediction::of(&reading, &batch),
+        terms: objective
+            .terms
+            .iter()
+            .map(|term| (term.name, term.weight, plain(&term.value)))
+            .collect(),
+        expert_load: routed.then(|| {
+            load_balancing::expert_load(&reading.routing, &batch.means.tokens).without_autodiff()
+        }),
+        batch,
+        facts: Arc::default(),
     }
 }
 
@@ -162,15 +166,16 @@ impl TrainStep for Trainee {
 
     fn step(&self, mut batch: Batch) -> TrainOutput<StepOutput> {
         let part = *batch.training.get_or_insert_default();
-        // Off flex, dropout draws from the device's generator: seeded by (run, step), a resumed run draws the same masks.
+        // Off flex, dropout draws from the device's generator: seeded by (run, step), a resumed run
+        // draws the same masks.
         batch.device().without_autodiff().seed(part.seed);
         self.at.0.store(part.step, Ordering::SeqCst);
         if self.recompute {
             return self.step_recomputing(batch, part);
         }
-        let (output, objective) = self.objective(&batch, DropoutSeed::new(part.seed));
+        let (reading, objective) = self.objective(&batch, DropoutSeed::new(part.seed));
         let loss = objective.total() * part.share;
-        let report = self.report(&output, &objective, batch);
+        let report = report(reading, &objective, batch);
         TrainOutput::new(self, loss.backward(), report)
     }
 
@@ -200,13 +205,13 @@ impl InferenceStep for Trainee {
     type Output = StepOutput;
 
     fn step(&self, batch: Batch) -> StepOutput {
-        let (output, objective) = self.objective(&batch, DropoutSeed::OFF);
-        self.report(&output, &objective, batch)
+        let (reading, objective) = self.objective(&batch, DropoutSeed::OFF);
+        report(reading, &objective, batch)
     }
 }
 
-/// Scales all gradients so that their joint norm is at most `limit` (torch's `clip_grad_norm_`); Burn's own clipping is per
-/// parameter.
+/// Scales all gradients so that their joint norm is at most `limit` (torch's `clip_grad_norm_`);
+/// Burn's own clipping is per parameter.
 pub fn clip_global_norm<M: Module>(module: &M, gradients: &mut GradientsParams, limit: f64) {
     struct Square<'a>(&'a GradientsParams, f64);
     impl ModuleVisitor for Square<'_> {
@@ -251,8 +256,8 @@ impl StepOutput {
             values(load).chunks(experts).map(<[f64]>::to_vec).collect()
         });
         StepFacts {
-            // Answers that are no numbers come with such a loss, which ends the training; a batch of no weight only keeps
-            // several devices in step.
+            // Answers that are no numbers come with such a loss, which ends the training; a batch
+            // of no weight only keeps several devices in step.
             rows: match batch.share() > 0.0 {
                 true => self.prediction.rows(batch).unwrap_or_default(),
                 false => Vec::new(),

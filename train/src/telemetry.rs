@@ -9,9 +9,8 @@ use crate::dashboard::state::{DashboardState, HeldOutPoint, Phase, TrainPoint};
 use crate::metric::calibration::{BinEdge, expected_calibration_error};
 use crate::metric::{negative_log_likelihood, outcomes};
 use crate::prediction::ScoredRow;
-use crate::run_directory::MetricsLine;
 use crate::step::StepFacts;
-use crate::tracker::MetricsLog;
+use crate::tracker::{MetricsLine, MetricsLog};
 
 /// Collects the steps of a run. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -57,8 +56,8 @@ impl Telemetry {
         }
     }
 
-    /// From here on, lines go to `log` too, and time counts on from `before` seconds; a whole round of held-out questions has
-    /// `held_out` rows.
+    /// From here on, lines go to `log` too, and time counts on from `before` seconds; a whole round
+    /// of held-out questions has `held_out` rows.
     pub fn start(&self, log: MetricsLog, before: f64, held_out: usize) {
         let mut inner = self.inner();
         inner.log = Some(log);
@@ -88,7 +87,8 @@ impl Telemetry {
         self.inner().failed.get_or_insert(reason);
     }
 
-    /// Why training cannot go on, if so: the loss is no number, or `metrics.jsonl` could not be written.
+    /// Why training cannot go on, if so: the loss is no number, or `metrics.jsonl` could not be
+    /// written.
     pub fn failure(&self) -> Option<String> {
         self.inner().failed.clone()
     }
@@ -145,7 +145,8 @@ impl Telemetry {
         let rows = std::mem::take(&mut inner.held_out);
         let (loss, count) = std::mem::take(&mut inner.held_out_loss);
         inner.last_step = Instant::now();
-        // A stop ends the round after its first batch, whose questions are the longest: no fair sample.
+        // A stop ends the round after its first batch, whose questions are the longest: no fair
+        // sample.
         if rows.is_empty() || rows.len() < inner.held_out_whole {
             return;
         }

@@ -1,4 +1,5 @@
-//! Where a training's numbers are kept: `metrics.jsonl`, the same as a table in `metrics.csv`, and an event file for TensorBoard.
+//! Where a training's numbers are kept: `metrics.jsonl`, the same as a table in `metrics.csv`, and
+//! an event file for TensorBoard.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -6,15 +7,28 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message;
+use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
-use crate::run_directory::MetricsLine;
 
 /// How the names of TensorBoard's files begin.
 const EVENTS: &str = "events.out.tfevents.";
 
 /// The table's columns: a line a value, because training and held-out lines carry different ones.
 const COLUMNS: [&str; 5] = ["split", "step", "seconds", "metric", "value"];
+
+/// A line of `metrics.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricsLine {
+    /// `train` (one optimizer step) or `held_out` (one chunk).
+    pub split: String,
+    /// Optimizer step.
+    pub step: usize,
+    /// Seconds of training so far, over all sessions.
+    pub seconds: f64,
+    /// Values by name.
+    pub values: serde_json::Map<String, serde_json::Value>,
+}
 
 /// The files, open to append.
 #[derive(Debug)]
@@ -25,7 +39,8 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the files of a run; table and events are made anew from the `lines` that `jsonl` holds already.
+    /// Opens the files of a run; table and events are made anew from the `lines` that `jsonl` holds
+    /// already.
     ///
     /// # Errors
     /// A file that cannot be written.

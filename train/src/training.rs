@@ -4,32 +4,25 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use burn::lr_scheduler::LrSchedulerConfig;
-use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
-use burn::lr_scheduler::linear::LinearLrSchedulerConfig;
-use burn::lr_scheduler::module_lr_scheduler::{ModuleLrScheduler, ModuleLrSchedulerConfig};
-use burn::lr_scheduler::sequential::SequentialLrSchedulerConfig;
-use burn::module::ParamGroup;
 use burn::prelude::*;
 use burn::store::ModuleRecord;
 use burn::train::checkpoint::KeepLastNCheckpoints;
 use burn::train::logger::InMemoryMetricLogger;
 use burn::train::{ExecutionStrategy, Learner, MultiDeviceOptim, SupervisedTraining};
-use data::BatchOptions;
-use data::loader::{EvaluationLoader, TrainLoader, chunk_ends};
-use data::{EncodedQuestion, QuestionBatcher};
+use data::loader::{EvaluationLoader, Schedule, TrainLoader, chunk_ends};
+use data::{BatchOptions, EncodedQuestion, QuestionBatcher};
 use model::exchange::Adapter;
 use model::{AdapterConfig, Llama};
 
-use crate::checkpoint::{self, CloseChunk};
-use crate::config::{RateSchedule, RunConfig, TrainSection};
-use crate::dashboard::renderer::Renderer;
+use crate::checkpoint::{self, Checkpoint, CloseChunk};
+use crate::config::RunConfig;
+use crate::context::Setup;
 use crate::error::TrainError;
-use crate::fine_tune::Setup;
-use crate::method;
-use crate::method::lora::CrossEntropy;
+use crate::loss::cross_entropy::CrossEntropy;
 use crate::metric::live::{LossTerm, Tap, WholeSet};
-use crate::optimizer::OnePassAdamW;
+use crate::optimizer::{OnePassAdamW, learning_rate};
+use crate::registry;
+use crate::renderer::Renderer;
 use crate::run_directory::RunDirectory;
 use crate::step::Trainee;
 
@@ -60,8 +53,8 @@ pub struct Trained {
     pub snapshots: Vec<Llama>,
 }
 
-/// Trains `config`'s method in `run`, from the newest checkpoint if there is one; a training that has finished is only
-/// loaded.
+/// Trains `config`'s method in `run`, from the newest checkpoint if there is one; a training that
+/// has finished is only loaded.
 ///
 /// # Errors
 /// Anything that [`TrainError`] names, a stop on request among it. What was written before stays.
@@ -88,7 +81,7 @@ pub fn load(
     base: &Llama,
     questions: usize,
 ) -> Result<Trained, TrainError> {
-    let adapter = method::build(config)?.adapter();
+    let adapter = registry::build(config)?.adapter();
     let fresh = base.attach(&adapter, config.train.seed)?;
     if adapter == AdapterConfig::None {
         return Ok(Trained {
@@ -115,7 +108,7 @@ pub fn load(
         let path = checkpoint::snapshot(run.root(), *step);
         let trainee = Trainee::new(
             fresh.clone(),
-            method::build(config)?,
+            registry::build(config)?,
             &config.train,
             questions,
         )
@@ -156,83 +149,153 @@ fn learn(
     questions: TrainingQuestions,
     start: Start,
 ) -> Result<Llama, TrainError> {
-    let method = method::build(config)?;
-    // A GPU's generator belongs to the process: another device's thread would draw between a layer's first and second pass.
-    let generator = setup.others.iter().any(|other| *other != Device::flex());
-    if config.train.recompute && generator && config.adapter.dropout > 0.0 {
-        return Err(TrainError::config(
-            "train.recompute",
-            "cannot draw the same dropout masks twice on several devices: use one device, or adapter.dropout = 0",
-        ));
-    }
-    let mut tuned = start.base.attach(&method.adapter(), config.train.seed)?;
-    if let Some(adapter) = start.adapter {
-        tuned = tuned.with_adapter_tensors(&adapter.tensors)?;
-    }
-    let device = setup.device.clone().autodiff();
-    let schedule = config.train.schedule();
-    let rows = questions.train.len();
-    let total = schedule.total_steps(rows);
-    if total == 0 {
-        return Ok(tuned);
-    }
+    refuse_unrepeatable_masks(config, setup)?;
+    let trainee = set_up(config, start, questions.train.len())?;
     for reason in checkpoint::damaged(run.root()) {
         let line = format!("A checkpoint cannot be read, the one before serves: {reason}");
         setup.telemetry.say(line);
     }
-    let from = checkpoint::latest(run.root());
-    let done = from.map_or(0, |c| c.steps);
+    let walk = Walk {
+        schedule: config.train.schedule(),
+        questions: questions.train.len(),
+        from: checkpoint::latest(run.root()),
+    };
+    if walk.total() == 0 {
+        return Ok(trainee.llama);
+    }
+    let monitor = &questions.held_out[..questions.held_out.len().min(config.data.monitor_limit)];
+    begin(setup, run, &walk, monitor.len())?;
+    if walk.chunks() == 0 {
+        return last_checkpoint(trainee, run, &walk);
+    }
+    let learner = Learner::new(
+        trainee.train(),
+        OnePassAdamW::new(config.train.weight_decay).into(),
+        learning_rate(&config.train, walk.total())?,
+    );
+    let result = fit(config, setup, run, &walk, (questions.train, monitor)).launch(learner);
+    if let Some(error) = result.error {
+        return Err(TrainError::Training(error.to_string()));
+    }
+    check_end(setup, &walk)?;
+    Ok(result.model.llama)
+}
+
+/// A training's walk through its questions, and where it begins.
+struct Walk {
+    schedule: Schedule,
+    /// Training questions.
+    questions: usize,
+    /// The newest checkpoint.
+    from: Option<Checkpoint>,
+}
+
+impl Walk {
+    /// Optimizer steps of the whole training.
+    fn total(&self) -> usize {
+        self.schedule.total_steps(self.questions)
+    }
+
+    /// Optimizer steps that the newest checkpoint holds.
+    fn done(&self) -> usize {
+        self.from.map_or(0, |checkpoint| checkpoint.steps)
+    }
+
+    /// Chunks that are left, each an epoch of Burn's Learner.
+    fn chunks(&self) -> usize {
+        chunk_ends(&self.schedule, self.questions, self.done()).len()
+    }
+}
+
+/// A GPU's generator belongs to the process: another device's thread would draw between a layer's
+/// first and second pass.
+fn refuse_unrepeatable_masks(config: &RunConfig, setup: &Setup) -> Result<(), TrainError> {
+    let shared = setup.others.iter().any(|other| *other != Device::flex());
+    if config.train.recompute && shared && config.adapter.dropout > 0.0 {
+        return Err(TrainError::config(
+            "train.recompute",
+            "cannot draw the same dropout masks twice on several devices: use one device, or \
+             adapter.dropout = 0",
+        ));
+    }
+    Ok(())
+}
+
+/// The base model with an adapter at its beginning, and the method that trains it.
+fn set_up(config: &RunConfig, start: Start, questions: usize) -> Result<Trainee, TrainError> {
+    let method = registry::build(config)?;
+    let mut tuned = start.base.attach(&method.adapter(), config.train.seed)?;
+    if let Some(adapter) = start.adapter {
+        tuned = tuned.with_adapter_tensors(&adapter.tensors)?;
+    }
+    Ok(Trainee::new(tuned, method, &config.train, questions))
+}
+
+/// Tells loader, log and dashboard where the training begins; `held_out` questions are watched.
+fn begin(
+    setup: &Setup,
+    run: &RunDirectory,
+    walk: &Walk,
+    held_out: usize,
+) -> Result<(), TrainError> {
+    let done = walk.done();
     if done == 0 && !run.metrics()?.is_empty() {
         setup
             .telemetry
             .say("No checkpoint to go on from: training begins again at step 0.");
     }
     setup.state.steps_done.store(done, Ordering::SeqCst);
-    let monitor = &questions.held_out[..questions.held_out.len().min(config.data.monitor_limit)];
     let log = run.metrics_log(done)?;
     let before = run.metrics()?.last().map_or(0.0, |line| line.seconds);
-    setup.telemetry.start(log, before, monitor.len());
-    {
-        let mut state = setup.telemetry.state();
-        state.begin_training(done, total, schedule.steps_per_epoch(rows));
-    }
-    let trainee = Trainee::new(tuned, method, &config.train, rows);
-    let chunks = chunk_ends(&schedule, rows, done).len();
-    if chunks == 0 {
-        let from = from.ok_or_else(|| TrainError::Training("no step to train".into()))?;
-        let record = checkpoint::model_record(run.root(), from)?;
-        return Ok(trainee.load_record(record).valid().llama);
-    }
+    setup.telemetry.start(log, before, held_out);
+    let per_epoch = walk.schedule.steps_per_epoch(walk.questions);
+    let mut state = setup.telemetry.state();
+    state.begin_training(done, walk.total(), per_epoch);
+    Ok(())
+}
+
+/// The model of a training whose steps are all done and whose adapter was not yet saved.
+fn last_checkpoint(trainee: Trainee, run: &RunDirectory, walk: &Walk) -> Result<Llama, TrainError> {
+    let from = walk
+        .from
+        .ok_or_else(|| TrainError::Training("no step to train".into()))?;
+    let record = checkpoint::model_record(run.root(), from)?;
+    Ok(trainee.load_record(record).valid().llama)
+}
+
+/// The Learner's training: an epoch is a chunk of optimizer steps, after which the held-out
+/// questions are scored and a checkpoint is written.
+fn fit(
+    config: &RunConfig,
+    setup: &Setup,
+    run: &RunDirectory,
+    walk: &Walk,
+    (train, held_out): (&Arc<Vec<EncodedQuestion>>, &[EncodedQuestion]),
+) -> SupervisedTraining<Trainee> {
     let batcher = QuestionBatcher {
         options: BatchOptions {
             sequence_targets: config.objective.cross_entropy == CrossEntropy::Sequence,
             pad_left: false,
         },
     };
-    let snapshots = schedule.snapshot_steps(rows);
     let loader = TrainLoader::new(
-        questions.train.clone(),
+        train.clone(),
         batcher,
-        schedule,
+        walk.schedule,
         setup.state.clone(),
-        &device,
+        &setup.device.clone().autodiff(),
     )
     .shared_by(1 + setup.others.len());
     let valid = EvaluationLoader::with_batcher(
-        monitor,
+        held_out,
         config.evaluation.batch_tokens,
         batcher,
         setup.state.clone(),
         &setup.device,
     );
-    let learner = Learner::new(
-        trainee.train(),
-        OnePassAdamW::new(config.train.weight_decay).into(),
-        learning_rate(&config.train, total)?,
-    );
-    let first_chunk = from.map_or(0, |c| c.chunk);
-    let mut training = SupervisedTraining::new(run.root(), Arc::new(loader), Arc::new(valid))
-        .num_epochs(first_chunk + chunks)
+    let first_chunk = walk.from.map_or(0, |checkpoint| checkpoint.chunk);
+    let training = SupervisedTraining::new(run.root(), Arc::new(loader), Arc::new(valid))
+        .num_epochs(first_chunk + walk.chunks())
         // The loader says where an optimizer step ends; see `data::loader`.
         .grads_accumulation(usize::MAX)
         .with_training_strategy(strategy(setup).into())
@@ -244,27 +307,28 @@ fn learn(
             run: run.root().to_path_buf(),
             state: setup.state.clone(),
             telemetry: setup.telemetry.clone(),
-            snapshots,
+            snapshots: walk.schedule.snapshot_steps(walk.questions),
         })
         .renderer(Box::new(Renderer::new(setup.telemetry.clone())));
-    training = register_metrics(training, setup);
-    if let Some(from) = from {
-        training = training.checkpoint(from.chunk);
-    }
-    let result = training.launch(learner);
-    if let Some(error) = result.error {
-        return Err(TrainError::Training(error.to_string()));
-    }
-    if let Some(reason) = setup.telemetry.failure() {
-        return Err(TrainError::Training(reason));
-    }
-    let steps = setup.state.steps_done.load(Ordering::SeqCst);
-    match steps < total {
-        true => Err(TrainError::Stopped),
-        false => Ok(result.model.llama),
+    let training = register_metrics(training, setup);
+    match walk.from {
+        Some(checkpoint) => training.checkpoint(checkpoint.chunk),
+        None => training,
     }
 }
 
+/// Refuses a training that has failed, or stopped before its last step.
+fn check_end(setup: &Setup, walk: &Walk) -> Result<(), TrainError> {
+    if let Some(reason) = setup.telemetry.failure() {
+        return Err(TrainError::Training(reason));
+    }
+    match setup.state.steps_done.load(Ordering::SeqCst) < walk.total() {
+        true => Err(TrainError::Stopped),
+        false => Ok(()),
+    }
+}
+
+/// Every number of a step goes to the telemetry, and the Learner's own metrics beside it.
 fn register_metrics(
     training: SupervisedTraining<Trainee>,
     setup: &Setup,
@@ -279,7 +343,8 @@ fn register_metrics(
             }
             if !facts.loss().is_finite() {
                 on_train.fail(format!(
-                    "the loss is no number at step {}: lower train.learning_rate or set train.gradient_clip",
+                    "the loss is no number at step {}: lower train.learning_rate or set \
+                     train.gradient_clip",
                     facts.step
                 ));
                 stop.stop.store(true, Ordering::SeqCst);
@@ -309,45 +374,4 @@ fn strategy(setup: &Setup) -> ExecutionStrategy {
         1 => ExecutionStrategy::single(devices.remove(0)),
         _ => ExecutionStrategy::multi(devices, MultiDeviceOptim::OptimMainDevice),
     }
-}
-
-/// The learning rate by optimizer step; the routers may have one of their own.
-fn learning_rate(train: &TrainSection, total: usize) -> Result<ModuleLrScheduler, TrainError> {
-    let peak = train.learning_rate;
-    let mut rates = ModuleLrSchedulerConfig::new(rate_by_step(train, peak, total));
-    if train.router_rate_factor != 1.0 {
-        // By their names: `attention_router` and `mlp_router`.
-        let routers = ParamGroup::from_predicate("router");
-        let peak = peak * train.router_rate_factor;
-        rates = rates.with_group(routers, rate_by_step(train, peak, total));
-    }
-    rates
-        .init()
-        .map_err(|reason| TrainError::config("train.learning_rate", reason))
-}
-
-/// A linear warm-up to `peak`, then constant, linear or cosine.
-fn rate_by_step(train: &TrainSection, peak: f64, total: usize) -> LrSchedulerConfig {
-    let warmup = train.warmup_steps.min(total.saturating_sub(1));
-    let rest = total - warmup;
-    let body: LrSchedulerConfig = match train.schedule {
-        RateSchedule::Constant => {
-            LrSchedulerConfig::Linear(LinearLrSchedulerConfig::new(peak, peak, rest))
-        }
-        RateSchedule::Linear => {
-            LrSchedulerConfig::Linear(LinearLrSchedulerConfig::new(peak, 0.0, rest))
-        }
-        RateSchedule::Cosine => {
-            LrSchedulerConfig::Cosine(CosineAnnealingLrSchedulerConfig::new(peak, rest))
-        }
-    };
-    let (schedulers, milestones) = match warmup {
-        0 => (vec![body], vec![]),
-        _ => {
-            let first = peak / (warmup + 1) as f64;
-            let rise = LinearLrSchedulerConfig::new(first, peak, warmup);
-            (vec![LrSchedulerConfig::Linear(rise), body], vec![warmup])
-        }
-    };
-    LrSchedulerConfig::Sequential(SequentialLrSchedulerConfig::new(schedulers, milestones))
 }

@@ -11,9 +11,10 @@ use data::{Batch, Tokenizer};
 use model::{KeyValueCache, LlamaInput};
 
 use crate::error::TrainError;
+use crate::forward::{input, read_logits, seed_device};
+use crate::functional_uncertainty::{FluTokens, functional_uncertainty};
 use crate::linear_algebra::{integers, values};
-use crate::loss::calibration::FluTokens;
-use crate::method::{Sample, functional_uncertainty, input, read_logits, seed_device};
+use crate::method::Sample;
 use crate::prediction::Written;
 
 /// An answer and the FLU of its question.
@@ -124,7 +125,8 @@ fn read(
         seed_device(&batch.device(), seed);
         let output = llama.forward_with_cache(&input(batch, seed), &mut writer.cache);
         if !output.routing.is_empty() {
-            let found = functional_uncertainty(&output, batch, flu_tokens);
+            let weights = flu_tokens.weights(batch, || batch.answers.index.clone());
+            let found = functional_uncertainty(&output.routing, &weights);
             flu.push(found.unsqueeze_dim(0));
         }
         read_logits(&output, batch)

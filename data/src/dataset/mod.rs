@@ -21,6 +21,11 @@ pub mod openbookqa;
 pub mod pira;
 pub mod triviaqa;
 
+/// CONTRIBUTING's example of a new dataset.
+#[cfg(test)]
+#[path = "../../../tests/contributing/sciq.rs"]
+pub mod sciq;
+
 /// A part of a dataset as it was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OfficialSplit {
@@ -407,5 +412,25 @@ fn hub_choices(row: &Value) -> Result<LabelledChoices, String> {
             labels.len(),
             texts.len()
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contributings_example_reads_a_row_in_the_uniform_format() {
+        let row = serde_json::json!({
+            "id": "7",
+            "question": "What do bees make?",
+            "choices": ["honey", "milk", "silk", "wool"],
+            "label": 0,
+        });
+        let read = sciq::SciQ.parse(&row).unwrap().unwrap();
+        assert_eq!((read.choices.len(), read.answer), (4, 0));
+        assert_eq!(sciq::SciQ.name(), "sciq");
+        assert_eq!(sciq::SciQ.splits(), [OfficialSplit::Test]);
+        assert_eq!(sciq::SciQ.parts(OfficialSplit::Test).len(), 1);
     }
 }

@@ -1,10 +1,22 @@
 //! The terminal dashboard: a state, a pure drawing of it, and the threads that show it.
 //!
-//! Burn's own panels are closed and its plain renderer prints no values, so this is a renderer of our own. Off a terminal the
-//! same state is written as one readable line every few steps.
+//! | file | content |
+//! |---|---|
+//! | `keys` | what the keys do |
+//! | [`state`] | what the dashboard knows |
+//! | [`view`] | which panel is looked at |
+//! | [`draw`] | the screen: header, panels, log |
+//! | `panel` | each panel |
+//! | [`terminal`] | the thread that owns the terminal |
+//! | [`plain`] | lines, off a terminal |
+//!
+//! Burn's own panels are closed and its plain renderer prints no values, so this is a renderer of
+//! our own. Off a terminal the same state is written as one readable line every few steps.
 
 pub mod draw;
+mod keys;
+mod panel;
 pub mod plain;
-pub mod renderer;
 pub mod state;
 pub mod terminal;
+pub mod view;

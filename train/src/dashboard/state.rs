@@ -40,17 +40,17 @@ pub enum Phase {
 /// One optimizer step.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TrainPoint {
-    /// From 1.
+    /// Number of the optimizer step, from 1.
     pub step: usize,
     /// Weighted sum of the terms.
     pub loss: f64,
     /// Unweighted terms by name.
     pub terms: Vec<(&'static str, f64)>,
-    /// Of this step's questions.
+    /// Accuracy over this step's questions.
     pub accuracy: f64,
-    /// Mean of this step's questions.
+    /// Mean FLU over this step's questions; absent without routers.
     pub flu: Option<f64>,
-    /// Padding left out.
+    /// Speed, padding left out.
     pub tokens_per_second: f64,
     /// Share of computed tokens that are not padding.
     pub useful_tokens: f64,
@@ -105,13 +105,13 @@ pub struct DashboardState {
     pub held_out_window: Vec<Answer>,
     /// Share of kept tokens by router and expert.
     pub expert_load: Vec<Vec<f64>>,
-    /// Of the current phase.
+    /// Speed in the current phase, padding left out.
     pub tokens_per_second: f64,
     /// Resident memory, in bytes.
     pub memory: u64,
     /// A stop was asked for.
     pub stopping: bool,
-    /// Latest last.
+    /// Lines of the log, the latest last.
     pub log: VecDeque<String>,
 }
 
@@ -174,7 +174,8 @@ impl DashboardState {
         self.held_out.push(point);
     }
 
-    /// The questions that the diagrams show: held-out ones once there are any, else the last training ones.
+    /// The questions that the diagrams show: held-out ones once there are any, else the last
+    /// training ones.
     pub fn shown(&self) -> (&'static str, Vec<Answer>) {
         match self.held_out_window.is_empty() {
             true => (

@@ -1,4 +1,5 @@
-//! The thread that owns the terminal: draws the state, reads keys, restores the screen whatever happens.
+//! The thread that owns the terminal: draws the state, reads keys, restores the screen whatever
+//! happens.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,10 +8,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use data::loader::LoaderState;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::event::{self, Event};
 
-use super::draw::{View, draw};
+use super::draw::draw;
+use super::keys::action;
 use super::state::{DashboardState, Phase, resident_memory};
+use super::view::View;
 
 /// Time between two drawings.
 const TICK: Duration = Duration::from_millis(150);
@@ -101,16 +104,5 @@ fn keys(view: &mut View) -> bool {
     let Ok(Event::Key(key)) = event::read() else {
         return false;
     };
-    if key.kind != KeyEventKind::Press {
-        return false;
-    }
-    match key.code {
-        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return true,
-        KeyCode::Char('q') => return true,
-        KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => view.next(),
-        KeyCode::BackTab | KeyCode::Left | KeyCode::Char('h') => view.previous(),
-        KeyCode::Char(digit @ '1'..='5') => view.panel = digit as usize - '1' as usize,
-        _ => {}
-    }
-    false
+    action(key).is_some_and(|action| action.apply(view))
 }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::fitted::LoadedRun;
-use crate::loss::calibration::FluTokens;
-use crate::method::{self, Method};
+use crate::functional_uncertainty::FluTokens;
+use crate::method::Method;
 use crate::posthoc::PostHoc;
 use crate::posthoc::confidence::Confidence;
 use crate::posthoc::conformal::{Conformal, Score};
@@ -18,6 +18,7 @@ use crate::posthoc::temperature::Temperature;
 use crate::prediction::{AnswerConfidence, ScoredRow};
 use crate::prepare::Prepared;
 use crate::provenance::differing;
+use crate::registry;
 use crate::run_directory::RunDirectory;
 
 /// Name of the file that carries an adapter's calibration.
@@ -208,7 +209,7 @@ pub(super) fn fits(
             prompt.scoring
         );
     }
-    let routed = method::build(config)?.adapter().mixture().is_some();
+    let routed = registry::build(config)?.adapter().mixture().is_some();
     if routed && prompt.flu_tokens != config.objective.flu_tokens {
         tracing::warn!(
             "{}: its FLU is that of objective.flu_tokens = {:?}, the run's of {:?}: another quantity",

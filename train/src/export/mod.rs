@@ -15,11 +15,11 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::{RunConfig, WeightType};
+use crate::context::Setup;
 use crate::error::TrainError;
-use crate::fine_tune::Setup;
 use crate::fitted::{LoadedRun, members};
-use crate::method;
 use crate::prepare::{Prepared, prepare_model};
+use crate::registry;
 use crate::run_directory::RunDirectory;
 
 pub mod card;
@@ -66,7 +66,7 @@ pub fn export(
     verify: bool,
 ) -> Result<Exported, TrainError> {
     let (directory, config) = RunDirectory::open(&setup.run)?;
-    suits(&method::build(&config)?.adapter(), format)?;
+    suits(&registry::build(&config)?.adapter(), format)?;
     let prepared = prepare_model(&config, &setup.finder)?;
     let positions = prepared.most_positions();
     let members = members(&config, &directory, &prepared)?;

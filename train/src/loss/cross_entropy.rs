@@ -2,10 +2,66 @@
 
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
+use data::Batch;
 use data::batch::{Continuations, NextTokens};
 use model::fused::log_likelihood::log_likelihood;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::weighted_sums;
+use super::Term;
+use crate::forward::Reading;
+use crate::linear_algebra::weighted_sums;
+
+/// What the cross-entropy is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CrossEntropy {
+    /// The answer's token, over the vocabulary.
+    #[default]
+    Answer,
+    /// Every next token of prompt and answer.
+    Sequence,
+    /// The answer, over the row's choices.
+    Choices,
+}
+
+/// The cross-entropy term of an objective, shared by all methods that train. `weights` are the
+/// questions' own, `[batch]`; absent: 1.
+pub fn term(
+    scope: CrossEntropy,
+    reading: &Reading,
+    batch: &Batch,
+    weights: Option<Tensor<1>>,
+) -> Term {
+    let mean = |values: Tensor<1>| match weights {
+        None => values.mean(),
+        Some(weights) => (values * weights).mean(),
+    };
+    let sequence_of = || {
+        Some((
+            reading.sequence_logits.clone()?,
+            batch.answers.next_tokens.as_ref()?,
+        ))
+    };
+    let tokens_of = || {
+        let tokens = reading.token_log_probabilities.clone()?;
+        Some((tokens, batch.choices.continuations.as_ref()?))
+    };
+    let value = match (scope, sequence_of(), tokens_of()) {
+        (CrossEntropy::Sequence, Some((logits, next)), _) => sequence(logits, next),
+        (CrossEntropy::Choices, _, _) => {
+            let logits = reading.choice_logits.clone();
+            mean(choices(logits, batch.answers.index.clone()))
+        }
+        (_, _, Some((tokens, targets))) => mean(continuation(tokens, targets)),
+        (_, _, None) => mean(answer(reading.logits.clone(), batch.answers.token.clone())),
+    };
+    Term {
+        name: "cross_entropy",
+        value,
+        weight: 1.0,
+    }
+}
 
 /// `-log p(answer token)` of each question, over the whole vocabulary.
 ///
@@ -15,7 +71,8 @@ pub fn answer(logits: Tensor<2>, answer_tokens: Tensor<1, Int>) -> Tensor<1> {
     one_a_row(logits, answer_tokens).neg()
 }
 
-/// Each question's mean of `-log p(token)` over the right choice's tokens, each over the whole vocabulary.
+/// Each question's mean of `-log p(token)` over the right choice's tokens, each over the whole
+/// vocabulary.
 ///
 /// # Shapes
 /// - token_log_probabilities: `[targets]`; output: `[batch]`
@@ -26,7 +83,8 @@ pub fn continuation(token_log_probabilities: Tensor<1>, targets: &Continuations)
 /// `-log p(answer)` of each question, over the row's own choices.
 ///
 /// # Shapes
-/// - choice_logits: `[batch, choices]`, absent choices at minus infinity; answers, output: `[batch]`
+/// - choice_logits: `[batch, choices]`, absent choices at minus infinity; answers, output:
+///   `[batch]`
 pub fn choices(choice_logits: Tensor<2>, answers: Tensor<1, Int>) -> Tensor<1> {
     picked(log_softmax(choice_logits, 1), answers).neg()
 }

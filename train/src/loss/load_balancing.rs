@@ -9,15 +9,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadBalancing {
-    /// Eq. 15-16 as printed: a token counts for its best expert; per router, averaged. Balanced value 1.
+    /// Eq. 15-16: a token counts for its best expert; per router, averaged. Balanced value 1. In
+    /// Eq. 16 the mean probability is that of the top-k router, 0 for an expert that is not kept;
+    /// here it is the mean of the softmax over all experts, as in Mixtral's loss.
     #[default]
     Argmax,
-    /// Mixtral's and the MixLoRA code's: a token counts for each kept expert, all routers pooled. Balanced value k.
+    /// Mixtral's and the MixLoRA code's: a token counts for each kept expert, all routers pooled.
+    /// Balanced value k.
     TopK,
 }
 
-/// `E sum_e F_e P_e` with `F_e` the share of tokens sent to expert e and `P_e` its mean probability. The gradient flows
-/// through P only. Padding counts for nothing.
+/// `E sum_e F_e P_e` with `F_e` the share of tokens sent to expert e and `P_e` its mean
+/// probability. The gradient flows through P only. Padding counts for nothing.
 ///
 /// # Shapes
 /// - routing: one entry a router, its rows the flat tokens
@@ -78,7 +81,8 @@ pub fn expert_load(routing: &[Routing], token_mean: &Tensor<2>) -> Tensor<2> {
     Tensor::cat(rows, 0)
 }
 
-/// `[1, experts]`: the weighted mean of each column, without a matrix product (see [`super::weighted_sums`]).
+/// `[1, experts]`: the weighted mean of each column, without a matrix product (see
+/// [`super::weighted_sums`]).
 fn column_means(token_mean: &Tensor<2>, values: Tensor<2>) -> Tensor<2> {
     (values * token_mean.clone().transpose()).sum_dim(0)
 }
@@ -162,7 +166,8 @@ mod tests {
 
     #[test]
     fn hand_computed_value_of_equation_15() {
-        // Two tokens with p = (.4, .3, .2, .1) and (.1, .2, .3, .4): F = (.5, 0, 0, .5), P = .25 each, 4 * (.125 + .125) = 1.
+        // Two tokens with p = (.4, .3, .2, .1) and (.1, .2, .3, .4): F = (.5, 0, 0, .5), P = .25
+        // each, 4 * (.125 + .125) = 1.
         let ln = |p: [f32; 4]| p.map(f32::ln);
         let logits = vec![ln([0.4, 0.3, 0.2, 0.1]), ln([0.1, 0.2, 0.3, 0.4])];
         let found = value(logits, 2, LoadBalancing::Argmax, &[0.5, 0.5]);

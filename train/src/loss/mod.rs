@@ -17,9 +17,9 @@ pub mod load_balancing;
 pub struct Term {
     /// The field's name: `cross_entropy`, `load_balancing_loss`, `calibration_loss`.
     pub name: &'static str,
-    /// Its unweighted value, `[1]`.
+    /// Unweighted value of the term, `[1]`.
     pub value: Tensor<1>,
-    /// Its factor in the total.
+    /// Factor of the value in the total.
     pub weight: f64,
 }
 
@@ -30,19 +30,9 @@ pub struct Objective {
     pub terms: Vec<Term>,
 }
 
-/// `sum_t w[r, t] v[t]` of each row: means over tokens, where the weights say which.
-///
-/// Products and a sum instead of a matrix product, which a GPU may round to TF32's ten bits, too few for a FLU of k/E.
-///
-/// # Shapes
-/// - weights: `[rows, tokens]`; values: `[tokens]`; output: `[rows]`
-pub(crate) fn weighted_sums(weights: &Tensor<2>, values: Tensor<1>) -> Tensor<1> {
-    let products = weights.clone() * values.unsqueeze_dim(0);
-    products.sum_dim(1).squeeze_dim(1)
-}
-
 impl Objective {
-    /// The weighted sum. A term of weight 0 is left out of the graph, so that it changes no bit of the others.
+    /// The weighted sum. A term of weight 0 is left out of the graph, so that it changes no bit of
+    /// the others.
     pub fn total(&self) -> Tensor<1> {
         let mut terms = self.terms.iter().filter(|term| term.weight != 0.0);
         let first = terms.next().expect("an objective has a weighted term");

@@ -1,13 +1,28 @@
 //! The base model, zero-shot.
 
+use std::sync::Arc;
+
 use data::Batch;
-use model::{AdapterConfig, LlamaOutput};
+use model::AdapterConfig;
 
-use super::lora::{CrossEntropy, term};
-use super::{Method, Training};
+use super::{Entry, Method, Training};
+use crate::forward::Reading;
 use crate::loss::Objective;
+use crate::loss::cross_entropy::{self, CrossEntropy};
 
-/// `base`
+/// The entry of `base`.
+pub const ENTRY: Entry = Entry {
+    name: "base",
+    about: "the model as it is, no adaptation",
+    trained_as: |_| "base",
+    trains_with: &[],
+    asks_with: &[],
+    ranges: &[],
+    fixes: |_| {},
+    construct: |_| Arc::new(Base),
+};
+
+/// The base model, unchanged.
 #[derive(Debug)]
 pub struct Base;
 
@@ -16,9 +31,14 @@ impl Training for Base {
         AdapterConfig::None
     }
 
-    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
+    fn objective(&self, reading: &Reading, batch: &Batch) -> Objective {
         Objective {
-            terms: vec![term(CrossEntropy::Answer, output, batch, None)],
+            terms: vec![cross_entropy::term(
+                CrossEntropy::Answer,
+                reading,
+                batch,
+                None,
+            )],
         }
     }
 }

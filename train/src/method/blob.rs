@@ -1,50 +1,50 @@
-//! BLoB (Wang et al. 2024): `A ~ N(M, Omega^2)` with `Omega = G^2` elementwise; M and G are trained together by the likelihood,
-//! through Flipout, and after each of its steps by the divergence from the prior `N(0, prior_std^2)`, with plain gradient descent.
+//! BLoB (Wang et al. 2024): `A ~ N(M, Omega^2)` with `Omega = G^2` elementwise; M and G are trained
+//! together by the likelihood, through Flipout, and after each of its steps by the divergence from
+//! the prior `N(0, prior_std^2)`, with plain gradient descent.
 //!
-//! The divergence's weight doubles with each step of a cycle, so that it acts in the cycle's last few steps alone: a training shorter
-//! than a cycle hardly sees it, and a warning says so. Its learning rate is constant here; the public code lowers it linearly.
+//! The divergence's weight doubles with each step of a cycle, so that it acts in the cycle's last
+//! few steps alone: a training shorter than a cycle hardly sees it, and a warning says so. Its
+//! learning rate is constant here; the public code lowers it linearly.
+
+use std::sync::Arc;
 
 use burn::module::Param;
 use burn::prelude::*;
 use data::Batch;
-use model::{AdapterConfig, Llama, LlamaOutput};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use model::{AdapterConfig, Llama};
 
-use super::lora::Lora;
+use super::lora::{self, Lora};
 use super::mc_dropout::Stochastic;
-use super::{FitContext, Members, Method, Predictor, Training};
-use crate::config::RunConfig;
+use super::{Entry, FitContext, Members, Method, Predictor, Training};
+use crate::config::ranges::Range;
+use crate::config::{BlobSection, TrainSection};
 use crate::error::TrainError;
+use crate::forward::Reading;
+use crate::functional_uncertainty::FluTokens;
 use crate::loss::Objective;
-use crate::loss::calibration::FluTokens;
 
-/// `[method.blob]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct BlobSection {
-    /// Largest initial value of G, whose square is A's standard deviation.
-    pub posterior_std: f64,
-    /// Standard deviation of the prior on A.
-    pub prior_std: f64,
-    /// Learning rate of the divergence's step.
-    pub kl_learning_rate: f64,
-    /// The divergence's weights double over a cycle of `100 n^(pi / gamma) / batch` steps.
-    pub gamma: f64,
-}
+/// The entry of `blob`.
+pub const ENTRY: Entry = Entry {
+    name: "blob",
+    about: "Bayesian LoRA by backpropagation: mean and variance of A are trained together",
+    trained_as: |_| "blob",
+    trains_with: &[lora::TRAINS_WITH, &["method.blob"]],
+    asks_with: &["method.samples"],
+    ranges: &[
+        ("method.blob.posterior_std", Range::Positive),
+        ("method.blob.prior_std", Range::Positive),
+        ("method.blob.gamma", Range::Positive),
+        ("method.blob.kl_learning_rate", Range::NotNegative),
+    ],
+    construct: |config| {
+        let lora = Lora::new(&config.adapter, &config.objective);
+        let (method, train) = (&config.method, &config.train);
+        Arc::new(Blob::new(lora, &method.blob, method.samples, train))
+    },
+    ..lora::ENTRY
+};
 
-impl Default for BlobSection {
-    fn default() -> Self {
-        Self {
-            posterior_std: 0.05,
-            prior_std: 0.2,
-            kl_learning_rate: 0.01,
-            gamma: 8.0,
-        }
-    }
-}
-
-/// `blob`
+/// A LoRA whose A has a distribution.
 #[derive(Debug)]
 pub struct Blob {
     lora: Lora,
@@ -56,15 +56,16 @@ pub struct Blob {
 }
 
 impl Blob {
-    /// From a run's settings.
-    pub fn new(config: &RunConfig) -> Self {
+    /// A LoRA whose A is trained as a distribution and asked `samples` times; 0 samples ask its
+    /// mean.
+    pub fn new(lora: Lora, settings: &BlobSection, samples: usize, train: &TrainSection) -> Self {
         Self {
-            lora: Lora::new(config),
-            settings: config.method.blob.clone(),
-            samples: config.method.samples,
-            batch_size: config.train.batch_size,
-            epochs: config.train.epochs,
-            seed: config.train.seed,
+            lora,
+            settings: settings.clone(),
+            samples,
+            batch_size: train.batch_size,
+            epochs: train.epochs,
+            seed: train.seed,
         }
     }
 
@@ -75,7 +76,8 @@ impl Blob {
     }
 }
 
-/// `2^i / (2^(cycle + 1) - 1)` for step i of a cycle, from 1; the weights of a cycle sum to almost 1.
+/// `2^i / (2^(cycle + 1) - 1)` for step i of a cycle, from 1; the weights of a cycle sum to almost
+/// 1.
 fn weight(step: usize, cycle: usize) -> f64 {
     let i = (step - 1) % cycle + 1;
     // The denominator's 1 vanishes; written as a difference of exponents it cannot overflow.
@@ -107,8 +109,8 @@ impl Training for Blob {
         }
     }
 
-    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
-        self.lora.objective(output, batch)
+    fn objective(&self, reading: &Reading, batch: &Batch) -> Objective {
+        self.lora.objective(reading, batch)
     }
 
     fn after_step(&self, llama: Llama, step: usize, questions: usize) -> Llama {

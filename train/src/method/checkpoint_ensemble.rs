@@ -1,10 +1,25 @@
-//! Checkpoint ensemble (Chen et al. 2017): adapters kept over the second half of one training, probabilities averaged.
+//! Checkpoint ensemble (Chen et al. 2017): adapters kept over the second half of one training,
+//! probabilities averaged.
 
-use super::lora::Lora;
-use super::{Method, Training};
+use std::sync::Arc;
+
+use super::lora::{self, Lora};
+use super::{Entry, Method, Training};
 use crate::config::RunConfig;
+use crate::error::TrainError;
 
-/// `checkpoint_ensemble`
+/// The entry of `checkpoint_ensemble`.
+pub const ENTRY: Entry = Entry {
+    name: "checkpoint_ensemble",
+    about: "adapters of the second half of one LoRA training, probabilities averaged",
+    construct: |config| {
+        let lora = Lora::new(&config.adapter, &config.objective);
+        Arc::new(CheckpointEnsemble::new(lora, config.train.snapshots))
+    },
+    ..lora::ENTRY
+};
+
+/// The adapters that one LoRA training kept along the way.
 #[derive(Debug)]
 pub struct CheckpointEnsemble {
     lora: Lora,
@@ -12,12 +27,9 @@ pub struct CheckpointEnsemble {
 }
 
 impl CheckpointEnsemble {
-    /// From a run's settings.
-    pub fn new(config: &RunConfig) -> Self {
-        Self {
-            lora: Lora::new(config),
-            snapshots: config.train.snapshots,
-        }
+    /// An ensemble of `snapshots` adapters of one LoRA training.
+    pub fn new(lora: Lora, snapshots: usize) -> Self {
+        Self { lora, snapshots }
     }
 }
 
@@ -28,6 +40,16 @@ impl Method for CheckpointEnsemble {
 
     fn training(&self) -> &dyn Training {
         &self.lora
+    }
+
+    fn check(&self, _: &RunConfig) -> Result<(), TrainError> {
+        if self.snapshots == 0 {
+            return Err(TrainError::config(
+                "train.snapshots",
+                "checkpoint_ensemble needs at least 1: they are its members",
+            ));
+        }
+        Ok(())
     }
 
     fn uses_snapshots(&self) -> bool {

@@ -1,10 +1,26 @@
-//! Deep ensemble (Lakshminarayanan et al. 2017): separate trainings from seeds one after another, probabilities averaged.
+//! Deep ensemble (Lakshminarayanan et al. 2017): separate trainings from seeds one after another,
+//! probabilities averaged.
 
-use super::lora::Lora;
-use super::{Method, Training};
-use crate::config::RunConfig;
+use std::sync::Arc;
 
-/// `deep_ensemble`
+use super::lora::{self, Lora};
+use super::{Entry, Method, Training};
+use crate::config::ranges::Range;
+
+/// The entry of `deep_ensemble`.
+pub const ENTRY: Entry = Entry {
+    name: "deep_ensemble",
+    about: "several LoRA trainings, probabilities averaged",
+    asks_with: &["method.members"],
+    ranges: &[("method.members", Range::AtLeastOne)],
+    construct: |config| {
+        let lora = Lora::new(&config.adapter, &config.objective);
+        Arc::new(DeepEnsemble::new(lora, config.method.members))
+    },
+    ..lora::ENTRY
+};
+
+/// Several LoRA trainings, each from a seed of its own.
 #[derive(Debug)]
 pub struct DeepEnsemble {
     lora: Lora,
@@ -12,12 +28,9 @@ pub struct DeepEnsemble {
 }
 
 impl DeepEnsemble {
-    /// From a run's settings.
-    pub fn new(config: &RunConfig) -> Self {
-        Self {
-            lora: Lora::new(config),
-            members: config.method.members,
-        }
+    /// An ensemble of `members` LoRA trainings.
+    pub fn new(lora: Lora, members: usize) -> Self {
+        Self { lora, members }
     }
 }
 

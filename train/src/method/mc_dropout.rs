@@ -1,17 +1,38 @@
-//! MC dropout (Gal and Ghahramani 2016): LoRA's dropout stays on at inference; the mean of several passes' probabilities.
+//! MC dropout (Gal and Ghahramani 2016): LoRA's dropout stays on at inference; the mean of several
+//! passes' probabilities.
+
+use std::sync::Arc;
 
 use data::Batch;
 use data::seed::mix;
 use model::{AdapterConfig, DropoutSeed, Llama};
 
-use super::lora::Lora;
-use super::{FitContext, Method, Predictor, Sample, Training, sample};
+use super::lora::{self, Lora};
+use super::{Entry, FitContext, Method, Predictor, Sample, Training, sample};
 use crate::config::RunConfig;
+use crate::config::ranges::Range;
 use crate::error::TrainError;
-use crate::loss::calibration::FluTokens;
+use crate::functional_uncertainty::FluTokens;
 use crate::prediction::Prediction;
 
-/// `mc_dropout`
+/// The entry of `mc_dropout`.
+pub const ENTRY: Entry = Entry {
+    name: "mc_dropout",
+    about: "LoRA with dropout at inference, several passes",
+    asks_with: &["method.samples"],
+    ranges: &[("method.samples", Range::AtLeastOne)],
+    construct: |config| {
+        let lora = Lora::new(&config.adapter, &config.objective);
+        Arc::new(McDropout::new(
+            lora,
+            config.method.samples,
+            config.train.seed,
+        ))
+    },
+    ..lora::ENTRY
+};
+
+/// A LoRA that is asked several times, each time with other inputs dropped.
 #[derive(Debug)]
 pub struct McDropout {
     lora: Lora,
@@ -20,12 +41,23 @@ pub struct McDropout {
 }
 
 impl McDropout {
-    /// From a run's settings.
-    pub fn new(config: &RunConfig) -> Self {
+    /// `samples` passes over a LoRA, whose masks are drawn from `seed`.
+    pub fn new(lora: Lora, samples: usize, seed: u64) -> Self {
         Self {
-            lora: Lora::new(config),
-            samples: config.method.samples,
-            seed: config.train.seed,
+            lora,
+            samples,
+            seed,
+        }
+    }
+
+    /// Refuses a LoRA without dropout.
+    fn check_dropout(&self) -> Result<(), TrainError> {
+        match self.lora.adapter() {
+            AdapterConfig::Lora(lora) if lora.dropout > 0.0 => Ok(()),
+            _ => Err(TrainError::config(
+                "adapter.dropout",
+                "mc_dropout needs a dropout above 0: all its passes would be the same",
+            )),
         }
     }
 }
@@ -39,21 +71,16 @@ impl Method for McDropout {
         &self.lora
     }
 
+    fn check(&self, _: &RunConfig) -> Result<(), TrainError> {
+        self.check_dropout()
+    }
+
     fn passes(&self) -> usize {
         self.samples
     }
 
     fn fit(&self, members: Vec<Llama>, _: &FitContext) -> Result<Box<dyn Predictor>, TrainError> {
-        let dropout = match self.lora.adapter() {
-            AdapterConfig::Lora(lora) => lora.dropout,
-            _ => 0.0,
-        };
-        if dropout == 0.0 {
-            return Err(TrainError::config(
-                "adapter.dropout",
-                "mc_dropout needs a dropout above 0: all its passes would be the same",
-            ));
-        }
+        self.check_dropout()?;
         Ok(Box::new(Stochastic {
             members,
             samples: self.samples,

@@ -1,21 +1,62 @@
 //! MixLoRA and UQ4CT: the same mixture, without and with the calibration loss (Eq. 14).
 
+use std::sync::Arc;
+
 use burn::prelude::*;
 use data::Batch;
 use data::seed::hash_name;
-use model::{AdapterConfig, LlamaOutput};
+use model::AdapterConfig;
 
-use super::lora::{correct, term};
-use super::{Method, Training, functional_uncertainty, read_logits};
-use crate::config::{ObjectiveSection, RunConfig};
+use super::{Entry, Method, Training};
+use crate::config::{AdapterSection, ObjectiveSection};
+use crate::forward::Reading;
+use crate::functional_uncertainty::{FluTokens, functional_uncertainty};
 use crate::loss::calibration::{
-    self, CalibratedAnswers, CalibrationGradient, Correctness, FluTokens, calibration_loss,
+    self, CalibratedAnswers, CalibrationGradient, Correctness, calibration_loss,
 };
 use crate::loss::load_balancing::{load_balancing, one_hot};
 use crate::loss::{Objective, Term, cross_entropy};
-use crate::prediction::{all_tokens_best, choice_logits};
 
-/// `mixlora` and `uq4ct`
+/// The entry of `mixlora`.
+pub const MIXLORA: Entry = Entry {
+    name: "mixlora",
+    about: "a mixture of LoRA experts, cross-entropy and load balancing",
+    trained_as: |_| "mixlora",
+    trains_with: &[&[
+        "train",
+        "adapter",
+        "objective.cross_entropy",
+        "objective.load_balancing",
+        "objective.load_balancing_weight",
+        "objective.flu_tokens",
+    ]],
+    asks_with: &[],
+    ranges: &[],
+    fixes: |config| config.objective.calibration_weight = 0.0,
+    construct: |config| Arc::new(Mixture::mixlora(&config.adapter, &config.objective)),
+};
+
+/// The entry of `uq4ct`.
+pub const UQ4CT: Entry = Entry {
+    name: "uq4ct",
+    about: "a mixture of LoRA experts whose routers are trained to state the probability of being right",
+    trained_as: |config| match is_calibrated(&config.objective) {
+        true => "uq4ct",
+        false => "mixlora",
+    },
+    trains_with: &[&["train", "adapter", "objective"]],
+    fixes: |_| {},
+    construct: |config| Arc::new(Mixture::uq4ct(&config.adapter, &config.objective)),
+    ..MIXLORA
+};
+
+/// UQ4CT without the calibration loss is MixLoRA, whatever that loss would have been; but questions
+/// set apart for it are not learned.
+fn is_calibrated(objective: &ObjectiveSection) -> bool {
+    objective.calibration_weight != 0.0 || objective.calibration_share != 0.0
+}
+
+/// A mixture of LoRA experts: `mixlora` and `uq4ct`.
 #[derive(Debug)]
 pub struct Mixture {
     name: &'static str,
@@ -24,47 +65,47 @@ pub struct Mixture {
 }
 
 impl Mixture {
-    /// Beta as the settings say.
-    pub fn uq4ct(config: &RunConfig) -> Self {
+    /// UQ4CT: the weight beta of the calibration loss is the objective's.
+    pub fn uq4ct(adapter: &AdapterSection, objective: &ObjectiveSection) -> Self {
         Self {
-            name: "uq4ct",
-            adapter: AdapterConfig::MixLora(config.adapter.mixture()),
-            objective: config.objective.clone(),
+            name: UQ4CT.name,
+            adapter: AdapterConfig::MixLora(adapter.mixture()),
+            objective: objective.clone(),
         }
     }
 
-    /// Beta = 0.
-    pub fn mixlora(config: &RunConfig) -> Self {
-        let mut mixture = Self::uq4ct(config);
+    /// MixLoRA: beta is 0.
+    pub fn mixlora(adapter: &AdapterSection, objective: &ObjectiveSection) -> Self {
+        let mut mixture = Self::uq4ct(adapter, objective);
         mixture.objective.calibration_weight = 0.0;
         Self {
-            name: "mixlora",
+            name: MIXLORA.name,
             ..mixture
         }
     }
 
     /// Whether each question is right in this very forward pass (Eq. 13), `[batch]`, in `[0, 1]`.
-    fn right(&self, logits: Tensor<2>, batch: &Batch) -> Tensor<1> {
+    fn right(&self, reading: &Reading, batch: &Batch) -> Tensor<1> {
         match self.objective.correctness {
             Correctness::Choices if !batch.answers.written => {
-                correct(choice_logits(logits, batch), batch).float()
+                reading.choice_is_right(batch).float()
             }
             Correctness::Soft if !batch.answers.written => {
-                cross_entropy::choices(choice_logits(logits, batch), batch.answers.index.clone())
+                let logits = reading.choice_logits.clone();
+                cross_entropy::choices(logits, batch.answers.index.clone())
                     .neg()
                     .exp()
             }
-            _ => all_tokens_best(logits, batch).float(),
+            _ => reading.tokens_are_right(batch).float(),
         }
     }
 
     /// The calibration loss of each question, `[batch]`.
-    fn calibration(&self, output: &LlamaOutput, batch: &Batch) -> Tensor<1> {
-        let logits = read_logits(output, batch);
+    fn calibration(&self, reading: &Reading, batch: &Batch) -> Tensor<1> {
         match (&self.objective.calibrated, &batch.means.choices) {
             (CalibratedAnswers::Choices, Some(choice_mean)) => {
                 let [questions, choices] = batch.choices.dims();
-                let flu = calibration::functional_uncertainty(&output.routing, choice_mean);
+                let flu = functional_uncertainty(&reading.routing, choice_mean);
                 let right = one_hot(batch.answers.index.clone().unsqueeze_dim(1), choices);
                 let loss = calibration_loss(flu, right.flatten(0, 1));
                 // The mean over the choices that are there.
@@ -74,14 +115,14 @@ impl Mixture {
                 (sum / there.sum_dim(1)).squeeze_dim(1)
             }
             _ => {
-                let flu = functional_uncertainty(output, batch, self.objective.flu_tokens);
-                calibration_loss(flu, self.right(logits, batch))
+                let flu = reading.flu.clone().expect("a mixture has routers");
+                calibration_loss(flu, self.right(reading, batch))
             }
         }
     }
 
-    /// The questions' weights in the cross-entropy and in the calibration loss, where some serve the one and some the other: both means
-    /// keep their expectation.
+    /// The questions' weights in the cross-entropy and in the calibration loss, where some serve
+    /// the one and some the other: both means keep their expectation.
     fn weights(&self, batch: &Batch) -> Option<[Tensor<1>; 2]> {
         let share = self.objective.calibration_share;
         // Outside training nothing is learned: every question counts for both.
@@ -106,14 +147,14 @@ impl Training for Mixture {
         self.adapter.clone()
     }
 
-    fn objective(&self, output: &LlamaOutput, batch: &Batch) -> Objective {
+    fn objective(&self, reading: &Reading, batch: &Batch) -> Objective {
         let objective = &self.objective;
         let balance = load_balancing(
-            &output.routing,
+            &reading.routing,
             &batch.means.tokens,
             objective.load_balancing,
         );
-        let calibration = self.calibration(output, batch);
+        let calibration = self.calibration(reading, batch);
         let (answers, calibration) = match self.weights(batch) {
             None => (None, calibration.mean()),
             Some([answers, weights]) => (Some(answers), (calibration * weights).mean()),
@@ -125,7 +166,7 @@ impl Training for Mixture {
         );
         Objective {
             terms: vec![
-                term(objective.cross_entropy, output, batch, answers),
+                cross_entropy::term(objective.cross_entropy, reading, batch, answers),
                 Term {
                     name: "load_balancing_loss",
                     value: balance,

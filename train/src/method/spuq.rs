@@ -1,12 +1,26 @@
-//! SPUQ (Gao et al. 2024) for multiple choice: each question is asked in several wordings, and the answers' probabilities are
-//! averaged, weighted by the wordings' likeness to the original (ROUGE-L). The public code has another model paraphrase; here the
-//! wordings are made offline, by rule (`data::prompt::perturbations`).
+//! SPUQ (Gao et al. 2024) for multiple choice: each question is asked in several wordings, and the
+//! answers' probabilities are averaged, weighted by the wordings' likeness to the original
+//! (ROUGE-L). The public code has another model paraphrase; here the wordings are made offline, by
+//! rule (`data::prompt::perturbations`).
 
-use super::lora::Lora;
-use super::{Method, Training};
-use crate::config::RunConfig;
+use std::sync::Arc;
 
-/// `spuq`
+use super::lora::{self, Lora};
+use super::{Entry, Method, Training};
+
+/// The entry of `spuq`.
+pub const ENTRY: Entry = Entry {
+    name: "spuq",
+    about: "LoRA asked in several wordings, weighted by their likeness",
+    asks_with: &["method.perturbations"],
+    construct: |config| {
+        let lora = Lora::new(&config.adapter, &config.objective);
+        Arc::new(Spuq::new(lora, config.method.perturbations))
+    },
+    ..lora::ENTRY
+};
+
+/// A LoRA that is asked each question in several wordings.
 #[derive(Debug)]
 pub struct Spuq {
     lora: Lora,
@@ -14,11 +28,11 @@ pub struct Spuq {
 }
 
 impl Spuq {
-    /// From a run's settings.
-    pub fn new(config: &RunConfig) -> Self {
+    /// A LoRA that is asked in `perturbations` wordings beside the original.
+    pub fn new(lora: Lora, perturbations: usize) -> Self {
         Self {
-            lora: Lora::new(config),
-            perturbations: config.method.perturbations,
+            lora,
+            perturbations,
         }
     }
 }

@@ -1,61 +1,53 @@
-//! Training-free Bayesianization (Shi et al. 2025): noise on a trained LoRA, isotropic in the directions of its update, as large
-//! as the training answers bear.
+//! Training-free Bayesianization (Shi et al. 2025): noise on a trained LoRA, isotropic in the
+//! directions of its update, as large as the training answers bear.
 //!
-//! With `B = U diag(s) V^T`, the update `B A` is written `(U diag(s)) (V^T A)`; row i of `V^T A` gets noise of standard deviation
-//! `sigma / s_i`. Sigma is the largest whose answers to training questions, taken as right, lose at most a small share of their
-//! log-likelihood. The public code returns the smallest tried value that breaks that bound, and divides the loss by the number of
-//! questions, which makes the bound as many times wider; here sigma is the largest that keeps it undivided, as the paper has it.
+//! With `B = U diag(s) V^T`, the update `B A` is written `(U diag(s)) (V^T A)`; row i of `V^T A`
+//! gets noise of standard deviation `sigma / s_i`. Sigma is the largest whose answers to training
+//! questions, taken as right, lose at most a small share of their log-likelihood. The public code
+//! returns the smallest tried value that breaks that bound, and divides the loss by the number of
+//! questions, which makes the bound as many times wider; here sigma is the largest that keeps it
+//! undivided, as the paper has it.
+
+use std::sync::Arc;
 
 use burn::data::dataloader::DataLoader;
 use burn::module::Param;
 use burn::prelude::*;
 use model::Llama;
 use model::projection::LoraLinear;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use super::lora::Lora;
+use super::lora::{self, Lora};
 use super::mc_dropout::Stochastic;
-use super::{FitContext, Members, Method, Predictor, Training};
-use crate::config::RunConfig;
+use super::{Entry, FitContext, Members, Method, Predictor, Training};
+use crate::config::ranges::Range;
+use crate::config::{RunConfig, TfbSection};
 use crate::error::TrainError;
+use crate::functional_uncertainty::FluTokens;
 use crate::linear_algebra::{eigen, matrix, tensor};
-use crate::loss::calibration::FluTokens;
 use crate::prediction::ScoredRow;
 
-/// `[method.tfb]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct TfbSection {
-    /// Training questions on which sigma is chosen.
-    pub questions: usize,
-    /// Passes of each trial.
-    pub trial_samples: usize,
-    /// Trials, halving the interval of the logarithm.
-    pub trials: usize,
-    /// Smallest sigma tried; where it is not borne either, there is no noise.
-    pub min_sigma: f64,
-    /// Largest sigma.
-    pub max_sigma: f64,
-    /// Allowed relative rise of the negative log-likelihood. The public code divides the rise by the number of questions first: its
-    /// 0.003 is 0.3 here at 100 questions.
-    pub tolerance: f64,
-}
+/// The entry of `tfb`.
+pub const ENTRY: Entry = Entry {
+    name: "tfb",
+    about: "training-free Bayesianization of LoRA: noise as large as its training answers bear",
+    asks_with: &["method.samples", "method.tfb"],
+    ranges: &[
+        ("method.samples", Range::AtLeastOne),
+        ("method.tfb.questions", Range::AtLeastOne),
+        ("method.tfb.trial_samples", Range::AtLeastOne),
+        ("method.tfb.trials", Range::AtLeastOne),
+        ("method.tfb.min_sigma", Range::Positive),
+        ("method.tfb.tolerance", Range::NotNegative),
+    ],
+    construct: |config| {
+        let lora = Lora::new(&config.adapter, &config.objective);
+        let (method, seed) = (&config.method, config.train.seed);
+        Arc::new(Tfb::new(lora, &method.tfb, method.samples, seed))
+    },
+    ..lora::ENTRY
+};
 
-impl Default for TfbSection {
-    fn default() -> Self {
-        Self {
-            questions: 100,
-            trial_samples: 5,
-            trials: 8,
-            min_sigma: 1e-5,
-            max_sigma: 0.2,
-            tolerance: 0.003,
-        }
-    }
-}
-
-/// `tfb`
+/// A LoRA with noise on its update.
 #[derive(Debug)]
 pub struct Tfb {
     lora: Lora,
@@ -65,13 +57,13 @@ pub struct Tfb {
 }
 
 impl Tfb {
-    /// From a run's settings.
-    pub fn new(config: &RunConfig) -> Self {
+    /// A LoRA that is asked `samples` times, with noise drawn from `seed`.
+    pub fn new(lora: Lora, settings: &TfbSection, samples: usize, seed: u64) -> Self {
         Self {
-            lora: Lora::new(config),
-            settings: config.method.tfb.clone(),
-            samples: config.method.samples,
-            seed: config.train.seed,
+            lora,
+            settings: settings.clone(),
+            samples,
+            seed,
         }
     }
 }
@@ -87,8 +79,8 @@ impl Rotated {
     fn of(mut lora: LoraLinear) -> Result<Self, TrainError> {
         let b = lora.lora_b.val();
         let device = b.device();
-        // B B^T = V diag(s^2) V^T in the layout `[r, d_out]`.
-        // The product in f64: small singular values would drown in f32's rounding of the large ones' squares.
+        // B B^T = V diag(s^2) V^T in the layout `[r, d_out]`. The product in f64: small singular
+        // values would drown in f32's rounding of the large ones' squares.
         let wide = matrix(b.clone());
         let (squares, vectors) = eigen(&(&wide * wide.transpose()))?;
         let v = tensor(&vectors, &device);
@@ -160,8 +152,9 @@ fn pseudo_likelihood(rows: &[ScoredRow], answers: &[usize]) -> f64 {
     sum / rows.len() as f64
 }
 
-/// The largest value that `bears`, whose bound is monotone: `max`, or what `trials` halvings of `[log min, log max]` find; 0 if
-/// none does. In the logarithm, since what an adapter bears differs by orders of magnitude with its size.
+/// The largest value that `bears`, whose bound is monotone: `max`, or what `trials` halvings of
+/// `[log min, log max]` find; 0 if none does. In the logarithm, since what an adapter bears differs
+/// by orders of magnitude with its size.
 pub(crate) fn largest<E>(
     (min, max): (f64, f64),
     trials: usize,
@@ -193,6 +186,13 @@ impl Method for Tfb {
 
     fn training(&self) -> &dyn Training {
         &self.lora
+    }
+
+    /// An empty interval would be searched from the wrong end.
+    fn check(&self, _: &RunConfig) -> Result<(), TrainError> {
+        let width = self.settings.max_sigma - self.settings.min_sigma;
+        let key = "method.tfb.max_sigma - method.tfb.min_sigma";
+        Range::Positive.check(key, width)
     }
 
     fn passes(&self) -> usize {

@@ -61,7 +61,7 @@ impl Calibrators {
 
 /// A scored test set after each way of calibration; part of `metrics.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Calibrated {
+pub struct CalibratedMetrics {
     /// The fitted temperature.
     pub temperature: Temperature,
     /// Figures with temperature scaling.
@@ -76,7 +76,7 @@ pub struct Calibrated {
     pub aps: ConformalMetrics,
 }
 
-impl Calibrated {
+impl CalibratedMetrics {
     /// Fits every calibrator on held-out rows and applies it to test rows.
     pub fn of(
         held_out: &[ScoredRow],

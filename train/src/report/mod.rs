@@ -13,9 +13,10 @@ use crate::evaluation::Cost;
 use crate::metric::calibration::{BinEdge, expected_calibration_error};
 use crate::metric::{Estimate, Metrics, Outcome, estimate, outcomes, ranking};
 use crate::posthoc::confidence::Information;
-use crate::posthoc::{ALPHA, Calibrated};
+use crate::posthoc::{ALPHA, CalibratedMetrics};
 use crate::prediction::{AnswerConfidence, ScoredRow};
-use crate::run_directory::{Environment, MetricsLine, Provenance, RunDirectory};
+use crate::run_directory::{Environment, Provenance, RunDirectory};
+use crate::tracker::MetricsLine;
 
 pub mod compare;
 mod html;
@@ -34,7 +35,7 @@ pub struct Scored {
     /// Tuned model, held-out.
     pub tuned_held_out: Metrics,
     /// Tuned model on test after calibration on held-out.
-    pub calibrated: Calibrated,
+    pub calibrated: CalibratedMetrics,
     /// Base model's scored test questions.
     pub base_rows: Vec<ScoredRow>,
     /// Tuned model's scored test questions.
@@ -57,7 +58,7 @@ pub struct Figures {
     /// Tuned model, held-out.
     pub tuned_held_out: Metrics,
     /// Tuned model on test after calibration on held-out.
-    pub calibrated: Calibrated,
+    pub calibrated: CalibratedMetrics,
     /// What an answer of the tuned model costs.
     pub cost: Cost,
 }
@@ -247,7 +248,7 @@ fn lines(base: &Metrics, tuned: &Metrics) -> Vec<Line> {
 }
 
 /// The figures that calibration changes, temperature beside the calibrator.
-fn calibrated_lines(calibrated: &Calibrated) -> Vec<Line> {
+fn calibrated_lines(calibrated: &CalibratedMetrics) -> Vec<Line> {
     let changed = [
         "Mean confidence",
         "ECE",
@@ -370,7 +371,7 @@ impl Report<'_> {
 
     /// What calibration on held-out questions makes of the tuned model, in sentences.
     fn calibration(&self) -> Vec<String> {
-        let Calibrated {
+        let CalibratedMetrics {
             temperature,
             confidence,
             lac,

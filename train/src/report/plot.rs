@@ -8,7 +8,7 @@ use crate::metric::calibration::{Bin, BinEdge, reliability};
 use crate::metric::ranking::risk_coverage;
 use crate::metric::{Outcome, outcomes};
 use crate::prediction::ScoredRow;
-use crate::run_directory::MetricsLine;
+use crate::tracker::MetricsLine;
 
 const SIZE: (u32, u32) = (440, 330);
 const BLUE: RGBColor = RGBColor(46, 107, 158);

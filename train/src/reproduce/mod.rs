@@ -2,7 +2,7 @@
 //! content.
 //!
 //! A [`Table`] names rows (methods with settings) and columns (a dataset to train on, a dataset to
-//! test on). [`plan`] turns it into [`Training`]s and [`Evaluation`]s. Their directories are named
+//! test on). [`plan`] turns it into [`TrainingJob`]s and [`EvaluationJob`]s. Their directories are named
 //! by a hash of everything that decides their content. So tables share them, an interrupted run
 //! goes on, and several machines can work on one file system. [`scheduler`] does them, [`results`]
 //! reads what they left, [`render`] prints it.
@@ -31,6 +31,6 @@ pub mod table_files;
 pub mod tables;
 pub mod work;
 
-pub use plan::{Evaluation, Options, Plan, Training};
+pub use plan::{EvaluationJob, Options, Plan, TrainingJob};
 pub use results::ResultTable;
 pub use tables::{Column, Layout, Row, TABLES, Table};

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::tables::{Column, Row, Table};
+use crate::config::readers::is_read_by_evaluation_alone;
 use crate::config::{ConfigLayers, EvaluationSection, RunConfig, TrainSection};
 use crate::error::TrainError;
-use crate::method;
+use crate::registry;
 
 /// What of a table is asked for, and how large.
 #[derive(Debug, Clone)]
@@ -50,7 +51,7 @@ impl Options {
     /// A record that is missing or cannot be read.
     pub fn recorded(table: &'static Table, root: &Path) -> Result<Self, TrainError> {
         let path = root.join(RECORD);
-        let fail = |e: &dyn std::fmt::Display| TrainError::file(&path, e);
+        let fail = |e: &dyn std::fmt::Display| TrainError::file(&path, e.to_string());
         let text = std::fs::read_to_string(&path).map_err(|e| fail(&e))?;
         let recorded: Recorded = toml::from_str(&text).map_err(|e| fail(&e))?;
         let mut given = ConfigLayers::default();
@@ -74,7 +75,7 @@ impl Options {
 
 /// One training: a member of one or more rows.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Training {
+pub struct TrainingJob {
     /// Its directory's name.
     pub id: String,
     /// Its settings, and nothing that does not decide the adapter.
@@ -83,13 +84,13 @@ pub struct Training {
 
 /// One method with one seed, trained on one dataset and tested on some.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Evaluation {
+pub struct EvaluationJob {
     /// Its directory's name.
     pub id: String,
     /// The method's settings.
     pub config: RunConfig,
     /// Its members; none for the base model.
-    pub members: Vec<Training>,
+    pub members: Vec<TrainingJob>,
     /// Datasets to test on.
     pub on: Vec<String>,
 }
@@ -100,7 +101,7 @@ pub struct PlannedRow {
     /// The table's row.
     pub row: Row,
     /// One a seed and training dataset.
-    pub evaluations: Vec<Evaluation>,
+    pub evaluations: Vec<EvaluationJob>,
 }
 
 /// Everything that a table needs.
@@ -179,8 +180,8 @@ impl Plan {
     }
 
     /// Every training once, in the order of first need.
-    pub fn trainings(&self) -> Vec<Training> {
-        let mut found: Vec<Training> = Vec::new();
+    pub fn trainings(&self) -> Vec<TrainingJob> {
+        let mut found: Vec<TrainingJob> = Vec::new();
         for evaluation in self.evaluations() {
             for member in evaluation.members {
                 if found.iter().all(|known| known.id != member.id) {
@@ -210,8 +211,8 @@ impl Plan {
     }
 
     /// Every evaluation once.
-    pub fn evaluations(&self) -> Vec<Evaluation> {
-        let mut found: Vec<Evaluation> = Vec::new();
+    pub fn evaluations(&self) -> Vec<EvaluationJob> {
+        let mut found: Vec<EvaluationJob> = Vec::new();
         for evaluation in self.rows.iter().flat_map(|row| &row.evaluations) {
             if found.iter().all(|known| known.id != evaluation.id) {
                 found.push(evaluation.clone());
@@ -359,8 +360,8 @@ fn settings(options: &Options, row: &Row, train: &str, seed: u64) -> Result<RunC
     layers.set_text("data.dataset", train)?;
     let mut config = layers.resolve()?;
     config.train.seed += seed * SEED_STEP;
-    // Every LoRA training keeps what a checkpoint ensemble wants, so that one training serves all.
-    if method::entry(&config.method.name)?.trained_as == "lora" {
+    // Such a training keeps what a checkpoint ensemble wants, so that one training serves all.
+    if registry::shares_snapshots(&config)? {
         config.train.snapshots = config.train.snapshots.max(3);
     }
     Ok(config)
@@ -372,17 +373,17 @@ fn evaluation(
     train: &str,
     seed: u64,
     on: Vec<String>,
-) -> Result<Evaluation, TrainError> {
+) -> Result<EvaluationJob, TrainError> {
     let mut config = settings(options, row, train, seed)?;
     // How figures are taken from the answers does not change them.
     config.evaluation = EvaluationSection {
         batch_tokens: config.evaluation.batch_tokens,
         ..Default::default()
     };
-    let built = method::build(&config)?;
+    let built = registry::build(&config)?;
     if built.adapter() == model::AdapterConfig::None {
         // Without training no seed makes a difference: one evaluation serves all.
-        config = config.read_by(method::entry(&config.method.name)?)?;
+        config = registry::read_settings(&config)?;
         config.train.seed = TrainSection::default().seed;
     }
     let members = match built.adapter() {
@@ -391,7 +392,7 @@ fn evaluation(
             .map(|member| training(&config, config.train.seed + member))
             .collect::<Result<_, _>>()?,
     };
-    Ok(Evaluation {
+    Ok(EvaluationJob {
         id: identity(&config),
         config,
         members,
@@ -400,12 +401,10 @@ fn evaluation(
 }
 
 /// The training behind a method, without what only its evaluation reads.
-fn training(config: &RunConfig, seed: u64) -> Result<Training, TrainError> {
-    let mut config = method::training(config, seed)?;
-    config.data.test_limit = None;
-    config.data.held_out_limit = None;
-    config.evaluation = EvaluationSection::default();
-    Ok(Training {
+fn training(config: &RunConfig, seed: u64) -> Result<TrainingJob, TrainError> {
+    let config = registry::training_settings(config, seed)?;
+    let config = config.keeping(|key| !is_read_by_evaluation_alone(key))?;
+    Ok(TrainingJob {
         id: identity(&config),
         config,
     })

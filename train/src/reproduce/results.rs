@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::plan::{Evaluation, Plan};
+use super::plan::{EvaluationJob, Plan};
 use super::tables::Layout;
 use super::work::{evaluation_directory, training_directory};
 use super::{paper, work};
@@ -341,7 +341,7 @@ impl ResultTable {
             let mut spent: Vec<Cost> = Vec::new();
             for (column, answers) in plan.columns.iter().zip(&mut answers) {
                 let (mut sets, mut plain) = (Vec::new(), BySeed::new());
-                let trained_there = |e: &&Evaluation| e.config.data.dataset == column.train;
+                let trained_there = |e: &&EvaluationJob| e.config.data.dataset == column.train;
                 for evaluation in planned.evaluations.iter().filter(trained_there) {
                     let scored = read(evaluation, column.test, root)?;
                     plain.push(scored.as_ref().map(|(set, _)| set.plain.clone()));
@@ -427,7 +427,7 @@ fn agrees(name: &str, paper_model: &str) -> bool {
 
 /// The test rows of an evaluation in all forms, if they have been scored.
 fn read(
-    evaluation: &Evaluation,
+    evaluation: &EvaluationJob,
     test: &str,
     root: &Path,
 ) -> Result<Option<(Calibrated, Cost)>, TrainError> {
@@ -518,7 +518,7 @@ fn cell(
 
 fn cost(
     row: &str,
-    evaluations: &[Evaluation],
+    evaluations: &[EvaluationJob],
     spent: &[Cost],
     root: &Path,
 ) -> Result<Option<RowCost>, TrainError> {

@@ -7,23 +7,23 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::plan::{Evaluation, Options, Plan, Training};
+use super::plan::{EvaluationJob, Options, Plan, TrainingJob};
 use super::table_files;
 use super::work::{
     Estimates, ensure_evaluated, ensure_trained, evaluation_directory, is_trained, missing,
     training_directory,
 };
+use crate::context::Setup;
 use crate::dashboard::state::{DashboardState, clock};
 use crate::error::TrainError;
-use crate::fine_tune::Setup;
 
 /// One independent piece of a plan's work. Doing it twice does it once.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Job {
     /// Trains one adapter.
-    Training(Training),
+    Training(TrainingJob),
     /// Asks the trained adapters of one row, one seed and one training dataset.
-    Evaluation(Evaluation),
+    Evaluation(EvaluationJob),
 }
 
 impl Job {
@@ -194,8 +194,8 @@ impl<'a> Schedule<'a> {
 }
 
 /// Whether a training has yet to be done for an evaluation that has yet to be done.
-fn is_needed(plan: &Plan, training: &Training, root: &Path) -> bool {
-    let asks = |evaluation: &Evaluation| {
+fn is_needed(plan: &Plan, training: &TrainingJob, root: &Path) -> bool {
+    let asks = |evaluation: &EvaluationJob| {
         let mut members = evaluation.members.iter();
         members.any(|member| member.id == training.id) && !missing(root, evaluation).is_empty()
     };

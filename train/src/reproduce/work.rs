@@ -12,35 +12,36 @@ use data::EncodedQuestion;
 use data::source::Finder;
 
 use super::lock::{Attempt, Holder, Lock};
-use super::plan::{Evaluation, Training};
+use super::plan::{EvaluationJob, TrainingJob};
 use crate::config::RunConfig;
+use crate::context::Setup;
 use crate::error::TrainError;
-use crate::fine_tune::{Setup, train};
+use crate::fine_tune::train;
 use crate::fitted::{LoadedRun, Member, QuestionSet};
-use crate::method;
 use crate::prepare::{Prepared, prepare, prepare_test};
 use crate::provenance;
+use crate::registry;
 use crate::run_directory::{HELD_OUT, RunDirectory};
 
 /// The directory of a training.
-pub fn training_directory(root: &Path, training: &Training) -> PathBuf {
+pub fn training_directory(root: &Path, training: &TrainingJob) -> PathBuf {
     root.join("trainings").join(&training.id)
 }
 
 /// The directory of an evaluation.
-pub fn evaluation_directory(root: &Path, evaluation: &Evaluation) -> PathBuf {
+pub fn evaluation_directory(root: &Path, evaluation: &EvaluationJob) -> PathBuf {
     root.join("evaluations").join(&evaluation.id)
 }
 
 /// Whether a training has finished.
-pub fn is_trained(root: &Path, training: &Training) -> bool {
+pub fn is_trained(root: &Path, training: &TrainingJob) -> bool {
     RunDirectory::at(&training_directory(root, training))
         .adapter()
         .is_file()
 }
 
 /// The sets of an evaluation that are not scored yet, the held-out questions first.
-pub fn missing(root: &Path, evaluation: &Evaluation) -> Vec<String> {
+pub fn missing(root: &Path, evaluation: &EvaluationJob) -> Vec<String> {
     let run = RunDirectory::at(&evaluation_directory(root, evaluation));
     std::iter::once(HELD_OUT.to_owned())
         .chain(evaluation.on.iter().cloned())
@@ -128,7 +129,7 @@ impl<'a> Estimates<'a> {
     ///
     /// # Errors
     /// Data that cannot be had.
-    pub fn training(&mut self, training: &Training) -> Result<f64, TrainError> {
+    pub fn training(&mut self, training: &TrainingJob) -> Result<f64, TrainError> {
         let (config, cores) = (&training.config, self.cores);
         let prepared = self.prepared(config, "all", prepare)?;
         Ok(prepared
@@ -140,9 +141,9 @@ impl<'a> Estimates<'a> {
     ///
     /// # Errors
     /// Data that cannot be had.
-    pub fn evaluation(&mut self, evaluation: &Evaluation) -> Result<f64, TrainError> {
+    pub fn evaluation(&mut self, evaluation: &EvaluationJob) -> Result<f64, TrainError> {
         let (config, cores) = (&evaluation.config, self.cores);
-        let method = method::build(config)?;
+        let method = registry::build(config)?;
         let tokens = |questions: &[EncodedQuestion]| -> usize {
             questions.iter().map(EncodedQuestion::length).sum()
         };
@@ -179,7 +180,11 @@ fn setup_in(setup: &Setup, directory: &Path) -> Setup {
 ///
 /// # Errors
 /// Anything that [`TrainError`] names, [`TrainError::Stopped`] among it.
-pub fn ensure_trained(training: &Training, root: &Path, setup: &Setup) -> Result<(), TrainError> {
+pub fn ensure_trained(
+    training: &TrainingJob,
+    root: &Path,
+    setup: &Setup,
+) -> Result<(), TrainError> {
     let directory = training_directory(root, training);
     let Some(_lock) = enter(&directory, setup, || is_trained(root, training))? else {
         return Ok(());
@@ -196,7 +201,7 @@ pub fn ensure_trained(training: &Training, root: &Path, setup: &Setup) -> Result
 /// # Errors
 /// As [`ensure_trained`].
 pub fn ensure_evaluated(
-    evaluation: &Evaluation,
+    evaluation: &EvaluationJob,
     root: &Path,
     setup: &Setup,
 ) -> Result<(), TrainError> {
@@ -250,7 +255,7 @@ pub fn ensure_evaluated(
 
 /// The trainings of an evaluation's members, which must have used the same files.
 fn trained_members(
-    evaluation: &Evaluation,
+    evaluation: &EvaluationJob,
     root: &Path,
     prepared: &Prepared,
 ) -> Result<Vec<Member>, TrainError> {
@@ -292,7 +297,7 @@ mod tests {
             };
             for training in Plan::new(&options, None).unwrap().trainings() {
                 let config = training.config;
-                let again = method::training(&config, config.train.seed).unwrap();
+                let again = registry::training_settings(&config, config.train.seed).unwrap();
                 assert_eq!(again, config, "{}", table.name);
             }
         }

@@ -10,18 +10,18 @@ use burn::train::renderer::{
     MetricsRendererTraining,
 };
 
-use super::state::Phase;
+use crate::dashboard::state::Phase;
 use crate::telemetry::Telemetry;
 
 /// Hands Burn's events to the telemetry.
-pub struct Renderer {
+pub(crate) struct Renderer {
     telemetry: Telemetry,
     validating: bool,
 }
 
 impl Renderer {
     /// A renderer for one training.
-    pub fn new(telemetry: Telemetry) -> Self {
+    pub(crate) fn new(telemetry: Telemetry) -> Self {
         Self {
             telemetry,
             validating: false,
@@ -30,7 +30,8 @@ impl Renderer {
 }
 
 impl MetricsRendererTraining for Renderer {
-    // Values arrive whole through the taps, with more than a metric can carry; see `metric::live::Tap`.
+    // Values arrive whole through the taps, with more than a metric can carry; see
+    // `metric::live::Tap`.
     fn update_train(&mut self, _: MetricState) {}
 
     fn update_valid(&mut self, _: MetricState) {}

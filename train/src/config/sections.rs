@@ -1,0 +1,423 @@
+//! The sections of the settings that every method shares: model, data, adapter, objective,
+//! training, evaluation.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use data::DataError;
+use data::dataset::custom::Custom;
+use data::dataset::{self, AnyDataset};
+use data::loader::Schedule;
+use data::prompt::{LabelStyle, Normalization, Rendering, Scoring, Template};
+use model::{LoraConfig, MixLoraConfig, MixtureWeights, Placement, TargetModule};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::is_default;
+use crate::functional_uncertainty::FluTokens;
+use crate::loss::calibration::{CalibratedAnswers, CalibrationGradient, Correctness};
+use crate::loss::cross_entropy::CrossEntropy;
+use crate::loss::load_balancing::LoadBalancing;
+use crate::prediction::AnswerConfidence;
+
+/// `[model]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSection {
+    /// A short name, `owner/name` on the Hub, a directory in Hugging Face's layout, a .gguf file,
+    /// or `tiny`.
+    pub name: String,
+    /// Branch, tag or commit on the Hub.
+    pub revision: String,
+    /// Type of the frozen weights: `f32` or `bf16`.
+    pub dtype: WeightType,
+}
+
+/// Type of the frozen weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightType {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits with f32's range.
+    Bf16,
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSection {
+    /// Name of the dataset.
+    pub dataset: String,
+    /// Wording of the prompt: `moe_peft`, `laplace_lora` or `passage`.
+    pub template: Template,
+    /// How choices are scored: by their `letters`, or `cloze`, by the likelihood of their texts.
+    pub scoring: Scoring,
+    /// What a likelihood is divided by with cloze scoring: `token`, `character` or `sum` (nothing).
+    pub normalization: Normalization,
+    /// Longest prompt, in tokens; longer ones lose the end of their question or passage.
+    pub max_tokens: usize,
+    /// Longest answer that the model may write to an open-ended question, in tokens.
+    #[serde(skip_serializing_if = "is_default_answer_tokens")]
+    #[schemars(extend("default" = ANSWER_TOKENS))]
+    pub answer_tokens: usize,
+    /// Share of train that is held out where no validation split is left for it.
+    pub held_out_fraction: f64,
+    /// At most this many training questions.
+    pub train_limit: Option<usize>,
+    /// At most this many held-out questions.
+    pub held_out_limit: Option<usize>,
+    /// At most this many test questions.
+    pub test_limit: Option<usize>,
+    /// Held-out questions scored after each chunk of training.
+    pub monitor_limit: usize,
+    /// Seed of the split, apart from the training's: several training seeds share one split.
+    pub split_seed: u64,
+    /// Files and field names of the dataset `custom`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub custom: Custom,
+}
+
+/// `[adapter]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdapterSection {
+    /// Directory of an adapter to start from: peft's LoRA, MixLoRA's, or an export of this program.
+    /// The adapter's shape is taken over; `train.max_steps = 0` asks it as it is.
+    #[serde(skip_serializing_if = "is_default")]
+    pub from: Option<PathBuf>,
+    /// Rank r of a low-rank update.
+    pub rank: usize,
+    /// Numerator of the scaling `alpha / rank`.
+    pub alpha: f64,
+    /// Probability with which an input of A is dropped in training.
+    pub dropout: f64,
+    /// Adapted projections.
+    pub target_modules: BTreeSet<TargetModule>,
+    /// Experts of a mixture, E.
+    pub num_experts: usize,
+    /// Experts that serve a token, k.
+    pub top_k: usize,
+    /// Where the experts sit: `all` or `ffn`.
+    pub placement: Placement,
+    /// `renormalized`, `raw` or `raw_delta`.
+    pub mixture_weights: MixtureWeights,
+    /// Standard deviation of the routers' initial weights.
+    pub router_init_std: f64,
+}
+
+/// `[objective]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectiveSection {
+    /// `answer`, `sequence` or `choices`.
+    pub cross_entropy: CrossEntropy,
+    /// Form of the load-balancing loss: `argmax` or `top_k`.
+    pub load_balancing: LoadBalancing,
+    /// Weight gamma of the load-balancing loss in Eq. 14.
+    pub load_balancing_weight: f64,
+    /// Weight beta of the calibration loss in Eq. 14.
+    pub calibration_weight: f64,
+    /// Optimizer steps over which beta rises from 0 (Eq. 17); 0 = constant.
+    pub calibration_warmup_steps: usize,
+    /// FLU over the whole prompt (`mean`), its last token (`last`), or the chosen answer's text
+    /// (`answer`).
+    pub flu_tokens: FluTokens,
+    /// When an answer counts as right in the calibration loss: `choices`, `vocabulary` or `soft`.
+    pub correctness: Correctness,
+    /// What the calibration loss may change: `all`, or the `routers` alone.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "all"))]
+    pub calibration_gradient: CalibrationGradient,
+    /// Which answers the calibration loss looks at: the `predicted` one, or all `choices`.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "predicted"))]
+    pub calibrated: CalibratedAnswers,
+    /// Share of the training questions, by a hash of their names, that serve the calibration loss
+    /// alone: the cross-entropy never sees their answers, so that being right there is not learned
+    /// by heart. 0 = every question serves both.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = 0.0))]
+    pub calibration_share: f64,
+}
+
+/// Shape of the learning rate over the training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RateSchedule {
+    /// The same throughout, after the warm-up.
+    #[default]
+    Constant,
+    /// Falling linearly to 0 at the end.
+    Linear,
+    /// Falling by a half cosine to 0 at the end.
+    Cosine,
+}
+
+/// `[train]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainSection {
+    /// Passes over the training questions; may be a fraction.
+    pub epochs: f64,
+    /// Stop after this many optimizer steps, if that comes first.
+    pub max_steps: Option<usize>,
+    /// Questions of one optimizer step.
+    pub batch_size: usize,
+    /// Questions of one forward pass at most; gradients of several passes are accumulated.
+    pub micro_batch: usize,
+    /// Tokens of one forward pass at most, padding among them: bounds memory, and keeps questions
+    /// of like length together.
+    #[serde(skip_serializing_if = "is_default_micro_tokens")]
+    #[schemars(extend("default" = MICRO_TOKENS))]
+    pub micro_tokens: usize,
+    /// AdamW's learning rate.
+    pub learning_rate: f64,
+    /// Factor on the learning rate of the routers.
+    #[serde(skip_serializing_if = "is_one")]
+    #[schemars(extend("default" = 1.0))]
+    pub router_rate_factor: f64,
+    /// `constant`, `linear` or `cosine`.
+    pub schedule: RateSchedule,
+    /// Optimizer steps over which the learning rate rises from 0.
+    pub warmup_steps: usize,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest norm of the whole gradient.
+    pub gradient_clip: Option<f64>,
+    /// Optimizer steps between checkpoints; held-out questions are scored at each.
+    pub checkpoint_every: usize,
+    /// Adapters kept over the second half of training, evenly, the last one included: a checkpoint
+    /// ensemble's members.
+    pub snapshots: usize,
+    /// Seed of initial adapter, order and dropout.
+    pub seed: u64,
+    /// Put questions of like length into one batch.
+    pub bucket: bool,
+    /// Keep only each layer's input for the backward pass and run the layer again there: the
+    /// activations of one layer in memory, 1.4 times the time, the same gradients.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = false))]
+    pub recompute: bool,
+}
+
+/// `[evaluation]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluationSection {
+    /// Equal-width bins of the calibration errors.
+    pub bins: usize,
+    /// Resamples of the bootstrap intervals.
+    pub bootstrap: usize,
+    /// Most tokens of one evaluation batch, padding included.
+    pub batch_tokens: usize,
+    /// How far a written answer is trusted: the `mean` of its tokens' probabilities (geometric),
+    /// their `product`, that of the `first`, or `flu`.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "mean"))]
+    pub answer_confidence: AnswerConfidence,
+}
+
+impl Default for ModelSection {
+    fn default() -> Self {
+        Self {
+            name: "smollm2-135m".into(),
+            revision: "main".into(),
+            dtype: WeightType::F32,
+        }
+    }
+}
+
+impl Default for DataSection {
+    fn default() -> Self {
+        Self {
+            dataset: "boolq".into(),
+            template: Template::MoePeft,
+            scoring: Scoring::Letters,
+            normalization: Normalization::Token,
+            max_tokens: 512,
+            answer_tokens: ANSWER_TOKENS,
+            held_out_fraction: 0.1,
+            train_limit: None,
+            held_out_limit: None,
+            test_limit: None,
+            monitor_limit: 64,
+            split_seed: 0,
+            custom: Custom::default(),
+        }
+    }
+}
+
+impl Default for AdapterSection {
+    fn default() -> Self {
+        Self {
+            from: None,
+            rank: 16,
+            alpha: 32.0,
+            dropout: 0.05,
+            target_modules: TargetModule::ALL.into(),
+            num_experts: 8,
+            top_k: 2,
+            placement: Placement::All,
+            mixture_weights: MixtureWeights::Renormalized,
+            router_init_std: 0.02,
+        }
+    }
+}
+
+impl Default for ObjectiveSection {
+    fn default() -> Self {
+        Self {
+            cross_entropy: CrossEntropy::Answer,
+            load_balancing: LoadBalancing::Argmax,
+            load_balancing_weight: 0.01,
+            calibration_weight: 1.0,
+            calibration_warmup_steps: 0,
+            flu_tokens: FluTokens::Mean,
+            correctness: Correctness::Choices,
+            calibration_gradient: CalibrationGradient::All,
+            calibrated: CalibratedAnswers::Predicted,
+            calibration_share: 0.0,
+        }
+    }
+}
+
+impl Default for TrainSection {
+    fn default() -> Self {
+        Self {
+            epochs: 2.0,
+            max_steps: None,
+            batch_size: 16,
+            micro_batch: 16,
+            micro_tokens: MICRO_TOKENS,
+            learning_rate: 2e-4,
+            router_rate_factor: 1.0,
+            schedule: RateSchedule::Constant,
+            warmup_steps: 0,
+            weight_decay: 0.01,
+            gradient_clip: None,
+            checkpoint_every: 50,
+            snapshots: 0,
+            seed: 42,
+            bucket: true,
+            recompute: false,
+        }
+    }
+}
+
+impl Default for EvaluationSection {
+    fn default() -> Self {
+        Self {
+            bins: 15,
+            bootstrap: 1000,
+            batch_tokens: 2048,
+            answer_confidence: AnswerConfidence::Mean,
+        }
+    }
+}
+
+/// Twice what a processor needs for full speed; more only takes memory.
+const MICRO_TOKENS: usize = 1024;
+
+fn is_default_micro_tokens(value: &usize) -> bool {
+    *value == MICRO_TOKENS
+}
+
+/// A short answer: a name, a date, a few words.
+pub(super) const ANSWER_TOKENS: usize = 16;
+
+fn is_default_answer_tokens(value: &usize) -> bool {
+    *value == ANSWER_TOKENS
+}
+
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
+}
+
+impl DataSection {
+    /// The dataset.
+    ///
+    /// # Errors
+    /// An unknown name, or `custom` without its training file.
+    pub fn dataset(&self) -> Result<AnyDataset, DataError> {
+        dataset::find(&self.dataset, &self.custom)
+    }
+
+    /// Whether the model writes its answers instead of choosing them.
+    ///
+    /// # Errors
+    /// As [`Self::dataset`].
+    pub fn writes(&self) -> Result<bool, DataError> {
+        Ok(self.dataset()?.labels() == LabelStyle::Written)
+    }
+
+    /// A reason for a refusal that lies in the dataset's questions.
+    pub(crate) fn open_ended(&self, reason: &str) -> String {
+        format!("the questions of {} are open-ended: {reason}", self.title())
+    }
+
+    /// The dataset's name; of the user's own file, the file's.
+    pub fn title(&self) -> String {
+        let file = self.custom.train.as_ref().or(self.custom.test.as_ref());
+        let stem = file.and_then(|file| file.file_stem());
+        match (self.dataset.as_str(), stem) {
+            ("custom", Some(stem)) => stem.to_string_lossy().to_lowercase().replace(' ', "-"),
+            (name, _) => name.into(),
+        }
+    }
+
+    /// How questions become prompts.
+    pub fn rendering(&self, labels: LabelStyle) -> Rendering {
+        Rendering {
+            template: self.template,
+            labels,
+            scoring: self.scoring,
+            normalization: self.normalization,
+            answer_tokens: self.answer_tokens,
+            whole_choices: false,
+        }
+    }
+}
+
+impl AdapterSection {
+    /// As one plain LoRA.
+    pub fn lora(&self) -> LoraConfig {
+        LoraConfig {
+            rank: self.rank,
+            alpha: self.alpha,
+            dropout: self.dropout,
+            target_modules: self.target_modules.clone(),
+            posterior_std: None,
+        }
+    }
+
+    /// As a mixture.
+    pub fn mixture(&self) -> MixLoraConfig {
+        MixLoraConfig {
+            lora: self.lora(),
+            num_experts: self.num_experts,
+            top_k: self.top_k,
+            placement: self.placement,
+            mixture_weights: self.mixture_weights,
+            router_init_std: self.router_init_std,
+        }
+    }
+}
+
+impl TrainSection {
+    /// The walk through the rows.
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            batch_size: self.batch_size,
+            micro_batch: self.micro_batch.min(self.batch_size),
+            micro_tokens: self.micro_tokens,
+            epochs: self.epochs,
+            max_steps: self.max_steps,
+            checkpoint_every: self.checkpoint_every,
+            snapshots: self.snapshots,
+            seed: self.seed,
+            bucket: self.bucket,
+        }
+    }
+}
