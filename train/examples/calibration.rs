@@ -1,4 +1,5 @@
-//! How far an over-confident model's confidence can be mended: `cargo build --workspace --examples`, then `target/debug/examples/calibration`.
+//! How far an over-confident model's confidence can be mended:
+//! `cargo build --workspace --examples`, then `target/debug/examples/calibration`.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -93,8 +93,8 @@ fn activations(config: &ModelConfig, adapter: &AdapterConfig, serves: bool) -> u
     }
 }
 
-/// Estimates a run. `weight_bytes` is the size of one frozen weight, `serves` says whether the fused
-/// operations do.
+/// Estimates a run. `weight_bytes` is the size of one frozen weight, `serves` says whether the
+/// fused operations do.
 #[expect(
     clippy::too_many_arguments,
     reason = "plain facts of one run, used once"

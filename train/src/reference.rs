@@ -1,4 +1,5 @@
-//! Every setting with its default and its meaning, from the code itself: a document, and a file to start from.
+//! Every setting with its default and its meaning, from the code itself: a document, and a file to
+//! start from.
 
 use std::collections::BTreeMap;
 
