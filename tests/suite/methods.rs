@@ -1,4 +1,5 @@
-//! The uncertainty methods against PyTorch and scipy (`tests/fixtures/make_methods.py`), and against themselves.
+//! The uncertainty methods against PyTorch and scipy (`tests/fixtures/make_methods.py`), and
+//! against themselves.
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::optim::GradientsParams;
@@ -438,7 +439,8 @@ fn tfb_without_noise_is_the_lora_and_with_noise_keeps_its_bound() {
         &plain,
         1e-4,
     );
-    // No rise of the loss allowed, and more noise than any answer bears: almost nothing is left of it.
+    // No rise of the loss allowed, and more noise than any answer bears: almost nothing is left of
+    // it.
     tfb.method.tfb.max_sigma = 1e3;
     tfb.method.tfb.tolerance = 1e-3;
     tfb.method.tfb.trials = 30;

@@ -13,7 +13,8 @@ use model::{AdapterConfig, Llama, LoraConfig, MixLoraConfig, TargetModule};
 
 pub(crate) mod programs;
 
-/// Every device to test on, plain, with the largest relative difference that its arithmetic excuses.
+/// Every device to test on, plain, with the largest relative difference that its arithmetic
+/// excuses.
 pub(crate) fn devices() -> Vec<(String, Device, f64)> {
     uq4ct::backend::available()
         .into_iter()

@@ -86,8 +86,8 @@ pub fn gradients<T>(
     }
 }
 
-/// Seeds a layer's dropout. Off flex, dropout draws from the device's generator: each layer must draw the same masks both
-/// times.
+/// Seeds a layer's dropout. Off flex, dropout draws from the device's generator: each layer must
+/// draw the same masks both times.
 fn reseed(device: &Device, input: &LlamaInput, place: usize) {
     if let Some(seed) = input.dropout.at(place as u64).value() {
         device.clone().without_autodiff().seed(seed);
