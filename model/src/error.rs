@@ -9,15 +9,15 @@ pub enum ModelError {
     /// A file could not be opened, read or written.
     #[error("{path}: {source}")]
     Io {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The operating system's reason.
+        /// The reason that the operating system gave.
         source: std::io::Error,
     },
     /// A model file is not what its name says, or is damaged.
     #[error("{path}: {reason}")]
     Malformed {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// What is wrong, and where in the file.
         reason: String,
@@ -25,7 +25,7 @@ pub enum ModelError {
     /// A setting of `config.json` or of the adapter cannot be used.
     #[error("{key}: {reason}")]
     Setting {
-        /// The setting's name.
+        /// The name of the setting.
         key: String,
         /// What was expected, what was found, and what to do.
         reason: String,

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use burn::tensor::TensorData;
 use serde_json::{Value, json};
 
 use super::{
@@ -69,37 +70,40 @@ pub fn write(
         "act_fn": "silu",
     });
     write_json(&directory.join("adapter_config.json"), &settings)?;
-    let mut out = Tensors::new();
+    let their_tensors = their_tensors(tensors, mix.num_experts);
+    torch::write(&directory.join("adapter_model.bin"), &their_tensors)
+}
+
+/// The tensors by the names of the public MixLoRA code.
+fn their_tensors(tensors: &Tensors, experts: usize) -> Tensors {
+    let mut theirs = Tensors::new();
     for (name, data) in tensors {
         let Some((module, matrix)) = name.rsplit_once('.') else {
             continue;
         };
-        if matrix == "mlp_router" {
-            out.insert(
-                format!("mixlora.{module}.mlp.moe_gate.weight"),
-                transposed(data),
-            );
+        let matrix = match matrix {
+            "mlp_router" => {
+                let name = format!("mixlora.{module}.mlp.moe_gate.weight");
+                theirs.insert(name, transposed(data));
+                continue;
+            }
+            "lora_a" => "lora_A",
+            _ => "lora_B",
+        };
+        if shape(data).len() == 2 {
+            let name = format!("mixlora.{module}.{matrix}.weight");
+            theirs.insert(name, transposed(data));
             continue;
         }
-        let matrix = if matrix == "lora_a" {
-            "lora_A"
-        } else {
-            "lora_B"
-        };
-        match shape(data).len() {
-            2 => drop(out.insert(
-                format!("mixlora.{module}.{matrix}.weight"),
-                transposed(data),
-            )),
-            _ => (0..mix.num_experts).for_each(|expert| {
-                let name = format!("mixlora.{module}.experts.{expert}.{matrix}.weight");
-                out.insert(name, transposed(&slice(data, expert)));
-            }),
+        for expert in 0..experts {
+            let name = format!("mixlora.{module}.experts.{expert}.{matrix}.weight");
+            theirs.insert(name, transposed(&slice(data, expert)));
         }
     }
-    torch::write(&directory.join("adapter_model.bin"), &out)
+    theirs
 }
 
+/// A whole alpha, which is all that the format can hold.
 fn whole(alpha: f64) -> Result<u64, ModelError> {
     match alpha.fract() == 0.0 {
         true => Ok(alpha as u64),
@@ -192,6 +196,7 @@ fn targets(path: &Path, value: &Value) -> Result<BTreeSet<TargetModule>, ModelEr
         .collect()
 }
 
+/// The tensors by this project's names, taken out of those that were found.
 fn own_tensors(
     found: &mut Tensors,
     targets: &BTreeSet<TargetModule>,
@@ -211,20 +216,27 @@ fn own_tensors(
                     false => {
                         transposed(&take(found, &format!("mixlora.{module}.{theirs}.weight"))?)
                     }
-                    true => {
-                        let parts: Vec<_> = (0..experts)
-                            .map(|expert| {
-                                let name =
-                                    format!("mixlora.{module}.experts.{expert}.{theirs}.weight");
-                                Ok(transposed(&take(found, &name)?))
-                            })
-                            .collect::<Result<_, ModelError>>()?;
-                        stacked(&format!("mixlora.{module}.experts.{theirs}"), &parts)?
-                    }
+                    true => experts_of(found, &module, theirs, experts)?,
                 };
                 own.insert(format!("{module}.{ours}"), data);
             }
         }
     }
     Ok(own)
+}
+
+/// One matrix of a module for each expert, as a stack.
+fn experts_of(
+    found: &mut Tensors,
+    module: &str,
+    matrix: &str,
+    experts: usize,
+) -> Result<TensorData, ModelError> {
+    let parts: Vec<_> = (0..experts)
+        .map(|expert| {
+            let name = format!("mixlora.{module}.experts.{expert}.{matrix}.weight");
+            Ok(transposed(&take(found, &name)?))
+        })
+        .collect::<Result<_, ModelError>>()?;
+    stacked(&format!("mixlora.{module}.experts.{matrix}"), &parts)
 }

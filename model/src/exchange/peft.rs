@@ -66,8 +66,32 @@ pub fn write(
 /// file.
 pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
     let path = directory.join("adapter_config.json");
+    refuse_variants(&path, config)?;
+    let rank = number(&path, config, "r")?;
+    let alpha = number(&path, config, "lora_alpha")?;
+    let (target_modules, tensors) = own_tensors(&path, read_tensors(directory)?)?;
+    let lora = LoraConfig {
+        rank: rank as usize,
+        // Rank-stabilised LoRA scales by alpha / sqrt(r).
+        alpha: match config["use_rslora"].as_bool() {
+            Some(true) => alpha * rank.sqrt(),
+            _ => alpha,
+        },
+        dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
+        target_modules,
+        posterior_std: None,
+    };
+    Ok(Adapter {
+        config: AdapterConfig::Lora(lora),
+        tensors,
+        base_model: config["base_model_name_or_path"].as_str().map(Into::into),
+    })
+}
+
+/// Refuses the variants of LoRA that are not implemented.
+fn refuse_variants(path: &Path, config: &Value) -> Result<(), ModelError> {
     refuse(
-        &path,
+        path,
         config,
         &[
             ("use_dora", json!(false)),
@@ -84,50 +108,38 @@ pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
     )?;
     // PiSSA, OLoRA, CorDA and LoftQ change the base weights when they are loaded.
     let start = &config["init_lora_weights"];
-    if start
-        .as_str()
-        .is_some_and(|kind| !["gaussian", "eva"].contains(&kind))
-    {
-        let reason = format!(
-            "init_lora_weights = {start} is not implemented: convert the adapter to a plain LoRA"
-        );
-        return Err(at(&path, reason));
+    match start.as_str() {
+        None | Some("gaussian" | "eva") => Ok(()),
+        Some(_) => Err(at(
+            path,
+            format!(
+                "init_lora_weights = {start} is not implemented: convert the adapter to a plain LoRA"
+            ),
+        )),
     }
-    let rank = number(&path, config, "r")?;
-    let alpha = number(&path, config, "lora_alpha")?;
-    let mut tensors = Tensors::new();
-    let mut targets = BTreeSet::new();
-    for (name, data) in read_tensors(directory)? {
-        let known = own_name(&name).ok_or_else(|| {
-            at(
-                &path,
-                format!(
-                    "`{name}` is no LoRA of a projection of a decoder layer: it is not implemented"
-                ),
-            )
+}
+
+/// The tensors by this project's names, and the projections that they adapt; `path` is for the
+/// error.
+fn own_tensors(
+    path: &Path,
+    theirs: Tensors,
+) -> Result<(BTreeSet<TargetModule>, Tensors), ModelError> {
+    let (mut targets, mut tensors) = (BTreeSet::new(), Tensors::new());
+    for (name, data) in theirs {
+        let (own, target) = own_name(&name).ok_or_else(|| {
+            let reason = format!(
+                "`{name}` is no LoRA of a projection of a decoder layer: it is not implemented"
+            );
+            at(path, reason)
         })?;
         if shape(&data).len() != 2 {
-            return Err(at(&path, format!("`{name}`: expected a matrix")));
+            return Err(at(path, format!("`{name}`: expected a matrix")));
         }
-        targets.insert(known.1);
-        tensors.insert(known.0, transposed(&data));
+        targets.insert(target);
+        tensors.insert(own, transposed(&data));
     }
-    let lora = LoraConfig {
-        rank: rank as usize,
-        // Rank-stabilised LoRA scales by alpha / sqrt(r).
-        alpha: match config["use_rslora"].as_bool() {
-            Some(true) => alpha * rank.sqrt(),
-            _ => alpha,
-        },
-        dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
-        target_modules: targets,
-        posterior_std: None,
-    };
-    Ok(Adapter {
-        config: AdapterConfig::Lora(lora),
-        tensors,
-        base_model: config["base_model_name_or_path"].as_str().map(Into::into),
-    })
+    Ok((targets, tensors))
 }
 
 /// This project's name (`layers.0.self_attn.q_proj.lora_a`) for a name of `peft`, and the

@@ -15,6 +15,7 @@ use super::{Implementation, propagate, tracked};
 use crate::dropout::{Mask, masked};
 
 mod flex;
+mod groups;
 
 /// Low-rank matrices of several experts, and which of them serve each row. A plain LoRA is a
 /// mixture of one.

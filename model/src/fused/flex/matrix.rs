@@ -82,9 +82,9 @@ impl<'a> Mat<'a> {
 /// What a product does with the values that are there.
 #[derive(Clone, Copy, PartialEq)]
 pub(in crate::fused) enum Store {
-    /// They are overwritten.
+    /// The values are overwritten.
     Overwrite,
-    /// The product is added to them.
+    /// The product is added to the values.
     Accumulate,
 }
 
