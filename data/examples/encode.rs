@@ -2,7 +2,9 @@
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::tensor::Device;
-use data::prompt::{LabelStyle, Normalization, Rendering, Scoring, Template};
+use data::prompt::LabelStyle;
+use data::rendering::{Normalization, Rendering, Scoring};
+use data::template::Template;
 use data::{MultipleChoice, QuestionBatcher, Tokenizer};
 
 fn main() -> Result<(), data::DataError> {

@@ -7,7 +7,7 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::prelude::*;
 
 use crate::batch::{Answers, Batch, BatchInput, Choices, Continuations, NextTokens, TokenMeans};
-use crate::tokenizer::{Continuation, EncodedQuestion};
+use crate::encoded::{Continuation, EncodedQuestion};
 
 /// What a batch carries beside the prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,7 +114,7 @@ fn has_texts(questions: &[EncodedQuestion]) -> bool {
     texts.any(|q| q.open.is_some() || q.choices.iter().any(text))
 }
 
-/// The way from vectors to tensors on a device.
+/// Moves vectors to tensors on a device.
 struct Upload<'a>(&'a Device);
 
 impl Upload<'_> {
@@ -213,7 +213,8 @@ impl Grid {
         }
     }
 
-    /// The prompt, then of every choice the tokens that are computed, each at the positions after the prompt.
+    /// Puts the prompt down, then the computed tokens of every choice, each choice at the positions
+    /// after the prompt.
     fn place(&mut self, row: usize, start: usize, question: &EncodedQuestion, append: bool) {
         let prompt = question.prompt.len();
         let first = row * self.sequence + start;
@@ -316,7 +317,7 @@ impl Targets {
                 for (offset, id) in continuation.tokens.iter().enumerate() {
                     let target = targets.token.len();
                     targets.token.push(*id as i32);
-                    // The first token is read after the prompt, every other after the one before it.
+                    // The first token is read after the prompt, every other after the one before.
                     targets.row.push(match offset {
                         0 => row as i32,
                         _ => (inside + offset - 1) as i32,

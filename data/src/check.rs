@@ -6,43 +6,44 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::dataset::custom::Custom;
+use crate::encoded::EncodedQuestion;
 use crate::error::DataError;
 use crate::example::MultipleChoice;
-use crate::prompt::Rendering;
+use crate::rendering::Rendering;
 use crate::rows;
 use crate::tokenizer::Tokenizer;
 
 /// A row that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BadRow {
-    /// Its number in the file.
+    /// Number of the row in the file.
     pub row: usize,
-    /// The field and what is wrong with it.
+    /// The field, and what is wrong with it.
     pub reason: String,
 }
 
-/// A file of questions, looked through.
+/// What was found in a file of questions.
 #[derive(Debug, Clone, Serialize)]
 pub struct CheckedFile {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Rows in it.
+    /// Number of rows in the file.
     pub rows: usize,
-    /// Rows that training or a test can use.
+    /// Number of rows that training or a test can use.
     pub usable: usize,
-    /// Rows without an answer: of use to `predict` alone.
+    /// Number of rows without an answer, of use to `predict` alone.
     pub unanswered: usize,
     /// Rows that cannot be used.
     pub bad: Vec<BadRow>,
-    /// Open-ended questions: their choices are the accepted answers.
+    /// Whether the questions are open-ended; their choices are then the accepted answers.
     pub written: bool,
-    /// Rows by their number of choices.
+    /// Number of rows by their number of choices.
     pub choices: BTreeMap<usize, usize>,
-    /// Rows by the place of the right answer, as its letter.
+    /// Number of rows by the letter of the right answer.
     pub answers: BTreeMap<char, usize>,
-    /// Rows with a text that answers them.
+    /// Number of rows with a text that answers the question.
     pub with_context: usize,
-    /// Distinct groups.
+    /// Number of distinct groups.
     pub groups: usize,
     /// Pairs of rows that ask the same and answer the same.
     pub repeats: Vec<[usize; 2]>,
@@ -56,7 +57,7 @@ pub struct CheckedFile {
 }
 
 impl CheckedFile {
-    /// Reads a file whole; rows that cannot be used are listed, not an error.
+    /// Reads a whole file. Rows that cannot be used are listed; they are no error.
     ///
     /// # Errors
     /// A file that cannot be read or is not valid in its format.
@@ -123,7 +124,7 @@ impl CheckedFile {
         self.groups = groups.len();
     }
 
-    /// Accuracy of always choosing the most common place, the floor that a model must pass.
+    /// Accuracy of always choosing the most common letter, the floor that a model must pass.
     pub fn majority(&self) -> Option<f64> {
         let most = self.answers.values().max()?;
         Some(*most as f64 / self.usable as f64)
@@ -140,7 +141,7 @@ pub struct Overlap {
 }
 
 impl Overlap {
-    /// What two files share.
+    /// Finds what two files share.
     pub fn of(one: &CheckedFile, other: &CheckedFile) -> Self {
         let known: HashMap<String, usize> = one
             .questions
@@ -168,7 +169,7 @@ impl Overlap {
         }
     }
 
-    /// Whether they share nothing.
+    /// Whether the files share nothing.
     pub fn is_empty(&self) -> bool {
         self.questions.is_empty() && self.groups.is_empty()
     }
@@ -178,12 +179,12 @@ fn group((_, question): &(usize, MultipleChoice)) -> Option<&String> {
     question.group.as_ref()
 }
 
-/// What a tokenizer makes of questions.
+/// What a tokenizer makes of a file's questions.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct CheckedTokens {
     /// Longest prompt that the settings allow, in tokens.
     pub limit: usize,
-    /// Tokens of a question, choices included: smallest, median, 95 % quantile, largest.
+    /// Tokens a question, choices included: smallest, median, 95 % quantile, largest.
     pub lengths: Option<[usize; 4]>,
     /// Rows that lose the end of their question or context.
     pub shortened: Vec<usize>,
@@ -198,18 +199,19 @@ pub struct CheckedTokens {
 /// A question as the model sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rendered {
-    /// Its row in the file.
+    /// Number of the row in the file.
     pub row: usize,
     /// The prompt, after which the choices are scored.
     pub prompt: String,
     /// The scored tokens of each choice.
     pub scored: Vec<Vec<String>>,
-    /// Index of the right one.
+    /// Index of the right choice.
     pub answer: usize,
 }
 
 impl CheckedTokens {
-    /// Encodes every question as training would; `examples` of them are kept as text, evenly over the file.
+    /// Encodes every question as training would, and keeps `examples` of them as text, evenly over
+    /// the file.
     pub fn of(
         file: &CheckedFile,
         tokenizer: &Tokenizer,
@@ -263,7 +265,7 @@ impl CheckedTokens {
 
 fn render(
     row: usize,
-    question: &crate::tokenizer::EncodedQuestion,
+    question: &EncodedQuestion,
     tokenizer: &Tokenizer,
 ) -> Result<Rendered, DataError> {
     let pieces = |ids: &[u32]| ids.iter().map(|id| tokenizer.decode(&[*id])).collect();
@@ -282,7 +284,9 @@ fn render(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::{LabelStyle, Normalization, Scoring, Template};
+    use crate::prompt::LabelStyle;
+    use crate::rendering::{Normalization, Scoring};
+    use crate::template::Template;
     use serde_json::json;
 
     fn file(rows: &[serde_json::Value]) -> CheckedFile {

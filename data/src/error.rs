@@ -1,14 +1,14 @@
-//! What can go wrong between a name and a batch.
+//! Errors between the name of a dataset or model and a batch.
 
 use std::path::PathBuf;
 
-/// An error that names the place and, where there is one, the remedy.
+/// What went wrong with data or a model's files: the place and, where there is one, the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The operating system's reason.
         source: std::io::Error,
@@ -16,9 +16,9 @@ pub enum DataError {
     /// A row that cannot be used.
     #[error("{path}, row {row}: {reason}")]
     Row {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its number, from 1; in jsonl the line.
+        /// Number of the row, from 1; in jsonl the line.
         row: usize,
         /// The field, what was expected, what was found.
         reason: String,
@@ -26,31 +26,31 @@ pub enum DataError {
     /// A file that cannot be used as a whole.
     #[error("{path}: {reason}")]
     File {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with the file.
         reason: String,
     },
     /// Nothing that was tried has the file.
     #[error("{name} was not found. Tried:{}", tried.iter().map(|t| format!("\n  - {t}")).collect::<String>())]
     NotFound {
-        /// What was wanted.
+        /// What was looked for.
         name: String,
-        /// Each place and why it did not serve.
+        /// Each place that was tried, and why it did not serve.
         tried: Vec<String>,
     },
     /// A setting that cannot be used.
     #[error("{key}: {reason}")]
     Setting {
-        /// The setting.
+        /// Name of the setting.
         key: String,
-        /// Expected, got, what to do.
+        /// What was expected, what was found, what to do.
         reason: String,
     },
 }
 
 impl DataError {
-    /// An [`DataError::Io`] for `path`.
+    /// A [`DataError::Io`] for `path`.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io {
             path: path.into(),

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::error::DataError;
 
-/// A row with its number: the line in jsonl, the record after the header elsewhere.
+/// A JSON object with its number in the file: the line in jsonl, the record after the header
+/// elsewhere.
 pub type Row = (usize, Value);
 
 /// Whether a path ends as a file that [`read`] can read.
@@ -22,7 +23,8 @@ fn ending(path: &Path) -> String {
         .unwrap_or_default()
 }
 
-/// Reads `.jsonl`, `.json` (an array), `.tsv`, `.csv` or `.parquet`; `columns` names those of a csv file without a header.
+/// Reads `.jsonl`, `.json` (an array), `.tsv`, `.csv` or `.parquet`. `columns` names the columns of
+/// a csv file without a header.
 ///
 /// # Errors
 /// An unknown ending, a damaged file, or a row that is not valid in its format, by number.
@@ -40,8 +42,9 @@ pub fn read(path: &Path, columns: &[&str]) -> Result<Vec<Row>, DataError> {
     }
 }
 
-/// Parses JSON lines; `path` only names the place in errors. Only `\n` ends a line: some questions hold other line breaks of
-/// Unicode.
+/// Parses JSON lines; `path` only names the place in errors.
+///
+/// Only `\n` ends a line: some questions hold other line breaks of Unicode.
 ///
 /// # Errors
 /// The first line that is not a JSON object.

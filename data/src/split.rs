@@ -13,10 +13,10 @@ use crate::example::MultipleChoice;
 use crate::seed::mix;
 use crate::source::{Finder, Located};
 
-/// How to divide a dataset.
+/// Settings of a division into train, held-out and test.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SplitOptions {
-    /// Share of train that is held out where no validation split is left for it.
+    /// Share of train that is held out where no validation split is left for that.
     pub held_out_fraction: f64,
     /// Seeds the division and every sample.
     pub seed: u64,
@@ -28,27 +28,27 @@ pub struct SplitOptions {
     pub test_limit: Option<usize>,
 }
 
-/// A dataset divided.
+/// A dataset divided into train, held-out and test.
 #[derive(Debug, Clone, Default)]
 pub struct Splits {
-    /// What the adapter learns from.
+    /// Questions that the adapter learns from.
     pub train: Vec<MultipleChoice>,
-    /// What everything else is chosen on: temperature, thresholds, early stopping.
+    /// Questions on which everything else is chosen: temperature, thresholds, early stopping.
     pub held_out: Vec<MultipleChoice>,
-    /// What is reported, looked at once.
+    /// Questions of the reported figures; nothing is chosen on them.
     pub test: Vec<MultipleChoice>,
-    /// How it came about.
+    /// How the division came about.
     pub account: SplitAccount,
 }
 
 /// How a division came about; part of `data.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 pub struct SplitAccount {
-    /// The dataset.
+    /// Name of the dataset.
     pub dataset: String,
-    /// Where the held-out rows come from.
+    /// The published split, or the share of train, that is held out.
     pub held_out_from: String,
-    /// The published split that serves as the test.
+    /// The published split, or the share of train, that serves as the test.
     pub test_from: String,
     /// Training and held-out rows dropped because they repeat a question of a later split.
     pub leaks_dropped: usize,
@@ -56,11 +56,11 @@ pub struct SplitAccount {
     pub available: [usize; 3],
     /// Rows used: train, held-out, test.
     pub used: [usize; 3],
-    /// Every file with its source and digest.
+    /// Every file that was read, with its source and digest.
     pub files: Vec<Located>,
 }
 
-/// What is drawn: each draw has a generator of its own, so that no limit changes another split's sample.
+/// A random draw. Each has a generator of its own, so that no limit changes another split's sample.
 #[derive(Clone, Copy)]
 enum Draw {
     Carve,
@@ -79,7 +79,8 @@ impl Draw {
 /// Loads and divides a dataset.
 ///
 /// # Errors
-/// As [`load`], and limits that leave a split empty.
+/// The errors of [`load`], a dataset without training questions, and limits that leave a split
+/// empty.
 pub fn split(
     dataset: &dyn Dataset,
     finder: &Finder,
@@ -165,7 +166,7 @@ fn test_split(dataset: &dyn Dataset) -> Option<OfficialSplit> {
 /// Loads the test questions alone: all that a finished run needs of another dataset.
 ///
 /// # Errors
-/// As [`load`].
+/// The errors of [`load`].
 pub fn test_only(
     dataset: &dyn Dataset,
     finder: &Finder,
@@ -199,7 +200,8 @@ pub fn test_only(
     })
 }
 
-/// Takes a share of the questions out; the rows of one group, or else repeats of one question, stay on one side.
+/// Takes a share of the questions out. The rows of one group, or else repeats of one question, stay
+/// on one side.
 fn carve(
     questions: Vec<MultipleChoice>,
     fraction: f64,

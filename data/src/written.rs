@@ -1,7 +1,9 @@
-//! When an answer in the model's own words is right.
+//! When an answer that the model wrote in its own words is right.
 
-/// Lower case, without punctuation and articles, single spaces: TriviaQA's own evaluation (Joshi et al. 2017), but that a text of nothing
-/// but articles keeps them.
+/// The text in lower case, without punctuation and articles, with single spaces.
+///
+/// This is the normalisation of TriviaQA's own evaluation (Joshi et al. 2017), except that a text
+/// of nothing but articles keeps them.
 pub fn normalized(text: &str) -> String {
     let plain: String = text
         .to_lowercase()
@@ -24,7 +26,8 @@ pub fn normalized(text: &str) -> String {
     }
 }
 
-/// Exact match of the normalised texts with any of the accepted answers. One that normalises to nothing is never right.
+/// Whether a text equals one of the accepted answers once both are [`normalized`]. A text that
+/// normalises to nothing is never right.
 pub fn is_accepted(text: &str, accepted: &[String]) -> bool {
     let text = normalized(text);
     !text.is_empty() && accepted.iter().any(|answer| normalized(answer) == text)

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::{Dataset, OfficialSplit, lettered};
+use super::fields::lettered;
+use super::{Dataset, OfficialSplit};
 use crate::example::MultipleChoice;
 use crate::source::Artifact;
 

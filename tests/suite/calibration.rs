@@ -7,8 +7,8 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::module::Module;
 use burn::prelude::*;
 use burn::train::{InferenceStep, TrainStep};
+use data::encoded::{Continuation, EncodedQuestion};
 use data::seed::hash_name;
-use data::tokenizer::{Continuation, EncodedQuestion};
 use data::{Batch, QuestionBatcher};
 use model::{DropoutSeed, Llama};
 use train::RunConfig;
@@ -105,7 +105,7 @@ fn a_loss_that_trains_the_routers_alone_leaves_the_experts_as_they_are_without_i
 fn flu_of_an_answer_is_that_of_its_own_tokens_after_the_prompt() {
     for (name, device, tolerance) in devices() {
         let mut config = config();
-        config.data.scoring = data::prompt::Scoring::Cloze;
+        config.data.scoring = data::rendering::Scoring::Cloze;
         config.objective.flu_tokens = FluTokens::Answer;
         let llama = llama(&config, &device);
         let rows = cloze(true);
@@ -160,7 +160,7 @@ fn flu_of_an_answer_is_that_of_its_own_tokens_after_the_prompt() {
 #[test]
 fn every_choice_can_be_compared_with_its_being_right() {
     let mut of = config();
-    of.data.scoring = data::prompt::Scoring::Cloze;
+    of.data.scoring = data::rendering::Scoring::Cloze;
     of.objective.flu_tokens = FluTokens::Answer;
     of.objective.calibrated = CalibratedAnswers::Choices;
     let (values, _) = step(&of, &cloze(true));

@@ -4,9 +4,10 @@
 use std::fmt::Write;
 
 use data::dataset::DATASETS;
-use data::prompt::{Normalization, Rendering, Scoring, Template};
+use data::rendering::{Normalization, Rendering, Scoring};
 use data::source::Finder;
 use data::split::{SplitOptions, Splits, split, test_only};
+use data::template::Template;
 
 use crate::support::fixture;
 

@@ -6,7 +6,7 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::prelude::*;
-use data::tokenizer::EncodedQuestion;
+use data::encoded::EncodedQuestion;
 use data::{Batch, BatchOptions, QuestionBatcher};
 use model::{
     AdapterConfig, DropoutSeed, Llama, LlamaInput, LoraConfig, MixLoraConfig, MixtureWeights,

@@ -8,7 +8,7 @@ use burn::prelude::*;
 use burn::tensor::FloatDType;
 use burn::tensor::activation::log_softmax;
 use data::QuestionBatcher;
-use data::tokenizer::EncodedQuestion;
+use data::encoded::EncodedQuestion;
 use model::load::safetensors::Safetensors;
 use model::{
     AdapterConfig, DropoutSeed, KeyValueCache, Llama, LlamaInput, LoraConfig, MixLoraConfig,

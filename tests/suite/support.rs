@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::tensor::FloatDType;
-use data::tokenizer::EncodedQuestion;
+use data::encoded::EncodedQuestion;
 use model::load::tiny::{self, RandomWeights};
 use model::{AdapterConfig, Llama, LoraConfig, MixLoraConfig, TargetModule};
 

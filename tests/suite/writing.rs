@@ -6,7 +6,7 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 use burn::tensor::activation::softmax;
-use data::tokenizer::{EncodedQuestion, OpenEnded};
+use data::encoded::{EncodedQuestion, OpenEnded};
 use data::{QuestionBatcher, Tokenizer};
 use model::load::Weights;
 use model::load::tiny::{self, RandomWeights};

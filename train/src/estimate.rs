@@ -1,7 +1,7 @@
 //! Size, memory and time of a run, estimated before it starts.
 
-use data::loader::Schedule;
-use data::tokenizer::EncodedQuestion;
+use data::encoded::EncodedQuestion;
+use data::schedule::Schedule;
 use model::{AdapterConfig, MixtureWeights, ModelConfig, Placement};
 use serde::{Deserialize, Serialize};
 

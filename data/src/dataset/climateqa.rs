@@ -1,14 +1,17 @@
-//! ClimateQA. The paper cites no dataset of that name; the one that fits is ClimaQA (Manivannan et al. 2025), which shares
-//! authors with it: multiple-choice questions from graduate climate textbooks. Trained on the silver set, tested on the
-//! validated rows of the gold one.
+//! ClimateQA: multiple-choice questions from graduate climate textbooks.
+//!
+//! The paper cites no dataset of that name. The one that fits is ClimaQA (Manivannan et al. 2025),
+//! which shares authors with the paper. Models train on its silver set and are tested on the
+//! validated rows of its gold set.
 
 use serde_json::Value;
 
-use super::{Dataset, OfficialSplit, letter_index, lettered, text};
+use super::fields::{letter_index, lettered, optional_text, text};
+use super::{Dataset, OfficialSplit};
 use crate::example::MultipleChoice;
 use crate::source::{Artifact, HubFile};
 
-/// `climateqa`
+/// The dataset `climateqa`.
 #[derive(Debug)]
 pub struct ClimateQa;
 
@@ -52,23 +55,18 @@ impl Dataset for ClimateQa {
         if checked.is_some_and(|v| !v.eq_ignore_ascii_case("true")) {
             return Ok(None);
         }
+        let question = text(row, "Question")?;
+        let choices = options(text(row, "Options")?)?;
+        let answer = letter_index("Answer", &text(row, "Answer")?.trim().to_uppercase())?;
+        let passage = optional_text(row, "Context");
         Ok(Some(MultipleChoice {
-            id: String::new(),
-            question: text(row, "Question")?.trim().to_owned(),
-            passage: row
-                .get("Context")
-                .and_then(Value::as_str)
-                .filter(|context| !context.trim().is_empty())
-                .map(str::to_owned),
-            choices: options(text(row, "Options")?)?,
-            answer: letter_index("Answer", &text(row, "Answer")?.trim().to_uppercase())?,
-            group: None,
-            written: false,
+            passage: passage.filter(|context| !context.trim().is_empty()),
+            ..MultipleChoice::new(question, choices, answer)
         }))
     }
 }
 
-/// `a) text`, one after another with a line of dashes between.
+/// The choices of a field `a) text`, one after another with a line of dashes between.
 fn options(field: &str) -> Result<Vec<String>, String> {
     let is_rule = |line: &str| line.len() >= 3 && line.chars().all(|c| c == '-');
     let mut found: Vec<String> = vec![String::new()];

@@ -1,13 +1,16 @@
-//! ClimateX (Lacombe et al. 2023): the confidence that the authors of the IPCC's sixth report gave their statements, as a
-//! question with four answers. A stand-in that can be had where the paper's ClimateQA cannot; it is **not** ClimateQA.
+//! ClimateX (Lacombe et al. 2023): the confidence that the authors of the IPCC's sixth report gave
+//! their statements, as a question with four answers.
+//!
+//! A stand-in that can be had where the paper's ClimateQA cannot; it is **not** ClimateQA.
 
 use serde_json::Value;
 
-use super::{Dataset, OfficialSplit, lettered, text};
+use super::fields::{lettered, text};
+use super::{Dataset, OfficialSplit};
 use crate::example::MultipleChoice;
 use crate::source::{Artifact, HubFile};
 
-/// `climatex`
+/// The dataset `climatex`.
 #[derive(Debug)]
 pub struct ClimateX;
 
@@ -48,23 +51,19 @@ impl Dataset for ClimateX {
             return lettered(row);
         }
         let level = text(row, "confidence")?;
+        let statement = text(row, "statement")?.trim();
+        let question =
+            format!("Which confidence level did the IPCC authors give this statement? {statement}");
+        let answer = LEVELS
+            .iter()
+            .position(|known| *known == level)
+            .ok_or_else(|| format!("confidence: expected one of {LEVELS:?}, got {level:?}"))?;
         Ok(Some(MultipleChoice {
             id: match text(row, "statement_idx") {
                 Ok(number) => format!("climatex-{number}"),
                 Err(_) => String::new(),
             },
-            question: format!(
-                "Which confidence level did the IPCC authors give this statement? {}",
-                text(row, "statement")?.trim()
-            ),
-            passage: None,
-            choices: LEVELS.map(String::from).into(),
-            answer: LEVELS
-                .iter()
-                .position(|known| *known == level)
-                .ok_or_else(|| format!("confidence: expected one of {LEVELS:?}, got {level:?}"))?,
-            group: None,
-            written: false,
+            ..MultipleChoice::new(&question, LEVELS.map(String::from).into(), answer)
         }))
     }
 }

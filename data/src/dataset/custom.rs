@@ -1,4 +1,5 @@
-//! Questions of the user's own: any jsonl, json, csv, tsv or parquet file; the names of its fields are settings.
+//! The user's own questions, in any jsonl, json, csv, tsv or parquet file. The names of the fields
+//! are settings.
 
 use std::path::PathBuf;
 
@@ -6,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Dataset, OfficialSplit, check, hub_choices, triviaqa};
+use super::fields::{accepted, hub_choices};
+use super::{Dataset, OfficialSplit};
 use crate::example::MultipleChoice;
 use crate::prompt::LabelStyle;
 use crate::source::Artifact;
@@ -31,13 +33,15 @@ pub struct Custom {
     pub passage: String,
     /// Field of the row's name; rows may lack it.
     pub id: String,
-    /// Field of what a row shares with others (a document, a patient): rows of one group stay on one side where train is divided.
+    /// Field of what a row shares with others (a document, a patient): rows of one group stay on
+    /// one side where train is divided.
     pub group: String,
     /// The choices themselves are the answer's words, as in true or false; otherwise letters are.
     pub answer_by_choice: bool,
     /// Questions without choices: the model writes the answer itself.
     pub written: bool,
-    /// Field of the list of other texts that count as right where the model writes the answer; rows may lack it.
+    /// Field of the list of other texts that count as right where the model writes the answer; rows
+    /// may lack it.
     pub aliases: String,
     /// The splits that have a file.
     #[serde(skip)]
@@ -65,7 +69,7 @@ impl Default for Custom {
 }
 
 impl Custom {
-    /// The same with its splits worked out: what [`Dataset`] reads.
+    /// The same settings with the splits that have a file worked out, as [`Dataset`] needs them.
     pub fn prepared(mut self) -> Self {
         let files = [
             (OfficialSplit::Train, &self.train),
@@ -79,12 +83,13 @@ impl Custom {
         self
     }
 
-    /// The same for questions whose answer the model writes, or chooses.
+    /// The same settings for questions whose answer the model writes, or chooses.
     pub fn writing(self, written: bool) -> Self {
         Self { written, ..self }
     }
 
-    /// A question with its answer, if the row has one: without, its index is 0 and means nothing.
+    /// Reads a question, and the index of its answer if the row has one. Without an answer the
+    /// question's own index is 0 and means nothing.
     ///
     /// # Errors
     /// The field that cannot be used.
@@ -94,7 +99,7 @@ impl Custom {
         let question = self.question(row, choices, answer.unwrap_or(0))?;
         // What the model is to write need not be known.
         if answer.is_some() || !self.written {
-            check(&question)?;
+            question.check()?;
         }
         Ok((question, answer))
     }
@@ -125,8 +130,7 @@ impl Custom {
             })?),
             other => other.cloned(),
         };
-        triviaqa::accepted(&answer, aliases.as_ref())
-            .map_err(|reason| reason.replacen("aliases", field, 1))
+        accepted(&answer, aliases.as_ref()).map_err(|reason| reason.replacen("aliases", field, 1))
     }
 
     fn question(
@@ -135,7 +139,8 @@ impl Custom {
         choices: Vec<String>,
         answer: usize,
     ) -> Result<MultipleChoice, String> {
-        // A field that nobody named may be there for another purpose: a list or an object is not meant.
+        // A field that nobody named may be there for another purpose: a list or an object is not
+        // meant.
         let own = Self::default();
         let unnamed = |field: &str| field == own.group || field == own.passage;
         let optional = |field: &str| match row.get(field) {
@@ -193,7 +198,8 @@ impl Custom {
             .and_then(|choices| self.without_absent(choices))
     }
 
-    /// Empty cells at the end are absent choices; one before another choice would shift the letters.
+    /// Empty cells at the end are absent choices; one before another choice would shift the
+    /// letters.
     fn without_absent(&self, mut choices: Vec<String>) -> Result<Vec<String>, String> {
         while choices.last().is_some_and(String::is_empty) {
             choices.pop();

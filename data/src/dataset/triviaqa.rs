@@ -1,14 +1,16 @@
-//! TriviaQA (Joshi et al. 2017), `rc.nocontext`: open-ended questions, closed book. The test split is unlabelled, so validation is the
-//! test.
+//! TriviaQA (Joshi et al. 2017), `rc.nocontext`: open-ended questions, closed book.
+//!
+//! The test split is unlabelled, so validation is the test.
 
 use serde_json::Value;
 
-use super::{Dataset, OfficialSplit, text};
+use super::fields::{accepted, text};
+use super::{Dataset, OfficialSplit};
 use crate::example::MultipleChoice;
 use crate::prompt::LabelStyle;
 use crate::source::{Artifact, HubFile};
 
-/// `triviaqa`
+/// The dataset `triviaqa`.
 #[derive(Debug)]
 pub struct TriviaQa;
 
@@ -48,7 +50,8 @@ impl Dataset for TriviaQa {
 
     fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
         let id = row.get("id").or_else(|| row.get("question_id"));
-        // The Hub's form: `answer` holds `value` and `aliases`; the uniform one has both beside the question.
+        // In the Hub's form `answer` holds `value` and `aliases`; in the uniform one both stand
+        // beside the question.
         let nested = row.get("answer").filter(|answer| answer.is_object());
         let (answer, beside) = match nested {
             Some(answer) => (text(answer, "value")?, answer),
@@ -61,12 +64,8 @@ impl Dataset for TriviaQa {
         let choices = accepted(answer, beside.get("aliases"))?;
         Ok(Some(MultipleChoice {
             id: id.and_then(Value::as_str).unwrap_or_default().to_owned(),
-            question: text(row, "question")?.trim().to_owned(),
-            passage: None,
-            choices,
-            answer: 0,
-            group: None,
             written: true,
+            ..MultipleChoice::new(text(row, "question")?, choices, 0)
         }))
     }
 
@@ -76,26 +75,6 @@ impl Dataset for TriviaQa {
             _ => include_str!("../../miniature/triviaqa-validation.jsonl"),
         })
     }
-}
-
-/// An answer, then its other wordings, each once.
-pub(super) fn accepted(answer: &str, aliases: Option<&Value>) -> Result<Vec<String>, String> {
-    let mut accepted = vec![answer.trim().to_owned()];
-    let listed = match aliases {
-        None | Some(Value::Null) => &[][..],
-        Some(Value::Array(list)) => list,
-        Some(other) => return Err(format!("aliases: expected a list of texts, got {other}")),
-    };
-    for alias in listed {
-        let alias = alias
-            .as_str()
-            .ok_or_else(|| format!("aliases: expected texts, got {alias}"))?
-            .trim();
-        if !alias.is_empty() && accepted.iter().all(|known| known != alias) {
-            accepted.push(alias.to_owned());
-        }
-    }
-    Ok(accepted)
 }
 
 #[cfg(test)]

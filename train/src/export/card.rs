@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use data::prompt::{LabelStyle, Normalization, Scoring, Template};
+use data::prompt::LabelStyle;
+use data::rendering::{Normalization, Scoring};
 use data::source::{Located, models};
+use data::template::Template;
 use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;

@@ -1,7 +1,7 @@
 //! SPUQ (Gao et al. 2024) for multiple choice: each question is asked in several wordings, and the
 //! answers' probabilities are averaged, weighted by the wordings' likeness to the original
 //! (ROUGE-L). The public code has another model paraphrase; here the wordings are made offline, by
-//! rule (`data::prompt::perturbations`).
+//! rule (`data::perturbation::perturbations`).
 
 use std::sync::Arc;
 

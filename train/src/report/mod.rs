@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use data::MultipleChoice;
-use data::prompt::Scoring;
+use data::rendering::Scoring;
 use data::source::SourceKind;
 use serde::{Deserialize, Serialize};
 

@@ -1,10 +1,7 @@
-//! The order in which training sees the rows, and the loader that serves it in chunks.
-//!
-//! Burn checkpoints once a Learner epoch. One Learner epoch is therefore a *chunk* of optimizer steps, served from here; the
-//! order of the rows derives from (seed, real epoch) alone, so a resumed run sees exactly what the straight one would.
+//! Training questions in chunks of optimizer steps.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
@@ -14,74 +11,15 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use super::state::LoaderState;
 use crate::batch::{Batch, StepPart};
 use crate::batcher::QuestionBatcher;
+use crate::encoded::EncodedQuestion;
+use crate::schedule::Schedule;
 use crate::seed::mix;
-use crate::tokenizer::EncodedQuestion;
 
-/// Optimizer batches whose rows are sorted by length together, before their order is shuffled again.
+/// Optimizer steps whose questions are sorted by length together, before the steps are shuffled.
 const BUCKET: usize = 16;
-
-/// How training walks through its rows.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Schedule {
-    /// Questions of one optimizer step.
-    pub batch_size: usize,
-    /// Questions of one forward pass at most.
-    pub micro_batch: usize,
-    /// Tokens of one forward pass at most, padding among them, unless one question alone has more.
-    pub micro_tokens: usize,
-    /// Passes over the rows; may be a fraction.
-    pub epochs: f64,
-    /// Stop after this many optimizer steps, if that comes first.
-    pub max_steps: Option<usize>,
-    /// Optimizer steps of one chunk: a checkpoint follows each.
-    pub checkpoint_every: usize,
-    /// Adapters to keep over the second half of training, the last one included; a chunk ends at each.
-    pub snapshots: usize,
-    /// Seeds order and dropout.
-    pub seed: u64,
-    /// Put rows of like length together.
-    pub bucket: bool,
-}
-
-impl Schedule {
-    /// Optimizer steps of one pass over `rows` rows.
-    pub fn steps_per_epoch(&self, rows: usize) -> usize {
-        rows.div_ceil(self.batch_size).max(1)
-    }
-
-    /// Optimizer steps of the whole training; none only where `max_steps` says so.
-    pub fn total_steps(&self, rows: usize) -> usize {
-        let steps = (self.steps_per_epoch(rows) as f64 * self.epochs - 1e-9).ceil() as usize;
-        steps.max(1).min(self.max_steps.unwrap_or(usize::MAX))
-    }
-
-    /// Optimizer steps after which adapters are kept: evenly over the second half, the last step included.
-    pub fn snapshot_steps(&self, rows: usize) -> Vec<usize> {
-        let (total, n) = (self.total_steps(rows), self.snapshots);
-        let mut steps: Vec<usize> = (1..=n).map(|i| (total * (n + i)).div_ceil(2 * n)).collect();
-        steps.dedup();
-        steps
-    }
-
-    /// The optimizer step at which the chunk that begins after `first` steps ends.
-    pub fn chunk_end(&self, rows: usize, first: usize) -> usize {
-        let per_epoch = self.steps_per_epoch(rows);
-        let snapshot = self.snapshot_steps(rows).into_iter().find(|s| *s > first);
-        (first + self.checkpoint_every)
-            .min((first / per_epoch + 1) * per_epoch)
-            .min(snapshot.unwrap_or(usize::MAX))
-            .min(self.total_steps(rows))
-    }
-
-    /// Whether questions of these lengths may share a forward pass.
-    fn fits(&self, lengths: impl ExactSizeIterator<Item = usize>) -> bool {
-        let count = lengths.len();
-        let longest = lengths.max().unwrap_or(0);
-        count <= self.micro_batch && (count < 2 || count * longest <= self.micro_tokens)
-    }
-}
 
 /// The rows of each optimizer step of an epoch.
 fn epoch_order(
@@ -105,27 +43,6 @@ fn epoch_order(
     batches
 }
 
-/// What the loader shares with whoever watches it.
-#[derive(Debug)]
-pub struct LoaderState {
-    /// Optimizer steps served so far, counted from the start of training.
-    pub steps_done: AtomicUsize,
-    /// Ask for an end: the chunk stops after the current optimizer step.
-    pub stop: AtomicBool,
-    /// The optimizer step before which the first device's loader saw the wish: the others stop there too.
-    stopped_at: AtomicUsize,
-}
-
-impl Default for LoaderState {
-    fn default() -> Self {
-        Self {
-            steps_done: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
-            stopped_at: AtomicUsize::new(usize::MAX),
-        }
-    }
-}
-
 /// Serves training in chunks of optimizer steps.
 #[derive(Clone)]
 pub struct TrainLoader {
@@ -140,7 +57,7 @@ pub struct TrainLoader {
 }
 
 impl TrainLoader {
-    /// A loader that begins after `steps_done` optimizer steps.
+    /// A loader that begins where `state` says.
     pub fn new(
         questions: Arc<Vec<EncodedQuestion>>,
         batcher: QuestionBatcher,
@@ -159,7 +76,8 @@ impl TrainLoader {
         }
     }
 
-    /// The same for several devices: [`DataLoader::slice`] then gives each its share of every optimizer step's rows.
+    /// The same loader for several devices: [`DataLoader::slice`] then gives each device its share
+    /// of every optimizer step's questions.
     pub fn shared_by(self, devices: usize) -> Self {
         Self {
             parts: devices,
@@ -255,14 +173,13 @@ impl Iterator for ChunkIterator<'_> {
                 }
                 return Some(Ok(batch));
             }
-            // A stop takes effect between optimizer steps, and never before the first: a chunk of nothing has no metrics.
+            // A stop takes effect between optimizer steps, and never before the first: a chunk of
+            // nothing has no metrics.
             let state = &self.loader.state;
-            if self.loader.part == 0 && self.next > self.first && state.stop.load(Ordering::SeqCst)
-            {
-                state.stopped_at.store(self.next, Ordering::SeqCst);
+            if self.loader.part == 0 && self.next > self.first {
+                state.heed_stop(self.next);
             }
-            let stopped = state.stopped_at.load(Ordering::SeqCst) <= self.next;
-            if self.next >= self.last || stopped {
+            if self.next >= self.last || state.stops_before(self.next) {
                 return None;
             }
             self.pending = self.loader.step(self.next, &mut self.orders).into_iter();
@@ -273,8 +190,9 @@ impl Iterator for ChunkIterator<'_> {
 
 impl DataLoaderIterator<Batch> for ChunkIterator<'_> {
     fn progress(&self) -> Progress {
-        // Complete exactly when the last micro-batch of an optimizer step was served: the Learner then flushes the accumulated
-        // gradients, so a ragged last group is never mixed into the next one.
+        // Complete exactly when the last micro-batch of an optimizer step was served: the Learner
+        // then flushes the accumulated gradients, so a ragged last group is never mixed into the
+        // next one.
         let whole_step = self.pending.len() == 0;
         Progress::new(usize::from(whole_step), 1, Some("optimizer steps".into()))
     }
@@ -283,7 +201,7 @@ impl DataLoaderIterator<Batch> for ChunkIterator<'_> {
 impl DataLoader<Batch> for TrainLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
         let first = self.state.steps_done.load(Ordering::SeqCst);
-        self.state.stopped_at.store(usize::MAX, Ordering::SeqCst);
+        self.state.begin_chunk();
         let last = self.schedule.chunk_end(self.questions.len(), first);
         Box::new(ChunkIterator {
             loader: self,
@@ -319,133 +237,10 @@ impl DataLoader<Batch> for TrainLoader {
     }
 }
 
-/// Optimizer-step counts at which chunks end, from `first` to the end of training.
-pub fn chunk_ends(schedule: &Schedule, rows: usize, first: usize) -> Vec<usize> {
-    let total = schedule.total_steps(rows);
-    let (mut ends, mut at) = (Vec::new(), first);
-    while at < total {
-        at = schedule.chunk_end(rows, at);
-        ends.push(at);
-    }
-    ends
-}
-
-/// Serves rows once each, longest first (the first batch shows whether memory suffices), in batches of at most `max_tokens`
-/// tokens, room for answers that are to be written among them.
-#[derive(Clone)]
-pub struct EvaluationLoader {
-    batches: Arc<Vec<Vec<EncodedQuestion>>>,
-    batcher: QuestionBatcher,
-    device: Device,
-    state: Arc<LoaderState>,
-}
-
-impl EvaluationLoader {
-    /// A loader over `questions`; a stop of `state` ends it after its first batch.
-    pub fn new(
-        questions: &[EncodedQuestion],
-        max_tokens: usize,
-        state: Arc<LoaderState>,
-        device: &Device,
-    ) -> Self {
-        Self::with_batcher(
-            questions,
-            max_tokens,
-            QuestionBatcher::default(),
-            state,
-            device,
-        )
-    }
-
-    /// The same with a choice of what the batches carry.
-    pub fn with_batcher(
-        questions: &[EncodedQuestion],
-        max_tokens: usize,
-        batcher: QuestionBatcher,
-        state: Arc<LoaderState>,
-        device: &Device,
-    ) -> Self {
-        let mut sorted = questions.to_vec();
-        let length = EncodedQuestion::asked_length;
-        sorted.sort_by(|a, b| length(b).cmp(&length(a)).then(a.id.cmp(&b.id)));
-        let mut batches: Vec<Vec<EncodedQuestion>> = Vec::new();
-        for question in sorted {
-            match batches.last_mut() {
-                Some(batch) if (batch.len() + 1) * length(&batch[0]) <= max_tokens => {
-                    batch.push(question);
-                }
-                _ => batches.push(vec![question]),
-            }
-        }
-        Self {
-            batches: Arc::new(batches),
-            batcher,
-            device: device.clone(),
-            state,
-        }
-    }
-}
-
-struct BatchIterator<'a> {
-    loader: &'a EvaluationLoader,
-    next: usize,
-}
-
-impl Iterator for BatchIterator<'_> {
-    type Item = Result<Batch, DatasetError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.next > 0 && self.loader.state.stop.load(Ordering::SeqCst) {
-            return None;
-        }
-        let items = self.loader.batches.get(self.next)?.clone();
-        self.next += 1;
-        Some(Ok(self.loader.batcher.batch(items, &self.loader.device)))
-    }
-}
-
-impl DataLoaderIterator<Batch> for BatchIterator<'_> {
-    fn progress(&self) -> Progress {
-        let served = self.loader.batches[..self.next].iter().map(Vec::len).sum();
-        Progress::new(served, self.loader.num_items(), Some("questions".into()))
-    }
-}
-
-impl DataLoader<Batch> for EvaluationLoader {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
-        Box::new(BatchIterator {
-            loader: self,
-            next: 0,
-        })
-    }
-
-    fn num_items(&self) -> usize {
-        self.batches.iter().map(Vec::len).sum()
-    }
-
-    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Batch>> {
-        Arc::new(Self {
-            device: device.clone(),
-            ..self.clone()
-        })
-    }
-
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch>> {
-        let questions: Vec<EncodedQuestion> = self.batches.iter().flatten().cloned().collect();
-        let batches = questions[start..end]
-            .iter()
-            .map(|q| vec![q.clone()])
-            .collect();
-        Arc::new(Self {
-            batches: Arc::new(batches),
-            ..self.clone()
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::chunk_ends;
 
     fn questions(n: usize) -> Arc<Vec<EncodedQuestion>> {
         Arc::new(
@@ -505,20 +300,6 @@ mod tests {
     }
 
     #[test]
-    fn snapshots_lie_evenly_in_the_second_half_and_end_chunks() {
-        let with = |snapshots| Schedule {
-            snapshots,
-            checkpoint_every: 50,
-            epochs: 4.0,
-            ..schedule()
-        };
-        assert_eq!(with(3).snapshot_steps(10), [8, 10, 12]);
-        assert_eq!(chunk_ends(&with(3), 10, 0), [3, 6, 8, 9, 10, 12]);
-        assert_eq!(with(0).snapshot_steps(10), [0usize; 0]);
-        assert_eq!(with(100).snapshot_steps(10).len(), 6);
-    }
-
-    #[test]
     fn a_forward_pass_is_bounded_in_questions_and_in_padded_tokens() {
         let state = Arc::new(LoaderState::default());
         for (micro_tokens, parts) in [(1, 1), (20, 1), (20, 2), (1000, 1)] {
@@ -558,10 +339,7 @@ mod tests {
         let state = Arc::new(LoaderState::default());
         let straight = loader(&state);
         let all: Vec<_> = (0..4).flat_map(|_| chunk(&straight)).collect();
-        let state = Arc::new(LoaderState {
-            steps_done: 3.into(),
-            ..LoaderState::default()
-        });
+        let state = Arc::new(LoaderState::after(3));
         let resumed = loader(&state);
         let rest: Vec<_> = (0..2).flat_map(|_| chunk(&resumed)).collect();
         assert_eq!(rest, all[all.len() - rest.len()..]);
@@ -633,19 +411,5 @@ mod tests {
         state.stop.store(true, Ordering::SeqCst);
         assert!(iterator.next().is_none());
         assert_eq!(state.steps_done.load(Ordering::SeqCst), 1);
-    }
-
-    #[test]
-    fn evaluation_serves_every_row_once_within_the_token_limit() {
-        let rows = questions(20);
-        let loader = EvaluationLoader::new(&rows, 30, Arc::default(), &Device::flex());
-        let mut served = Vec::new();
-        for batch in loader.iter() {
-            let batch = batch.unwrap();
-            assert!(batch.computed_tokens() <= 30);
-            served.extend(batch.ids);
-        }
-        served.sort_by_key(|id| id.parse::<usize>().unwrap());
-        assert_eq!(served, (0..20).map(|i| i.to_string()).collect::<Vec<_>>());
     }
 }

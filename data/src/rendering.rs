@@ -1,0 +1,60 @@
+//! How questions become prompts, and how their choices are scored.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::example::MultipleChoice;
+use crate::prompt::{LabelStyle, Prompt};
+use crate::template::Template;
+
+/// How a choice is scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scoring {
+    /// The choices stand in the prompt; softmax over their labels' tokens (the paper's).
+    #[default]
+    Letters,
+    /// The choices do not stand in the prompt; softmax over the log-likelihoods of their texts
+    /// after it.
+    Cloze,
+}
+
+/// What a log-likelihood is divided by, so that long choices are not at a disadvantage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalization {
+    /// The choice's tokens.
+    #[default]
+    Token,
+    /// The choice's characters.
+    Character,
+    /// Nothing.
+    Sum,
+}
+
+/// Everything that decides how a question reads to the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rendering {
+    /// The wording of the prompt.
+    pub template: Template,
+    /// What stands for an answer.
+    pub labels: LabelStyle,
+    /// How choices are scored.
+    pub scoring: Scoring,
+    /// What the log-likelihood of a choice's text is divided by.
+    pub normalization: Normalization,
+    /// Tokens of the longest answer that the model may write itself.
+    pub answer_tokens: usize,
+    /// Whether cloze scoring computes the choices' last tokens as well.
+    pub whole_choices: bool,
+}
+
+impl Rendering {
+    /// The prompt of a question.
+    pub fn render(&self, question: &MultipleChoice) -> Prompt {
+        match (self.scoring, self.labels) {
+            (Scoring::Cloze, LabelStyle::Letter) => self.template.cloze(question),
+            (_, style) => self.template.render(question, style),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Laplace-LoRA's wording: choices as sentences, BoolQ's passage as context.
+
+use super::{Instruction, letter_labels, lettered_line};
+use crate::example::MultipleChoice;
+use crate::prompt::Prompt;
+
+pub(super) const LETTERED: Instruction = Instruction {
+    text: "Select one of the choices that answers the following question: ",
+    rewordings: [
+        "Choose the option that answers this question: ",
+        "Which of the choices answers the following question? ",
+        "Pick one of the choices as the answer to the question: ",
+    ],
+};
+
+pub(super) fn lettered(question: &MultipleChoice) -> Prompt {
+    let choice = |letter, text: &str| format!("{letter}. {}", sentence(text));
+    Prompt {
+        head: LETTERED.text.into(),
+        shortenable: question.question.clone(),
+        tail: format!(" Choices: {} Answer:", lettered_line(question, choice)),
+        labels: letter_labels(question),
+    }
+}
+
+pub(super) fn true_or_false(question: &MultipleChoice) -> Prompt {
+    let asked = &question.question;
+    Prompt {
+        head: format!("Answer the question with only True or False: {asked} Context: "),
+        shortenable: question.passage.clone().unwrap_or_default(),
+        tail: "\nAnswer:".into(),
+        // "True or False", as the prompt spells them.
+        labels: question
+            .choices
+            .iter()
+            .map(|choice| format!(" {}", capital(choice)))
+            .collect(),
+    }
+}
+
+/// The text with its first letter in upper case.
+fn capital(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(|c| c.to_uppercase().to_string());
+    format!("{}{}", first.unwrap_or_default(), characters.as_str())
+}
+
+/// The text with its first letter in upper case and a period at its end.
+fn sentence(text: &str) -> String {
+    let end = if text.ends_with('.') { "" } else { "." };
+    capital(text) + end
+}
