@@ -7,22 +7,31 @@
 //! |---|---|
 //! | [`reproduce`] | the paper's tables: plan, work, results |
 //! | [`fine_tune`] | the recipe on one page |
-//! | [`fitted`] | a finished run: open, score, answer |
 //! | [`answering`] | a finished run answers questions of the user's own |
 //! | [`export`] | an adapter for others with its calibration, and theirs to start from |
+//! | [`fitted`] | a finished run: open, score, answer |
 //! | [`report`] | `report.html` and `report.md` |
-//! | [`evaluation`], [`writing`] | scoring questions with a fitted method; answers in the model's own words |
-//! | [`prepare`], [`estimate`] | model and questions before the first step; what a run will need |
-//! | [`training`], [`checkpoint`] | one training through burn's Learner; resume at an optimizer step |
-//! | [`context`], [`provenance`], [`run_directory`] | where a run happens; what it was made of; what it leaves on disk |
-//! | [`telemetry`], [`dashboard`] | where a run's numbers go while it runs; the terminal |
+//! | [`evaluation`] | scoring questions with a fitted method |
+//! | [`writing`] | answers in the model's own words |
+//! | [`prepare`] | model and questions before the first step |
+//! | [`estimate`] | what a run will need |
+//! | [`training`] | one training through burn's Learner |
+//! | [`checkpoint`] | resume at an optimizer step |
+//! | [`context`] | where and how a run happens |
+//! | [`provenance`] | what a run was made of |
+//! | [`run_directory`] | what a run leaves on disk |
+//! | [`telemetry`] | where a run's numbers go while it runs |
+//! | [`dashboard`] | the terminal dashboard |
 //! | [`tracker`] | metrics as a log, a table and TensorBoard's events |
-//! | [`step`], [`recompute`], [`optimizer`] | a training step; gradients with the memory of one layer; AdamW |
-//! | [`resolve`], [`reference`](mod@reference) | settings checked; every setting with its meaning |
+//! | [`step`] | burn's `TrainStep` and `InferenceStep` around a method's objective |
+//! | [`recompute`] | gradients with the memory of one layer |
+//! | [`optimizer`] | AdamW in one pass over memory, and its learning rate |
+//! | [`reference`](mod@reference) | every setting with its default and meaning |
+//! | [`resolve`] | settings checked against ranges, dataset and method |
 //! | [`registry`] | every method by its name |
 //! | [`method`] | one row of the paper's table one file |
 //! | [`config`] | the settings of a run, strict |
-//! | [`posthoc`] | temperature, conformal sets, confidence from softmax and FLU: fitted on held-out predictions |
+//! | [`posthoc`] | temperature, conformal sets, confidence from softmax and FLU |
 //! | [`metric`] | pure functions over the whole set; `live` wraps them as burn metrics |
 //! | [`prediction`] | what a method says about a batch, and the scored rows of a whole set |
 //! | [`loss`] | cross-entropy, load balancing, calibration |

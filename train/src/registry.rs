@@ -133,3 +133,71 @@ impl ConfigLayers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ranges::RANGES;
+    use crate::config::readers;
+
+    /// A mistyped key would switch off, in silence, what it stands for.
+    #[test]
+    fn every_key_and_section_that_is_named_exists() {
+        let shared = [
+            readers::EVERY_METHOD,
+            readers::EVERY_TRAINING,
+            readers::ROUTERS,
+            readers::ASKING,
+            readers::WRITTEN_ANSWERS,
+            readers::EVALUATION_ALONE,
+        ];
+        let own = METHODS.iter().flat_map(|entry| {
+            let lists = entry.trains_with.iter().copied();
+            lists.chain([entry.asks_with]).flatten().copied()
+        });
+        let ranges = METHODS.iter().flat_map(|entry| entry.ranges);
+        let ranges = ranges.chain(RANGES).map(|(key, _)| *key);
+        let mut count = 0;
+        for key in shared
+            .into_iter()
+            .flatten()
+            .copied()
+            .chain(own)
+            .chain(ranges)
+        {
+            let empty = ConfigLayers::default().text(&format!("{key} = {{}}"), key);
+            let refused = empty.is_err_and(|e| e.to_string().contains("unknown key"));
+            assert!(!refused, "{key}");
+            count += 1;
+        }
+        assert!(count > 80, "{count}");
+    }
+
+    #[test]
+    fn a_shared_training_is_the_same_whatever_asks_it() {
+        let config = |name: &str| {
+            let mut config = RunConfig::default();
+            config.method.name = name.into();
+            config.method.samples = 7;
+            config
+        };
+        let training = |name: &str| training_settings(&config(name), 3).unwrap();
+        let lora = training("lora");
+        assert_eq!((&*lora.method.name, lora.train.seed), ("lora", 3));
+        assert_eq!(lora.method.samples, RunConfig::default().method.samples);
+        let asks_lora = |entry: &&Entry| (entry.trained_as)(&lora) == "lora";
+        let names: Vec<_> = METHODS.iter().filter(asks_lora).map(|e| e.name).collect();
+        assert_eq!(names.len(), 7, "{names:?}");
+        for name in names {
+            assert_eq!(training(name).to_toml(), lora.to_toml(), "{name}");
+            assert!(shares_snapshots(&config(name)).unwrap(), "{name}");
+        }
+        let mut plain = config("uq4ct");
+        plain.objective.calibration_weight = 0.0;
+        let mixlora = training("mixlora");
+        assert_eq!(training_settings(&plain, 3).unwrap(), mixlora);
+        assert_eq!(mixlora.objective.calibration_weight, 0.0);
+        assert_ne!(training("uq4ct"), mixlora);
+        assert!(!shares_snapshots(&plain).unwrap());
+    }
+}

@@ -18,13 +18,14 @@ pub(crate) const EVERY_TRAINING: &[&str] = &["model", "data", "evaluation", "tra
 pub(crate) const ROUTERS: &[&str] = &["train.router_rate_factor"];
 
 /// Read when a finished training is asked questions, whatever the method.
-const ASKING: &[&str] = &["evaluation", "data.answer_tokens"];
+pub(crate) const ASKING: &[&str] = &["evaluation", "data.answer_tokens"];
 
 /// Read only where the model writes its answers.
-const WRITTEN_ANSWERS: &[&str] = &["data.answer_tokens", "evaluation.answer_confidence"];
+pub(crate) const WRITTEN_ANSWERS: &[&str] = &["data.answer_tokens", "evaluation.answer_confidence"];
 
 /// Read by an evaluation alone: they change no trained adapter.
-const EVALUATION_ALONE: &[&str] = &["evaluation", "data.test_limit", "data.held_out_limit"];
+pub(crate) const EVALUATION_ALONE: &[&str] =
+    &["evaluation", "data.test_limit", "data.held_out_limit"];
 
 /// Whether a dotted key is one of `parts`, or in one of those sections.
 pub(crate) fn holds(parts: &[&str], key: &str) -> bool {
