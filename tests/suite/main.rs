@@ -11,6 +11,7 @@ mod export;
 mod gguf;
 mod housekeeping;
 mod hub;
+mod imports;
 mod invariants;
 mod malformed;
 mod methods;
