@@ -13,6 +13,7 @@ use data::dataset::custom::Custom;
 use data::error::DataError;
 use data::rows::{self, Row};
 use indicatif::{ProgressBar, ProgressStyle};
+use train::TrainError;
 use train::answering::{Answer, Answerer, Asked, Decision};
 use train::run_directory::RunDirectory;
 
@@ -193,17 +194,7 @@ fn many(
             Box::new(go_on(output, args, &mut asked)?)
         }
     };
-    let progress = match (
-        args.output.is_some() && std::io::stderr().is_terminal(),
-        total,
-    ) {
-        (true, Some(total)) => ProgressBar::new(total as u64),
-        (true, None) => ProgressBar::no_length(),
-        (false, _) => ProgressBar::hidden(),
-    };
-    progress.set_style(ProgressStyle::with_template(
-        "{bar:30} {pos}/{len} questions, {eta} left",
-    )?);
+    let progress = progress(args, total)?;
     let size = args.batch.unwrap_or(if total.is_some() { 16 } else { 1 });
     let mut ended = Ok(());
     while ended.is_ok() {
@@ -221,22 +212,12 @@ fn many(
         if batch.is_empty() {
             break;
         }
-        let answers = match answerer.answer(&batch) {
-            // One question that cannot be put must not cost those before it their answers.
-            Err(_) if batch.len() > 1 => {
-                let mut answers = Vec::new();
-                for asked in &batch {
-                    match answerer.answer(std::slice::from_ref(asked)) {
-                        Ok(answer) => answers.extend(answer),
-                        Err(error) => {
-                            ended = Err(error.into());
-                            break;
-                        }
-                    }
-                }
+        let answers = match answer(answerer, &batch) {
+            Ok(answers) => answers,
+            Err((answers, error)) => {
+                ended = Err(error.into());
                 answers
             }
-            answers => answers?,
         };
         for answer in &answers {
             let line = serde_json::to_string(answer)?;
@@ -251,6 +232,36 @@ fn many(
     }
     progress.finish_and_clear();
     ended
+}
+
+/// A bar on the terminal where answers go to a file.
+fn progress(args: &PredictArgs, total: Option<usize>) -> Result<ProgressBar> {
+    let shown = args.output.is_some() && std::io::stderr().is_terminal();
+    let progress = match (shown, total) {
+        (true, Some(total)) => ProgressBar::new(total as u64),
+        (true, None) => ProgressBar::no_length(),
+        (false, _) => ProgressBar::hidden(),
+    };
+    progress.set_style(ProgressStyle::with_template(
+        "{bar:30} {pos}/{len} questions, {eta} left",
+    )?);
+    Ok(progress)
+}
+
+/// Answers a batch. One question that cannot be put does not cost those before it their answers:
+/// they come with the error.
+fn answer(answerer: &Answerer, batch: &[Asked]) -> Result<Vec<Answer>, (Vec<Answer>, TrainError)> {
+    if let Ok(answers) = answerer.answer(batch) {
+        return Ok(answers);
+    }
+    let mut answers = Vec::new();
+    for asked in batch {
+        match answerer.answer(std::slice::from_ref(asked)) {
+            Ok(answer) => answers.extend(answer),
+            Err(error) => return Err((answers, error)),
+        }
+    }
+    Ok(answers)
 }
 
 /// Opens the output to append, past the questions that it has answers for.

@@ -1,6 +1,6 @@
 //! `uq4ct train`: fine-tune, score, report.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
@@ -149,7 +149,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
 
 /// `--dataset`: a name, or a file of the user's own.
 fn name_dataset(given: &mut ConfigLayers, dataset: &str) -> Result<()> {
-    let path = std::path::Path::new(dataset);
+    let path = Path::new(dataset);
     let is_file = path.is_file() || data::rows::has_known_ending(path);
     if !is_file {
         return Ok(given.set_text("data.dataset", dataset)?);
@@ -162,6 +162,46 @@ fn name_dataset(given: &mut ConfigLayers, dataset: &str) -> Result<()> {
 
 /// The settings in their layers, and whether they were shortened for a processor.
 fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)> {
+    let mut given = given(args)?;
+    // Whoever says how much to train or test on is taken at their word.
+    let sized = [
+        "train.epochs",
+        "train.max_steps",
+        "data.train_limit",
+        "data.test_limit",
+    ]
+    .iter()
+    .any(|key| given.has(key));
+    let tiny = given.model_name().as_deref() == Some("tiny");
+    let shorten = device.is_cpu() && !args.full && !sized && !tiny;
+    // A file that names its method brings that method's preset; the flag has the last word.
+    let method = match (&args.method, given.method_name()) {
+        (Some(flag), _) => flag.clone(),
+        (None, Some(name)) => name,
+        (None, None) => "uq4ct".into(),
+    };
+    if args.method.is_some() {
+        given.forget("method", "name");
+        given.forget("method", "variant");
+    }
+    let mut layers = ConfigLayers::default();
+    layers.method(&method)?;
+    let preset = layers.resolve()?.method.name;
+    if let Some(directory) = given.adapter_from() {
+        let brought = shape(args, directory.as_ref())?;
+        brought.refuse_ignored(&preset, &layers)?;
+        layers.layer(brought);
+    }
+    given.refuse_ignored(&preset, &layers)?;
+    if shorten {
+        layers.text(SHORT, "configs/short.toml")?;
+    }
+    layers.layer(given);
+    Ok((layers.resolve()?, shorten))
+}
+
+/// What the flags say, the more special ones last.
+fn given(args: &TrainArgs) -> Result<ConfigLayers> {
     let mut given = ConfigLayers::default();
     for file in &args.config {
         given.file(file)?;
@@ -183,51 +223,22 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
     for assignment in &args.set {
         given.set(assignment)?;
     }
-    // Whoever says how much to train or test on is taken at their word.
-    let sized = [
-        "train.epochs",
-        "train.max_steps",
-        "data.train_limit",
-        "data.test_limit",
-    ]
-    .iter()
-    .any(|key| given.has(key));
-    let tiny = given.model_name().as_deref() == Some("tiny");
-    let shorten = device.is_cpu() && !args.full && !sized && !tiny;
-    let mut layers = ConfigLayers::default();
-    // A file that names its method brings that method's preset; the flag has the last word.
-    let method = match (&args.method, given.method_name()) {
-        (Some(flag), _) => flag.clone(),
-        (None, Some(name)) => name,
-        (None, None) => "uq4ct".into(),
+    Ok(given)
+}
+
+/// The shape of the adapter to start from. A run that goes on holds the shape itself.
+fn shape(args: &TrainArgs, adapter: &Path) -> Result<ConfigLayers> {
+    let root = args.run.as_ref().filter(|_| args.resume.is_some());
+    let known = root.and_then(|root| RunDirectory::open(root).ok());
+    let settings = match known {
+        Some((_, known)) => start::shape(&registry::build(&known)?.adapter()),
+        None => start::settings(adapter)?,
     };
-    if args.method.is_some() {
-        given.forget("method", "name");
-        given.forget("method", "variant");
+    let mut brought = ConfigLayers::default();
+    for setting in settings {
+        brought.set(&setting)?;
     }
-    layers.method(&method)?;
-    let preset = layers.resolve()?.method.name;
-    if let Some(directory) = given.adapter_from() {
-        let mut brought = ConfigLayers::default();
-        // A run that goes on holds the shape itself.
-        let root = args.run.as_ref().filter(|_| args.resume.is_some());
-        let known = root.and_then(|root| RunDirectory::open(root).ok());
-        let settings = match known {
-            Some((_, known)) => start::shape(&registry::build(&known)?.adapter()),
-            None => start::settings(directory.as_ref())?,
-        };
-        for setting in settings {
-            brought.set(&setting)?;
-        }
-        brought.refuse_ignored(&preset, &layers)?;
-        layers.layer(brought);
-    }
-    given.refuse_ignored(&preset, &layers)?;
-    if shorten {
-        layers.text(SHORT, "configs/short.toml")?;
-    }
-    layers.layer(given);
-    Ok((layers.resolve()?, shorten))
+    Ok(brought)
 }
 
 fn dry_run(

@@ -7,12 +7,13 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use sha2::{Digest, Sha256};
-
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
+use sha2::{Digest, Sha256};
+
+use crate::support::programs::text;
 
 /// What the server does with a file's bytes.
 #[derive(Clone, Copy, PartialEq)]
@@ -189,15 +190,6 @@ fn train_command(server: &Server, home: &Path, more: &[&str]) -> Command {
         .env_remove("HUGGINGFACE_HUB_CACHE")
         .stdin(Stdio::null());
     command
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}\n{}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 #[test]

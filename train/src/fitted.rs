@@ -2,8 +2,10 @@
 //!
 //! | stage | holds | can |
 //! |---|---|---|
-//! | [`LoadedRun`] | the base model and the members' adapters | score the base model; be exported; fit |
+//! | [`LoadedRun`] | the base model, the members' adapters | score the base model; be exported |
 //! | [`FittedRun`] | the method, ready to answer | score sets of questions; answer new ones |
+//!
+//! [`LoadedRun::fit`] leads from the one to the other.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
