@@ -29,7 +29,7 @@ pub(super) struct CheckArgs {
     /// Further files, such as a test set, which must share no question with the first
     #[arg(long, value_name = "FILE")]
     against: Vec<PathBuf>,
-    /// Whose tokenizer, as train takes it; none: look at the text alone
+    /// Model whose tokenizer counts, as train takes it; none: look at the text alone
     #[arg(long, default_value = "smollm2-135m")]
     model: String,
     /// Settings to lay over the defaults; may be repeated

@@ -236,7 +236,7 @@ fn fit(
 pub struct QuestionSet<'a> {
     /// Name of the set's directory below `evaluation/`: a dataset, or [`HELD_OUT`].
     pub name: &'a str,
-    /// By which settings the questions are asked.
+    /// Settings by which the questions are asked.
     pub config: &'a RunConfig,
     /// Encodes other wordings of the questions.
     pub prepared: &'a Prepared,
