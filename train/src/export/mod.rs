@@ -4,6 +4,7 @@
 //! |---|---|
 //! | this file | writing an adapter in a format, and reading it again |
 //! | [`card`] | `uq.json`: what others need to use the adapter's confidence |
+//! | `model_files` | the files of a merged model beside its weights |
 //! | [`start`] | an adapter on disk as the start of a training |
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use crate::registry;
 use crate::run_directory::RunDirectory;
 
 pub mod card;
+mod model_files;
 pub mod start;
 
 use card::{CARD, Card, base_name};
@@ -108,7 +110,7 @@ fn tolerance(format: Format, config: &RunConfig, prepared: &mut Prepared) -> f64
     // Merged weights are rounded to their type, a LoRA beside them is not.
     let rounded = match format {
         Format::Merged { keep_type } => {
-            config.model.dtype == WeightType::Bf16 || (keep_type && !prepared.is_f32())
+            config.model.dtype == WeightType::Bf16 || (keep_type && !model_files::is_f32(prepared))
         }
         _ => false,
     };
@@ -153,7 +155,7 @@ fn write(
     match (adapter, format) {
         (AdapterConfig::Lora(lora), Format::Peft) => peft::write(directory, lora, tensors, &base)?,
         (AdapterConfig::Lora(lora), Format::Merged { keep_type }) => {
-            prepared.write_model_files(directory, keep_type)?;
+            model_files::write(prepared, directory, keep_type)?;
             let shape = prepared.model.clone();
             merged::write(
                 directory,

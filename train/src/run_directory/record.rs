@@ -1,0 +1,97 @@
+//! `environment.json` and `data.json`: who made a run, and from what.
+
+use std::fs;
+use std::io::ErrorKind;
+
+use data::source::Located;
+use data::split::SplitAccount;
+use serde::{Deserialize, Serialize};
+
+use super::RunDirectory;
+use crate::error::TrainError;
+
+pub(super) const DATA: &str = "data.json";
+
+/// The program, machine and command of a run: `environment.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Version of this program.
+    pub version: String,
+    /// Commit that the program was built from, if known.
+    pub commit: Option<String>,
+    /// Name of the tensor device, as `--device` takes it.
+    pub device: String,
+    /// Processor threads.
+    pub threads: usize,
+    /// The command that repeats the run.
+    pub command: String,
+}
+
+/// From what a run was made: `data.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The model's files with source and digest.
+    pub model: Vec<Located>,
+    /// The files of the adapter that the training started from, with digests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapter: Vec<Located>,
+    /// The dataset's division.
+    pub split: SplitAccount,
+    /// Prompts that lost a part of their question or passage: train, held-out, test.
+    pub shortened: [usize; 3],
+    /// Training answers longer than the model may write: it learns their beginning alone.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub answers_cut: usize,
+    /// Parameters of the base model.
+    pub base_parameters: usize,
+    /// Parameters of the adapter.
+    pub trainable_parameters: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl RunDirectory {
+    /// What the run is made of.
+    ///
+    /// # Errors
+    /// No `data.json`, or one that cannot be read.
+    pub fn provenance(&self) -> Result<Provenance, TrainError> {
+        self.read_json(DATA)
+    }
+
+    /// What the run is made of; none where it was stopped before that was written.
+    ///
+    /// # Errors
+    /// A `data.json` that cannot be read.
+    pub fn provenance_if_written(&self) -> Result<Option<Provenance>, TrainError> {
+        let path = self.root.join(DATA);
+        match fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            _ => self.provenance().map(Some),
+        }
+    }
+
+    /// Writes what the run is made of.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write_provenance(&self, provenance: &Provenance) -> Result<(), TrainError> {
+        self.write_json(DATA, provenance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_file_that_cannot_be_read_is_no_missing_one() {
+        let root = tempfile::tempdir().unwrap();
+        let run = RunDirectory::at(root.path());
+        assert!(run.provenance_if_written().unwrap().is_none());
+        run.write_text(DATA, "{").unwrap();
+        assert!(run.provenance_if_written().is_err());
+    }
+}
