@@ -7,16 +7,13 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
 use candle_core::Device;
-use candle_core::quantized::gguf_file::{Content, Value};
-use candle_core::quantized::tokenizer::TokenizerFromGguf;
-use tokenizers::Tokenizer;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
+use candle_core::quantized::gguf_file::Content;
 
 use super::{ModelFiles, Weights, at};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+
+mod header;
 
 /// The weights of a GGUF file, dequantised to f32 one tensor at a time.
 pub struct Gguf {
@@ -42,10 +39,10 @@ pub fn open(path: &Path) -> Result<ModelFiles, ModelError> {
     })?;
     let mut file = BufReader::new(file);
     let content = Content::read(&mut file).map_err(|e| at(path, e.to_string()))?;
-    let config = config(&content)
+    let config = header::config(&content)
         .and_then(ModelConfig::validated)
         .map_err(|e| at(path, e.to_string()))?;
-    let tokenizer = tokenizer(&content).map_err(|e| at(path, e))?;
+    let tokenizer = header::tokenizer(&content).map_err(|e| at(path, e))?;
     Ok(ModelFiles {
         weights: Box::new(Gguf {
             path: path.into(),
@@ -60,84 +57,7 @@ pub fn open(path: &Path) -> Result<ModelFiles, ModelError> {
     })
 }
 
-fn config(content: &Content) -> Result<ModelConfig, ModelError> {
-    let architecture = text(content, "general.architecture")?;
-    if !matches!(architecture.as_str(), "llama" | "qwen2") {
-        return Err(ModelError::setting(
-            "general.architecture",
-            format!("expected llama or qwen2, got {architecture:?}"),
-        ));
-    }
-    let key = |name: &str| format!("{architecture}.{name}");
-    let count = |name: &str| integer(content, &key(name));
-    let heads = count("attention.head_count")?;
-    let d = count("embedding_length")?;
-    let layers = count("block_count")?.min(1 << 20);
-    let scaling = content.metadata.get(&key("rope.scaling.type"));
-    if let Some(Value::String(kind)) = scaling
-        && kind != "none"
-    {
-        return Err(ModelError::setting(
-            key("rope.scaling.type"),
-            format!("expected none, got {kind:?}: use the model's safetensors"),
-        ));
-    }
-    if content.tensor_infos.contains_key("rope_freqs.weight") {
-        return Err(ModelError::setting(
-            "rope_freqs.weight",
-            "Llama 3 scaling inside a GGUF is not implemented: use the model's safetensors",
-        ));
-    }
-    let embedding = content
-        .tensor_infos
-        .get("token_embd.weight")
-        .ok_or_else(|| missing(content, "token_embd.weight"))?;
-    let vocab_size = embedding.shape.dims().first().copied().unwrap_or(0);
-    Ok(ModelConfig {
-        vocab_size,
-        hidden_size: d,
-        intermediate_size: count("feed_forward_length")?,
-        num_hidden_layers: layers,
-        num_attention_heads: heads,
-        num_key_value_heads: count("attention.head_count_kv").unwrap_or(heads),
-        head_dim: count("attention.key_length").unwrap_or(d / heads.max(1)),
-        max_position_embeddings: count("context_length")?,
-        rms_norm_eps: number(content, &key("attention.layer_norm_rms_epsilon"))?,
-        rope_theta: number(content, &key("rope.freq_base")).unwrap_or(10_000.0),
-        rope_scaling: None,
-        sliding_window: vec![None; layers],
-        qkv_bias: content.tensor_infos.contains_key("blk.0.attn_q.bias"),
-        output_bias: content.tensor_infos.contains_key("blk.0.attn_output.bias"),
-        mlp_bias: false,
-        tie_word_embeddings: !content.tensor_infos.contains_key("output.weight"),
-        model_type: architecture,
-    })
-}
-
-/// The tokenizer as candle-core reads it, with the pre-tokenizers that candle-core does not know:
-/// SmolLM splits single digits, GPT-2 adds no leading space.
-fn tokenizer(content: &Content) -> Result<Tokenizer, String> {
-    let mut tokenizer = Tokenizer::from_gguf(content).map_err(|e| format!("tokenizer: {e}"))?;
-    let kind = text(content, "tokenizer.ggml.pre").unwrap_or_else(|_| "default".into());
-    let bytes = ByteLevel::new(false, true, true);
-    match kind.as_str() {
-        "smollm" => {
-            let parts = vec![Digits::new(true).into(), bytes.into()];
-            tokenizer.with_pre_tokenizer(Some(Sequence::new(parts)));
-        }
-        "gpt-2" | "default" => {
-            tokenizer.with_pre_tokenizer(Some(bytes));
-        }
-        "qwen2" | "llama3" | "llama-bpe" | "smaug-bpe" => {}
-        other => {
-            return Err(format!(
-                "tokenizer.ggml.pre: expected smollm, gpt-2, qwen2 or llama-bpe, got {other:?}; put the model's tokenizer.json and safetensors in a directory and use that"
-            ));
-        }
-    }
-    Ok(tokenizer)
-}
-
+/// The error for a weight that the file does not have.
 fn missing(content: &Content, name: &str) -> ModelError {
     ModelError::MissingWeight {
         name: name.into(),
@@ -149,39 +69,6 @@ fn missing(content: &Content, name: &str) -> ModelError {
             .cloned()
             .unwrap_or_default(),
     }
-}
-
-fn value<'a>(content: &'a Content, key: &str) -> Result<&'a Value, ModelError> {
-    content
-        .metadata
-        .get(key)
-        .ok_or_else(|| ModelError::setting(key, "is missing from the GGUF's metadata"))
-}
-
-fn text(content: &Content, key: &str) -> Result<String, ModelError> {
-    value(content, key)?
-        .to_string()
-        .cloned()
-        .map_err(|_| ModelError::setting(key, "expected text"))
-}
-
-fn integer(content: &Content, key: &str) -> Result<usize, ModelError> {
-    let found = value(content, key)?;
-    found
-        .to_u64()
-        .ok()
-        .or_else(|| found.to_i32().ok().and_then(|v| u64::try_from(v).ok()))
-        .and_then(|v| usize::try_from(v).ok())
-        .ok_or_else(|| ModelError::setting(key, "expected a whole number"))
-}
-
-fn number(content: &Content, key: &str) -> Result<f64, ModelError> {
-    let found = value(content, key)?;
-    found
-        .to_f32()
-        .map(f64::from)
-        .or_else(|_| found.to_f64())
-        .map_err(|_| ModelError::setting(key, "expected a number"))
 }
 
 /// llama.cpp's name of a Hugging Face weight.
@@ -230,26 +117,8 @@ impl Weights for Gguf {
         let stored = gguf_name(name)
             .filter(|stored| self.content.tensor_infos.contains_key(stored))
             .ok_or_else(|| missing(&self.content, name))?;
-        let info = &self.content.tensor_infos[&stored];
-        let shape: Vec<usize> = info.shape.dims().to_vec();
+        let (shape, values) = self.read(&stored)?;
         let fail = |reason: String| at(&self.path, format!("{stored}: {reason}"));
-        // A hostile shape may overflow the product that candle-core takes.
-        let count = shape
-            .iter()
-            .try_fold(1usize, |n, &side| n.checked_mul(side));
-        if count.is_none_or(|n| n > 1 << 40) {
-            return Err(fail(format!("shape {shape:?} is beyond any model")));
-        }
-        let values = info
-            .read(
-                &mut self.file,
-                self.content.tensor_data_offset,
-                &Device::Cpu,
-            )
-            .and_then(|q| q.dequantize(&Device::Cpu))
-            .and_then(|t| t.flatten_all())
-            .and_then(|t| t.to_vec1::<f32>())
-            .map_err(|e| fail(e.to_string()))?;
         let heads = match name {
             _ if !self.permuted => None,
             _ if name.contains("q_proj") => Some(self.heads),
@@ -274,6 +143,33 @@ impl Weights for Gguf {
             None => values,
         };
         Ok(TensorData::new(values, shape))
+    }
+}
+
+impl Gguf {
+    /// Shape and values of a stored tensor, dequantised.
+    fn read(&mut self, stored: &str) -> Result<(Vec<usize>, Vec<f32>), ModelError> {
+        let info = &self.content.tensor_infos[stored];
+        let shape: Vec<usize> = info.shape.dims().to_vec();
+        let fail = |reason: String| at(&self.path, format!("{stored}: {reason}"));
+        // A hostile shape may overflow the product that candle-core takes.
+        let count = shape
+            .iter()
+            .try_fold(1usize, |n, &side| n.checked_mul(side));
+        if count.is_none_or(|n| n > 1 << 40) {
+            return Err(fail(format!("shape {shape:?} is beyond any model")));
+        }
+        let values = info
+            .read(
+                &mut self.file,
+                self.content.tensor_data_offset,
+                &Device::Cpu,
+            )
+            .and_then(|q| q.dequantize(&Device::Cpu))
+            .and_then(|t| t.flatten_all())
+            .and_then(|t| t.to_vec1::<f32>())
+            .map_err(|e| fail(e.to_string()))?;
+        Ok((shape, values))
     }
 }
 
