@@ -24,32 +24,19 @@ pub fn gradients<T>(
 ) -> Recomputed<T> {
     let device = input.tokens.device();
     let last = llama.layers() - 1;
-    let frozen = llama.valid();
-    let blocks = frozen.blocks(input);
-    let mut inputs = vec![blocks.embedded().without_autodiff()];
-    let mut decisions: Vec<Routing> = Vec::new();
-    // The layer that made each decision.
-    let mut owners = Vec::new();
-    for place in 0..last {
-        reseed(&device, input, place);
-        let x = inputs[place].clone();
-        let x = blocks.forward(place, x, &mut decisions);
-        inputs.push(x.without_autodiff());
-        owners.resize(decisions.len(), place);
-    }
+    let mut kept = Kept::of(llama, input);
     // The graph's end: the last layer, and from all routers' probabilities to the loss.
-    let tracked = |t: Tensor<2>| t.autodiff().require_grad();
     let blocks = llama.blocks(input);
-    let mut routing: Vec<Routing> = decisions.iter().map(|r| leaf(r, tracked)).collect();
-    let leaves = routing.clone();
-    let x = tracked(inputs.pop().expect("the last layer's input"));
+    let leaves: Vec<Routing> = kept.decisions.iter().map(leaf).collect();
+    let mut routing = leaves.clone();
+    let x = tracked(kept.inputs.pop().expect("the last layer's input"));
     reseed(&device, input, last);
     let hidden = blocks.forward(last, x.clone(), &mut routing);
     let output = llama.output(hidden, routing, input);
     let (loss, facts) = objective(output);
     let gradients = loss.backward();
     let mut upstream = x.grad(&gradients);
-    let mut at_routers: Vec<[Option<Tensor<2>>; 2]> = leaves
+    let mut at_routers: Vec<AtRouter> = leaves
         .iter()
         .map(|routing| {
             let apart = routing.apart.as_ref();
@@ -61,22 +48,15 @@ pub fn gradients<T>(
     found.accumulate(llama, GradientsParams::from_grads(gradients, llama));
     // Layer by layer back, each with the gradients that arrive at its outputs.
     for place in (0..last).rev() {
-        let x = tracked(inputs.pop().expect("each layer's input"));
+        let x = tracked(kept.inputs.pop().expect("each layer's input"));
         let mut routing = Vec::new();
         reseed(&device, input, place);
         let y = blocks.forward(place, x.clone(), &mut routing);
-        let own = at_routers.split_off(owners.partition_point(|owner| *owner < place));
-        let terms = routing.into_iter().zip(own);
-        let terms = terms.flat_map(|(routing, [gradient, at_apart])| {
-            let apart = routing.apart.map(|apart| (apart, at_apart));
-            std::iter::once((routing.probabilities, gradient)).chain(apart)
-        });
-        let total = terms
-            .chain([(y, upstream.take())])
-            .filter_map(|(value, gradient)| Some((value * gradient?).sum()))
-            .reduce(|a, b| a + b);
-        let Some(total) = total else { continue };
-        let gradients = total.backward();
+        let own = at_routers.split_off(kept.first_decision(place));
+        let Some(sum) = surrogate((y, upstream.take()), routing, own) else {
+            continue;
+        };
+        let gradients = sum.backward();
         upstream = x.grad(&gradients);
         found.accumulate(llama, GradientsParams::from_grads(gradients, llama));
     }
@@ -84,6 +64,67 @@ pub fn gradients<T>(
         facts,
         gradients: found.grads(),
     }
+}
+
+/// What the forward pass keeps: enough to run any layer again.
+struct Kept {
+    /// Input of every layer, in order.
+    inputs: Vec<Tensor<2>>,
+    /// What each router below the last layer decided.
+    decisions: Vec<Routing>,
+    /// The layer that made each decision.
+    layers: Vec<usize>,
+}
+
+impl Kept {
+    /// Runs all layers but the last, without a graph.
+    fn of(llama: &Llama, input: &LlamaInput) -> Self {
+        let frozen = llama.valid();
+        let blocks = frozen.blocks(input);
+        let mut kept = Self {
+            inputs: vec![blocks.embedded().without_autodiff()],
+            decisions: Vec::new(),
+            layers: Vec::new(),
+        };
+        for place in 0..llama.layers() - 1 {
+            reseed(&input.tokens.device(), input, place);
+            let x = kept.inputs[place].clone();
+            let x = blocks.forward(place, x, &mut kept.decisions);
+            kept.inputs.push(x.without_autodiff());
+            kept.layers.resize(kept.decisions.len(), place);
+        }
+        kept
+    }
+
+    /// How many decisions were made below a layer.
+    fn first_decision(&self, place: usize) -> usize {
+        self.layers.partition_point(|layer| *layer < place)
+    }
+}
+
+/// The gradients that arrive at a router's probabilities, and at those apart.
+type AtRouter = [Option<Tensor<2>>; 2];
+
+/// `sum(output * gradient)` over all outputs of a layer: its gradients are those of the loss.
+fn surrogate(
+    output: (Tensor<2>, Option<Tensor<2>>),
+    routing: Vec<Routing>,
+    at_routers: Vec<AtRouter>,
+) -> Option<Tensor<1>> {
+    let terms = routing.into_iter().zip(at_routers);
+    let terms = terms.flat_map(|(routing, [gradient, at_apart])| {
+        let apart = routing.apart.map(|apart| (apart, at_apart));
+        std::iter::once((routing.probabilities, gradient)).chain(apart)
+    });
+    terms
+        .chain([output])
+        .filter_map(|(value, gradient)| Some((value * gradient?).sum()))
+        .reduce(|a, b| a + b)
+}
+
+/// A tensor at which a graph begins.
+fn tracked(tensor: Tensor<2>) -> Tensor<2> {
+    tensor.autodiff().require_grad()
 }
 
 /// Seeds a layer's dropout. Off flex, dropout draws from the device's generator: each layer must
@@ -95,7 +136,7 @@ fn reseed(device: &Device, input: &LlamaInput, place: usize) {
 }
 
 /// A decision whose gradients all arrive at its probabilities, and at those apart.
-fn leaf(routing: &Routing, tracked: impl Fn(Tensor<2>) -> Tensor<2>) -> Routing {
+fn leaf(routing: &Routing) -> Routing {
     let probabilities = tracked(routing.probabilities.clone().without_autodiff());
     Routing {
         kept_probabilities: probabilities.clone().gather(1, routing.experts.clone()),

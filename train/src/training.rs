@@ -90,37 +90,32 @@ pub fn load(
             snapshots: Vec::new(),
         });
     }
-    let record = |path: &Path| {
-        if !path.is_file() {
-            let reason = "is missing: the run has not finished; continue it with --resume";
-            return Err(TrainError::file(path, reason));
-        }
-        ModuleRecord::load(path).map_err(|e| unfit(path, e))
-    };
     let path = run.adapter();
-    let last = fresh
-        .clone()
-        .try_load_record(record(&path)?)
-        .map_err(|e| unfit(&path, e))?;
+    let last = fresh.clone().try_load_record(record(&path)?);
+    let last = last.map_err(|e| unfit(&path, e))?;
     let steps = config.train.schedule().snapshot_steps(questions);
     let mut snapshots = Vec::new();
     for step in steps.iter().rev().skip(1).rev() {
         // Kept from a checkpoint, so the trainee's record.
         let path = checkpoint::snapshot(run.root(), *step);
-        let trainee = Trainee::new(
-            fresh.clone(),
-            registry::build(config)?,
-            &config.train,
-            questions,
-        )
-        .try_load_record(record(&path)?)
-        .map_err(|e| unfit(&path, e))?;
-        snapshots.push(trainee.llama);
+        let method = registry::build(config)?;
+        let trainee = Trainee::new(fresh.clone(), method, &config.train, questions);
+        let trainee = trainee.try_load_record(record(&path)?);
+        snapshots.push(trainee.map_err(|e| unfit(&path, e))?.llama);
     }
     if !steps.is_empty() {
         snapshots.push(last.clone());
     }
     Ok(Trained { last, snapshots })
+}
+
+/// The record of a finished training's adapter.
+fn record(path: &Path) -> Result<ModuleRecord, TrainError> {
+    if !path.is_file() {
+        let reason = "is missing: the run has not finished; continue it with --resume";
+        return Err(TrainError::file(path, reason));
+    }
+    ModuleRecord::load(path).map_err(|e| unfit(path, e))
 }
 
 /// Burn's message names every tensor.

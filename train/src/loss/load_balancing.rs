@@ -81,8 +81,8 @@ pub fn expert_load(routing: &[Routing], token_mean: &Tensor<2>) -> Tensor<2> {
     Tensor::cat(rows, 0)
 }
 
-/// `[1, experts]`: the weighted mean of each column, without a matrix product (see
-/// [`super::weighted_sums`]).
+/// `[1, experts]`: the weighted mean of each column, without a matrix product; see
+/// [`weighted_sums`](crate::linear_algebra::weighted_sums).
 fn column_means(token_mean: &Tensor<2>, values: Tensor<2>) -> Tensor<2> {
     (values * token_mean.clone().transpose()).sum_dim(0)
 }

@@ -28,45 +28,39 @@ pub(super) fn flu(frame: &mut Frame, area: Rect, state: &DashboardState, view: &
         .unwrap_or(1)
         .max(1) as f64;
     let width = (inner.width as usize).saturating_sub(10) / 2;
-    let mean = |counts: &[u64; FLU_BARS]| {
-        let n: u64 = counts.iter().sum();
-        let sum: f64 = counts
-            .iter()
-            .enumerate()
-            .map(|(i, c)| (i as f64 + 0.5) / FLU_BARS as f64 * *c as f64)
-            .sum();
-        match n {
-            0 => "–".to_string(),
-            n => format!("{:.2}", sum / n as f64),
-        }
+    let heading = |what: &str, counts, color| {
+        Span::styled(format!("{what} (mean {})", mean(counts)), view.ink(color))
     };
     let mut lines = vec![Line::from(vec![
         Span::raw("  FLU  "),
-        Span::styled(
-            format!("right (mean {})", mean(&right)),
-            view.ink(Color::Green),
-        ),
+        heading("right", &right, Color::Green),
         Span::raw("  "),
-        Span::styled(
-            format!("wrong (mean {})", mean(&wrong)),
-            view.ink(Color::Red),
-        ),
+        heading("wrong", &wrong, Color::Red),
     ])];
-    for i in 0..FLU_BARS {
-        if right[i] + wrong[i] == 0 {
-            continue;
-        }
-        let cell = |count: u64| {
+    for i in (0..FLU_BARS).filter(|i| right[*i] + wrong[*i] > 0) {
+        let cell = |count: u64, color| {
             let text = bar(count as f64 / most, width);
             let pad = width.saturating_sub(text.chars().count());
-            text + &" ".repeat(pad)
+            Span::styled(text + &" ".repeat(pad), view.ink(color))
         };
         lines.push(Line::from(vec![
             Span::raw(format!("  {:.2} ", i as f64 / FLU_BARS as f64)),
-            Span::styled(cell(right[i]), view.ink(Color::Green)),
+            cell(right[i], Color::Green),
             Span::raw(" "),
-            Span::styled(cell(wrong[i]), view.ink(Color::Red)),
+            cell(wrong[i], Color::Red),
         ]));
     }
     frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+/// The mean FLU of counted bars, each at its middle.
+fn mean(counts: &[u64; FLU_BARS]) -> String {
+    let n: u64 = counts.iter().sum();
+    let middle = |bar: usize| (bar as f64 + 0.5) / FLU_BARS as f64;
+    let bars = counts.iter().enumerate();
+    let sum: f64 = bars.map(|(bar, count)| middle(bar) * *count as f64).sum();
+    match n {
+        0 => "–".to_string(),
+        n => format!("{:.2}", sum / n as f64),
+    }
 }
