@@ -20,8 +20,8 @@
 //!    beside `Composed`.
 //! 4. Let the test in the operation's file run on the backend's device.
 //!
-//! Under Burn's fusion, `Cube` is `Fusion<CubeBackend>`. `Kernels` then goes through the macro, too,
-//! with tuples or structs in place of arrays.
+//! Under Burn's fusion, `Cube` is `Fusion<CubeBackend>`. `Kernels` then goes through the macro as
+//! well, with tuples or structs in place of arrays.
 
 use burn::backend::autodiff::{
     Autodiff,
