@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use train::report::compare::compare;
+use train::reproduce::compare::compare;
 
 use super::process::{logging, print};
 

@@ -12,7 +12,7 @@ use train::context::Setup;
 use train::dashboard::state::{DashboardState, clock};
 use train::reproduce::scheduler::{Ended, Job, Schedule};
 use train::reproduce::work::Estimates;
-use train::reproduce::{Options, Plan, TABLES, render, table_files, tables};
+use train::reproduce::{Options, Plan, Recorded, TABLES, render, table_files, tables};
 use train::telemetry::Telemetry;
 
 use super::flags::PlaceArgs;
@@ -56,12 +56,22 @@ pub(super) struct ReproduceArgs {
     /// Do this one training or evaluation of the plan alone
     #[arg(long, conflicts_with = "plan")]
     job: Option<String>,
-    /// Print the table from recorded results: DIR or DIR/TABLE holds a reproduce.toml
+    /// Print the table from recorded results, and do nothing else: DIR or DIR/TABLE with a
+    /// reproduce.toml and runs.parquet, or with trainings and evaluations beside it or in DIR, or a
+    /// folder ROOT/tables/..
     #[arg(long, value_name = "DIR", conflicts_with_all = ["seeds", "model", "limit", "train_limit", "methods", "on", "config", "set", "plan", "job"])]
     from: Option<PathBuf>,
     /// Write the recorded table to a directory too, in all its forms
     #[arg(long, value_name = "DIR", requires = "from")]
     out: Option<PathBuf>,
+    /// Keep it in DIR/TABLE: the table, its settings, and everything that it is made from in one
+    /// small file
+    #[arg(long, value_name = "DIR", requires = "from")]
+    keep: Option<PathBuf>,
+    /// With --keep: SHORT in the place of PREFIX where a recorded path begins with it; may be
+    /// repeated
+    #[arg(long, value_name = "PREFIX=SHORT", requires = "keep")]
+    rename: Vec<String>,
     /// Lines instead of the dashboard
     #[arg(long)]
     plain: bool,
@@ -138,12 +148,27 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
 
 /// The table of results that were recorded, without model or data.
 fn print_recorded(args: &ReproduceArgs, from: &Path) -> Result<ExitCode> {
-    let table = table_files::recorded(tables::find(&args.table)?, from)?;
+    let renamed = renamed(&args.rename)?;
+    let recorded = Recorded::find(tables::find(&args.table)?, from)?;
+    let table = recorded.table()?;
     if let Some(out) = &args.out {
         table_files::write_forms(out, &table)?;
     }
     print(render::markdown(&table));
+    if let Some(directory) = &args.keep {
+        let folder = recorded.keep(directory, &renamed)?;
+        print(format_args!("Kept in {}", folder.display()));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Pairs of `--rename PREFIX=SHORT`.
+fn renamed(pairs: &[String]) -> Result<Vec<(String, String)>> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((prefix, short)) if !prefix.is_empty() => Ok((prefix.to_owned(), short.to_owned())),
+        _ => bail!("--rename {text}: expected PREFIX=SHORT"),
+    };
+    pairs.iter().map(pair).collect()
 }
 
 fn options(args: &ReproduceArgs) -> Result<Options> {

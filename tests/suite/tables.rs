@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use train::reproduce::results::Figure;
+use train::reproduce::figure::Figure;
+use train::reproduce::recorded::KEPT;
 
 use crate::support::programs::{fails, uq4ct};
 
@@ -142,6 +143,7 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
     std::fs::copy(alone.join("reproduce.toml"), deeper.join("reproduce.toml")).unwrap();
     let none = ["reproduce", "table1", "--from", "alone/deeper"];
     fails(root.path(), &none, &["holds no results of table1"]);
+    kept_results_are_complete(root.path(), ".", &printed);
     // Another table finds UQ4CT's and SPUQ's trainings there.
     reproduce(
         "table6",
@@ -152,6 +154,39 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
         .unwrap()
         .count();
     assert_eq!(trainings, 14);
+}
+
+/// Keeps table 1 apart from its trainings and evaluations, which then are not needed.
+fn kept_results_are_complete(root: &Path, from: &str, printed: &str) {
+    let kept = tempfile::tempdir().unwrap();
+    let place = kept.path().to_str().unwrap();
+    let own = root.join("trainings");
+    let rename = format!("{}=somewhere", own.display());
+    let words = ["reproduce", "table1", "--from", from, "--keep", place];
+    succeeds(root, &[&words[..], &["--rename", &rename]].concat());
+    let folder = kept.path().join("table1");
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let names = [
+        "runs.parquet",
+        "reproduce.toml",
+        "table1.md",
+        "table1-tests.md",
+        "table1.csv",
+    ];
+    let first = names.map(read);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 6);
+    let from_kept = ["reproduce", "table1", "--from", place];
+    assert_eq!(text(&succeeds(root, &from_kept).stdout), printed);
+    // Once more changes nothing, from either place.
+    succeeds(root, &words);
+    assert!(names.map(read) == first);
+    succeeds(root, &[&from_kept[..], &["--keep", place]].concat());
+    assert!(names.map(read) == first);
+    let archive = folder.join("runs.parquet");
+    std::fs::write(&archive, &first[0][..first[0].len() / 2]).unwrap();
+    fails(root, &from_kept, &["runs.parquet", "is damaged"]);
+    let wrong = [&from_kept[..], &["--keep", place, "--rename", "x"]].concat();
+    fails(root, &wrong, &["--rename x: expected PREFIX=SHORT"]);
 }
 
 #[test]
@@ -370,35 +405,102 @@ fn runs_are_compared_and_asked_by_another_method() {
 }
 
 /// Every folder below `results` that says how a table was made.
-fn recorded(folder: &Path, found: &mut Vec<PathBuf>) {
-    if folder.join("reproduce.toml").is_file() {
-        found.push(folder.to_owned());
+fn recorded(results: &Path) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(results).unwrap();
+    let folders = folders.map(|folder| folder.unwrap().path());
+    let mut found: Vec<PathBuf> = folders
+        .filter(|folder| folder.join("reproduce.toml").is_file())
+        .collect();
+    found.sort();
+    found
+}
+
+/// The cells of a line of a Markdown table, without marks of the best.
+fn cells(line: &str) -> Vec<String> {
+    let line = line.trim_matches(['|', ' ']);
+    let cells = line.split(" | ").map(|cell| cell.replace("**", ""));
+    cells
+        .map(|cell| cell.replace("<u>", "").replace("</u>", ""))
+        .collect()
+}
+
+/// A recorded table with these columns and figures alone. One column has a figure a cell, with its
+/// deviation; of several, each cell has all figures, without.
+fn excerpt(folder: &Path, columns: &[&str], figures: &[&str]) -> String {
+    let table = folder.file_name().unwrap().to_str().unwrap();
+    let read =
+        |ending: &str| std::fs::read_to_string(folder.join(format!("{table}{ending}"))).unwrap();
+    let (markdown, csv) = (read(".md"), read(".csv"));
+    let mut lines = markdown.lines().filter(|line| line.starts_with('|'));
+    let head = cells(lines.next().unwrap());
+    // The first cell of the head is empty and lost with its bar.
+    let (first, known) = head.split_first().unwrap();
+    let rows: Vec<Vec<String>> = lines.map(cells).collect();
+    let figure = |row: &str, column: &str, figure: &str| {
+        let known_figure = Figure::ALL.iter().find(|known| known.name() == figure);
+        let better = known_figure
+            .unwrap_or_else(|| panic!("{table}: no figure is named {figure:?}"))
+            .higher_is_better();
+        let name = format!("{figure} {}", if better { '\u{2191}' } else { '\u{2193}' });
+        let place = known.iter().position(|known| known == column);
+        let place = place.unwrap_or_else(|| panic!("{table} has no column {column:?}"));
+        let line = rows.iter().find(|line| line[0] == name && line[1] == row);
+        line.map_or("\u{2013}".to_owned(), |line| line[place + 2].clone())
+    };
+    let accuracies = rows.iter().filter(|line| line[0].starts_with("ACC "));
+    let mut labels: Vec<String> = accuracies.map(|line| line[1].clone()).collect();
+    labels.dedup();
+    let single = columns.len() == 1;
+    let heads = if single { figures } else { columns };
+    let mut text = format!("\n| {first} | seeds | {} |\n", heads.join(" | "));
+    text += &format!("|---|---:|{}\n", "---:|".repeat(heads.len()));
+    for row in labels {
+        let shown: Vec<String> = match single {
+            true => figures
+                .iter()
+                .map(|f| figure(&row, columns[0], f))
+                .collect(),
+            false => columns
+                .iter()
+                .map(|column| {
+                    let values = figures.iter().map(|f| figure(&row, column, f));
+                    let values = values.map(|v| v.split(" \u{b1}").next().unwrap().to_owned());
+                    values.collect::<Vec<_>>().join(" / ")
+                })
+                .collect(),
+        };
+        text += &format!(
+            "| {row} | {} | {} |\n",
+            seeds(&csv, &row, columns),
+            shown.join(" | ")
+        );
     }
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        let parts = ["trainings", "evaluations"];
-        if entry.file_type().unwrap().is_dir() && parts.iter().all(|p| entry.file_name() != *p) {
-            recorded(&entry.path(), found);
+    text
+}
+
+/// How many seeds a row has in these columns: `2`, or `1 to 3`.
+fn seeds(csv: &str, row: &str, columns: &[&str]) -> String {
+    let mut counts = Vec::new();
+    for line in csv.lines() {
+        // From the right: the label of a row may hold a comma.
+        let fields: Vec<&str> = line.rsplitn(8, ',').collect();
+        let [_, _, seeds, _, _, "ACC", column, head] = fields[..] else {
+            continue;
+        };
+        let (_, label) = head.split_once(',').unwrap();
+        if label.trim_matches('"') == row && columns.contains(&column) {
+            counts.push(seeds.parse::<usize>().unwrap());
         }
     }
+    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+    match least == most {
+        true => least.to_string(),
+        false => format!("{least} to {most}"),
+    }
 }
 
-/// A table without its headings (the page has its own) and without the figures that are not among these; all where none is named.
-fn shown(markdown: &str, figures: &[&str]) -> String {
-    let body = markdown.split_once("\n\n").unwrap().1.trim();
-    let mut lines: Vec<&str> = body.lines().collect();
-    lines.retain(|line| {
-        let cell = line
-            .strip_prefix("| ")
-            .and_then(|line| line.split_once(" | "));
-        let figure = cell.map(|(cell, _)| cell.trim_end_matches([' ', '\u{2191}', '\u{2193}']));
-        let known = Figure::ALL.iter().any(|known| Some(known.name()) == figure);
-        !known || figures.is_empty() || figures.contains(&figure.unwrap())
-    });
-    format!("\n{}\n", lines.join("\n"))
-}
-
-/// The page with every part between `<!-- results/FILE.md: FIGURE; FIGURE -->` and `<!-- end -->` made anew.
+/// The page with every part between `<!-- results/TABLE: COLUMN, COLUMN: FIGURE / FIGURE -->` and
+/// `<!-- end -->` made anew.
 fn page_from_results(page: &str, root: &Path) -> String {
     let mut made = String::new();
     let mut rest = page;
@@ -407,17 +509,14 @@ fn page_from_results(page: &str, root: &Path) -> String {
         let (_, after) = after
             .split_once("<!-- end -->")
             .expect("an end of the part");
-        let (file, figures) = marker.split_once(": ").unwrap_or((marker, ""));
-        let figures: Vec<&str> = figures.split("; ").filter(|f| !f.is_empty()).collect();
-        for figure in &figures {
-            let known = Figure::ALL.iter().any(|known| known.name() == *figure);
-            assert!(known, "{marker}: no figure is named {figure:?}");
-        }
-        let table = std::fs::read_to_string(root.join("results").join(file)).unwrap();
-        made += &format!(
-            "{before}<!-- results/{marker} -->{}<!-- end -->",
-            shown(&table, &figures)
-        );
+        let parts: Vec<&str> = marker.split(": ").collect();
+        let [table, columns, figures] = parts[..] else {
+            panic!("{marker}: expected TABLE: COLUMNS: FIGURES");
+        };
+        let columns: Vec<&str> = columns.split(", ").collect();
+        let figures: Vec<&str> = figures.split(" / ").collect();
+        let table = excerpt(&root.join("results").join(table), &columns, &figures);
+        made += &format!("{before}<!-- results/{marker} -->{table}<!-- end -->");
         rest = after;
     }
     made + rest
@@ -429,37 +528,33 @@ fn the_recorded_results_print_the_tables_that_stand_beside_them() {
     const HINT: &str = "UPDATE_RESULTS=1 cargo test --workspace recorded_results";
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let update = std::env::var_os("UPDATE_RESULTS").is_some();
-    let mut folders = Vec::new();
-    recorded(&root.join("results"), &mut folders);
+    let results = root.join("results");
+    let folders = recorded(&results);
     assert!(folders.len() > 1);
-    const FORMS: [&str; 7] = [
-        ".md",
-        "-tests.md",
-        ".csv",
-        ".tex",
-        ".svg",
-        "-reliability.svg",
-        "-risk-coverage.svg",
-    ];
     for folder in folders {
         let table = folder.file_name().unwrap().to_str().unwrap();
-        if update {
-            // What is no longer made must not stay.
-            for form in FORMS {
-                std::fs::remove_file(folder.join(format!("{table}{form}"))).ok();
-            }
-        }
         let made = tempfile::tempdir().unwrap();
-        let out = if update { &folder } else { made.path() };
-        let (from, place) = (folder.to_str().unwrap(), out.to_str().unwrap());
-        succeeds(out, &["reproduce", table, "--from", from, "--out", place]);
+        let from = folder.to_str().unwrap();
+        let (keep, out) = (results.to_str().unwrap(), made.path().to_str().unwrap());
+        let place = if update {
+            ["--keep", keep]
+        } else {
+            ["--out", out]
+        };
+        let words = ["reproduce", table, "--from", from, place[0], place[1]];
+        succeeds(made.path(), &words);
+        // What is always there, and what stands there besides.
+        let mut endings: Vec<String> = KEPT.map(str::to_owned).into();
+        for file in std::fs::read_dir(&folder).unwrap() {
+            let name = file.unwrap().file_name().into_string().unwrap();
+            endings.extend(name.strip_prefix(table).map(str::to_owned));
+        }
         let file = |folder: &Path, ending: &str| {
             std::fs::read_to_string(folder.join(format!("{table}{ending}"))).ok()
         };
-        // Not the JSON: its last digits differ between machines.
-        for ending in FORMS {
+        for ending in endings.iter().filter(|_| !update) {
             assert!(
-                file(out, ending) == file(&folder, ending),
+                file(made.path(), ending) == file(&folder, ending),
                 "{table}{ending} is not what {from} says: {HINT}"
             );
         }

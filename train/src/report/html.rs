@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{CONFIDENCES, Line, Report, calibrated_lines, lines, plot, show};
+use super::figures::{CONFIDENCES, Line, calibrated_lines, lines, show};
+use super::{Report, plot};
 use crate::error::TrainError;
 
 const STYLE: &str = "
@@ -36,7 +37,7 @@ pub(super) fn render(report: &Report) -> Result<String, TrainError> {
 }
 
 /// A whole page around a body.
-pub(super) fn page(title: &str, body: &str) -> String {
+pub(crate) fn page(title: &str, body: &str) -> String {
     let title = escape(title);
     format!(
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n"
@@ -221,7 +222,7 @@ fn provenance(body: &mut String, report: &Report) {
     );
 }
 
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

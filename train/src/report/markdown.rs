@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{CONFIDENCES, Line, Report, calibrated_lines, lines, show};
+use super::Report;
+use super::figures::{CONFIDENCES, Line, calibrated_lines, lines, show};
 
 pub(super) fn render(report: &Report) -> String {
     let mut text = format!("# {}\n\n", report.title());

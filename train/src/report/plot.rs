@@ -1,107 +1,34 @@
 //! The report's plots as SVG.
 
-use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
+use super::chart::{
+    self, Area, BLUE, Cartesian, GREEN, GREY, ORANGE, axes, draw_bins, fail, line, risk_curve,
+    sized,
+};
 use crate::error::TrainError;
 use crate::metric::calibration::{Bin, BinEdge, reliability};
-use crate::metric::ranking::risk_coverage;
 use crate::metric::{Outcome, outcomes};
 use crate::prediction::ScoredRow;
 use crate::tracker::MetricsLine;
 
 const SIZE: (u32, u32) = (440, 330);
-const BLUE: RGBColor = RGBColor(46, 107, 158);
-const ORANGE: RGBColor = RGBColor(208, 112, 44);
-const GREEN: RGBColor = RGBColor(62, 140, 92);
-const GREY: RGBColor = RGBColor(140, 140, 140);
-
-pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-pub(crate) type Cartesian<'a, 'b> =
-    ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
-
-pub(crate) fn fail(error: impl std::fmt::Display) -> TrainError {
-    TrainError::Training(format!("a plot could not be drawn: {error}"))
-}
-
 /// Draws on a fresh SVG of the report's size and returns its text.
 fn svg(draw: impl FnOnce(&Area) -> Result<(), TrainError>) -> Result<String, TrainError> {
     sized(SIZE, draw)
 }
 
-/// The same of another size.
-pub(crate) fn sized(
-    size: (u32, u32),
-    draw: impl FnOnce(&Area) -> Result<(), TrainError>,
-) -> Result<String, TrainError> {
-    let mut text = String::new();
-    {
-        let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
-        area.fill(&WHITE).map_err(fail)?;
-        draw(&area)?;
-        area.present().map_err(fail)?;
-    }
-    Ok(text)
-}
-
-pub(crate) fn axes<'a, 'b>(
-    area: &'a Area<'b>,
-    title: &str,
-    [x_name, y_name]: [&str; 2],
-    x: std::ops::Range<f64>,
-    y: std::ops::Range<f64>,
-) -> Result<Cartesian<'a, 'b>, TrainError> {
-    let mut chart = ChartBuilder::on(area)
-        .caption(title, ("sans-serif", 15))
-        .margin(8)
-        .x_label_area_size(34)
-        .y_label_area_size(44)
-        .build_cartesian_2d(x, y)
-        .map_err(fail)?;
-    chart
-        .configure_mesh()
-        .x_desc(x_name)
-        .y_desc(y_name)
-        .x_labels(6)
-        .max_light_lines(0)
-        .bold_line_style(RGBColor(232, 232, 232))
-        .axis_desc_style(("sans-serif", 12))
-        .label_style(("sans-serif", 11))
-        .draw()
-        .map_err(fail)?;
-    Ok(chart)
-}
-
-pub(crate) fn legend<'a, 'b: 'a>(
+/// A legend of the report's size.
+fn legend<'a, 'b: 'a>(
     chart: &mut Cartesian<'a, 'b>,
     position: SeriesLabelPosition,
 ) -> Result<(), TrainError> {
-    chart
-        .configure_series_labels()
-        .position(position)
-        .background_style(WHITE.mix(0.8))
-        .border_style(GREY)
-        .label_font(("sans-serif", 11))
-        .draw()
-        .map_err(fail)
+    chart::legend(chart, position, 11, GREY)
 }
 
-pub(crate) fn line(
-    chart: &mut Cartesian,
-    points: Vec<(f64, f64)>,
-    color: RGBColor,
-    name: &str,
-) -> Result<(), TrainError> {
-    chart
-        .draw_series(LineSeries::new(points, color.stroke_width(2)))
-        .map_err(fail)?
-        .label(name)
-        .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 14, y)], color.stroke_width(2)));
-    Ok(())
-}
-
-/// Accuracy by confidence with the number of questions over each bar; the gap to the diagonal is the miscalibration.
-pub(super) fn reliability_diagram(
+/// Accuracy by confidence with the number of questions over each bar; the gap to the diagonal is
+/// the miscalibration.
+pub(crate) fn reliability_diagram(
     title: &str,
     rows: &[ScoredRow],
     bins: usize,
@@ -111,7 +38,7 @@ pub(super) fn reliability_diagram(
     diagram(title, "confidence", &found)
 }
 
-/// The same with FLU as the confidence; none without routers.
+/// Accuracy by FLU, taken as a confidence; none without routers.
 pub(super) fn flu_diagram(
     title: &str,
     rows: &[ScoredRow],
@@ -129,66 +56,6 @@ pub(super) fn flu_diagram(
 
 fn diagram(title: &str, x_name: &str, bins: &[Bin]) -> Result<String, TrainError> {
     svg(|area| draw_bins(area, title, x_name, bins))
-}
-
-/// Accuracy by confidence, the number of questions over each bar.
-pub(crate) fn draw_bins(
-    area: &Area,
-    title: &str,
-    x_name: &str,
-    bins: &[Bin],
-) -> Result<(), TrainError> {
-    let width = 1.0 / bins.len() as f64;
-    let mut chart = axes(area, title, [x_name, "accuracy"], 0.0..1.0, 0.0..1.08)?;
-    for (i, bin) in bins.iter().enumerate().filter(|(_, bin)| bin.count > 0) {
-        let (left, right) = (i as f64 * width, (i + 1) as f64 * width);
-        let bar = |from: f64, to: f64, style: ShapeStyle| {
-            Rectangle::new([(left, from), (right, to)], style)
-        };
-        let gap = if bin.accuracy < bin.confidence {
-            ORANGE
-        } else {
-            GREEN
-        };
-        chart
-            .draw_series([
-                bar(0.0, bin.accuracy, BLUE.mix(0.75).filled()),
-                bar(bin.accuracy, bin.confidence, gap.mix(0.35).filled()),
-                bar(0.0, bin.accuracy, BLUE.stroke_width(1)),
-            ])
-            .map_err(fail)?;
-        let top = bin.accuracy.max(bin.confidence) + 0.05;
-        chart
-            .draw_series([Text::new(
-                bin.count.to_string(),
-                (left + width * 0.15, top),
-                ("sans-serif", 10),
-            )])
-            .map_err(fail)?;
-    }
-    chart
-        .draw_series(LineSeries::new(
-            [(0.0, 0.0), (1.0, 1.0)],
-            GREY.stroke_width(1),
-        ))
-        .map_err(fail)?;
-    Ok(())
-}
-
-/// Error rate of the most confident share by that share, thinned to what a plot can show.
-pub(crate) fn risk_curve(pairs: &[Outcome]) -> Vec<(f64, f64)> {
-    let risks = risk_coverage(pairs);
-    let n = risks.len() as f64;
-    let step = risks.len().div_ceil(400).max(1);
-    // The first few points are single questions: noise that would fill the plot.
-    let from = (risks.len() / 50).max(1) - 1;
-    risks
-        .iter()
-        .enumerate()
-        .skip(from)
-        .step_by(step)
-        .map(|(k, risk)| ((k + 1) as f64 / n, *risk))
-        .collect()
 }
 
 /// Error rate of the most confident share, by confidence of base and tuned model and by FLU.

@@ -4,26 +4,42 @@
 //! A [`Table`] names rows (methods with settings) and columns (a dataset to train on, a dataset to
 //! test on). [`plan`] turns it into [`TrainingJob`]s and [`EvaluationJob`]s. Their directories are named
 //! by a hash of everything that decides their content. So tables share them, an interrupted run
-//! goes on, and several machines can work on one file system. [`scheduler`] does them, [`results`]
-//! reads what they left, [`render`] prints it.
+//! goes on, and several machines can work on one file system. [`scheduler`] does them, [`records`]
+//! reads what they left, [`results`] makes figures of it, [`render`] and [`plot`] show them.
 //!
 //! | module | content |
 //! |---|---|
-//! | [`tables`] | the paper's tables and the ablations |
+//! | [`tables`] | rows and columns of the paper's tables and of the ablations |
+//! | [`options`] | what of a table is asked for |
 //! | [`plan`] | rows and columns to trainings and evaluations |
 //! | [`scheduler`] | what is open, in which order, what a failure does |
 //! | [`work`] | one training or evaluation, idempotent |
 //! | [`lock`] | who works on a directory |
+//! | [`records`] | what trainings and evaluations left |
+//! | [`archive`] | the same as one compressed columnar file |
+//! | [`recorded`] | finding a finished table again, and keeping it small |
+//! | [`figure`] | accuracy, ECE, NLL and the others: their names and how they are computed |
 //! | [`results`] | figures over seeds |
-//! | [`render`] | Markdown, CSV, LaTeX, JSON |
+//! | [`paired_tests`] | differences between rows on the same questions |
+//! | [`render`] | Markdown, CSV, LaTeX |
 //! | [`plot`] | grouped bars and curves |
-//! | [`table_files`] | a table in all its forms on disk, and recorded tables |
+//! | [`table_files`] | a table in all its forms on disk |
 //! | [`paper`] | the published values |
+//! | [`compare`] | finished runs side by side, without a plan |
 
+pub mod archive;
+mod caption;
+mod columns;
+pub mod compare;
+pub mod figure;
 pub mod lock;
+pub mod options;
+pub mod paired_tests;
 pub mod paper;
 pub mod plan;
 pub mod plot;
+pub mod recorded;
+pub mod records;
 pub mod render;
 pub mod results;
 pub mod scheduler;
@@ -31,6 +47,9 @@ pub mod table_files;
 pub mod tables;
 pub mod work;
 
-pub use plan::{EvaluationJob, Options, Plan, TrainingJob};
+pub use options::Options;
+pub use plan::{EvaluationJob, Plan, TrainingJob};
+pub use recorded::Recorded;
+pub use records::Records;
 pub use results::ResultTable;
 pub use tables::{Column, Layout, Row, TABLES, Table};

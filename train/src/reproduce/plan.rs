@@ -1,95 +1,35 @@
 //! Rows and columns to trainings and evaluations, each named by what decides its content.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use data::DataError;
-use data::dataset::{self, OfficialSplit};
 use data::source::Finder;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::columns::columns;
+use super::options::Options;
 use super::tables::{Column, Row, Table};
 use crate::config::readers::is_read_by_evaluation_alone;
 use crate::config::{ConfigLayers, EvaluationSection, RunConfig, TrainSection};
 use crate::error::TrainError;
 use crate::registry;
 
-/// What of a table is asked for, and how large.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The table.
-    pub table: &'static Table,
-    /// Seeds of a row: 42, 142, 242, ..; an ensemble's members lie between them.
-    pub seeds: usize,
-    /// Rows to keep, by preset or label; empty = all.
-    pub methods: Vec<String>,
-    /// Columns to keep, by test dataset; empty = all.
-    pub on: Vec<String>,
-    /// Settings laid over every row's preset.
-    pub given: ConfigLayers,
-    /// Below which everything is kept.
-    pub root: PathBuf,
-}
-
-/// What was asked for, as a file beside a table: enough to plan it again.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Recorded {
-    seeds: usize,
-    methods: Vec<String>,
-    on: Vec<String>,
-    settings: toml::Table,
-}
-
-/// Its name.
-pub const RECORD: &str = "reproduce.toml";
-
-impl Options {
-    /// What a directory says of the results of a table in it.
-    ///
-    /// # Errors
-    /// A record that is missing or cannot be read.
-    pub fn recorded(table: &'static Table, root: &Path) -> Result<Self, TrainError> {
-        let path = root.join(RECORD);
-        let fail = |e: &dyn std::fmt::Display| TrainError::file(&path, e.to_string());
-        let text = std::fs::read_to_string(&path).map_err(|e| fail(&e))?;
-        let recorded: Recorded = toml::from_str(&text).map_err(|e| fail(&e))?;
-        let mut given = ConfigLayers::default();
-        given.text(&recorded.settings.to_string(), &path.display().to_string())?;
-        Ok(Self {
-            table,
-            seeds: recorded.seeds,
-            methods: recorded.methods,
-            on: recorded.on,
-            given,
-            root: root.into(),
-        })
-    }
-
-    /// The base model of all rows, as it is asked for.
-    pub fn model(&self) -> String {
-        let given = self.given.model_name();
-        given.unwrap_or_else(|| RunConfig::default().model.name)
-    }
-}
-
 /// One training: a member of one or more rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingJob {
-    /// Its directory's name.
+    /// Name of the training's directory.
     pub id: String,
-    /// Its settings, and nothing that does not decide the adapter.
+    /// The settings that decide the adapter; everything else is as by default.
     pub config: RunConfig,
 }
 
 /// One method with one seed, trained on one dataset and tested on some.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EvaluationJob {
-    /// Its directory's name.
+    /// Name of the evaluation's directory.
     pub id: String,
     /// The method's settings.
     pub config: RunConfig,
-    /// Its members; none for the base model.
+    /// The trainings whose adapters are asked; none for the base model.
     pub members: Vec<TrainingJob>,
     /// Datasets to test on.
     pub on: Vec<String>,
@@ -100,18 +40,18 @@ pub struct EvaluationJob {
 pub struct PlannedRow {
     /// The table's row.
     pub row: Row,
-    /// One a seed and training dataset.
+    /// One evaluation for each seed and training dataset.
     pub evaluations: Vec<EvaluationJob>,
 }
 
 /// Everything that a table needs.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The table.
+    /// The table that is planned.
     pub table: &'static Table,
-    /// Its columns, with stand-ins for what cannot be had.
+    /// The columns, with stand-ins for datasets that cannot be had.
     pub columns: Vec<Column>,
-    /// Its rows.
+    /// The rows, with their evaluations.
     pub rows: Vec<PlannedRow>,
     /// Equal-width bins of the calibration errors.
     pub bins: usize,
@@ -125,11 +65,12 @@ pub struct Plan {
 const SEED_STEP: u64 = 100;
 
 impl Plan {
-    /// Plans a table. `finder` is asked which datasets are there; without one they are taken to be, ClimateX in the place of ClimateQA
-    /// where [`Options::on`] names it.
+    /// Plans a table. `finder` is asked which datasets are there; without one they are taken
+    /// to be, and a stand-in is taken where [`Options::on`] names it.
     ///
     /// # Errors
-    /// Unknown methods or datasets, settings that do not resolve, and settings that the rows and columns decide.
+    /// Unknown methods or datasets, settings that do not resolve, and settings that the rows and
+    /// columns decide.
     pub fn new(options: &Options, finder: Option<&Finder>) -> Result<Self, TrainError> {
         for key in [
             "method.name",
@@ -192,15 +133,15 @@ impl Plan {
         found
     }
 
-    /// What [`Options::recorded`] reads, with the columns that there are.
+    /// The text of the file that [`Options::recorded`] reads, with the rows and columns that there
+    /// are.
     pub fn record(&self, options: &Options) -> String {
-        let recorded = Recorded {
-            seeds: options.seeds,
+        let options = Options {
             methods: self.rows.iter().map(|row| row.row.label.clone()).collect(),
             on: self.columns.iter().map(|c| c.test.to_owned()).collect(),
-            settings: options.given.table(),
+            ..options.clone()
         };
-        toml::to_string(&recorded).expect("a table of plain values")
+        options.text()
     }
 
     /// Names the plan: other rows, columns, seeds or sizes give another.
@@ -244,7 +185,7 @@ fn rows(options: &Options) -> Result<Vec<Row>, TrainError> {
     Ok(kept.collect())
 }
 
-/// Without the rows whose preset scores choices in another way than the others do.
+/// Leaves out the rows whose preset scores choices in another way than the others do.
 fn comparable(options: &Options, rows: Vec<Row>) -> Result<(Vec<Row>, Vec<String>), TrainError> {
     let asked = options.given.parse()?.data.scoring;
     let (mut kept, mut left_out) = (Vec::new(), Vec::new());
@@ -265,80 +206,6 @@ fn comparable(options: &Options, rows: Vec<Row>) -> Result<(Vec<Row>, Vec<String
     match kept.is_empty() {
         true => Err(TrainError::config("--methods", left_out.join(" "))),
         false => Ok((kept, left_out)),
-    }
-}
-
-/// The columns that are asked for, with ClimateX in the place of ClimateQA where only that can be had.
-fn columns(
-    options: &Options,
-    finder: Option<&Finder>,
-    notes: &mut Vec<String>,
-) -> Result<Vec<Column>, TrainError> {
-    let all = options.table.columns;
-    for name in &options.on {
-        if !all.iter().any(|c| c.test == name) && name != "climatex" {
-            let known: Vec<&str> = all.iter().map(|c| c.test).collect();
-            return Err(TrainError::config(
-                "--on",
-                format!(
-                    "{} has no column {name:?}, only {}",
-                    options.table.name,
-                    known.join(", ")
-                ),
-            ));
-        }
-    }
-    let mut columns = Vec::new();
-    for column in all {
-        let wanted =
-            |test: &str| options.on.is_empty() || options.on.iter().any(|name| name == test);
-        let stand_in = column.test == "climateqa" && wanted("climatex");
-        if !wanted(column.test) && !stand_in {
-            continue;
-        }
-        let climateqa = match finder {
-            Some(finder) => column.test != "climateqa" || there("climateqa", finder)?,
-            None => {
-                let named = |name: &str| options.on.iter().any(|known| known == name);
-                column.test != "climateqa" || !named("climatex") || named("climateqa")
-            }
-        };
-        let column = match !climateqa {
-            true => {
-                notes.push("ClimateQA cannot be had here (see `--dataset climateqa`): ClimateX, IPCC confidence levels, stands in its place.".into());
-                Column {
-                    label: "ClimateX",
-                    train: "climatex",
-                    test: "climatex",
-                }
-            }
-            false => *column,
-        };
-        let climatex = match finder {
-            Some(finder) => column.test != "climatex" || there("climatex", finder)?,
-            None => true,
-        };
-        if !climatex {
-            notes.push("ClimateX cannot be had here either: its column is left out.".into());
-            continue;
-        }
-        columns.push(column);
-    }
-    notes.dedup();
-    if columns.is_empty() {
-        let reason = format!("no column is left. {}", notes.join(" "));
-        return Err(TrainError::config("--on", reason));
-    }
-    Ok(columns)
-}
-
-/// Whether a dataset's test questions can be had.
-fn there(name: &str, finder: &Finder) -> Result<bool, TrainError> {
-    let found = dataset::find(name, &Default::default())?;
-    match dataset::load(&*found, OfficialSplit::Test, finder) {
-        Ok(_) => Ok(true),
-        Err(DataError::NotFound { .. }) => Ok(false),
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -410,7 +277,8 @@ fn training(config: &RunConfig, seed: u64) -> Result<TrainingJob, TrainError> {
     })
 }
 
-/// `openbookqa-lora-smollm2-135m-s42-1a2b3c4d`: readable, and different for any difference in the settings.
+/// `openbookqa-lora-smollm2-135m-s42-1a2b3c4d`: readable, and different for any difference in the
+/// settings.
 fn identity(config: &RunConfig) -> String {
     let name = config.directory(Path::new(""));
     format!("{}-{}", name.display(), short_hash(&config.changes()))
@@ -423,6 +291,8 @@ fn short_hash(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::reproduce::tables;
 
@@ -450,7 +320,8 @@ mod tests {
     #[test]
     fn trainings_are_shared_and_content_decides_the_name() {
         let plan = Plan::new(&options("table1", 2), Some(&finder())).unwrap();
-        // LoRA 42 and 142 with two more members each, MixLoRA, UQ4CT, UQ4CT-delta and BLoB for both seeds.
+        // LoRA 42 and 142 with two more members each, MixLoRA, UQ4CT, UQ4CT-delta and BLoB for both
+        // seeds.
         assert_eq!(plan.trainings().len(), 6 + 2 * 4);
         assert_eq!(plan.rows.len(), 13);
         // The base model is scored once for both seeds.

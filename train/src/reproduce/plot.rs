@@ -1,11 +1,15 @@
-//! Tables as pictures: grouped bars with error bars, curves with bands; reliability and risk of the rows that matter most.
+//! Tables as pictures: grouped bars with error bars, curves with bands; reliability and risk of the
+//! rows that matter most.
 
 use plotters::prelude::*;
 
-use super::results::{Answers, Figure, ResultTable};
+use super::figure::Figure;
+use super::results::{Answers, ResultTable};
 use crate::error::TrainError;
 use crate::metric::calibration::{BinEdge, reliability as binned};
-use crate::report::plot::{self, Area, axes, draw_bins, fail, line, risk_curve, sized};
+use crate::report::chart::{
+    self, Area, Cartesian, GREY, axes, draw_bins, fail, line, risk_curve, sized,
+};
 
 const SIZE: (u32, u32) = (900, 620);
 const COLORS: [RGBColor; 8] = [
@@ -36,9 +40,9 @@ pub fn svg(table: &ResultTable) -> Result<String, TrainError> {
     })
 }
 
-/// Rows of a diagram.
+/// The most rows that a diagram has.
 const DRAWN: usize = 6;
-/// Those of the methods' tables; other tables draw their first.
+/// Rows that are drawn of a table of methods; other tables draw their first rows.
 const METHODS: [&str; DRAWN] = ["Base", "LoRA", "Ensemble", "LLLA", "MixLoRA", "UQ4CT"];
 
 fn drawn(table: &ResultTable) -> Vec<&Answers> {
@@ -50,8 +54,8 @@ fn drawn(table: &ResultTable) -> Vec<&Answers> {
         .collect()
 }
 
-/// Accuracy by confidence in the first column, all seeds together: as the methods say it above, after temperature scaling below. None
-/// without answers, and for a sweep.
+/// Accuracy by confidence in the first column, all seeds together: as the methods say it above,
+/// after temperature scaling below. None without answers, and for a sweep.
 ///
 /// # Errors
 /// A plot that cannot be drawn.
@@ -77,8 +81,8 @@ pub fn reliability(table: &ResultTable) -> Result<Option<String>, TrainError> {
     .map(Some)
 }
 
-/// Error rate of the most confident share of the answers in the first column, all seeds together. None without answers, and for a
-/// sweep.
+/// Error rate of the most confident share of the answers in the first column, all seeds together.
+/// None without answers, and for a sweep.
 ///
 /// # Errors
 /// A plot that cannot be drawn.
@@ -97,7 +101,7 @@ pub fn risk_coverage(table: &ResultTable) -> Result<Option<String>, TrainError> 
         for ((answers, curve), color) in rows.iter().zip(curves).zip(COLORS) {
             line(&mut chart, curve, color, &answers.row)?;
         }
-        plot::legend(&mut chart, SeriesLabelPosition::LowerRight)
+        chart::legend(&mut chart, SeriesLabelPosition::LowerRight, 11, GREY)
     })
     .map(Some)
 }
@@ -257,18 +261,12 @@ fn curves(
     legend(&mut chart)
 }
 
-fn legend<'a, 'b: 'a>(
-    chart: &mut ChartContext<
-        'a,
-        SVGBackend<'b>,
-        Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
-    >,
-) -> Result<(), TrainError> {
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::Coordinate(752, 4))
-        .background_style(WHITE.mix(0.8))
-        .label_font(("sans-serif", 12))
-        .draw()
-        .map_err(fail)
+/// The legend in the margin at the right.
+fn legend<'a, 'b: 'a>(chart: &mut Cartesian<'a, 'b>) -> Result<(), TrainError> {
+    chart::legend(
+        chart,
+        SeriesLabelPosition::Coordinate(752, 4),
+        12,
+        TRANSPARENT,
+    )
 }

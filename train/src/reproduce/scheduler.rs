@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::plan::{EvaluationJob, Options, Plan, TrainingJob};
+use super::options::Options;
+use super::plan::{EvaluationJob, Plan, TrainingJob};
 use super::table_files;
 use super::work::{
     Estimates, ensure_evaluated, ensure_trained, evaluation_directory, is_trained, missing,

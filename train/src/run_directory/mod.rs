@@ -180,7 +180,7 @@ impl RunDirectory {
 }
 
 /// Writes beside the destination and renames, so that a cut leaves the old file or the new one.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     let parent = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|e| TrainError::file(parent, e))?;
     let mut part = path.as_os_str().to_owned();

@@ -1,0 +1,134 @@
+//! How a report's figures were made: method, model, questions, machine, files.
+
+use data::rendering::Scoring;
+
+use super::Report;
+
+impl Report<'_> {
+    /// The files of model and data, with the beginnings of their digests.
+    pub(super) fn sources(&self) -> Vec<(String, String)> {
+        let files = self.provenance.model.iter().map(|f| ("model", f));
+        let files = files.chain(self.provenance.split.files.iter().map(|f| ("data", f)));
+        files
+            .map(|(what, file)| {
+                let digest: String = file.sha256.chars().take(16).collect();
+                (
+                    what.to_string(),
+                    format!("{} (sha256 {digest}..)", file.origin),
+                )
+            })
+            .collect()
+    }
+
+    /// Names and values of what decided the figures.
+    pub(super) fn facts(&self) -> Vec<(String, String)> {
+        let split = &self.provenance.split;
+        let [train, held_out, test] = split.used;
+        let [all_train, all_held_out, all_test] = split.available;
+        let mut facts = vec![
+            ("Method".to_string(), self.config.method.title().to_string()),
+            ("Model".into(), self.config.model.name.clone()),
+            (
+                "Parameters".into(),
+                format!(
+                    "{} frozen, {} trained",
+                    grouped(self.provenance.base_parameters),
+                    grouped(self.provenance.trainable_parameters)
+                ),
+            ),
+            (
+                "Questions".into(),
+                format!(
+                    "{train} of {all_train} train, {held_out} of {all_held_out} held-out (from {}), {test} of {all_test} test (published split: {})",
+                    split.held_out_from, split.test_from
+                ),
+            ),
+            (
+                "Leaks dropped from train".into(),
+                split.leaks_dropped.to_string(),
+            ),
+            (
+                "Prompts shortened".into(),
+                format!(
+                    "{} train, {} held-out, {} test",
+                    self.provenance.shortened[0],
+                    self.provenance.shortened[1],
+                    self.provenance.shortened[2]
+                ),
+            ),
+            (
+                "Cost of an answer".into(),
+                format!(
+                    "{} forward passes{}, {:.2} s",
+                    self.scored.cost.forward_passes,
+                    match self.written() {
+                        true => " over the prompt, each with one a token after it",
+                        false => "",
+                    },
+                    self.scored.cost.seconds_per_question
+                ),
+            ),
+            (
+                "Scoring".into(),
+                match self.config.data.scoring {
+                    _ if self.written() => format!(
+                        "written, at most {} tokens, exact match with an accepted answer, confidence: {:?}",
+                        self.config.data.answer_tokens, self.config.evaluation.answer_confidence
+                    )
+                    .to_lowercase(),
+                    Scoring::Letters => "letters".into(),
+                    Scoring::Cloze => {
+                        format!("cloze, per {:?}", self.config.data.normalization).to_lowercase()
+                    }
+                },
+            ),
+            (
+                "Machine".into(),
+                format!(
+                    "{}, {} threads",
+                    self.environment.device, self.environment.threads
+                ),
+            ),
+            (
+                "Program".into(),
+                format!(
+                    "uq4ct {} {}",
+                    self.environment.version,
+                    self.environment.commit.as_deref().unwrap_or("")
+                ),
+            ),
+            ("Command".into(), self.environment.command.clone()),
+        ];
+        if self.provenance.answers_cut > 0 {
+            let cut = self.provenance.answers_cut;
+            facts.push((
+                "Training answers cut".into(),
+                format!("{cut}: longer than data.answer_tokens"),
+            ));
+        }
+        if let Some(last) = self.history.iter().rfind(|l| l.split == "train") {
+            let minutes = last.seconds / 60.0;
+            facts.insert(
+                4,
+                (
+                    "Training".into(),
+                    format!("{} optimizer steps, {minutes:.1} minutes", last.step),
+                ),
+            );
+        }
+        facts
+    }
+}
+
+/// `1 234 567`
+fn grouped(n: usize) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}

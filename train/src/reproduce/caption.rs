@@ -1,0 +1,112 @@
+//! The sentences below a table: model, data, template, budget, machine.
+
+use super::plan::Plan;
+use super::records::Records;
+use crate::config::RunConfig;
+
+/// Whether a model is the paper's: by its short name, or its repository.
+pub(super) fn is_papers_model(name: &str, paper_model: &str) -> bool {
+    let names: &[&str] = match paper_model {
+        "llama-2-7b" => &["llama-2-7b", "meta-llama/llama-2-7b-hf"],
+        "mistral-7b" => &["mistral-7b", "mistralai/mistral-7b-v0.1"],
+        _ => &[],
+    };
+    names.contains(&name.to_lowercase().as_str())
+}
+
+/// What made a table, in sentences.
+pub(super) fn caption(plan: &Plan, records: &Records) -> Vec<String> {
+    let evaluations = plan.evaluations();
+    // The base model's evaluation has none of the training's settings.
+    let trained = evaluations.iter().find(|e| !e.members.is_empty());
+    let Some(first) = trained.or(evaluations.first()) else {
+        return Vec::new();
+    };
+    let mut text = vec![budget(&first.config)];
+    let mut seeds: Vec<u64> = evaluations.iter().map(|e| e.config.train.seed).collect();
+    seeds.sort_unstable();
+    seeds.dedup();
+    text.push(format!(
+        "Mean and sample standard deviation over {} seed(s): {}. Shares in percent; ECE with {} bins. \
+         Best bold, second best underlined.",
+        seeds.len(),
+        seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
+        plan.bins
+    ));
+    let sets = evaluations.iter().flat_map(|evaluation| {
+        let names = evaluation.on.iter();
+        names.filter_map(|name| records.set(evaluation, name))
+    });
+    let mut sources: Vec<&str> = sets
+        .flat_map(|set| set.sources.iter().map(String::as_str))
+        .collect();
+    sources.sort_unstable();
+    sources.dedup();
+    if !sources.is_empty() {
+        text.push(format!("Sources: {}.", sources.join("; ")));
+    }
+    let open = evaluations.iter().filter(|e| records.is_open(e)).count();
+    if open > 0 {
+        text.push(format!(
+            "Unfinished: {open} of {} evaluations are open.",
+            evaluations.len()
+        ));
+    }
+    let mut known = evaluations.iter().rev();
+    if let Some(last) = known.find_map(|e| records.evaluations.get(&e.id)) {
+        let machine = &last.origin.environment;
+        text.push(format!(
+            "uq4ct {} {}, on {} with {} threads.",
+            machine.version,
+            machine.commit.as_deref().unwrap_or(""),
+            machine.device,
+            machine.threads
+        ));
+    }
+    if is_papers_model(&first.config.model.name, plan.table.paper_model) {
+        text.push("In brackets: the paper's value.".into());
+    } else if !plan.table.paper_model.is_empty() {
+        text.push(format!(
+            "The paper's table is of {}: its values are not comparable and are left out.",
+            plan.table.paper_model
+        ));
+    }
+    text.extend(plan.notes.iter().cloned());
+    text
+}
+
+/// Model, template and size of the trainings.
+fn budget(config: &RunConfig) -> String {
+    let limit = |n: Option<usize>| n.map_or("all".into(), |n: usize| format!("at most {n}"));
+    let steps = config.train.max_steps;
+    format!(
+        "Model {}, template {:?}, scoring {:?}, {} training and {} test questions, {} epochs of batches \
+         of {}{}, learning rate {}.",
+        config.model.name,
+        config.data.template,
+        config.data.scoring,
+        limit(config.data.train_limit),
+        limit(config.data.test_limit),
+        config.train.epochs,
+        config.train.batch_size,
+        steps.map_or(String::new(), |n| format!(", at most {n} steps")),
+        config.train.learning_rate
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_papers_model_is_known_by_its_names() {
+        assert!(is_papers_model("llama-2-7b", "llama-2-7b"));
+        assert!(is_papers_model("meta-llama/Llama-2-7b-hf", "llama-2-7b"));
+        assert!(!is_papers_model(
+            "meta-llama/Llama-2-7b-chat-hf",
+            "llama-2-7b"
+        ));
+        assert!(!is_papers_model("smollm2-135m", "llama-2-7b"));
+        assert!(!is_papers_model("tiny", ""));
+    }
+}

@@ -1,0 +1,335 @@
+//! Several runs on the same questions: figures side by side, differences with paired bootstrap
+//! tests, reliability diagrams.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use super::render;
+use super::results::{Group, ResultTable};
+use crate::config::RunConfig;
+use crate::error::TrainError;
+use crate::metric::Metrics;
+use crate::metric::paired::{Differences, common, differences};
+use crate::prediction::ScoredRow;
+use crate::report::figures::{Unit, show};
+use crate::report::{html, plot};
+use crate::run_directory::{RunDirectory, read_predictions};
+
+/// One run's answers to the compared questions.
+#[derive(Debug, Clone)]
+pub struct Contender {
+    /// Method, dataset, seed.
+    pub name: String,
+    /// The run's directory.
+    pub run: PathBuf,
+    /// The run's answers to the questions that all runs have, in one order.
+    pub rows: Vec<ScoredRow>,
+    /// Figures over these answers.
+    pub metrics: Metrics,
+}
+
+/// Runs compared.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// The dataset of the questions.
+    pub dataset: String,
+    /// The runs, the reference first.
+    pub contenders: Vec<Contender>,
+    /// For each run but the first: accuracy, ECE, NLL, Brier score.
+    pub differences: Vec<Differences>,
+    /// Means over the runs of one method, model and training dataset.
+    pub by_method: ResultTable,
+    bins: usize,
+    resamples: usize,
+}
+
+/// Name and unit of each of [`Differences`].
+const FIGURES: [(&str, Unit); 4] = [
+    ("Accuracy", Unit::Percent),
+    ("ECE", Unit::Percent),
+    ("NLL", Unit::Plain),
+    ("Brier score", Unit::Plain),
+];
+
+/// Loads runs and compares their answers to a dataset's test questions; without a name, to that
+/// which all were trained on.
+///
+/// # Errors
+/// Runs of different datasets without a name, predictions that are missing, or no common question.
+pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainError> {
+    let opened: Vec<(RunDirectory, RunConfig)> = runs
+        .iter()
+        .map(|run| RunDirectory::open(run))
+        .collect::<Result<_, _>>()?;
+    let (_, first) = opened
+        .first()
+        .ok_or_else(|| TrainError::config("compare", "expected at least one run"))?;
+    let dataset = on.unwrap_or(&first.data.dataset).to_owned();
+    if let Some((_, other)) = opened
+        .iter()
+        .find(|(_, config)| on.is_none() && config.data.dataset != dataset)
+    {
+        return Err(TrainError::config(
+            "compare",
+            format!(
+                "the runs were trained on {dataset} and {}: name what to compare them on with --on",
+                other.data.dataset
+            ),
+        ));
+    }
+    let mut answers: Vec<Vec<ScoredRow>> = Vec::new();
+    for (run, _) in &opened {
+        let path = run.evaluation(&dataset).join("predictions.jsonl");
+        if !path.is_file() {
+            let reason = format!(
+                "is missing: finish the run, or score it with `uq4ct evaluate {} --on {dataset}`",
+                run.root().display()
+            );
+            return Err(TrainError::file(path, reason));
+        }
+        answers.push(read_predictions(&path)?);
+    }
+    let answers = common(answers);
+    if answers.iter().any(Vec::is_empty) {
+        return Err(TrainError::config(
+            "compare",
+            "the runs have no question in common",
+        ));
+    }
+    let bootstrap = first.bootstrap();
+    let bins = first.evaluation.bins;
+    let differences = answers[1..]
+        .iter()
+        .map(|rows| {
+            let [first, rows] = [&answers[0], rows].map(std::slice::from_ref);
+            differences(first, rows, bins, bootstrap)
+        })
+        .collect();
+    let names = group_names(opened.iter().map(|(_, config)| config).collect());
+    let mut groups: Vec<Group> = Vec::new();
+    for (((run, config), rows), name) in opened.iter().zip(&answers).zip(&names) {
+        let held_out = run.held_out_predictions(config)?;
+        let name = name.clone();
+        let run = (held_out, rows.clone());
+        match groups.iter_mut().find(|group| group.name == name) {
+            Some(group) => group.runs.push(run),
+            None => groups.push(Group {
+                name,
+                runs: vec![run],
+            }),
+        }
+    }
+    let title = format!("{} runs on {dataset}", opened.len());
+    let by_method = ResultTable::of_groups(&title, &dataset, groups, bins);
+    let contenders = opened
+        .into_iter()
+        .zip(answers)
+        .zip(names)
+        .map(|(((run, config), rows), name)| Contender {
+            name: format!("{name}, seed {}", config.train.seed),
+            run: run.root().to_path_buf(),
+            metrics: Metrics::of(&rows, bins, bootstrap),
+            rows,
+        })
+        .collect();
+    Ok(Comparison {
+        dataset,
+        contenders,
+        differences,
+        by_method,
+        bins,
+        resamples: bootstrap.resamples,
+    })
+}
+
+/// Method, training dataset and model; where several kinds of run would share such a name, with the
+/// settings that tell them apart.
+fn group_names(configs: Vec<&RunConfig>) -> Vec<String> {
+    let named: Vec<(String, Vec<String>)> = configs
+        .into_iter()
+        .map(|config| {
+            let title = format!(
+                "{}, {}, {}",
+                config.method.title(),
+                config.data.dataset,
+                config.model.name
+            );
+            // Neither seeds nor what is asked afterwards make another kind of run.
+            let mut kind = config.clone();
+            kind.train.seed = RunConfig::default().train.seed;
+            kind.evaluation = Default::default();
+            (kind.data.test_limit, kind.data.held_out_limit) = (None, None);
+            let changes = kind.changes().lines().map(str::to_owned).collect();
+            (title, changes)
+        })
+        .collect();
+    let name = |(title, changes): &(String, Vec<String>)| {
+        let alike = || named.iter().filter(|(other, _)| other == title);
+        if alike().all(|(_, other)| other == changes) {
+            return title.clone();
+        }
+        let own = changes
+            .iter()
+            .filter(|change| !alike().all(|(_, other)| other.contains(change)));
+        let own: Vec<&str> = own.map(String::as_str).collect();
+        match own.is_empty() {
+            true => format!("{title} (without the others' settings)"),
+            false => format!("{title} ({})", own.join(", ")),
+        }
+    };
+    named.iter().map(name).collect()
+}
+
+impl Comparison {
+    fn title(&self) -> String {
+        format!(
+            "{} runs on {} (n = {})",
+            self.contenders.len(),
+            self.dataset,
+            self.contenders[0].rows.len()
+        )
+    }
+
+    /// Head and rows of the figures.
+    fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let mut head = vec!["Run".to_owned()];
+        head.extend(FIGURES.map(|(name, unit)| match unit {
+            Unit::Percent => format!("{name}, %"),
+            Unit::Plain => name.into(),
+        }));
+        head.push("AUROC, %".into());
+        let rows = self.contenders.iter().map(|contender| {
+            let m = &contender.metrics;
+            vec![
+                contender.name.clone(),
+                show(Some(m.accuracy), Unit::Percent),
+                show(Some(m.expected_calibration_error), Unit::Percent),
+                show(Some(m.negative_log_likelihood), Unit::Plain),
+                show(Some(m.brier_score), Unit::Plain),
+                show(Some(m.auroc), Unit::Percent),
+            ]
+        });
+        (head, rows.collect())
+    }
+
+    /// Head and rows of the differences from the first run.
+    fn difference_table(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let mut head = vec![format!("less {}", self.contenders[0].name)];
+        head.extend(FIGURES.map(|(name, _)| name.to_owned()));
+        let rows =
+            self.contenders[1..]
+                .iter()
+                .zip(&self.differences)
+                .map(|(contender, differences)| {
+                    let mut cells = vec![contender.name.clone()];
+                    cells.extend(differences.iter().zip(FIGURES).map(|(found, (_, unit))| {
+                        format!(
+                            "{}, p = {:.3}",
+                            show(Some(found.estimate), unit),
+                            found.p_value
+                        )
+                    }));
+                    cells
+                });
+        (head, rows.collect())
+    }
+
+    fn note(&self) -> String {
+        format!(
+            "Brackets: 95 % bootstrap interval ({} resamples); differences are resampled by question, p is two-sided. ECE with {} bins.",
+            self.resamples, self.bins
+        )
+    }
+
+    /// As text.
+    pub fn markdown(&self) -> String {
+        let mut text = format!("# {}\n", self.title());
+        let mut tables = vec![self.table()];
+        if self.contenders.len() > 1 {
+            tables.push(self.difference_table());
+        }
+        for (head, rows) in tables {
+            let _ = writeln!(text, "\n| {} |", head.join(" | "));
+            let _ = writeln!(text, "|---|{}", "---:|".repeat(head.len() - 1));
+            for row in rows {
+                let _ = writeln!(text, "| {} |", row.join(" | "));
+            }
+        }
+        let _ = write!(text, "\n{}\n\n", self.note());
+        text += &render::markdown(&self.by_method);
+        text
+    }
+
+    /// As one self-contained page, with the reliability diagrams side by side.
+    ///
+    /// # Errors
+    /// A plot that cannot be drawn.
+    pub fn html(&self) -> Result<String, TrainError> {
+        let mut body = format!("<h1>{}</h1>", html::escape(&self.title()));
+        let mut tables = vec![("Figures", self.table())];
+        if self.contenders.len() > 1 {
+            tables.push(("Differences", self.difference_table()));
+        }
+        for (name, (head, rows)) in tables {
+            let line = |cells: &[String], tag: &str| -> String {
+                let cells = cells.iter().enumerate().map(|(i, cell)| {
+                    let class = if i == 0 { "" } else { " class=n" };
+                    format!("<{tag}{class}>{}</{tag}>", html::escape(cell))
+                });
+                format!("<tr>{}</tr>", cells.collect::<String>())
+            };
+            let lines: String = rows.iter().map(|row| line(row, "td")).collect();
+            let _ = write!(
+                body,
+                "<h2>{name}</h2><table>{}{lines}</table>",
+                line(&head, "th")
+            );
+        }
+        let _ = write!(body, "<p class=small>{}</p>", html::escape(&self.note()));
+        let diagrams: Vec<String> = self
+            .contenders
+            .iter()
+            .map(|c| plot::reliability_diagram(&c.name, &c.rows, self.bins))
+            .collect::<Result<_, _>>()?;
+        let _ = write!(
+            body,
+            "<h2>Accuracy by confidence</h2><div class=plots>{}</div>",
+            diagrams.join("\n")
+        );
+        Ok(html::page(&self.title(), &body))
+    }
+
+    /// Writes `compare.html`, `.md`, `.csv`, `.tex` and `.json` into a directory.
+    ///
+    /// # Errors
+    /// Files that cannot be written.
+    pub fn write(&self, directory: &Path) -> Result<(), TrainError> {
+        let target = RunDirectory::at(directory);
+        target.write_text("compare.html", &self.html()?)?;
+        target.write_text("compare.md", &self.markdown())?;
+        target.write_text("compare.csv", &render::csv(&self.by_method))?;
+        target.write_text("compare.tex", &render::latex(&self.by_method))?;
+        target.write_json("compare.json", &self.by_method)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_seeds_of_one_kind_of_run_share_a_name() {
+        let plain = RunConfig::default();
+        let mut seed = plain.clone();
+        seed.train.seed = 43;
+        seed.data.test_limit = Some(5);
+        let names = group_names(vec![&plain, &seed]);
+        assert_eq!(names, ["uq4ct, boolq, smollm2-135m"; 2]);
+        let mut delta = plain.clone();
+        delta.adapter.top_k = 3;
+        let names = group_names(vec![&plain, &seed, &delta]);
+        assert_eq!(names[0], names[1]);
+        assert_eq!(names[2], "uq4ct, boolq, smollm2-135m (adapter.top_k = 3)");
+        assert_ne!(names[0], names[2]);
+    }
+}
