@@ -33,10 +33,10 @@ impl Method for Half {
     }
 
     fn fit(&self, members: Vec<Llama>, _: &FitContext) -> Result<Box<dyn Predictor>, TrainError> {
-        Ok(Box::new(Halved(Members {
+        Ok(Box::new(Halved(Members::new(
             members,
-            flu_tokens: FluTokens::default(),
-        })))
+            FluTokens::default(),
+        ))))
     }
 }
 

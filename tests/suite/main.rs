@@ -20,6 +20,7 @@ mod nested_parquet;
 mod own_data;
 mod parity;
 mod predict;
+mod prequential;
 mod readme;
 mod serve;
 mod smollm2;

@@ -115,6 +115,7 @@ fn context<'a>(questions: &'a [EncodedQuestion], device: &'a Device) -> FitConte
     FitContext {
         questions,
         all_questions: questions.len(),
+        temperature: None,
         batch_tokens: 1000,
         device,
         seed: 7,

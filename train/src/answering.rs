@@ -9,6 +9,7 @@ use model::DropoutSeed;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::config::AnswerTemperature;
 use crate::context::Setup;
 use crate::error::TrainError;
 use crate::fitted::FittedRun;
@@ -55,7 +56,8 @@ pub struct Answer {
     /// Probability of the answer, as the model states it. For a written answer, the confidence
     /// that `evaluation.answer_confidence` names.
     pub probability: f64,
-    /// Probability that the answer is right, by the calibrator fitted on held-out questions.
+    /// Probability that the answer is right: by the calibrator fitted on held-out questions, or the
+    /// model's own where `method.temperature` has calibrated it.
     pub confidence: f64,
     /// Functional-level uncertainty, high = certain; absent without routers.
     pub flu: Option<f64>,
@@ -104,8 +106,10 @@ pub struct RouterShare {
 /// A finished run that answers, with what its confidence was calibrated on.
 pub struct Answerer {
     run: FittedRun,
-    confidence: Confidence,
-    sets: Conformal,
+    /// Absent where the probabilities are calibrated by the training's first answers.
+    confidence: Option<Confidence>,
+    /// Absent without held-out questions.
+    sets: Option<Conformal>,
     /// The rule of when to answer, if a promise was asked for.
     pub abstention: Option<Abstention>,
     /// Number of held-out questions that confidence, sets and rule were fitted on.
@@ -120,7 +124,11 @@ impl Answerer {
     /// held-out questions cannot support.
     pub fn open(setup: &Setup, alpha: f64, promise: Option<Promise>) -> Result<Self, TrainError> {
         let (run, config) = RunDirectory::open(&setup.run)?;
-        let held_out = run.held_out_predictions(&config)?;
+        let calibrated = config.method.temperature == AnswerTemperature::Prequential;
+        let held_out = match calibrated && !run.has_held_out_predictions(&config) {
+            true => Vec::new(),
+            false => run.held_out_predictions(&config)?,
+        };
         // By the model's own confidence: one that was fitted on the same rows would void the
         // promise.
         let abstention = match promise {
@@ -132,8 +140,8 @@ impl Answerer {
         };
         Ok(Self {
             run: FittedRun::open(&run, &config, setup, &[])?,
-            confidence: Confidence::fit(&held_out),
-            sets: Conformal::fit(&held_out, Score::Lac, alpha),
+            confidence: (!calibrated).then(|| Confidence::fit(&held_out)),
+            sets: (!held_out.is_empty()).then(|| Conformal::fit(&held_out, Score::Lac, alpha)),
             held_out: held_out.len(),
             abstention,
         })
@@ -229,10 +237,16 @@ impl Answerer {
             label: answer.map(|answer| char::from(b'A' + answer as u8).to_string()),
             text,
             probability: row.confidence(),
-            confidence: self.confidence.probability(row),
+            confidence: match &self.confidence {
+                Some(confidence) => confidence.probability(row),
+                None => row.confidence(),
+            },
             flu: row.flu,
             probabilities: row.probabilities.clone(),
-            set: answer.map_or(Vec::new(), |_| self.sets.set(row)),
+            set: match (answer, &self.sets) {
+                (Some(_), Some(sets)) => sets.set(row),
+                _ => Vec::new(),
+            },
             shortened: false,
             decision: self.abstention.as_ref().map(decide),
             // A written answer is right where it says what one of the accepted ones does.

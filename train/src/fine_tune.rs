@@ -11,7 +11,7 @@ use crate::dashboard::state::Phase;
 use crate::error::TrainError;
 use crate::evaluation::Evaluated;
 use crate::export::start::import;
-use crate::fitted::{LoadedRun, QuestionSet, chosen, trainings};
+use crate::fitted::{LoadedRun, QuestionSet, chosen, only_temperature, trainings};
 use crate::metric::Metrics;
 use crate::posthoc::CalibratedMetrics;
 use crate::prediction::ScoredRow;
@@ -75,7 +75,9 @@ pub fn train(
         ));
     }
     let members = train_members(config, setup, &run, &prepared, &base)?;
-    LoadedRun::new(config, setup, prepared, base, members)
+    let trainings = trainings(config, &run)?;
+    let temperature = only_temperature(trainings.iter().map(|(_, directory)| directory))?;
+    LoadedRun::new(config, setup, prepared, base, members, temperature)
 }
 
 /// Every member of the method: one training in the run's own directory, or several below it.

@@ -23,6 +23,7 @@ use crate::method::{FitContext, Method, Predictor, Sample};
 use crate::metric::Metrics;
 use crate::prediction::ScoredRow;
 use crate::prepare::{Prepared, prepare_finished};
+use crate::prequential::PrequentialTemperature;
 use crate::provenance::same_model;
 use crate::registry;
 use crate::run_directory::{HELD_OUT, RunDirectory};
@@ -99,6 +100,9 @@ pub struct LoadedRun {
     pub base: Llama,
     /// The model with each member's adapter; the base model itself where nothing is trained.
     pub members: Vec<Llama>,
+    /// The temperature that the first answers of the training call for; absent where none were
+    /// kept, and where several trainings are asked.
+    pub temperature: Option<PrequentialTemperature>,
     /// The run's method.
     pub method: Arc<dyn Method>,
     setup: Setup,
@@ -115,8 +119,10 @@ impl LoadedRun {
         prepared: Prepared,
         base: Llama,
         members: Vec<Llama>,
+        temperature: Option<PrequentialTemperature>,
     ) -> Result<Self, TrainError> {
         Ok(Self {
+            temperature,
             method: registry::build(config)?,
             config: config.clone(),
             setup: setup.clone(),
@@ -155,7 +161,9 @@ impl LoadedRun {
                 adapted.extend(chosen(&*method, trained));
             }
         }
-        Self::new(config, setup, prepared, base, adapted)
+        let directories = members.iter().map(|member| &member.directory);
+        let temperature = only_temperature(directories)?;
+        Self::new(config, setup, prepared, base, adapted, temperature)
     }
 
     /// Whether the run's method adapts the base model at all.
@@ -170,7 +178,7 @@ impl LoadedRun {
     /// As [`evaluate`].
     pub fn score_base(&self, shown: &str, set: &QuestionSet) -> Result<Evaluated, TrainError> {
         let members = vec![self.base.clone()];
-        let predictor = fit(&self.config, &self.setup, &Base, members, &[])?;
+        let predictor = fit(&self.config, &self.setup, &Base, members, &[], None)?;
         let asked = (&*predictor, set.prepared.tokenizer());
         evaluate(set.config, &self.setup, shown, asked, set.questions, &[])
     }
@@ -187,6 +195,7 @@ impl LoadedRun {
             &*self.method,
             self.members,
             train,
+            self.temperature,
         )?;
         Ok(FittedRun {
             config: self.config,
@@ -198,12 +207,23 @@ impl LoadedRun {
     }
 }
 
+/// The temperature of the only training; none where there are several.
+pub(crate) fn only_temperature<'a>(
+    mut directories: impl ExactSizeIterator<Item = &'a RunDirectory>,
+) -> Result<Option<PrequentialTemperature>, TrainError> {
+    match (directories.len(), directories.next()) {
+        (1, Some(directory)) => directory.temperature(),
+        _ => Ok(None),
+    }
+}
+
 fn fit(
     config: &RunConfig,
     setup: &Setup,
     method: &dyn Method,
     members: Vec<Llama>,
     train: &[EncodedQuestion],
+    temperature: Option<PrequentialTemperature>,
 ) -> Result<Box<dyn Predictor>, TrainError> {
     let progress = |done: usize, total: usize| {
         setup.telemetry.phase(Phase::Evaluating {
@@ -223,6 +243,7 @@ fn fit(
         &FitContext {
             questions: &questions,
             all_questions: train.len(),
+            temperature,
             batch_tokens: config.evaluation.batch_tokens,
             device: &setup.device,
             seed: config.train.seed,

@@ -31,6 +31,7 @@
 //! | [`registry`] | every method by its name |
 //! | [`method`] | one row of the paper's table one file |
 //! | [`config`] | the settings of a run, strict |
+//! | [`prequential`] | first answers to the training questions, and their temperature |
 //! | [`posthoc`] | temperature, conformal sets, confidence from softmax and FLU |
 //! | [`metric`] | pure functions over the whole set; `live` wraps them as burn metrics |
 //! | [`prediction`] | what a method says about a batch, and the scored rows of a whole set |
@@ -60,6 +61,7 @@ pub mod optimizer;
 pub mod posthoc;
 pub mod prediction;
 pub mod prepare;
+pub mod prequential;
 pub mod provenance;
 pub mod recompute;
 pub mod reference;

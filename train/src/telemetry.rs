@@ -9,6 +9,7 @@ use crate::dashboard::state::{DashboardState, HeldOutPoint, Phase, TrainPoint};
 use crate::metric::calibration::{BinEdge, expected_calibration_error};
 use crate::metric::{negative_log_likelihood, outcomes};
 use crate::prediction::ScoredRow;
+use crate::prequential::FirstAnswersLog;
 use crate::step::StepFacts;
 use crate::tracker::{MetricsLine, MetricsLog};
 
@@ -24,6 +25,7 @@ struct Inner {
     began: Instant,
     last_step: Instant,
     log: Option<MetricsLog>,
+    first_answers: Option<FirstAnswersLog>,
     /// Micro-batches of the optimizer step under way.
     pending: Vec<StepFacts>,
     held_out: Vec<ScoredRow>,
@@ -45,6 +47,7 @@ impl Telemetry {
                 began: now,
                 last_step: now,
                 log: None,
+                first_answers: None,
                 pending: Vec::new(),
                 held_out: Vec::new(),
                 held_out_loss: (0.0, 0),
@@ -58,9 +61,16 @@ impl Telemetry {
 
     /// From here on, lines go to `log` too, and time counts on from `before` seconds; a whole round
     /// of held-out questions has `held_out` rows.
-    pub fn start(&self, log: MetricsLog, before: f64, held_out: usize) {
+    pub fn start(
+        &self,
+        log: MetricsLog,
+        first_answers: FirstAnswersLog,
+        before: f64,
+        held_out: usize,
+    ) {
         let mut inner = self.inner();
         inner.log = Some(log);
+        inner.first_answers = Some(first_answers);
         inner.before = before;
         inner.held_out_whole = held_out;
         inner.began = Instant::now();
@@ -124,8 +134,9 @@ impl Telemetry {
             values.insert((*name).into(), json!(value));
         }
         inner.write("train", point.step, values);
-        drop(inner);
         let rows: Vec<ScoredRow> = parts.iter().flat_map(|p| p.rows.clone()).collect();
+        inner.keep_first_answers(point.step, &rows);
+        drop(inner);
         let load = parts.last().map(|p| p.expert_load.clone());
         self.state()
             .on_train(point, &rows, load.unwrap_or_default());
@@ -167,6 +178,16 @@ impl Telemetry {
 }
 
 impl Inner {
+    fn keep_first_answers(&mut self, step: usize, rows: &[ScoredRow]) {
+        let Some(log) = &mut self.first_answers else {
+            return;
+        };
+        if let Err(error) = log.write(step, rows) {
+            self.failed = Some(format!("the first answers cannot be written: {error}"));
+            self.first_answers = None;
+        }
+    }
+
     fn write(&mut self, split: &str, step: usize, values: Map<String, Value>) {
         let Some(log) = &mut self.log else { return };
         let line = MetricsLine {

@@ -22,6 +22,7 @@ use crate::error::TrainError;
 use crate::loss::cross_entropy::CrossEntropy;
 use crate::metric::live::{LossTerm, Tap, WholeSet};
 use crate::optimizer::{OnePassAdamW, learning_rate};
+use crate::prequential::{self, FirstAnswersLog, PrequentialTemperature};
 use crate::registry;
 use crate::renderer::Renderer;
 use crate::run_directory::RunDirectory;
@@ -41,8 +42,18 @@ pub struct TrainingQuestions<'a> {
 pub struct Start<'a> {
     /// The frozen model.
     pub base: &'a Llama,
-    /// Parameters to begin with; absent: drawn from the seed.
-    pub adapter: Option<&'a Adapter>,
+    /// The adapter to begin with; absent: drawn from the seed.
+    pub adapter: Option<&'a StartingAdapter>,
+}
+
+/// An adapter that a training begins with.
+#[derive(Debug)]
+pub struct StartingAdapter {
+    /// Its parameters.
+    pub adapter: Adapter,
+    /// The temperature that the first answers of its own training called for. A training without
+    /// a step passes it on.
+    pub temperature: Option<PrequentialTemperature>,
 }
 
 /// The adapters of a training: the last one, and before it those kept along the way, oldest first.
@@ -67,9 +78,26 @@ pub fn train(
     start: Start,
 ) -> Result<Trained, TrainError> {
     if !run.adapter().is_file() {
-        save(run, learn(config, setup, run, questions, start)?)?;
+        let learned = learn(config, setup, run, questions, start)?;
+        keep_temperature(run, start)?;
+        save(run, learned)?;
     }
     load(config, run, start.base, questions.train.len())
+}
+
+/// Writes the temperature that the training's first answers call for; without a first answer, that
+/// of the adapter which it began with.
+fn keep_temperature(run: &RunDirectory, start: Start) -> Result<(), TrainError> {
+    let path = run.first_answers();
+    let answers = match path.is_file() {
+        true => prequential::read(&path)?,
+        false => Vec::new(),
+    };
+    let found = match answers.is_empty() {
+        false => Some(prequential::temperature(&answers)),
+        true => start.adapter.and_then(|adapter| adapter.temperature),
+    };
+    found.map_or(Ok(()), |found| run.write_temperature(found))
 }
 
 /// The adapters of a finished training.
@@ -222,7 +250,7 @@ fn set_up(config: &RunConfig, start: Start, questions: usize) -> Result<Trainee,
     let method = registry::build(config)?;
     let mut tuned = start.base.attach(&method.adapter(), config.train.seed)?;
     if let Some(adapter) = start.adapter {
-        tuned = tuned.with_adapter_tensors(&adapter.tensors)?;
+        tuned = tuned.with_adapter_tensors(&adapter.adapter.tensors)?;
     }
     Ok(Trainee::new(tuned, method, &config.train, questions))
 }
@@ -243,7 +271,8 @@ fn begin(
     setup.state.steps_done.store(done, Ordering::SeqCst);
     let log = run.metrics_log(done)?;
     let before = run.metrics()?.last().map_or(0.0, |line| line.seconds);
-    setup.telemetry.start(log, before, held_out);
+    let first_answers = FirstAnswersLog::open(&run.first_answers(), done)?;
+    setup.telemetry.start(log, first_answers, before, held_out);
     let per_epoch = walk.schedule.steps_per_epoch(walk.questions);
     let mut state = setup.telemetry.state();
     state.begin_training(done, walk.total(), per_epoch);

@@ -22,6 +22,13 @@ pub struct MethodSection {
     pub members: usize,
     /// Rewordings of a question that spuq asks beside it.
     pub perturbations: usize,
+    /// What the choices' scores are divided by before they become probabilities: `one`, or
+    /// `prequential`, the temperature that the first answers to the training questions call for.
+    /// Read by lora, mixlora and uq4ct.
+    // Left out at its default: the names of earlier evaluations stay.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "one"))]
+    pub temperature: AnswerTemperature,
     /// Settings of `laplace`.
     #[serde(skip_serializing_if = "is_default")]
     pub laplace: LaplaceSection,
@@ -41,6 +48,7 @@ impl Default for MethodSection {
             samples: 10,
             members: 3,
             perturbations: 5,
+            temperature: AnswerTemperature::One,
             laplace: LaplaceSection::default(),
             tfb: TfbSection::default(),
             blob: BlobSection::default(),
@@ -56,6 +64,18 @@ impl MethodSection {
             variant => variant,
         }
     }
+}
+
+/// What the choices' scores are divided by before they become probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerTemperature {
+    /// 1: the softmax of the model itself.
+    #[default]
+    One,
+    /// The temperature that the first answers to the training questions call for, see
+    /// [`crate::prequential`].
+    Prequential,
 }
 
 /// Which adapted layers the posterior covers.

@@ -33,7 +33,8 @@ mod sections;
 
 pub use layers::ConfigLayers;
 pub use method::{
-    BlobSection, LaplaceSection, Layers, MethodSection, Predictive, Prior, TfbSection,
+    AnswerTemperature, BlobSection, LaplaceSection, Layers, MethodSection, Predictive, Prior,
+    TfbSection,
 };
 pub(crate) use presets::{METHOD_PRESETS, method_preset};
 pub use sections::{

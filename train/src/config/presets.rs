@@ -20,6 +20,7 @@ pub(crate) const METHOD_PRESETS: &[(&str, &str)] = &[
     preset!("laplace-last"),
     preset!("mixlora"),
     preset!("uq4ct"),
+    preset!("calibrated"),
     preset!("uq4ct-incremental"),
     preset!("uq4ct-delta"),
     preset!("uq4ct-answer"),

@@ -19,6 +19,7 @@ use crate::posthoc::conformal::{Conformal, Score};
 use crate::posthoc::temperature::Temperature;
 use crate::prediction::{AnswerConfidence, ScoredRow};
 use crate::prepare::Prepared;
+use crate::prequential::PrequentialTemperature;
 use crate::provenance::differing;
 use crate::registry;
 use crate::run_directory::RunDirectory;
@@ -44,6 +45,10 @@ pub struct Card {
     pub base_files: Vec<Located>,
     /// How a question becomes a prompt.
     pub prompt: PromptCard,
+    /// The temperature that the first answers to the training questions call for. Absent where the
+    /// training kept none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prequential: Option<PrequentialTemperature>,
     /// What held-out questions have shown of this adapter. Absent where the run's method asks it
     /// in several passes, members or wordings: that confidence is not the adapter's own.
     pub held_out: Option<HeldOutCard>,
@@ -152,6 +157,7 @@ impl Card {
                 },
                 written: WrittenCard::of(config)?,
             },
+            prequential: run.temperature,
             held_out: answers_alone(&*run.method).then(|| HeldOutCard::of(&rows)),
         })
     }

@@ -3,26 +3,32 @@
 use std::path::Path;
 
 use model::AdapterConfig;
-use model::exchange::{self, Adapter};
+use model::exchange;
 
 use super::card::{CARD, Card, base_name, fits};
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::prepare::Prepared;
 use crate::run_directory::RunDirectory;
+use crate::training::StartingAdapter;
 
 /// The adapter that `adapter.from` names, checked against what the run is about to do.
 ///
 /// # Errors
 /// A directory that holds none, or a card of another base model.
-pub fn import(config: &RunConfig, prepared: &Prepared) -> Result<Option<Adapter>, TrainError> {
+pub fn import(
+    config: &RunConfig,
+    prepared: &Prepared,
+) -> Result<Option<StartingAdapter>, TrainError> {
     let Some(directory) = &config.adapter.from else {
         return Ok(None);
     };
     let adapter = exchange::read(directory)?;
+    let mut temperature = None;
     if directory.join(CARD).is_file() {
         let card: Card = RunDirectory::at(directory).read_json(CARD)?;
         fits(&card, config, prepared, directory)?;
+        temperature = card.prequential;
     } else if let Some(named) = adapter
         .base_model
         .as_ref()
@@ -34,7 +40,10 @@ pub fn import(config: &RunConfig, prepared: &Prepared) -> Result<Option<Adapter>
             base_name(config)
         );
     }
-    Ok(Some(adapter))
+    Ok(Some(StartingAdapter {
+        adapter,
+        temperature,
+    }))
 }
 
 /// The settings of `[adapter]` that an adapter on disk brings, its shape, as TOML by dotted key.

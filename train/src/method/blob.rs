@@ -164,10 +164,7 @@ impl Method for Blob {
             .collect();
         if self.samples == 0 {
             // The mean weights.
-            return Ok(Box::new(Members {
-                members,
-                flu_tokens: FluTokens::default(),
-            }));
+            return Ok(Box::new(Members::new(members, FluTokens::default())));
         }
         Ok(Box::new(Stochastic {
             members,

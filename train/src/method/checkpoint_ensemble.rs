@@ -16,6 +16,7 @@ pub const ENTRY: Entry = Entry {
         let lora = Lora::new(&config.adapter, &config.objective);
         Arc::new(CheckpointEnsemble::new(lora, config.train.snapshots))
     },
+    asks_with: &[],
     ..lora::ENTRY
 };
 

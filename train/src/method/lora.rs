@@ -5,8 +5,9 @@ use std::sync::Arc;
 use data::Batch;
 use model::AdapterConfig;
 
-use super::{Entry, Method, Training};
-use crate::config::{AdapterSection, ObjectiveSection};
+use super::{Entry, Method, Training, check_temperature};
+use crate::config::{AdapterSection, AnswerTemperature, ObjectiveSection, RunConfig};
+use crate::error::TrainError;
 use crate::forward::Reading;
 use crate::loss::Objective;
 use crate::loss::cross_entropy::{self, CrossEntropy};
@@ -28,10 +29,16 @@ pub const ENTRY: Entry = Entry {
     about: "one LoRA adapter, cross-entropy",
     trained_as: |_| "lora",
     trains_with: &[TRAINS_WITH],
-    asks_with: &[],
+    asks_with: &["method.temperature"],
     ranges: &[],
     fixes: |_| {},
-    construct: |config| Arc::new(Lora::new(&config.adapter, &config.objective)),
+    construct: |config| {
+        let lora = Lora::new(&config.adapter, &config.objective);
+        Arc::new(Lora {
+            temperature: config.method.temperature,
+            ..lora
+        })
+    },
 };
 
 /// One LoRA, trained by cross-entropy and asked once.
@@ -39,6 +46,7 @@ pub const ENTRY: Entry = Entry {
 pub struct Lora {
     adapter: AdapterConfig,
     scope: CrossEntropy,
+    temperature: AnswerTemperature,
 }
 
 impl Lora {
@@ -47,6 +55,7 @@ impl Lora {
         Self {
             adapter: AdapterConfig::Lora(adapter.lora()),
             scope: objective.cross_entropy,
+            temperature: AnswerTemperature::One,
         }
     }
 }
@@ -70,5 +79,13 @@ impl Method for Lora {
 
     fn training(&self) -> &dyn Training {
         self
+    }
+
+    fn temperature(&self) -> AnswerTemperature {
+        self.temperature
+    }
+
+    fn check(&self, config: &RunConfig) -> Result<(), TrainError> {
+        check_temperature(config)
     }
 }

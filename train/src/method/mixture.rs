@@ -7,8 +7,9 @@ use data::Batch;
 use data::seed::hash_name;
 use model::AdapterConfig;
 
-use super::{Entry, Method, Training};
-use crate::config::{AdapterSection, ObjectiveSection};
+use super::{Entry, Method, Training, check_temperature};
+use crate::config::{AdapterSection, AnswerTemperature, ObjectiveSection, RunConfig};
+use crate::error::TrainError;
 use crate::forward::Reading;
 use crate::functional_uncertainty::{FluTokens, functional_uncertainty};
 use crate::loss::calibration::{
@@ -30,10 +31,13 @@ pub const MIXLORA: Entry = Entry {
         "objective.load_balancing_weight",
         "objective.flu_tokens",
     ]],
-    asks_with: &[],
+    asks_with: &["method.temperature"],
     ranges: &[],
     fixes: |config| config.objective.calibration_weight = 0.0,
-    construct: |config| Arc::new(Mixture::mixlora(&config.adapter, &config.objective)),
+    construct: |config| {
+        let mixture = Mixture::mixlora(&config.adapter, &config.objective);
+        Arc::new(mixture.asked_at(config.method.temperature))
+    },
 };
 
 /// The entry of `uq4ct`.
@@ -46,7 +50,10 @@ pub const UQ4CT: Entry = Entry {
     },
     trains_with: &[&["train", "adapter", "objective"]],
     fixes: |_| {},
-    construct: |config| Arc::new(Mixture::uq4ct(&config.adapter, &config.objective)),
+    construct: |config| {
+        let mixture = Mixture::uq4ct(&config.adapter, &config.objective);
+        Arc::new(mixture.asked_at(config.method.temperature))
+    },
     ..MIXLORA
 };
 
@@ -62,6 +69,7 @@ pub struct Mixture {
     name: &'static str,
     adapter: AdapterConfig,
     objective: ObjectiveSection,
+    temperature: AnswerTemperature,
 }
 
 impl Mixture {
@@ -71,6 +79,7 @@ impl Mixture {
             name: UQ4CT.name,
             adapter: AdapterConfig::MixLora(adapter.mixture()),
             objective: objective.clone(),
+            temperature: AnswerTemperature::One,
         }
     }
 
@@ -81,6 +90,14 @@ impl Mixture {
         Self {
             name: MIXLORA.name,
             ..mixture
+        }
+    }
+
+    /// The same mixture, whose choices' scores are divided by this temperature.
+    fn asked_at(self, temperature: AnswerTemperature) -> Self {
+        Self {
+            temperature,
+            ..self
         }
     }
 
@@ -197,5 +214,13 @@ impl Method for Mixture {
 
     fn flu_tokens(&self) -> FluTokens {
         self.objective.flu_tokens
+    }
+
+    fn temperature(&self) -> AnswerTemperature {
+        self.temperature
+    }
+
+    fn check(&self, config: &RunConfig) -> Result<(), TrainError> {
+        check_temperature(config)
     }
 }

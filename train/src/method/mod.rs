@@ -10,12 +10,14 @@ use data::loader::{EvaluationLoader, LoaderState};
 use data::{Batch, EncodedQuestion};
 use model::{AdapterConfig, DropoutSeed, Llama, LlamaOutput};
 
-use crate::config::RunConfig;
+use crate::config::{AnswerTemperature, RunConfig};
 use crate::error::TrainError;
 use crate::forward::{Reading, input, seed_device};
 use crate::functional_uncertainty::FluTokens;
 use crate::loss::Objective;
+use crate::posthoc::temperature::Temperature;
 use crate::prediction::Prediction;
+use crate::prequential::PrequentialTemperature;
 
 pub mod base;
 pub mod blob;
@@ -104,6 +106,11 @@ pub trait Method: Send + Sync + std::fmt::Debug {
         0
     }
 
+    /// What the choices' scores are divided by.
+    fn temperature(&self) -> AnswerTemperature {
+        AnswerTemperature::One
+    }
+
     /// Makes trained members answer; work between training and the first question happens here.
     ///
     /// # Errors
@@ -113,10 +120,12 @@ pub trait Method: Send + Sync + std::fmt::Debug {
         members: Vec<Llama>,
         context: &FitContext,
     ) -> Result<Box<dyn Predictor>, TrainError> {
-        let _ = context;
         Ok(Box::new(Members {
-            members,
-            flu_tokens: self.flu_tokens(),
+            temperature: match self.temperature() {
+                AnswerTemperature::One => Temperature::ONE,
+                AnswerTemperature::Prequential => context.prequential_temperature()?,
+            },
+            ..Members::new(members, self.flu_tokens())
         }))
     }
 
@@ -174,6 +183,9 @@ pub struct FitContext<'a> {
     pub questions: &'a [EncodedQuestion],
     /// Training questions in all.
     pub all_questions: usize,
+    /// The temperature that the first answers to the training questions call for; absent where the
+    /// training kept none.
+    pub temperature: Option<PrequentialTemperature>,
     /// Most tokens of one batch.
     pub batch_tokens: usize,
     /// Where tensors live, plain.
@@ -192,6 +204,20 @@ impl FitContext<'_> {
         EvaluationLoader::new(self.questions, batch_tokens, state.into(), self.device)
     }
 
+    /// The temperature that the first answers call for.
+    ///
+    /// # Errors
+    /// A training that kept none.
+    fn prequential_temperature(&self) -> Result<Temperature, TrainError> {
+        match self.temperature {
+            Some(PrequentialTemperature { temperature, .. }) => Ok(Temperature { temperature }),
+            None => Err(TrainError::config(
+                "method.temperature",
+                "the training kept no first answers: train again, or use one",
+            )),
+        }
+    }
+
     /// Reports progress.
     ///
     /// # Errors
@@ -204,15 +230,46 @@ impl FitContext<'_> {
     }
 }
 
+/// Refuses a temperature from first answers where the model writes its answers: in training only
+/// the right answer's tokens are scored.
+fn check_temperature(config: &RunConfig) -> Result<(), TrainError> {
+    if config.method.temperature == AnswerTemperature::Prequential && config.data.writes()? {
+        let reason = config
+            .data
+            .open_ended("prequential is about choices, use one");
+        return Err(TrainError::config("method.temperature", reason));
+    }
+    Ok(())
+}
+
 /// One deterministic pass of each member; probabilities are averaged.
 pub(crate) struct Members {
     pub(crate) members: Vec<Llama>,
     pub(crate) flu_tokens: FluTokens,
+    pub(crate) temperature: Temperature,
+}
+
+impl Members {
+    /// Members whose scores become probabilities as they are.
+    pub(crate) fn new(members: Vec<Llama>, flu_tokens: FluTokens) -> Self {
+        Self {
+            members,
+            flu_tokens,
+            temperature: Temperature::ONE,
+        }
+    }
 }
 
 impl Predictor for Members {
     fn predict(&self, batch: &Batch) -> Prediction {
-        sample(self.samples(), batch, self.flu_tokens)
+        let prediction = sample(self.samples(), batch, self.flu_tokens);
+        match self.temperature == Temperature::ONE {
+            true => prediction,
+            false => Prediction {
+                choice_logits: prediction.choice_logits / self.temperature.temperature,
+                ..prediction
+            },
+        }
     }
 
     fn samples(&self) -> Vec<Sample<'_>> {
@@ -254,6 +311,7 @@ mod tests {
         let context = FitContext {
             questions: &[],
             all_questions: 2,
+            temperature: None,
             batch_tokens: 100,
             device: &device,
             seed: 1,

@@ -239,10 +239,7 @@ impl Tfb {
             }
             Ok(rows)
         };
-        let plain = score(&Members {
-            members: vec![llama.clone()],
-            flu_tokens: FluTokens::default(),
-        })?;
+        let plain = score(&Members::new(vec![llama.clone()], FluTokens::default()))?;
         let answers: Vec<usize> = plain.iter().map(ScoredRow::prediction).collect();
         let bound = pseudo_likelihood(&plain, &answers) * (1.0 + settings.tolerance);
         let bayesianized = Bayesianized::of(llama)?;

@@ -17,6 +17,31 @@ pub struct Temperature {
 /// `log T` is sought in `[-BOUND, BOUND]`.
 const BOUND: f64 = 3.0;
 
+impl Temperature {
+    /// Changes nothing.
+    pub const ONE: Self = Self { temperature: 1.0 };
+
+    /// The most probable temperature of weighted rows under a standard normal prior on `log T`:
+    /// `argmin_T sum_i w_i (-log softmax(s_i / T)_y) + (log T)^2 / 2`.
+    pub fn most_probable(rows: &[(f64, &ScoredRow)]) -> Self {
+        if rows.is_empty() {
+            return Self::ONE;
+        }
+        let loss = |log: f64| -> f64 {
+            let temperature = Self {
+                temperature: log.exp(),
+            };
+            let likelihood = |(weight, row): &(f64, &ScoredRow)| {
+                weight * negative_log_likelihood(&temperature.apply(row))
+            };
+            rows.iter().map(likelihood).sum::<f64>() + log.powi(2) / 2.0
+        };
+        Self {
+            temperature: minimise(loss, -BOUND, BOUND).exp(),
+        }
+    }
+}
+
 impl PostHoc for Temperature {
     type Output = ScoredRow;
 
@@ -24,7 +49,7 @@ impl PostHoc for Temperature {
     /// golden sections.
     fn fit(held_out: &[ScoredRow]) -> Self {
         if held_out.is_empty() {
-            return Self { temperature: 1.0 };
+            return Self::ONE;
         }
         let loss = |log: f64| -> f64 {
             let temperature = Self {

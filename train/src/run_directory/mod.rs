@@ -4,6 +4,7 @@
 //! config.toml                              the settings
 //! environment.json  data.json              program and machine; files of model and data
 //! metrics.jsonl  metrics.csv  events.out.tfevents.*
+//! prequential.jsonl                        first answers to the training questions
 //! checkpoint/  adapter/  members/s<seed>/
 //! evaluation/<set>/predictions.jsonl       a set is a dataset's test questions, or `held-out`
 //! evaluation/<set>/base-predictions.jsonl  the base model's, where it was asked
@@ -21,6 +22,7 @@ use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::tracker;
 
+mod first_answers;
 mod metrics;
 mod predictions;
 mod record;
@@ -28,6 +30,7 @@ mod record;
 pub use predictions::{HELD_OUT, read_predictions, write_predictions};
 pub use record::{Environment, Provenance};
 
+use first_answers::FIRST_ANSWERS;
 use metrics::METRICS;
 use record::DATA;
 
@@ -111,6 +114,7 @@ impl RunDirectory {
             "environment.json",
             DATA,
             METRICS,
+            FIRST_ANSWERS,
             "report.html",
             "report.md",
         ] {

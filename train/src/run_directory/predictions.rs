@@ -47,17 +47,28 @@ impl RunDirectory {
         write_predictions(&self.evaluation(set).join(BASE_PREDICTIONS), rows)
     }
 
+    /// Whether the predictions on held-out questions are there, whole or not.
+    pub fn has_held_out_predictions(&self, config: &RunConfig) -> bool {
+        self.held_out_file(config).exists()
+    }
+
+    /// Where the predictions on held-out questions are, by today's layout or that of earlier runs.
+    fn held_out_file(&self, config: &RunConfig) -> PathBuf {
+        let file = self.predictions_file(HELD_OUT);
+        let former = self.evaluation(&config.data.dataset);
+        let former = former.join(FORMER_HELD_OUT_PREDICTIONS);
+        match !file.is_file() && former.is_file() {
+            true => former,
+            false => file,
+        }
+    }
+
     /// What the run says of its held-out questions, all of them.
     ///
     /// # Errors
     /// A run that has not been scored, a line that is malformed, or a file that was cut.
     pub fn held_out_predictions(&self, config: &RunConfig) -> Result<Vec<ScoredRow>, TrainError> {
-        let mut file = self.predictions_file(HELD_OUT);
-        let former = self.evaluation(&config.data.dataset);
-        let former = former.join(FORMER_HELD_OUT_PREDICTIONS);
-        if !file.is_file() && former.is_file() {
-            file = former;
-        }
+        let file = self.held_out_file(config);
         let rows = read_predictions(&file)?;
         // Recorded results are kept without the files that say how many there were.
         let known = self.provenance_if_written()?;

@@ -1,0 +1,209 @@
+//! Answers to training questions before the first step that learned from them.
+//!
+//! A forecaster who is judged on each observation before learning from it is judged *prequentially*
+//! (Dawid 1984). Every training question is met for the first time once, and what the model says
+//! then is as honest as an answer to a held-out question, though nothing was held out. These answers
+//! are kept in `prequential.jsonl`, and [`temperature`] makes a calibration of them: no labels beside
+//! the training's, no further pass. It is saved beside the adapter.
+//!
+//! Two things differ from held-out answers. The adapter's dropout was on. And an early answer is that
+//! of a model which had learned little: late answers weigh more.
+
+use std::collections::HashSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainError;
+use crate::posthoc::temperature::Temperature;
+use crate::prediction::ScoredRow;
+
+/// A training question's first answer: a line of `prequential.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FirstAnswer {
+    /// The optimizer step, counted from 1, whose gradient the answer came with.
+    pub step: usize,
+    /// The answer and the question's label.
+    #[serde(flatten)]
+    pub row: ScoredRow,
+}
+
+/// The temperature that first answers call for, and what it rests on: `adapter/temperature.json`,
+/// and a part of an export's card.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PrequentialTemperature {
+    /// What the choices' scores are to be divided by; above 1 it lowers confidence.
+    pub temperature: f64,
+    /// Number of training questions whose first answers it was fitted on.
+    pub questions: usize,
+}
+
+/// `prequential.jsonl`, open to append.
+#[derive(Debug)]
+pub struct FirstAnswersLog {
+    file: File,
+    known: HashSet<String>,
+}
+
+impl FirstAnswersLog {
+    /// Opens the file and cuts what came after the optimizer step `keep_steps`: those steps will be
+    /// repeated.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written, or a malformed line, by number.
+    pub fn open(path: &Path, keep_steps: usize) -> Result<Self, TrainError> {
+        let mut answers = match keep_steps {
+            // Whatever an attempt without a checkpoint left, even in the middle of a line.
+            0 => Vec::new(),
+            _ => read(path)?,
+        };
+        answers.retain(|answer| answer.step <= keep_steps);
+        let part = path.with_extension("jsonl.part");
+        let write = || -> io::Result<File> {
+            let mut file = File::create(&part)?;
+            for answer in &answers {
+                writeln!(file, "{}", serde_json::to_string(answer)?)?;
+            }
+            file.sync_all()?;
+            fs::rename(&part, path)?;
+            OpenOptions::new().append(true).open(path)
+        };
+        Ok(Self {
+            file: write().map_err(|e| TrainError::file(path, e))?,
+            known: answers.into_iter().map(|answer| answer.row.id).collect(),
+        })
+    }
+
+    /// Appends the answers of an optimizer step to questions that were not met before. An answer in
+    /// the model's own words is left out: in training only the right one's tokens are scored.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write(&mut self, step: usize, rows: &[ScoredRow]) -> io::Result<()> {
+        let mut text = String::new();
+        for row in rows {
+            if row.written.is_none() && self.known.insert(row.id.clone()) {
+                let row = row.clone();
+                text += &serde_json::to_string(&FirstAnswer { step, row })?;
+                text.push('\n');
+            }
+        }
+        self.file.write_all(text.as_bytes())
+    }
+}
+
+/// The answers of a training, oldest first. A last line that a crash cut short is left out.
+///
+/// # Errors
+/// A file that cannot be read, or a malformed line, by number.
+pub fn read(path: &Path) -> Result<Vec<FirstAnswer>, TrainError> {
+    let text = fs::read_to_string(path).map_err(|e| TrainError::file(path, e))?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
+        .enumerate()
+        .map(|(number, line)| {
+            serde_json::from_str(line)
+                .map_err(|e| TrainError::file(path, format!("line {}: {e}", number + 1)))
+        })
+        .collect()
+}
+
+/// An answer's weight halves with every such share of the steps between it and the last one.
+const HALF_LIFE: f64 = 0.25;
+
+/// The temperature that first answers call for:
+/// `argmin_T sum_i w_i (-log softmax(s_i / T)_y) + (log T)^2 / 2`, `w_i = 2^(-(n - t_i) / (n / 4))`
+/// with `t_i` the answer's step and n the last one. The second term is a standard normal prior on
+/// `log T`, worth about one answer: a handful of answers cannot do much.
+pub fn temperature(answers: &[FirstAnswer]) -> PrequentialTemperature {
+    let last = answers.iter().map(|answer| answer.step).max().unwrap_or(1) as f64;
+    let weighted: Vec<(f64, &ScoredRow)> = answers
+        .iter()
+        .map(|answer| {
+            let age = (last - answer.step as f64) / last;
+            ((-age / HALF_LIFE).exp2(), &answer.row)
+        })
+        .collect();
+    PrequentialTemperature {
+        temperature: Temperature::most_probable(&weighted).temperature,
+        questions: answers.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(step: usize, id: &str, right: bool, gap: f64) -> FirstAnswer {
+        let label = usize::from(!right);
+        let mut row = ScoredRow::from_probabilities(id, label, &[0.5, 0.5], None);
+        row.logits = vec![gap, 0.0];
+        FirstAnswer { step, row }
+    }
+
+    #[test]
+    fn a_question_is_kept_at_its_first_answer_and_a_resumed_training_repeats_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prequential.jsonl");
+        let rows = |ids: &[&str], gap: f64| -> Vec<ScoredRow> {
+            ids.iter().map(|id| answer(0, id, true, gap).row).collect()
+        };
+        let mut log = FirstAnswersLog::open(&path, 0).unwrap();
+        log.write(1, &rows(&["a", "b"], 1.0)).unwrap();
+        log.write(2, &rows(&["c"], 1.0)).unwrap();
+        log.write(3, &rows(&["a", "d"], 2.0)).unwrap();
+        let places = |path: &Path| -> Vec<(usize, String, f64)> {
+            let answers = read(path).unwrap().into_iter();
+            answers
+                .map(|a| (a.step, a.row.id, a.row.logits[0]))
+                .collect()
+        };
+        let whole = places(&path);
+        let expected = [(1, "a", 1.0), (1, "b", 1.0), (2, "c", 1.0), (3, "d", 2.0)];
+        let expected = expected.map(|(step, id, gap)| (step, id.to_owned(), gap));
+        assert_eq!(whole, expected);
+        // The checkpoint was of step 2: what came later is met again, and a torn line is no line.
+        log.file.write_all(b"{\"step\":4,\"id").unwrap();
+        let mut log = FirstAnswersLog::open(&path, 2).unwrap();
+        log.write(3, &rows(&["a", "d"], 2.0)).unwrap();
+        assert_eq!(places(&path), expected);
+    }
+
+    #[test]
+    fn a_malformed_line_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prequential.jsonl");
+        fs::write(&path, "{\"step\":1}\n").unwrap();
+        let error = read(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("prequential.jsonl") && error.contains("line 1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn late_answers_decide_and_a_few_answers_change_little() {
+        // 73.1 % right at a gap of 4 logits asks for T = 4; the first half of the answers says T = 1.
+        let answers: Vec<FirstAnswer> = (0..8000)
+            .map(|i| match i < 4000 {
+                true => answer(1 + i / 100, "q", i % 1000 < 982, 4.0),
+                false => answer(1 + i / 100, "q", i % 1000 < 731, 4.0),
+            })
+            .collect();
+        let all =
+            Temperature::most_probable(&answers.iter().map(|a| (1.0, &a.row)).collect::<Vec<_>>());
+        let late = temperature(&answers);
+        assert!(all.temperature < 2.5, "{all:?}");
+        assert!((3.0..4.0).contains(&late.temperature), "{late:?}");
+        let few = temperature(&[answer(1, "a", false, 4.0), answer(1, "b", false, 4.0)]);
+        assert!((1.0..8.0).contains(&few.temperature), "{few:?}");
+        let none = PrequentialTemperature {
+            temperature: 1.0,
+            questions: 0,
+        };
+        assert_eq!(temperature(&[]), none);
+    }
+}
