@@ -1,4 +1,5 @@
-//! A question as text, as tokens, as a batch: `cargo build --workspace --examples`, then `target/debug/examples/encode`.
+//! A question as text, as tokens, as a batch: `cargo build --workspace --examples`, then
+//! `target/debug/examples/encode`.
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::tensor::Device;
