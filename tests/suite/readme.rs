@@ -133,3 +133,23 @@ fn every_link_between_pages_leads_somewhere() {
     }
     assert!(links > 20, "{links}");
 }
+
+#[test]
+fn every_file_that_the_code_map_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for page in ["docs/code-map.md", "CONTRIBUTING.md"] {
+        // Without its examples of code.
+        let text: String = file(page).split("```").step_by(2).collect();
+        let quoted = text.split('`').skip(1).step_by(2);
+        let named = quoted.filter(|word| {
+            let plain = |c: char| c.is_alphanumeric() || "/._-".contains(c);
+            word.contains('/') && word.chars().all(plain)
+        });
+        let mut files = 0;
+        for name in named {
+            assert!(root.join(name).exists(), "{page}: {name}");
+            files += 1;
+        }
+        assert!(files > 5, "{page}: {files}");
+    }
+}
