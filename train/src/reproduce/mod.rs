@@ -2,10 +2,11 @@
 //! content.
 //!
 //! A [`Table`] names rows (methods with settings) and columns (a dataset to train on, a dataset to
-//! test on). [`plan`] turns it into [`TrainingJob`]s and [`EvaluationJob`]s. Their directories are named
-//! by a hash of everything that decides their content. So tables share them, an interrupted run
-//! goes on, and several machines can work on one file system. [`scheduler`] does them, [`records`]
-//! reads what they left, [`results`] makes figures of it, [`render`] and [`plot`] show them.
+//! test on). [`plan`] turns it into [`TrainingJob`]s and [`EvaluationJob`]s. Their directories are
+//! named by a hash of everything that decides their content. So tables share them, an interrupted
+//! run goes on, and several machines can work on one file system. [`scheduler`] does them,
+//! [`records`] reads what they left, [`results`] makes figures of it, [`render`] and [`plot`] show
+//! them.
 //!
 //! | module | content |
 //! |---|---|
