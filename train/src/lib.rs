@@ -1,6 +1,54 @@
 //! Everything that needs both data and model: losses, methods, the fine-tuning recipe, calibration
 //! metrics, dashboard, report.
 //!
+//! From settings to figures, on a model of random weights:
+//!
+//! ```
+//! use burn::data::dataloader::batcher::Batcher;
+//! use burn::tensor::{Device, FloatDType};
+//! use data::{EncodedQuestion, QuestionBatcher};
+//! use model::Llama;
+//! use model::load::tiny::{self, RandomWeights};
+//! use train::config::ConfigLayers;
+//! use train::method::FitContext;
+//! use train::metric::Metrics;
+//! use train::registry;
+//!
+//! // A preset, and what is changed in it.
+//! let mut layers = ConfigLayers::default();
+//! layers.method("uq4ct")?;
+//! layers.set("adapter.rank=4")?;
+//! let config = layers.resolve()?;
+//!
+//! // The method says what is trained. Here the adapter stays as it was drawn.
+//! let device = Device::flex();
+//! let shape = tiny::config(300);
+//! let mut weights = RandomWeights::new(shape.clone(), 0);
+//! let base = Llama::load(&shape, &mut weights, 64, FloatDType::F32, &device)?;
+//! let method = registry::build(&config)?;
+//! let member = base.attach(&method.adapter(), config.train.seed)?;
+//!
+//! // Fitted on its members, the method answers.
+//! let context = FitContext {
+//!     questions: &[],
+//!     all_questions: 0,
+//!     batch_tokens: config.evaluation.batch_tokens,
+//!     device: &device,
+//!     seed: config.train.seed,
+//!     progress: &|_, _| true,
+//! };
+//! let predictor = method.fit(vec![member], &context)?;
+//! let asked = vec![EncodedQuestion::lettered("q", vec![5, 17, 42], &[100, 103], 0)];
+//! let batch = QuestionBatcher::default().batch(asked, &device);
+//! let rows = predictor.predict(&batch).rows(&batch)?;
+//! assert!(rows[0].flu.is_some_and(|flu| flu > 0.0));
+//!
+//! // Figures are taken over the whole set.
+//! let figures = Metrics::of(&rows, config.evaluation.bins, config.bootstrap());
+//! assert_eq!(figures.n, 1);
+//! # Ok::<(), train::TrainError>(())
+//! ```
+//!
 //! Imports flow down this table.
 //!
 //! | module | content |
