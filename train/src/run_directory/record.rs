@@ -58,7 +58,13 @@ impl RunDirectory {
     /// # Errors
     /// No `data.json`, or one that cannot be read.
     pub fn provenance(&self) -> Result<Provenance, TrainError> {
-        self.read_json(DATA)
+        self.read_json(DATA).map_err(|error| match error {
+            TrainError::File { path, source } => {
+                let remedy = "put the run's own file back, or train anew with --overwrite";
+                TrainError::file(path, format!("{source}: {remedy}"))
+            }
+            other => other,
+        })
     }
 
     /// What the run is made of; none where it was stopped before that was written.
@@ -92,6 +98,10 @@ mod tests {
         let run = RunDirectory::at(root.path());
         assert!(run.provenance_if_written().unwrap().is_none());
         run.write_text(DATA, "{").unwrap();
-        assert!(run.provenance_if_written().is_err());
+        let error = run.provenance_if_written().unwrap_err().to_string();
+        assert!(
+            error.contains("data.json") && error.contains("--overwrite"),
+            "{error}"
+        );
     }
 }
