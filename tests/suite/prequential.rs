@@ -56,7 +56,8 @@ fn it_answers_as_uq4ct_with_scores_divided_by_the_temperature() {
     }
 }
 
-/// The temperature lies beside the adapter and goes with every export: no held-out answer is needed.
+/// The temperature lies beside the adapter and goes with every export: no held-out answer is
+/// needed.
 #[test]
 fn its_state_is_in_the_adapter_and_in_the_export() {
     let root = tempfile::tempdir().unwrap();

@@ -73,8 +73,7 @@ pub enum AnswerTemperature {
     /// 1: the softmax of the model itself.
     #[default]
     One,
-    /// The temperature that the first answers to the training questions call for, see
-    /// [`crate::prequential`].
+    /// The temperature that the first answers to the training questions call for.
     Prequential,
 }
 
