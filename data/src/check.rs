@@ -27,6 +27,8 @@ pub struct BadRow {
 pub struct CheckedFile {
     /// Path of the file.
     pub path: PathBuf,
+    /// Names of the first row's fields.
+    pub fields: Vec<String>,
     /// Number of rows in the file.
     pub rows: usize,
     /// Number of rows that training or a test can use.
@@ -63,8 +65,11 @@ impl CheckedFile {
     /// A file that cannot be read or is not valid in its format.
     pub fn read(path: &Path, fields: &Custom) -> Result<Self, DataError> {
         let rows = rows::read(path, &[])?;
+        let fields = &fields.decided_by(&rows);
+        let first = rows.first().and_then(|(_, row)| row.as_object());
         let mut file = Self {
             path: path.into(),
+            fields: first.map_or(Vec::new(), |row| row.keys().cloned().collect()),
             rows: rows.len(),
             usable: 0,
             unanswered: 0,
@@ -188,6 +193,8 @@ pub struct CheckedTokens {
     pub lengths: Option<[usize; 4]>,
     /// Rows that lose the end of their question or context.
     pub shortened: Vec<usize>,
+    /// For each of these rows, the tokens that it loses, and those of its whole prompt.
+    pub lost: Vec<[usize; 2]>,
     /// Rows whose answer is longer than the model may write.
     pub cut: Vec<usize>,
     /// Rows that cannot be put to the model.
@@ -248,6 +255,10 @@ impl CheckedTokens {
                     lengths.push(encoded.length());
                     if encoded.shortened {
                         found.shortened.push(*row);
+                        let whole = tokenizer.encode(&rendering.render(question).text());
+                        let whole = whole.map_or(0, |ids| ids.len());
+                        let lost = whole.saturating_sub(encoded.prompt.len());
+                        found.lost.push([lost, whole]);
                     }
                     if encoded.open.is_some_and(|open| open.cut) {
                         found.cut.push(*row);
@@ -365,6 +376,9 @@ mod tests {
         };
         let letters = CheckedTokens::of(&found, &Tokenizer::tiny(), &rendering, 200, 1);
         assert_eq!(letters.shortened, [2]);
+        let [lost, whole] = letters.lost[0];
+        // What is left is the most words that fit, each of which is five tokens.
+        assert!((196..=200).contains(&(whole - lost)), "{lost} of {whole}");
         assert_eq!(letters.examples[0].scored, [[" A"], [" B"]]);
         assert!(letters.examples[0].prompt.ends_with("Answer:"));
         // The tiny tokenizer knows the letters A to E as whole tokens.

@@ -17,7 +17,8 @@ impl Tokenizer {
     /// Renders questions and encodes them.
     ///
     /// A prompt that needs more than `max_tokens` with its longest choice loses the end of its
-    /// question or passage, never the tail.
+    /// question or passage, never the tail: at a word's end, or inside of what no white space
+    /// divides.
     ///
     /// # Errors
     /// A label that is not one token after the prompt, two labels with one id, or a prompt whose
@@ -140,13 +141,13 @@ impl Tokenizer {
         if ids.len() <= max_tokens {
             return Ok((ids, false));
         }
-        let words: Vec<&str> = prompt.shortenable.split_inclusive(' ').collect();
+        let parts = parts(&prompt.shortenable);
         let with = |kept: usize| {
-            let shortenable = words[..kept].concat().trim_end().to_owned();
+            let shortenable = parts[..kept].concat().trim_end().to_owned();
             self.encode(&[&*prompt.head, &shortenable, &prompt.tail].concat())
         };
-        // The most words that fit; the length grows with them.
-        let (mut fits, mut too_many) = (0, words.len());
+        // The most parts that fit; the length grows with them.
+        let (mut fits, mut too_many) = (0, parts.len());
         let mut best = with(0)?;
         if best.len() > max_tokens {
             return Err(DataError::setting(
@@ -212,6 +213,20 @@ impl Tokenizer {
         cache.insert(key, found.clone());
         Ok(found)
     }
+}
+
+/// Characters of the longest part of a text that is cut as a whole.
+const LONGEST_WORD: usize = 24;
+
+/// A text in the parts at whose ends it may be cut: words with the white space behind them, and the
+/// single characters of what is longer than any word, such as Chinese text or a URL.
+fn parts(text: &str) -> Vec<&str> {
+    text.split_inclusive(char::is_whitespace)
+        .flat_map(|word| match word.chars().count() > LONGEST_WORD {
+            true => word.split_inclusive(|_| true).collect(),
+            false => vec![word],
+        })
+        .collect()
 }
 
 /// A short stand-in for the prompt with the same end.
@@ -298,6 +313,39 @@ mod tests {
             .encode_questions(&[long], &LETTERS, 20)
             .unwrap_err();
         assert!(error.to_string().contains("row q"), "{error}");
+    }
+
+    #[test]
+    fn what_no_space_divides_is_cut_inside() {
+        let tokenizer = Tokenizer::tiny();
+        let list: String = (0..60).map(|i| format!("item {i}\n")).collect();
+        for text in [
+            "水は何度で沸騰しますか".repeat(10),
+            format!("https://{}", "x/".repeat(90)),
+            list,
+        ] {
+            let encoded = tokenizer
+                .encode_questions(&[question(&text)], &LETTERS, 150)
+                .unwrap();
+            let ids = &encoded[0].prompt;
+            // A character of Japanese is three tokens of the tiny model.
+            assert!(
+                encoded[0].shortened && ids.len() <= 150 && ids.len() > 140,
+                "{text}: {}",
+                ids.len()
+            );
+            let prompt = tokenizer.decode(ids).unwrap();
+            let kept = prompt
+                .strip_prefix(
+                    Template::MoePeft
+                        .render(&question(""), LabelStyle::Choice)
+                        .head
+                        .as_str(),
+                )
+                .and_then(|rest| rest.strip_suffix("?\nAnswer:"))
+                .unwrap();
+            assert!(kept.len() > 60 && text.starts_with(kept), "{prompt}");
+        }
     }
 
     #[test]

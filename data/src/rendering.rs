@@ -50,11 +50,51 @@ pub struct Rendering {
 }
 
 impl Rendering {
+    /// Whether a text that answers the question stands in the prompt.
+    pub fn reads_passage(&self) -> bool {
+        match self.template {
+            Template::Passage => true,
+            Template::LaplaceLora => self.labels == LabelStyle::Choice,
+            Template::MoePeft => false,
+        }
+    }
+
     /// The prompt of a question.
     pub fn render(&self, question: &MultipleChoice) -> Prompt {
         match (self.scoring, self.labels) {
             (Scoring::Cloze, LabelStyle::Letter) => self.template.cloze(question),
             (_, style) => self.template.render(question, style),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passage_is_read_exactly_where_it_changes_the_prompt() {
+        let choices = vec!["true".into(), "false".into()];
+        let plain = MultipleChoice::new("does ice melt", choices, 0);
+        let with = MultipleChoice {
+            passage: Some("Ice melts at 0 degrees.".into()),
+            ..plain.clone()
+        };
+        for template in [Template::MoePeft, Template::LaplaceLora, Template::Passage] {
+            for labels in [LabelStyle::Letter, LabelStyle::Choice, LabelStyle::Written] {
+                for scoring in [Scoring::Letters, Scoring::Cloze] {
+                    let rendering = Rendering {
+                        template,
+                        labels,
+                        scoring,
+                        normalization: Normalization::Token,
+                        answer_tokens: 16,
+                        whole_choices: false,
+                    };
+                    let changes = rendering.render(&plain) != rendering.render(&with);
+                    assert_eq!(rendering.reads_passage(), changes, "{rendering:?}");
+                }
+            }
         }
     }
 }

@@ -1,12 +1,17 @@
 //! A file of rows, whatever its format, as numbered JSON objects.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::error::DataError;
+
+mod separated;
 
 /// A JSON object with its number in the file: the line in jsonl, the record after the header
 /// elsewhere.
@@ -23,22 +28,40 @@ fn ending(path: &Path) -> String {
         .unwrap_or_default()
 }
 
-/// Reads `.jsonl`, `.json` (an array), `.tsv`, `.csv` or `.parquet`. `columns` names the columns of
-/// a csv file without a header.
+/// Reads `.jsonl`, `.json` (an array, or one object a line), `.tsv`, `.csv` or `.parquet`.
+/// `columns` names the columns of a csv file without a header.
 ///
 /// # Errors
-/// An unknown ending, a damaged file, or a row that is not valid in its format, by number.
+/// An unknown ending, a damaged file, a name that two columns share, or a row that is not valid in
+/// its format, by number.
 pub fn read(path: &Path, columns: &[&str]) -> Result<Vec<Row>, DataError> {
     match ending(path).as_str() {
-        "jsonl" => json_lines(path, &text(path)?),
-        "json" => json_array(path, &text(path)?),
-        "tsv" => separated(path, b'\t', &[]),
-        "csv" => separated(path, b',', columns),
+        "jsonl" | "json" => json(path, &text(path)?),
+        "tsv" => separated::read(path, &text(path)?, b'\t', &[]),
+        "csv" => separated::read(path, &text(path)?, b',', columns),
         "parquet" => parquet(path),
         _ => Err(DataError::File {
             path: path.into(),
             reason: "expected a file that ends in .jsonl, .json, .csv, .tsv or .parquet".into(),
         }),
+    }
+}
+
+/// An array of objects, or one object a line: the first character tells, not the file's ending.
+fn json(path: &Path, text: &str) -> Result<Vec<Row>, DataError> {
+    if text.trim_start().starts_with('[') {
+        return json_array(path, text);
+    }
+    let lines = json_lines(path, text);
+    let spread = || text.trim().contains('\n') && serde_json::from_str::<Object>(text).is_ok();
+    match lines {
+        Err(_) if spread() => Err(DataError::File {
+            path: path.into(),
+            reason:
+                "is one object over several lines: expected a list of objects, or one object a line"
+                    .into(),
+        }),
+        lines => lines,
     }
 }
 
@@ -51,7 +74,7 @@ pub fn read(path: &Path, columns: &[&str]) -> Result<Vec<Row>, DataError> {
 pub fn json_lines(path: &Path, text: &str) -> Result<Vec<Row>, DataError> {
     let lines = text.split('\n').enumerate();
     lines
-        .filter(|(_, line)| !line.trim().is_empty())
+        .filter(|(_, line)| !line.trim_start_matches(MARK).trim().is_empty())
         .map(|(number, line)| json_line(path, number + 1, line))
         .collect()
 }
@@ -59,88 +82,115 @@ pub fn json_lines(path: &Path, text: &str) -> Result<Vec<Row>, DataError> {
 /// Parses one line of JSON lines; `path` and `number` only name the place in errors.
 ///
 /// # Errors
-/// A line that is not a JSON object.
+/// A line that is not a JSON object, or one with a field that stands twice.
 pub fn json_line(path: &Path, number: usize, line: &str) -> Result<Row, DataError> {
-    let value: Value = serde_json::from_str(line).map_err(|e| DataError::Row {
+    let line = match number {
+        1 => line.trim_start_matches(MARK),
+        _ => line,
+    };
+    let Object(fields) = serde_json::from_str(line).map_err(|e| DataError::Row {
         path: path.into(),
         row: number,
-        reason: e.to_string(),
+        reason: json_reason(line, &e),
     })?;
-    object(path, number, value)
+    Ok((number, Value::Object(fields)))
 }
 
 fn json_array(path: &Path, text: &str) -> Result<Vec<Row>, DataError> {
-    let values: Vec<Value> = serde_json::from_str(text).map_err(|e| DataError::File {
+    let rows: Vec<Object> = serde_json::from_str(text).map_err(|e| DataError::File {
         path: path.into(),
-        reason: e.to_string(),
+        reason: format!("line {}: {}", e.line(), json_reason(text, &e)),
     })?;
-    values
-        .into_iter()
-        .enumerate()
-        .map(|(number, value)| object(path, number + 1, value))
-        .collect()
+    let rows = rows.into_iter().enumerate();
+    Ok(rows
+        .map(|(number, Object(fields))| (number + 1, Value::Object(fields)))
+        .collect())
 }
 
-fn object(path: &Path, row: usize, value: Value) -> Result<Row, DataError> {
-    match value.is_object() {
-        true => Ok((row, value)),
-        false => Err(DataError::Row {
-            path: path.into(),
-            row,
-            reason: "expected a JSON object".into(),
-        }),
+/// A JSON object whose fields each stand once; the last of several would win without a word.
+struct Object(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut fields = Map::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    if fields.contains_key(&name) {
+                        let reason = format!("the field {name:?} stands twice: keep one");
+                        return Err(A::Error::custom(reason));
+                    }
+                    fields.insert(name, value);
+                }
+                Ok(Object(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
     }
 }
 
+/// What is wrong with JSON, and what to do where a program wrote what JSON does not have.
+fn json_reason(text: &str, error: &serde_json::Error) -> String {
+    let line = text.split('\n').nth(error.line().saturating_sub(1));
+    let line = line.unwrap_or_default().as_bytes();
+    // The error points to the word's first character, or behind its sign.
+    let at = error.column().saturating_sub(2).min(line.len());
+    let (before, near) = line.split_at(at);
+    let found = ["NaN", "-Infinity", "Infinity"].into_iter().find(|word| {
+        (0..2).any(|skip| {
+            near.get(skip..)
+                .is_some_and(|n| n.starts_with(word.as_bytes()))
+        })
+    });
+    let Some(word) = found else {
+        return error.to_string();
+    };
+    let before = String::from_utf8_lossy(before);
+    let field = before.rfind("\":").and_then(|end| {
+        let name = &before[..end];
+        Some(format!("{}: ", &name[name.rfind('"')? + 1..]))
+    });
+    format!(
+        "{}{word} is no JSON: write null (column {})",
+        field.unwrap_or_default(),
+        error.column()
+    )
+}
+
+/// The mark that some programs put before UTF-8.
+const MARK: char = '\u{feff}';
+
 fn text(path: &Path) -> Result<String, DataError> {
     let bytes = std::fs::read(path).map_err(|e| DataError::io(path, e))?;
-    String::from_utf8(bytes).map_err(|e| {
+    let text = String::from_utf8(bytes).map_err(|e| {
         let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
         DataError::Row {
             path: path.into(),
             row: before.iter().filter(|b| **b == b'\n').count() + 1,
             reason: "not valid UTF-8: save the file as UTF-8".into(),
         }
+    })?;
+    Ok(match text.strip_prefix(MARK) {
+        Some(rest) => rest.to_owned(),
+        None => text,
     })
 }
 
-fn separated(path: &Path, delimiter: u8, columns: &[&str]) -> Result<Vec<Row>, DataError> {
-    let fail = |row: usize, reason: String| DataError::Row {
-        path: path.into(),
-        row,
-        reason,
-    };
-    let mut reader = csv::ReaderBuilder::new()
-        .delimiter(delimiter)
-        // A tab-separated file quotes nothing: its questions begin with quotation marks.
-        .quoting(delimiter != b'\t')
-        .has_headers(columns.is_empty())
-        .from_path(path)
-        .map_err(|e| fail(0, e.to_string()))?;
-    let header = match columns.is_empty() {
-        true => reader
-            .headers()
-            .map_err(|e| fail(0, e.to_string()))?
-            .clone(),
-        false => csv::StringRecord::from(columns),
-    };
-    let mut rows = Vec::new();
-    for (number, record) in reader.records().enumerate() {
-        let record = record.map_err(|e| fail(number + 1, e.to_string()))?;
-        if record.len() != header.len() {
-            return Err(fail(
-                number + 1,
-                format!("expected {} fields, got {}", header.len(), record.len()),
-            ));
-        }
-        let fields: Map<String, Value> = header
-            .iter()
-            .zip(record.iter())
-            .map(|(name, field)| (name.to_owned(), Value::from(field)))
-            .collect();
-        rows.push((number + 1, Value::Object(fields)));
-    }
-    Ok(rows)
+/// The first name that stands twice. Columns without a name may be many: nobody asks for them.
+fn repeated<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut seen = HashSet::new();
+    let mut named = names.filter(|name| !name.is_empty());
+    let name = named.find(|name| !seen.insert(*name))?;
+    Some(format!("two columns are called {name:?}: rename one"))
 }
 
 fn parquet(path: &Path) -> Result<Vec<Row>, DataError> {
@@ -157,13 +207,51 @@ fn parquet(path: &Path) -> Result<Vec<Row>, DataError> {
 
 fn parquet_rows(file: File) -> Result<Vec<Row>, String> {
     let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
+    let schema = reader.metadata().file_metadata().schema();
+    if let Some(reason) = repeated(schema.get_fields().iter().map(|field| field.name())) {
+        return Err(reason);
+    }
     let rows = reader.get_row_iter(None).map_err(|e| e.to_string())?;
     rows.enumerate()
         .map(|(number, row)| {
             let row = row.map_err(|e| format!("row {}: {e}", number + 1))?;
-            Ok((number + 1, row.to_json_value()))
+            Ok((number + 1, object(&row)))
         })
         .collect()
+}
+
+fn object(row: &parquet::record::Row) -> Value {
+    let fields = row.get_column_iter();
+    let fields = fields.map(|(name, field)| (name.clone(), value(field)));
+    Value::Object(fields.collect())
+}
+
+/// A cell as JSON. The crate's own conversion makes base64 of plain bytes, which many programs
+/// write for text, and 0.10000000149011612 of 0.1.
+fn value(field: &Field) -> Value {
+    let float = |text: String| serde_json::from_str(&text).unwrap_or(Value::Null);
+    match field {
+        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+            Ok(text) => Value::from(text),
+            // An image or the like. Whoever asks for it as text is told what it is.
+            Err(_) => serde_json::json!({"bytes that are no UTF-8": bytes.len()}),
+        },
+        Field::Float16(number) => float(format!("{:?}", number.to_f32())),
+        Field::Float(number) => float(format!("{number:?}")),
+        Field::Group(row) => object(row),
+        Field::ListInternal(list) => list.elements().iter().map(value).collect(),
+        Field::MapInternal(map) => {
+            let entries = map.entries().iter().map(|(key, found)| {
+                let key = match value(key) {
+                    Value::String(key) => key,
+                    other => other.to_string(),
+                };
+                (key, value(found))
+            });
+            Value::Object(entries.collect())
+        }
+        other => other.to_json_value(),
+    }
 }
 
 #[cfg(test)]
@@ -184,23 +272,114 @@ mod tests {
         assert_eq!(rows.len(), 1);
     }
 
-    #[test]
-    fn bad_utf8_names_its_line() {
-        let file = tempfile::Builder::new()
-            .suffix(".jsonl")
-            .tempfile()
-            .unwrap();
-        std::fs::write(file.path(), b"{\"a\":1}\n{\"a\":\"\xff\"}\n").unwrap();
-        let error = read(file.path(), &[]).unwrap_err().to_string();
-        assert!(error.contains("row 2: not valid UTF-8"), "{error}");
+    /// What is read of a file with such an ending and bytes.
+    pub(super) fn of(ending: &str, bytes: impl AsRef<[u8]>) -> Result<Vec<Row>, String> {
+        let file = tempfile::Builder::new().suffix(ending).tempfile().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        read(file.path(), &[]).map_err(|e| e.to_string())
     }
 
     #[test]
-    fn quotation_marks_are_plain_text_in_tsv() {
-        let file = tempfile::Builder::new().suffix(".tsv").tempfile().unwrap();
-        std::fs::write(file.path(), "a\tb\n\"x\ty\n").unwrap();
-        let rows = read(file.path(), &[]).unwrap();
-        assert_eq!(rows[0].1["a"], "\"x");
+    fn bad_utf8_names_its_line() {
+        for ending in [".jsonl", ".csv"] {
+            let error = of(ending, b"{\"a\":1}\n{\"a\":\"\xff\"}\n").unwrap_err();
+            assert!(error.contains("row 2: not valid UTF-8"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_mark_before_utf8_is_no_part_of_a_file() {
+        let expected = serde_json::json!({"a": "x", "b": "y"});
+        for (ending, text) in [
+            (".jsonl", "{\"a\":\"x\",\"b\":\"y\"}\n"),
+            (".json", "[{\"a\":\"x\",\"b\":\"y\"}]"),
+            (".csv", "a,b\nx,y\n"),
+            (".tsv", "a\tb\nx\ty\n"),
+        ] {
+            let rows = of(ending, format!("\u{feff}{text}")).unwrap();
+            assert_eq!(rows, [(1, expected.clone())], "{ending}");
+        }
+        let (_, row) = json_line(Path::new("-"), 1, "\u{feff}{\"a\":1}").unwrap();
+        assert_eq!(row["a"], 1);
+    }
+
+    #[test]
+    fn json_is_a_list_or_lines_whatever_the_ending() {
+        for ending in [".json", ".jsonl"] {
+            for text in ["{\"a\":1}\n{\"a\":2}\n", " [{\"a\":1},\n {\"a\":2}]"] {
+                let rows = of(ending, text).unwrap();
+                let found: Vec<_> = rows.iter().map(|(_, row)| row["a"].clone()).collect();
+                assert_eq!(found, [1, 2], "{ending} {text}");
+            }
+            let error = of(ending, "{\n \"data\": []\n}").unwrap_err();
+            assert!(error.contains("one object over several lines"), "{error}");
+            let error = of(ending, "[{\"a\":1},\n7]").unwrap_err();
+            assert!(error.contains("line 2: "), "{error}");
+            assert!(error.contains("expected a JSON object"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_json_does_not_have_is_named() {
+        for word in ["NaN", "Infinity", "-Infinity"] {
+            let line = format!("{{\"a\": 1, \"score\": {word}}}");
+            let error = of(".jsonl", format!("{{}}\n{line}")).unwrap_err();
+            let expected = format!("row 2: score: {word} is no JSON: write null");
+            assert!(error.contains(&expected), "{error}");
+            let error = of(".json", format!("[{{}},\n{line}]")).unwrap_err();
+            let expected = format!("line 2: score: {word} is no JSON: write null");
+            assert!(error.contains(&expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_stands_twice_is_refused() {
+        for (ending, text) in [
+            (".jsonl", "{\"a\":1,\"b\":2,\"a\":3}"),
+            (".json", "[{\"a\":1,\"b\":2,\"a\":3}]"),
+            (".csv", "a,b,a\n1,2,3\n"),
+            (".tsv", "a\tb\t a\n1\t2\t3\n"),
+        ] {
+            let error = of(ending, text).unwrap_err();
+            assert!(error.contains("\"a\""), "{ending}: {error}");
+        }
+        assert_eq!(of(".csv", "a,,\n1,2,3\n").unwrap()[0].1["a"], "1");
+    }
+
+    /// A parquet file of one column of plain bytes and one of 32-bit floats.
+    fn bytes_and_floats(cells: &[&[u8]], numbers: &[f32]) -> Vec<u8> {
+        use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
+        use parquet::file::writer::SerializedFileWriter;
+        use parquet::schema::parser::parse_message_type;
+
+        let schema = "message m { required binary question; required float share; }";
+        let schema = std::sync::Arc::new(parse_message_type(schema).unwrap());
+        let mut bytes = Vec::new();
+        let mut writer =
+            SerializedFileWriter::new(&mut bytes, schema, std::sync::Arc::default()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let cells: Vec<ByteArray> = cells.iter().map(|cell| cell.to_vec().into()).collect();
+        let typed = column.typed::<ByteArrayType>();
+        typed.write_batch(&cells, None, None).unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let typed = column.typed::<FloatType>();
+        typed.write_batch(numbers, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        bytes
+    }
+
+    #[test]
+    fn plain_bytes_in_parquet_are_text_or_no_text_but_never_base64() {
+        let cells: [&[u8]; 2] = ["What naïve?".as_bytes(), b"\xff\xd8"];
+        let rows = of(".parquet", bytes_and_floats(&cells, &[0.1, f32::NAN])).unwrap();
+        assert_eq!(rows[0].1["question"], "What naïve?");
+        assert_eq!(rows[0].1["share"].to_string(), "0.1");
+        assert_eq!(rows[1].1["question"]["bytes that are no UTF-8"], 2);
+        assert!(rows[1].1["share"].is_null());
     }
 
     proptest::proptest! {

@@ -13,7 +13,16 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Wraps a tokenizer that is already loaded.
-    pub fn new(inner: tokenizers::Tokenizer) -> Self {
+    ///
+    /// Truncation and padding that its file asks for are cleared: they would cut the prompt's end,
+    /// where the answer is read. The names of special tokens in a text are text like any other;
+    /// the tokenizer still puts its own around a text.
+    pub fn new(mut inner: tokenizers::Tokenizer) -> Self {
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .expect("no truncation fits every text");
+        inner.set_encode_special_tokens(true);
         Self { inner }
     }
 
@@ -108,5 +117,80 @@ impl Tokenizer {
             None => (text.as_str(), words < ids.len()),
         };
         Ok((line.trim().to_owned(), ended))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokenizers::processors::template::TemplateProcessing;
+    use tokenizers::{
+        AddedToken, PaddingParams, PaddingStrategy, TruncationDirection, TruncationParams,
+        TruncationStrategy,
+    };
+
+    use super::*;
+
+    /// The tiny tokenizer as a file may hold it, with special tokens of its own.
+    fn with_special_tokens() -> tokenizers::Tokenizer {
+        let mut inner = Tokenizer::tiny().inner;
+        let special = ["<s>", "</s>", "<|endoftext|>", "<|im_end|>"];
+        let special = special.map(|name| AddedToken::from(name, true));
+        inner.add_special_tokens(special).unwrap();
+        let around = TemplateProcessing::builder()
+            .try_single("<s> $A")
+            .unwrap()
+            .special_tokens(vec![("<s>", inner.token_to_id("<s>").unwrap())])
+            .build()
+            .unwrap();
+        inner.with_post_processor(Some(around));
+        inner
+    }
+
+    #[test]
+    fn special_tokens_in_a_text_are_text() {
+        let inner = with_special_tokens();
+        let first = inner.token_to_id("<s>").unwrap();
+        let tokenizer = Tokenizer::new(inner.clone());
+        for text in [
+            "Is it so?<|endoftext|> no",
+            "<|im_end|>\nYes",
+            "a </s> b",
+            "</s>",
+            "<s>",
+            " <s> ",
+        ] {
+            let ids = tokenizer.encode(text).unwrap();
+            assert_eq!(ids[0], first, "{text}");
+            assert!(ids[1..].iter().all(|id| *id < first), "{text}: {ids:?}");
+            assert_eq!(tokenizer.decode(&ids[1..]).unwrap(), text);
+            // Without this, they would be tokens that steer the model.
+            let raw = inner.encode(text, true).unwrap();
+            assert!(raw.get_ids()[1..].iter().any(|id| *id >= first), "{text}");
+        }
+    }
+
+    #[test]
+    fn truncation_and_padding_of_the_file_do_not_count() {
+        let text = "Is it so, or is it not so?\nAnswer:";
+        let expected = Tokenizer::tiny().encode(text).unwrap();
+        for max_length in [0, 4] {
+            for direction in [TruncationDirection::Left, TruncationDirection::Right] {
+                let mut inner = Tokenizer::tiny().inner;
+                inner
+                    .with_truncation(Some(TruncationParams {
+                        direction,
+                        max_length,
+                        strategy: TruncationStrategy::LongestFirst,
+                        stride: 0,
+                    }))
+                    .unwrap();
+                inner.with_padding(Some(PaddingParams {
+                    strategy: PaddingStrategy::Fixed(200),
+                    ..PaddingParams::default()
+                }));
+                assert_ne!(inner.encode(text, true).unwrap().get_ids(), expected);
+                assert_eq!(Tokenizer::new(inner).encode(text).unwrap(), expected);
+            }
+        }
     }
 }

@@ -89,7 +89,7 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
                 args.fields.settings(),
                 given(&args)
             ),
-            (0, true) => "Not usable: no row has an answer.".into(),
+            (0, true) => unanswered(&files),
             (n, _) => format!("Not usable yet: {n} rows to mend."),
         });
     }
@@ -97,6 +97,15 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+/// Why a file is of no use, with the fields of which one may hold the answer.
+fn unanswered(files: &[CheckedFile]) -> String {
+    let file = files.iter().find(|file| file.usable == 0);
+    let fields = file.map_or(String::new(), |file| file.fields.join(", "));
+    format!(
+        "Not usable: no row has an answer; the fields are {fields}: name the answer's with --answer-field."
+    )
 }
 
 /// The flags that train must be given, too.
@@ -269,10 +278,13 @@ fn describe_tokens(tokens: &CheckedTokens, file: &CheckedFile) -> String {
         );
     }
     if !tokens.shortened.is_empty() {
+        let rows: Vec<_> = tokens.shortened.iter().zip(&tokens.lost).collect();
         text += &format!(
             "  warning: {} questions are too long and lose their end, rows {}; raise data.max_tokens\n",
-            tokens.shortened.len(),
-            few(&tokens.shortened, usize::to_string)
+            rows.len(),
+            few(&rows, |(row, [lost, whole])| format!(
+                "{row} ({lost} of {whole} tokens)"
+            ))
         );
     }
     if !tokens.cut.is_empty() {

@@ -54,6 +54,9 @@ pub(super) struct PredictArgs {
     places: PlaceArgs,
 }
 
+/// Why a text that answers the question is of no use to a run.
+const NO_CONTEXT: &str = "this run's prompt has no place for it, so it is not read: leave it out, or train with --set data.template=passage";
+
 /// Runs `predict`.
 pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
     logging();
@@ -69,17 +72,14 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
     if let Some(rule) = &answerer.abstention {
         eprintln!("{}", explain(rule, answerer.held_out));
     }
+    let fields = args.fields.custom().writing(answerer.writes());
     match (&args.input, file) {
         (None, _) => one(&args, &answerer)?,
         (Some(path), Some(rows)) => {
-            let total = rows.len();
-            many(
-                &args,
-                &answerer,
-                path,
-                rows.into_iter().map(Ok),
-                Some(total),
-            )?;
+            let fields = fields.decided_by(&rows);
+            let total = Some(rows.len());
+            let rows = rows.into_iter().map(Ok);
+            many(&args, &answerer, (path, &fields), rows, total)?;
         }
         (Some(path), None) => {
             let lines = BufReader::new(stdin()).lines().enumerate();
@@ -88,7 +88,7 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
                 Ok(line) => Some(rows::json_line(path, number + 1, &line)),
                 Err(error) => Some(Err(DataError::io(path, error))),
             });
-            many(&args, &answerer, path, rows, None)?;
+            many(&args, &answerer, (path, &fields), rows, None)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -110,6 +110,9 @@ fn one(args: &PredictArgs, answerer: &Answerer) -> Result<()> {
     }
     if !answerer.writes() && args.choice.is_empty() {
         bail!("--question: this run chooses among answers: give them with --choice");
+    }
+    if args.context.is_some() && !answerer.reads_context() {
+        bail!("--context: {NO_CONTEXT}");
     }
     let question = serde_json::json!({
         "question": args.question,
@@ -163,15 +166,15 @@ fn describe(answer: &Answer, choices: &[String]) -> String {
     text
 }
 
-/// Asks row after row; what the output holds already is skipped.
+/// Asks row after row, each with the fields of its file; what the output holds already is skipped.
 fn many(
     args: &PredictArgs,
     answerer: &Answerer,
-    path: &Path,
+    (path, fields): (&Path, &Custom),
     rows: impl Iterator<Item = Result<Row, DataError>>,
     total: Option<usize>,
 ) -> Result<()> {
-    let fields = args.fields.custom().writing(answerer.writes());
+    let mut told = answerer.reads_context();
     let mut asked = rows.map(|row| -> Result<Asked> {
         let (number, row) = row?;
         let (mut question, answer) = fields.ask(&row).map_err(|reason| DataError::Row {
@@ -179,6 +182,13 @@ fn many(
             row: number,
             reason,
         })?;
+        if question.passage.is_some() && !std::mem::replace(&mut told, true) {
+            eprintln!(
+                "{}, row {number}: {}: {NO_CONTEXT}",
+                path.display(),
+                fields.passage
+            );
+        }
         if question.id.is_empty() {
             question.id = format!("row-{number:05}");
         }
@@ -271,6 +281,10 @@ fn go_on(
     asked: &mut impl Iterator<Item = Result<Asked>>,
 ) -> Result<File> {
     let name = path.display();
+    // A pipe or a device would be read without an end.
+    if path.metadata().is_ok_and(|found| !found.is_file()) {
+        bail!("--output {name}: is no file; for standard output leave --output out");
+    }
     let known = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),

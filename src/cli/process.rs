@@ -133,8 +133,16 @@ pub(super) fn quoted(word: &str) -> String {
     }
 }
 
-/// Writes a line to standard output; a reader that has left (`| head`) is no error.
+/// Writes a line to standard output. A reader that has left (`| head`) is no error; whatever else
+/// keeps the line from being written ends the program, which must not claim success.
 pub(super) fn print(line: impl std::fmt::Display) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{line}");
+    use std::io::{ErrorKind, Write};
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("Error: standard output cannot be written: {error}");
+            std::process::exit(1);
+        }
+        _ => {}
+    }
 }

@@ -123,6 +123,7 @@ fn start(
             "model": config.model.name,
             "held_out_questions": answerer.held_out,
             "writes": answerer.writes(),
+            "context": answerer.reads_context(),
             "promise": rule.map(|rule| explain(rule, answerer.held_out)),
             "version": env!("CARGO_PKG_VERSION"),
         })

@@ -197,7 +197,7 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
         layers.text(SHORT, "configs/short.toml")?;
     }
     layers.layer(given);
-    Ok((layers.resolve()?, shorten))
+    Ok((layers.resolve()?.anchored(), shorten))
 }
 
 /// What the flags say, the more special ones last.

@@ -16,7 +16,7 @@ pub struct Question {
     /// 2 to 26 answers; left out where the model writes its answers.
     #[serde(default)]
     pub choices: Vec<String>,
-    /// A text that answers it, for runs whose template reads one.
+    /// A text that answers it; other runs than those whose template reads one refuse it.
     #[serde(default)]
     pub context: Option<String>,
     /// Name of the question, given back with the answer.
@@ -27,12 +27,30 @@ pub struct Question {
     pub routing: bool,
 }
 
+/// What the questions of a run consist of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Takes {
+    /// The model writes its answers: there are no choices.
+    pub(super) writes: bool,
+    /// The prompt holds a text that answers the question.
+    pub(super) context: bool,
+}
+
 impl Question {
-    /// The question as the model is asked it. `writes` says whether the model writes its answers.
+    /// The question as a run with such a prompt is asked it.
     ///
     /// # Errors
     /// The field that does not serve, and why.
-    pub(super) fn asked(&self, writes: bool) -> Result<Asked, String> {
+    pub(super) fn asked(&self, takes: Takes) -> Result<Asked, String> {
+        let Takes { writes, context } = takes;
+        if !context
+            && self
+                .context
+                .as_ref()
+                .is_some_and(|text| !text.trim().is_empty())
+        {
+            return Err("context: this run's prompt has no place for one: leave it out".into());
+        }
         if writes && !self.choices.is_empty() {
             return Err("choices: this run writes its answers: leave them out".into());
         }

@@ -27,7 +27,7 @@ use tokio::net::TcpListener;
 
 use access::authorized;
 use failure::Failure;
-use messages::{Answers, Question, Questions};
+use messages::{Answers, Question, Questions, Takes};
 use metrics::Metrics;
 use worker::{Reply, Unanswered, Worker};
 
@@ -59,12 +59,12 @@ struct Shared {
     metrics: Arc<Metrics>,
     limits: Arc<Limits>,
     about: Arc<serde_json::Value>,
-    /// Whether the model writes its answers.
-    writes: bool,
+    takes: Takes,
 }
 
 /// The routes. `about` describes the run, for the page and for `/v1/run`. Its `writes` says
-/// whether questions come without choices.
+/// whether questions come without choices, its `context` whether they may come with a text that
+/// answers them.
 pub fn router(
     worker: Worker,
     metrics: Arc<Metrics>,
@@ -74,7 +74,10 @@ pub fn router(
     let shared = Shared {
         worker,
         metrics,
-        writes: about["writes"] == true,
+        takes: Takes {
+            writes: about["writes"] == true,
+            context: about["context"] == true,
+        },
         about: Arc::new(about),
         limits: Arc::new(limits),
     };
@@ -167,7 +170,7 @@ async fn answer(
     body: Result<Json<Question>, JsonRejection>,
 ) -> Result<Json<Reply>, Failure> {
     let Json(question) = body?;
-    let asked = question.asked(shared.writes).map_err(Failure::question)?;
+    let asked = question.asked(shared.takes).map_err(Failure::question)?;
     let mut replies = shared
         .worker
         .ask(vec![asked], vec![question.routing])
@@ -189,7 +192,7 @@ async fn answers(
         .iter()
         .enumerate()
         .map(|(place, question)| {
-            let asked = question.asked(shared.writes);
+            let asked = question.asked(shared.takes);
             asked.map_err(|reason| Failure::question(format!("questions[{place}].{reason}")))
         })
         .collect::<Result<_, _>>()?;

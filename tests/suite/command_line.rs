@@ -268,3 +268,74 @@ fn an_interrupt_saves_and_resume_goes_on() {
     assert_eq!(status.code(), Some(130), "{printed}");
     assert!(printed.contains("Going on after step"), "{printed}");
 }
+
+/// Only a reader that has left may be ignored.
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_no_success() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let row = r#"{"question": "which?", "choices": ["x", "y"], "answer": 1}"#;
+    std::fs::write(root.join("in.jsonl"), row).unwrap();
+    std::fs::create_dir(root.join("runs")).unwrap();
+    let check = ["data", "check", "in.jsonl", "--model", "none", "--json"];
+    let dry = [&TINY[..], &["--dry-run"]].concat();
+    for args in [&["runs"][..], &["doctor", "--json"], &check, &dry] {
+        let full = std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let output = program(env!("CARGO_BIN_EXE_uq4ct"), root, args)
+            .stdout(full)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {}", text(&output));
+        let said = text(&output);
+        assert!(said.contains("standard output cannot be written"), "{said}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = program(env!("CARGO_BIN_EXE_uq4ct"), root, args)
+            .stdout(writer)
+            .output()
+            .unwrap();
+        assert!(
+            !text(&output).contains("cannot be written"),
+            "{}",
+            text(&output)
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn answers_go_to_files_and_a_cut_config_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    succeeds(root, &[&TINY[..], &["--run", "r"]].concat());
+    let row = r#"{"question": "which?", "choices": ["true", "false"]}"#;
+    std::fs::write(root.join("in.jsonl"), row).unwrap();
+    let pipe = root.join("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    for output in ["pipe", "/dev/zero", "/dev/full", "."] {
+        let args = ["predict", "r", "--input", "in.jsonl", "--output", output];
+        fails(root, &args, &["--output", "is no file"]);
+    }
+    let config = root.join("r/config.toml");
+    let whole = std::fs::read_to_string(&config).unwrap();
+    let cut = &whole[..whole.find("[evaluation]").unwrap()];
+    let ask = ["predict", "r", "--input", "in.jsonl"];
+    for (text, section) in [("", "has no section ["), (cut, "[evaluation]")] {
+        std::fs::write(&config, text).unwrap();
+        fails(root, &ask, &["config.toml", section, "cut or emptied"]);
+        let again = [&TINY[..], &["--run", "r", "--resume"]].concat();
+        fails(root, &again, &["config.toml", section]);
+    }
+    std::fs::write(&config, whole).unwrap();
+    succeeds(root, &ask);
+}

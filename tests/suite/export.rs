@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::programs::{TINY, json, outcome, predictions, succeeds, train};
+use crate::support::programs::{ASK, TINY, json, outcome, predictions, succeeds, train};
 
 fn same(one: &[Value], other: &[Value], key: &str) {
     assert_eq!(one.len(), other.len());
@@ -132,6 +132,56 @@ fn a_merged_model_answers_as_base_and_lora_did() {
     let model = model::load::open(&root.join("m")).unwrap();
     assert_eq!(model.config.num_hidden_layers, 2);
     assert!(root.join("m/tokenizer.json").is_file());
+}
+
+#[test]
+fn a_model_by_a_relative_path_is_found_from_another_directory() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    train(
+        root,
+        "r",
+        &["--method", "lora", "--set", "train.max_steps=1"],
+    );
+    succeeds(
+        root,
+        &["export", "r", "--format", "merged", "--output", "m"],
+    );
+    let rows: String = (0..12)
+        .map(|i| {
+            format!(
+                "{{\"question\": \"Is it {i}?\", \"choices\": [\"x\", \"y\"], \"answer\": \"B\"}}\n"
+            )
+        })
+        .collect();
+    std::fs::write(root.join("rows.jsonl"), rows).unwrap();
+    let args = [
+        "train",
+        "--model",
+        "m",
+        "--set",
+        "data.dataset=custom",
+        "--set",
+        "data.custom.train=rows.jsonl",
+        "--set",
+        "train.max_steps=1",
+        "--plain",
+        "--run",
+        "q",
+    ];
+    succeeds(root, &args);
+    let elsewhere = root.join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let ask = [&["predict", "../q"], &ASK[2..]].concat();
+    succeeds(&elsewhere, &ask);
+    succeeds(&elsewhere, &["evaluate", "../q", "--method", "base"]);
+    // A run of an earlier version holds the path as it was given, and goes on.
+    let config = root.join("q/config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let inside = format!("{}/", std::path::absolute(root).unwrap().display());
+    assert!(text.contains(&inside), "{text}");
+    std::fs::write(&config, text.replace(&inside, "")).unwrap();
+    succeeds(root, &[&args[..], &["--resume"]].concat());
 }
 
 #[test]

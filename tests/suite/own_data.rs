@@ -117,3 +117,50 @@ fn init_writes_settings_that_train_takes_and_never_over_a_file() {
         "{err}"
     );
 }
+
+#[test]
+fn a_file_says_what_it_lacks_and_what_its_rows_lose() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |name: &str, text: &str, more: &[&str]| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        let model: &[&str] = match more.contains(&"--model") {
+            true => &[],
+            false => &["--model", "none"],
+        };
+        let args = [&["data", "check", name], model, more].concat();
+        outcome(folder.path(), &args)
+    };
+    let (code, out, _) = check("a.csv", "stem;A;B;key\nwhich?;x;y;A\n", &[]);
+    assert_eq!(code, 1, "{out}");
+    for part in [
+        "a.csv, row 1: choices: is missing",
+        "stem",
+        "--choices-field",
+    ] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let unanswered = r#"{"question": "which?", "choices": ["x", "y"], "key": "A"}"#;
+    let (code, out, _) = check("b.json", unanswered, &[]);
+    assert_eq!(code, 1, "{out}");
+    assert!(
+        out.contains("no row has an answer; the fields are choices, key, question"),
+        "{out}"
+    );
+    let (code, out, _) = check("b.json", unanswered, &["--answer-field", "key"]);
+    assert_eq!(code, 0, "{out}");
+    let long = format!(
+        r#"{{"question": "{}", "choices": ["x", "y"], "label": 1}}"#,
+        "水は何度で沸騰しますか".repeat(40)
+    );
+    let (code, out, err) = check("c.jsonl", &long, &["--model", "tiny"]);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(
+        out.contains("1 questions are too long and lose their end, rows 1 ("),
+        "{out}"
+    );
+    assert!(out.contains(" tokens); raise data.max_tokens"), "{out}");
+    assert!(
+        out.contains("| Please choose the correct answer to the question: 水は"),
+        "{out}"
+    );
+}

@@ -213,3 +213,25 @@ fn a_run_of_an_earlier_version_answers_as_it_did() {
     }
     fails(root, &["compare", "r"], &parts);
 }
+
+#[test]
+fn a_context_is_read_or_refused_never_ignored() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    trained(root);
+    let with = [&ASK[..], &["--context", "Ice is frozen water."]].concat();
+    fails(root, &with, &["--context: this run's prompt has no place"]);
+    let file = ["predict", "r", "--input", "in.jsonl"];
+    let (code, _, said) = outcome(root, &file);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.contains("in.jsonl, row 2: context: this run's prompt"),
+        "{said}"
+    );
+    train(root, "p", &["--set", "data.template=passage"]);
+    let ask = |more: &[&str]| {
+        let args = [&["predict", "p", "--json"], &ASK[2..], more].concat();
+        json_lines(&stdout(root, &args)).remove(0)["probability"].clone()
+    };
+    assert_ne!(ask(&[]), ask(&["--context", "Ice is frozen water."]));
+}

@@ -155,6 +155,16 @@ fn answers_equal_those_of_predict_and_bad_requests_are_named() {
             "choices: expected at least 2",
         ),
         (
+            json!({"question": "q", "choices": ["a", " "]}),
+            422,
+            "choices: choice 2 is empty",
+        ),
+        (
+            json!({"question": "q", "choices": ["a", "b"], "context": "A text."}),
+            422,
+            "context: this run's prompt has no place for one",
+        ),
+        (
             json!({"question": "q", "choices": ["a", "b"], "colour": 1}),
             422,
             "unknown field `colour`",

@@ -218,6 +218,11 @@ impl Answerer {
         self.run.prepared.writes()
     }
 
+    /// Whether a text that answers the question stands in the run's prompt.
+    pub fn reads_context(&self) -> bool {
+        self.run.prepared.reads_passage()
+    }
+
     fn describe(&self, row: &ScoredRow, asked: &Asked) -> Answer {
         let answer = match row.written {
             Some(_) => None,

@@ -217,6 +217,11 @@ impl Prepared {
         self.rendering.labels == LabelStyle::Written
     }
 
+    /// Whether a text that answers the question stands in the run's prompt.
+    pub fn reads_passage(&self) -> bool {
+        self.rendering.reads_passage()
+    }
+
     /// Turns text into tokens and back.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer

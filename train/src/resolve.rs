@@ -34,10 +34,19 @@ impl RunConfig {
     /// Reads a run's own `config.toml`.
     ///
     /// # Errors
-    /// As [`ConfigLayers::file`] and [`Self::validate`].
+    /// A section that is missing, since every run writes all of them, or as [`ConfigLayers::file`]
+    /// and [`Self::validate`].
     pub fn read(path: &Path) -> Result<Self, TrainError> {
         let mut layers = ConfigLayers::default();
         layers.file(path)?;
+        let (found, defaults) = (layers.table(), Self::default().values());
+        let sections = defaults.iter().filter_map(|(key, _)| key.split('.').next());
+        if let Some(section) = sections.into_iter().find(|name| !found.contains_key(*name)) {
+            let reason = format!(
+                "has no section [{section}]: the file was cut or emptied; copy it from the original run, or start the run anew"
+            );
+            return Err(TrainError::config(path.display().to_string(), reason));
+        }
         layers.resolve()
     }
 

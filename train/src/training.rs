@@ -121,6 +121,7 @@ pub fn load(
     let path = run.adapter();
     let last = fresh.clone().try_load_record(record(&path)?);
     let last = last.map_err(|e| unfit(&path, e))?;
+    model::exchange::check_numbers(&path, &last.adapter_tensors())?;
     let steps = config.train.schedule().snapshot_steps(questions);
     let mut snapshots = Vec::new();
     for step in steps.iter().rev().skip(1).rev() {

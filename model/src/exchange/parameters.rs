@@ -1,5 +1,7 @@
 //! The parameters of an adapter by name: out of a model, and into one.
 
+use std::collections::BTreeSet;
+
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::DType;
@@ -38,7 +40,7 @@ impl Llama {
     /// # Errors
     /// A parameter that is missing, has another shape, or has no place in the model.
     pub fn with_adapter_tensors(mut self, tensors: &Tensors) -> Result<Self, ModelError> {
-        let mut used = 0;
+        let mut left: BTreeSet<&String> = tensors.keys().collect();
         self.each_parameter(|name, parameter| {
             let data = tensors
                 .get(&name)
@@ -47,16 +49,17 @@ impl Llama {
                     present: tensors.len(),
                     example: tensors.keys().next().cloned().unwrap_or_default(),
                 })?;
-            used += 1;
+            left.remove(&name);
             parameter.set(&name, data)
         })?;
-        match used == tensors.len() {
-            true => Ok(self),
-            false => Err(ModelError::setting(
+        match left.first() {
+            None => Ok(self),
+            Some(first) => Err(ModelError::setting(
                 "adapter",
                 format!(
-                    "{} parameters have no place in this model",
-                    tensors.len() - used
+                    "{} of its {} parameters have no place in this model ({first}, ..): the adapter belongs to another model or to other settings of [adapter]",
+                    left.len(),
+                    tensors.len()
                 ),
             )),
         }

@@ -16,6 +16,9 @@ use crate::load::at;
 
 const PREFIX: &str = "base_model.model.model.";
 
+/// Names of initialisations that leave the base weights alone.
+const PLAIN_STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
+
 /// Writes a plain LoRA in the format of `peft`.
 ///
 /// # Errors
@@ -104,16 +107,20 @@ fn refuse_variants(path: &Path, config: &Value) -> Result<(), ModelError> {
             ("alora_invocation_tokens", json!(null)),
             ("target_parameters", json!(null)),
             ("layer_replication", json!(null)),
+            ("layers_to_transform", json!(null)),
         ],
     )?;
-    // PiSSA, OLoRA, CorDA and LoftQ change the base weights when they are loaded.
+    // PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change the base weights when they are loaded. The
+    // others say how a training began, which changes nothing afterwards.
     let start = &config["init_lora_weights"];
-    match start.as_str() {
-        None | Some("gaussian" | "eva") => Ok(()),
-        Some(_) => Err(at(
+    match start {
+        Value::Null | Value::Bool(_) => Ok(()),
+        Value::String(name) if PLAIN_STARTS.contains(&name.as_str()) => Ok(()),
+        _ => Err(at(
             path,
             format!(
-                "init_lora_weights = {start} is not implemented: convert the adapter to a plain LoRA"
+                "init_lora_weights = {start} is not implemented, since it may change the base weights: convert the adapter to a plain LoRA (expected true, false, {})",
+                PLAIN_STARTS.join(", ")
             ),
         )),
     }

@@ -35,6 +35,10 @@ pub fn read(path: &Path) -> Result<Tensors, ModelError> {
             let tensor = file.get(&name).map_err(fail)?;
             let tensor = tensor
                 .ok_or_else(|| at(path, format!("`{name}` is in the list but not in the file")))?;
+            if !tensor.dtype().is_float() {
+                let reason = format!("`{name}`: type {:?} is not implemented", tensor.dtype());
+                return Err(at(path, reason));
+            }
             let dims = tensor.dims().to_vec();
             let values: Vec<f32> = tensor
                 .to_dtype(DType::F32)

@@ -20,14 +20,20 @@ impl Safetensors {
     /// Opens the files of a directory and reads their headers.
     ///
     /// # Errors
-    /// A directory without weights, a shard of the index that is absent, or a damaged header.
+    /// A directory without weights, or with weights of two kinds; a shard of the index that is
+    /// absent, or a damaged header.
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
         let index = directory.join("model.safetensors.index.json");
-        let files = if index.is_file() {
-            shards(&index)?
-        } else {
-            vec![directory.join("model.safetensors")]
+        let whole = directory.join("model.safetensors");
+        let files = match index.is_file() {
+            true => shards(&index)?,
+            false => vec![whole.clone()],
         };
+        // Which of the two is newer, nobody knows.
+        if whole.is_file() && !files.contains(&whole) {
+            let reason = "lists other weights than model.safetensors beside it: remove the ones that are out of date";
+            return Err(at(&index, reason));
+        }
         let (mut shards, mut names) = (Vec::new(), BTreeMap::new());
         for (number, file) in files.into_iter().enumerate() {
             // Opened here for its error: the store's own does not name the file.
@@ -89,6 +95,13 @@ impl Weights for Safetensors {
                     format!("`{name}` is in the header but not in the file"),
                 )
             })?;
+        if !tensor.dtype.is_float() {
+            let reason = format!(
+                "`{name}` is of type {:?}: quantized weights are not implemented; give the model's unquantized weights, or a GGUF file",
+                tensor.dtype
+            );
+            return Err(at(file, reason));
+        }
         let bytes = tensor.to_bytes().map_err(|e| at(file, e.to_string()))?;
         Ok(TensorData::from_bytes(
             bytes,

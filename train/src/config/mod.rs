@@ -71,6 +71,30 @@ impl RunConfig {
         }
     }
 
+    /// The same settings, every relative path to something that is there made absolute: a run is
+    /// asked and resumed from other directories too.
+    pub fn anchored(&self) -> Self {
+        let mut anchored = self.clone();
+        let absolute = |path: &Path| match path.exists() {
+            true => std::path::absolute(path).ok(),
+            false => None,
+        };
+        // The tiny model is made up, whatever lies there under its name.
+        if self.model.name != "tiny"
+            && let Some(path) = absolute(Path::new(&self.model.name))
+        {
+            anchored.model.name = path.display().to_string();
+        }
+        let custom = &mut anchored.data.custom;
+        let files = [&mut custom.train, &mut custom.held_out, &mut custom.test];
+        for path in files.into_iter().chain([&mut anchored.adapter.from]) {
+            if let Some(found) = path.as_deref().and_then(absolute) {
+                *path = Some(found);
+            }
+        }
+        anchored
+    }
+
     /// The same settings on another dataset.
     pub fn on(&self, dataset: &str) -> Self {
         let mut other = self.clone();

@@ -57,7 +57,8 @@ impl RunDirectory {
                     format!("nothing to resume ({e}); start without --resume"),
                 )
             })?;
-            if known != *config {
+            // Runs of earlier versions hold relative paths.
+            if known.anchored() != config.anchored() {
                 return Err(TrainError::file(
                     &file,
                     "the run was started with other settings: repeat its command, or choose another --run",
