@@ -32,13 +32,11 @@ pub(super) fn read(
     };
     let marks = Marks::of(text, delimiter);
     if delimiter != b'\t'
-        && let Some(line) = marks.open
+        && let Some((line, reason)) = marks.broken
     {
         return Err(DataError::File {
             path: path.into(),
-            reason: format!(
-                "line {line}: a quotation mark opens here and is never closed: close or double it"
-            ),
+            reason: format!("line {line}: {reason}"),
         });
     }
     let quoted = delimiter != b'\t' || marks.quote();
@@ -127,8 +125,8 @@ struct Marks {
     needed: bool,
     /// Every cell of the header is quoted.
     header: bool,
-    /// Line of the mark that is still open at the end of the file.
-    open: Option<usize>,
+    /// Line of the first mark that cannot be right, and what is wrong with it.
+    broken: Option<(usize, &'static str)>,
 }
 
 impl Marks {
@@ -183,7 +181,9 @@ impl Marks {
         loop {
             match (bytes.get(at), bytes.get(at + 1)) {
                 (None, _) => {
-                    self.open = self.open.or(Some(begun));
+                    let reason =
+                        "a quotation mark opens here and is never closed: close or double it";
+                    self.broken = self.broken.or(Some((begun, reason)));
                     self.regular = false;
                     return at;
                 }
@@ -206,7 +206,11 @@ impl Marks {
         let ends = |b: &u8| *b == delimiter || *b == b'\n';
         let behind = bytes[at..].iter().position(ends);
         let behind = behind.map_or(bytes.len(), |length| at + length);
-        self.regular &= behind == at;
+        if behind != at {
+            let reason = "text follows a closing quotation mark: double the marks inside of a cell";
+            self.broken = self.broken.or(Some((*line, reason)));
+            self.regular = false;
+        }
         behind
     }
 
@@ -286,5 +290,7 @@ mod tests {
             error.contains("line 3: a quotation mark opens here"),
             "{error}"
         );
+        let error = of(".csv", "a,b\n\"one\ntwo\",y\n\"Say \\\"no\\\"\",v\n").unwrap_err();
+        assert!(error.contains("line 4: text follows a closing"), "{error}");
     }
 }

@@ -220,7 +220,7 @@ impl<'a> RopeSettings<'a> {
         })
     }
 
-    /// The base of the rotation and its scaling; `theta` is the base where these settings have none.
+    /// The base of the rotation and its scaling; `theta` is the base where these have none.
     fn resolve(&self, theta: f64) -> Result<(f64, Option<RopeScaling>), ModelError> {
         let kind = self.kind()?;
         let (scaling, read): (_, &[&str]) = match kind {
