@@ -174,7 +174,6 @@ fn a_model_by_a_relative_path_is_found_from_another_directory() {
     std::fs::create_dir(&elsewhere).unwrap();
     let ask = [&["predict", "../q"], &ASK[2..]].concat();
     succeeds(&elsewhere, &ask);
-    succeeds(&elsewhere, &["evaluate", "../q", "--method", "base"]);
     // A run of an earlier version holds the path as it was given, and goes on.
     let config = root.join("q/config.toml");
     let text = std::fs::read_to_string(&config).unwrap();
