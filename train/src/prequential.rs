@@ -1,10 +1,10 @@
 //! Answers to training questions before the first step that learned from them.
 //!
-//! A forecaster who is judged on each observation before learning from it is judged *prequentially*
-//! (Dawid 1984). Every training question is met for the first time once, and what the model says
-//! then is as honest as an answer to a held-out question, though nothing was held out. These
-//! answers are kept in `prequential.jsonl`, and [`temperature`] makes a calibration of them: no
-//! labels beside the training's, no further pass. It is saved beside the adapter.
+//! A forecaster who is judged on each observation before learning from it is judged
+//! *prequentially* (Dawid 1984). Every training question is met for the first time once, and what
+//! the model says then is as honest as an answer to a held-out question, though nothing was held
+//! out. These answers are kept in `prequential.jsonl`, and [`temperature`] makes a calibration of
+//! them: no labels beside the training's, no further pass. It is saved beside the adapter.
 //!
 //! Two things differ from held-out answers. The adapter's dropout was on. And an early answer is
 //! that of a model which had learned little: late answers weigh more.
@@ -186,8 +186,8 @@ mod tests {
 
     #[test]
     fn late_answers_decide_and_a_few_answers_change_little() {
-        // 73.1 % right at a gap of 4 logits asks for T = 4; the first half of the answers says T =
-        // 1.
+        // 73.1 % right at a gap of 4 logits asks for T = 4. The first half of the answers says
+        // T = 1.
         let answers: Vec<FirstAnswer> = (0..8000)
             .map(|i| match i < 4000 {
                 true => answer(1 + i / 100, "q", i % 1000 < 982, 4.0),
