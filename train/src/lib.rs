@@ -32,6 +32,7 @@
 //! let context = FitContext {
 //!     questions: &[],
 //!     all_questions: 0,
+//!     temperature: None,
 //!     batch_tokens: config.evaluation.batch_tokens,
 //!     device: &device,
 //!     seed: config.train.seed,
