@@ -2,7 +2,7 @@
 //! computed.
 //!
 //! A new figure is a variant of [`Figure`] with a line in [`Figure::ALL`], in
-//! [`Figure::definition`] and in [`Figure::of`]. Every form of every table then shows it where it
+//! `Figure::definition` and in `Figure::of`. Every form of every table then shows it where it
 //! is known.
 
 use serde::Serialize;
