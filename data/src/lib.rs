@@ -52,6 +52,7 @@
 //! | [`source`] | a named file, found locally, in a cache, on the Hub or in a Python wheel |
 //! | [`rows`] | jsonl, json, tsv, csv and parquet as JSON rows |
 //! | [`split`] | train, held-out and test without leaks |
+//! | [`leaks`] | training questions that repeat another dataset's test questions |
 //! | [`check`] | what can be said about a file before anything is trained on it |
 //! | [`prompt`] | what a prompt is |
 //! | [`template`] | the wordings of prompts, one a file |
@@ -77,6 +78,7 @@ pub mod encoded;
 pub mod encoding;
 pub mod error;
 pub mod example;
+pub mod leaks;
 pub mod loader;
 pub mod perturbation;
 pub mod prompt;

@@ -7,9 +7,10 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{Dataset, OfficialSplit, load};
+use crate::dataset::{DATASETS, Dataset, OfficialSplit, load};
 use crate::error::DataError;
 use crate::example::MultipleChoice;
+use crate::leaks::without_other_tests;
 use crate::seed::mix;
 use crate::source::{Finder, Located};
 
@@ -52,6 +53,10 @@ pub struct SplitAccount {
     pub test_from: String,
     /// Training and held-out rows dropped because they repeat a question of a later split.
     pub leaks_dropped: usize,
+    /// Training rows dropped because they repeat a test question of another dataset; absent where
+    /// that was not looked at: in earlier runs, with the user's own data, without a training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_leaks_dropped: Option<usize>,
     /// Rows before any limit: train, held-out, test.
     pub available: [usize; 3],
     /// Rows used: train, held-out, test.
@@ -120,12 +125,22 @@ pub fn split(
     let (held_out, held_out_from) = part(held_out_split, Draw::Carve)?;
     let (held_out, from_held_out) = without_leaks(held_out, &test, &[]);
     let (train, from_train) = without_leaks(train, &held_out, &test);
+    let listed = DATASETS.iter().any(|d| d.name() == dataset.name());
+    let (train, from_others) = match listed {
+        true => {
+            let (train, dropped) = without_other_tests(train, dataset.name());
+            (train, Some(dropped))
+        }
+        // What the user trains on is the user's choice.
+        false => (train, None),
+    };
     let mut splits = Splits {
         account: SplitAccount {
             dataset: dataset.name().into(),
             held_out_from,
             test_from,
             leaks_dropped: from_train + from_held_out,
+            other_leaks_dropped: from_others,
             available: [train.len(), held_out.len(), test.len()],
             used: [0; 3],
             files,
@@ -190,6 +205,7 @@ pub fn test_only(
             held_out_from: "none".into(),
             test_from: test_split.name().into(),
             leaks_dropped: 0,
+            other_leaks_dropped: None,
             available: [0, 0, available],
             used: [0, 0, test_questions.len()],
             files: test.located,

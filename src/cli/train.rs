@@ -262,7 +262,7 @@ fn dry_run(
         account.used[1],
         account.held_out_from,
         account.used[2],
-        account.leaks_dropped
+        account.leaks_dropped + account.other_leaks_dropped.unwrap_or(0)
     ));
     print(format_args!(
         "# parameters: {} frozen, {} trained",

@@ -1,6 +1,7 @@
 //! How a report's figures were made: method, model, questions, machine, files.
 
 use data::rendering::Scoring;
+use data::split::SplitAccount;
 
 use super::Report;
 
@@ -45,7 +46,7 @@ impl Report<'_> {
             ),
             (
                 "Leaks dropped from train".into(),
-                split.leaks_dropped.to_string(),
+                leaks(split),
             ),
             (
                 "Prompts shortened".into(),
@@ -117,6 +118,18 @@ impl Report<'_> {
             );
         }
         facts
+    }
+}
+
+/// How many questions were dropped, and from where they were known.
+fn leaks(split: &SplitAccount) -> String {
+    let own = format!(
+        "{} repeat its own held-out or test questions",
+        split.leaks_dropped
+    );
+    match split.other_leaks_dropped {
+        Some(others) => format!("{own}, {others} another dataset's test"),
+        None => own,
     }
 }
 

@@ -671,6 +671,7 @@ mod tests {
                     held_out_from: "train".into(),
                     test_from: "validation".into(),
                     leaks_dropped: 2,
+                    other_leaks_dropped: None,
                     available: [5, 4, 3],
                     used: [3, 2, 1],
                     files: Vec::new(),
