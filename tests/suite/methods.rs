@@ -9,9 +9,9 @@ use data::{Continuation, EncodedQuestion, QuestionBatcher};
 use model::{AdapterConfig, DropoutSeed, Llama};
 use serde_json::Value;
 use train::RunConfig;
-use train::config::{Layers, Predictive, Prior};
+use train::config::{Layers, Predictive, Prior, PriorFrom};
 use train::forward::{self, choice_logits};
-use train::method::laplace::{Factor, Probed, jacobians, posterior};
+use train::method::laplace::{Factor, Jacobians, Probed, jacobians, posterior};
 use train::method::{FitContext, Predictor};
 use train::posthoc::PostHoc;
 use train::posthoc::confidence::Confidence;
@@ -115,6 +115,7 @@ fn context<'a>(questions: &'a [EncodedQuestion], device: &'a Device) -> FitConte
     FitContext {
         questions,
         all_questions: questions.len(),
+        held_out: questions,
         temperature: None,
         batch_tokens: 1000,
         device,
@@ -130,7 +131,13 @@ fn laplace_equals_dense_linear_algebra() {
         let rows = parity::questions();
         let config = laplace_config(Predictive::Sampled);
         let probed = Probed::new(reference(&device), Layers::All);
-        let found = posterior(&probed, &config.method.laplace, &context(&rows, &device)).unwrap();
+        let found = posterior(
+            &probed,
+            None,
+            &config.method.laplace,
+            &context(&rows, &device),
+        )
+        .unwrap();
         let close = |what: &str, found: &[f32], value: &Value, tolerance: f64| {
             assert_close(
                 &format!("{what} on {name}"),
@@ -242,7 +249,13 @@ fn laplace_of_few_directions_and_of_the_last_layer_stays_between_prior_and_whole
         config.method.laplace.directions = directions;
         config.method.laplace.prior_precision = Some(1.0);
         let probed = Probed::new(reference(&device), layers);
-        let found = posterior(&probed, &config.method.laplace, &context(&rows, &device)).unwrap();
+        let found = posterior(
+            &probed,
+            None,
+            &config.method.laplace,
+            &context(&rows, &device),
+        )
+        .unwrap();
         let batch = QuestionBatcher::default().batch(rows.clone(), &device);
         let j = jacobians(&probed, &batch, &device);
         let blocks = found.blocks.iter().zip(&j.matrices);
@@ -271,7 +284,13 @@ fn precisions_by_matrix_have_the_larger_evidence_and_each_is_at_its_top() {
     let rows = parity::questions();
     let config = laplace_config(Predictive::Sampled);
     let probed = Probed::new(reference(&device), Layers::All);
-    let found = posterior(&probed, &config.method.laplace, &context(&rows, &device)).unwrap();
+    let found = posterior(
+        &probed,
+        None,
+        &config.method.laplace,
+        &context(&rows, &device),
+    )
+    .unwrap();
     let [shared, own] = [Prior::Shared, Prior::ByMatrix].map(|prior| found.best_priors(prior));
     let top = found.log_evidence(own);
     assert!(
@@ -287,6 +306,204 @@ fn precisions_by_matrix_have_the_larger_evidence_and_each_is_at_its_top() {
     }
     // The shared one lies between them.
     assert!(own[0].min(own[1]) < shared[0] && shared[0] < own[0].max(own[1]));
+}
+
+/// `tr(H J P^-1 J^T)` of one block by dense algebra: the precision `F + lambda` as a whole matrix,
+/// and a solution of `P x = j` by elimination.
+fn dense_leverage(jacobian: &[Vec<f64>], p: &[f64], prior: f64) -> f64 {
+    let n = jacobian[0].len();
+    let fisher = |c: usize, d: usize| f64::from(u8::from(c == d)) * p[c] - p[c] * p[d];
+    let mut precision = vec![vec![0.0; n]; n];
+    for (c, left) in jacobian.iter().enumerate() {
+        for (d, right) in jacobian.iter().enumerate() {
+            for i in 0..n {
+                for j in 0..n {
+                    precision[i][j] += left[i] * fisher(c, d) * right[j];
+                }
+            }
+        }
+    }
+    for (i, row) in precision.iter_mut().enumerate() {
+        row[i] += prior;
+    }
+    let solve = |right: &[f64]| -> Vec<f64> {
+        let (mut m, mut x) = (precision.clone(), right.to_vec());
+        // Positive definite: no pivots are needed.
+        for i in 0..n {
+            for k in i + 1..n {
+                let factor = m[k][i] / m[i][i];
+                for j in i..n {
+                    m[k][j] -= factor * m[i][j];
+                }
+                x[k] -= factor * x[i];
+            }
+        }
+        for i in (0..n).rev() {
+            let rest: f64 = (i + 1..n).map(|j| m[i][j] * x[j]).sum();
+            x[i] = (x[i] - rest) / m[i][i];
+        }
+        x
+    };
+    let solved: Vec<Vec<f64>> = jacobian.iter().map(|row| solve(row)).collect();
+    let mut sum = 0.0;
+    for c in 0..p.len() {
+        for d in 0..p.len() {
+            let product: f64 = jacobian[d].iter().zip(&solved[c]).map(|(a, b)| a * b).sum();
+            sum += fisher(c, d) * product;
+        }
+    }
+    sum
+}
+
+#[test]
+fn a_questions_leverage_equals_dense_algebra_and_sums_to_the_effective_parameters() {
+    let device = Device::flex();
+    let mut config = laplace_config(Predictive::Sampled);
+    config.method.laplace.directions = 64;
+    config.method.laplace.prior_precision = Some(1e-2);
+    let probed = Probed::new(reference(&device), Layers::All);
+    let of = |config: &RunConfig, rows: &[EncodedQuestion]| {
+        posterior(
+            &probed,
+            None,
+            &config.method.laplace,
+            &context(rows, &device),
+        )
+        .unwrap()
+    };
+    let seen = |rows: &[EncodedQuestion]| {
+        let batch = QuestionBatcher::default().batch(rows.to_vec(), &device);
+        jacobians(&probed, &batch, &device)
+    };
+    // One token of one question: the Kronecker product of a block is the Fisher itself.
+    let one = [EncodedQuestion::lettered("", vec![3], &[5, 8, 13, 20], 0)];
+    let j = seen(&one);
+    let p: Vec<f64> = numbers_of_softmax(&floats(j.logits.clone()));
+    let whole = of(&config, &one);
+    let mut sum = 0.0;
+    for (place, matrix) in j.matrices.iter().enumerate() {
+        // The block alone: the other matrices at no Jacobian.
+        let matrices = j.matrices.iter().enumerate();
+        let alone = Jacobians {
+            logits: j.logits.clone(),
+            matrices: matrices
+                .map(|(i, m)| m.clone() * f32::from(u8::from(i == place)))
+                .collect(),
+        };
+        let found = whole.leverage(&alone)[0];
+        sum += found;
+        assert!((0.0..=3.0 + 1e-3).contains(&found), "{place}: {found}");
+        let [_, choices, rows, columns] = matrix.dims();
+        let values = floats(matrix.clone());
+        let size = rows * columns;
+        if size <= 256 {
+            let lines: Vec<Vec<f64>> = (0..choices)
+                .map(|c| {
+                    values[c * size..(c + 1) * size]
+                        .iter()
+                        .map(|v| f64::from(*v))
+                        .collect()
+                })
+                .collect();
+            let expected = dense_leverage(&lines, &p, 1e-2);
+            assert!(
+                (found - expected).abs() < 1e-3 * (1.0 + expected),
+                "{found} {expected}"
+            );
+        }
+    }
+    let gamma = whole.effective_parameters(whole.priors);
+    assert!((sum - gamma).abs() < 1e-3 * gamma, "{sum} {gamma}");
+    // Several questions of many tokens: up to the approximation.
+    let rows = parity::questions();
+    let found = of(&config, &rows);
+    let leverage: f64 = rows
+        .iter()
+        .flat_map(|row| found.leverage(&seen(std::slice::from_ref(row))))
+        .sum();
+    let gamma = found.effective_parameters(found.priors);
+    assert!(
+        (0.7..1.5).contains(&(leverage / gamma)),
+        "{leverage} {gamma}"
+    );
+}
+
+/// The softmax of one line.
+fn numbers_of_softmax(logits: &[f32]) -> Vec<f64> {
+    let powers: Vec<f64> = logits.iter().map(|l| f64::from(*l).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.into_iter().map(|power| power / sum).collect()
+}
+
+#[test]
+fn the_priors_mean_is_the_adapter_that_the_training_began_with() {
+    let device = Device::flex();
+    let config = laplace_config(Predictive::Sampled);
+    let rows = parity::questions();
+    let lora = AdapterConfig::Lora(parity::lora());
+    let initial = parity::load("llama", &device).attach(&lora, 1).unwrap();
+    let moved = initial.clone().map_lora(|mut lora| {
+        lora.lora_b = lora.lora_b.map(|b| b + 0.5);
+        lora
+    });
+    let distances = |llama: Llama, initial: Option<&Llama>| {
+        let probed = Probed::new(llama, Layers::All);
+        let settings = &config.method.laplace;
+        posterior(&probed, initial, settings, &context(&rows, &device))
+            .unwrap()
+            .squared_norms
+    };
+    let [a, b] = distances(moved.clone(), Some(&initial));
+    let [from_zero, same_b] = distances(moved, None);
+    assert!(a == 0.0 && from_zero > 1.0, "{a} {from_zero}");
+    assert!(b > 0.0 && b == same_b, "{b} {same_b}");
+}
+
+#[test]
+fn held_out_answers_choose_the_priors_precision() {
+    let device = Device::flex();
+    let rows = parity::questions();
+    let loss = |config: &RunConfig| -> f64 {
+        let method = registry::build(config).unwrap();
+        let predictor = method
+            .fit(vec![reference(&device)], &context(&rows, &device))
+            .unwrap();
+        let losses = rows.iter().map(|row| {
+            let batch = QuestionBatcher::default().batch(vec![row.clone()], &device);
+            let scored = &predictor.predict(&batch).rows(&batch).unwrap()[0];
+            -scored.probabilities[scored.label].ln()
+        });
+        losses.sum()
+    };
+    let mut config = laplace_config(Predictive::Probit);
+    config.method.laplace.prior_from = PriorFrom::HeldOut;
+    let chosen = loss(&config);
+    let probed = Probed::new(reference(&device), Layers::All);
+    let settings = &config.method.laplace;
+    let evidence = posterior(&probed, None, settings, &context(&rows, &device))
+        .unwrap()
+        .priors[0];
+    let all = (-4..=12).map(|half| {
+        config.method.laplace.prior_precision = Some(evidence * 10f64.powf(f64::from(half) / 2.0));
+        loss(&config)
+    });
+    let all: Vec<f64> = all.collect();
+    let best = all.iter().copied().fold(f64::INFINITY, f64::min);
+    assert!((chosen - best).abs() < 1e-3 * best, "{chosen} {all:?}");
+    let worst = all.iter().copied().fold(0.0, f64::max);
+    assert!(worst > best + 1e-2, "{all:?}");
+    // Without held-out questions there is nothing to choose on.
+    config.method.laplace.prior_precision = None;
+    let nothing = FitContext {
+        held_out: &[],
+        ..context(&rows, &device)
+    };
+    let method = registry::build(&config).unwrap();
+    let refused = method
+        .fit(vec![reference(&device)], &nothing)
+        .err()
+        .unwrap();
+    assert!(refused.to_string().contains("prior_from"), "{refused}");
 }
 
 #[test]

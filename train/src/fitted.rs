@@ -178,7 +178,8 @@ impl LoadedRun {
     /// As [`evaluate`].
     pub fn score_base(&self, shown: &str, set: &QuestionSet) -> Result<Evaluated, TrainError> {
         let members = vec![self.base.clone()];
-        let predictor = fit(&self.config, &self.setup, &Base, members, &[], None)?;
+        let none = Questions::default();
+        let predictor = fit(&self.config, &self.setup, &Base, members, none, None)?;
         let asked = (&*predictor, set.prepared.tokenizer());
         evaluate(set.config, &self.setup, shown, asked, set.questions, &[])
     }
@@ -188,13 +189,16 @@ impl LoadedRun {
     /// # Errors
     /// As [`Method::fit`].
     pub fn fit(self) -> Result<FittedRun, TrainError> {
-        let train = &self.prepared.train;
+        let questions = Questions {
+            train: &self.prepared.train,
+            held_out: &self.prepared.held_out,
+        };
         let predictor = fit(
             &self.config,
             &self.setup,
             &*self.method,
             self.members,
-            train,
+            questions,
             self.temperature,
         )?;
         Ok(FittedRun {
@@ -217,12 +221,28 @@ pub(crate) fn only_temperature<'a>(
     }
 }
 
+/// What a fit may look at.
+#[derive(Clone, Copy, Default)]
+struct Questions<'a> {
+    train: &'a [EncodedQuestion],
+    held_out: &'a [EncodedQuestion],
+}
+
+/// So many questions, evenly spaced.
+fn spaced(questions: &[EncodedQuestion], wanted: usize) -> Vec<EncodedQuestion> {
+    // The first of a shuffled order would do; evenly spaced ones need no generator.
+    let wanted = wanted.min(questions.len());
+    (0..wanted)
+        .map(|i| questions[i * questions.len() / wanted].clone())
+        .collect()
+}
+
 fn fit(
     config: &RunConfig,
     setup: &Setup,
     method: &dyn Method,
     members: Vec<Llama>,
-    train: &[EncodedQuestion],
+    Questions { train, held_out }: Questions,
     temperature: Option<PrequentialTemperature>,
 ) -> Result<Box<dyn Predictor>, TrainError> {
     let progress = |done: usize, total: usize| {
@@ -233,16 +253,14 @@ fn fit(
         });
         !setup.state.stop.load(Ordering::SeqCst)
     };
-    // The first of a shuffled order would do; evenly spaced ones need no generator.
-    let wanted = method.fit_questions().min(train.len());
-    let questions: Vec<EncodedQuestion> = (0..wanted)
-        .map(|i| train[i * train.len() / wanted].clone())
-        .collect();
+    let questions = spaced(train, method.fit_questions());
+    let held_out = spaced(held_out, method.fit_questions());
     method.fit(
         members,
         &FitContext {
             questions: &questions,
             all_questions: train.len(),
+            held_out: &held_out,
             temperature,
             batch_tokens: config.evaluation.batch_tokens,
             device: &setup.device,

@@ -114,7 +114,9 @@ impl Trainee {
 
     fn judge(&self, output: LlamaOutput, batch: &Batch) -> (Reading, Objective) {
         let reading = self.method.0.read(output, batch);
-        let objective = self.method.0.objective(&reading, batch);
+        let mut objective = self.method.0.objective(&reading, batch);
+        let watched = self.method.0.training().watched(&self.llama);
+        objective.terms.extend(watched);
         (reading, objective)
     }
 

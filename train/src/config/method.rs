@@ -101,6 +101,31 @@ pub enum Prior {
     ByMatrix,
 }
 
+/// Where the prior has its mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PriorMean {
+    /// At zero, as published. The norm that A was drawn with then counts as evidence for a wide
+    /// prior.
+    #[default]
+    Zero,
+    /// At the adapter that the training began with, drawn again from its seed: what counts is how
+    /// far the training went.
+    Initial,
+}
+
+/// What the prior's precision is chosen by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PriorFrom {
+    /// The evidence of the training questions.
+    #[default]
+    Evidence,
+    /// The negative log-likelihood of the held-out questions' answers, among multiples of what the
+    /// evidence chooses.
+    HeldOut,
+}
+
 /// How the distribution of the logits becomes probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -122,13 +147,22 @@ pub struct LaplaceSection {
     pub questions: usize,
     /// Directions kept of a factor as wide as the model.
     pub directions: usize,
-    /// Precision of the Gaussian prior; absent: the one that maximises the evidence.
+    /// Precision of the Gaussian prior; absent: what `prior_from` chooses.
     pub prior_precision: Option<f64>,
     /// `shared`, or `by_matrix`: a precision for A and one for B.
     // Left out at its default: the names of earlier evaluations stay.
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(extend("default" = "shared"))]
     pub prior: Prior,
+    /// `zero`, or `initial`: the prior's mean is the adapter that the training began with.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "zero"))]
+    pub prior_mean: PriorMean,
+    /// `evidence`, or `held_out`: the precision with the least negative log-likelihood of the
+    /// held-out questions, at most `questions` of them.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "evidence"))]
+    pub prior_from: PriorFrom,
     /// `sampled` or `probit`.
     pub predictive: Predictive,
     /// Samples of a question's logits.
@@ -143,6 +177,8 @@ impl Default for LaplaceSection {
             directions: 16,
             prior_precision: None,
             prior: Prior::Shared,
+            prior_mean: PriorMean::Zero,
+            prior_from: PriorFrom::Evidence,
             predictive: Predictive::Sampled,
             samples: 1000,
         }
@@ -193,6 +229,15 @@ pub struct BlobSection {
     pub kl_learning_rate: f64,
     /// The divergence's weights double over a cycle of `100 n^(pi / gamma) / batch` steps.
     pub gamma: f64,
+    /// Cycles in a run, as long as each other; 0 = as long as gamma says.
+    // Left out at their defaults: the names of earlier trainings stay.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = 0))]
+    pub cycles: usize,
+    /// Whether the divergence's learning rate falls linearly to 0 over the run.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = false))]
+    pub kl_decay: bool,
 }
 
 impl Default for BlobSection {
@@ -202,6 +247,8 @@ impl Default for BlobSection {
             prior_std: 0.2,
             kl_learning_rate: 0.01,
             gamma: 8.0,
+            cycles: 0,
+            kl_decay: false,
         }
     }
 }

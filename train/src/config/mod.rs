@@ -34,7 +34,7 @@ mod sections;
 pub use layers::ConfigLayers;
 pub use method::{
     AnswerTemperature, BlobSection, LaplaceSection, Layers, MethodSection, Predictive, Prior,
-    TfbSection,
+    PriorFrom, PriorMean, TfbSection,
 };
 pub(crate) use presets::{METHOD_PRESETS, method_preset};
 pub use sections::{

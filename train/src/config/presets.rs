@@ -18,6 +18,8 @@ pub(crate) const METHOD_PRESETS: &[(&str, &str)] = &[
     preset!("deep-ensemble-8"),
     preset!("laplace"),
     preset!("laplace-last"),
+    preset!("laplace-centred"),
+    preset!("laplace-published"),
     preset!("mixlora"),
     preset!("uq4ct"),
     preset!("calibrated"),
@@ -28,7 +30,9 @@ pub(crate) const METHOD_PRESETS: &[(&str, &str)] = &[
     preset!("spuq"),
     preset!("checkpoint_ensemble"),
     preset!("tfb"),
+    preset!("tfb-public"),
     preset!("blob"),
+    preset!("blob-cycles"),
 ];
 
 /// The text of a preset.

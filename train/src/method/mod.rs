@@ -14,7 +14,7 @@ use crate::config::{AnswerTemperature, RunConfig};
 use crate::error::TrainError;
 use crate::forward::{Reading, input, seed_device};
 use crate::functional_uncertainty::FluTokens;
-use crate::loss::Objective;
+use crate::loss::{Objective, Term};
 use crate::posthoc::temperature::Temperature;
 use crate::prediction::Prediction;
 use crate::prequential::PrequentialTemperature;
@@ -49,6 +49,12 @@ pub trait Training: Send + Sync + std::fmt::Debug {
     /// Whether the calibration loss may change the routers alone.
     fn routers_apart(&self) -> bool {
         false
+    }
+
+    /// Numbers of the model that are logged with every step, terms of weight 0.
+    fn watched(&self, llama: &Llama) -> Vec<Term> {
+        let _ = llama;
+        Vec::new()
     }
 
     /// Changes the model after an optimizer step. Steps count from 1; `questions` is the number of
@@ -183,6 +189,8 @@ pub struct FitContext<'a> {
     pub questions: &'a [EncodedQuestion],
     /// Training questions in all.
     pub all_questions: usize,
+    /// Held-out questions, on which a method may choose what it has to choose.
+    pub held_out: &'a [EncodedQuestion],
     /// The temperature that the first answers to the training questions call for; absent where the
     /// training kept none.
     pub temperature: Option<PrequentialTemperature>,
@@ -199,9 +207,18 @@ pub struct FitContext<'a> {
 impl FitContext<'_> {
     /// The questions in batches of at most so many tokens.
     pub(crate) fn loader(&self, batch_tokens: usize) -> EvaluationLoader {
+        self.loader_of(self.questions, batch_tokens)
+    }
+
+    /// These questions in batches of at most so many tokens.
+    pub(crate) fn loader_of(
+        &self,
+        questions: &[EncodedQuestion],
+        batch_tokens: usize,
+    ) -> EvaluationLoader {
         // A stop is noticed in `report`.
         let state = LoaderState::default();
-        EvaluationLoader::new(self.questions, batch_tokens, state.into(), self.device)
+        EvaluationLoader::new(questions, batch_tokens, state.into(), self.device)
     }
 
     /// The temperature that the first answers call for.
@@ -311,6 +328,7 @@ mod tests {
         let context = FitContext {
             questions: &[],
             all_questions: 2,
+            held_out: &[],
             temperature: None,
             batch_tokens: 100,
             device: &device,

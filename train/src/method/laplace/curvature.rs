@@ -152,9 +152,14 @@ impl Block {
     /// # Shapes
     /// - jacobian: `[batch, choices, rows, columns]`, output: `[batch, choices, choices]`
     pub fn covariance(&self, jacobian: Tensor<4>, prior: f64) -> Tensor<3> {
+        self.covariances(jacobian, &[prior]).remove(0)
+    }
+
+    /// As [`Self::covariance`], for several precisions of the prior.
+    pub(super) fn covariances(&self, jacobian: Tensor<4>, priors: &[f64]) -> Vec<Tensor<3>> {
         let [batch, choices, rows, columns] = jacobian.dims();
         let flat = jacobian.clone().reshape([batch, choices, rows * columns]);
-        let all = flat.clone().matmul(flat.transpose()) / prior;
+        let all = flat.clone().matmul(flat.transpose());
         let (a, g) = (self.inputs.values.len(), self.gradients.values.len());
         let inside = jacobian
             .swap_dims(2, 3)
@@ -166,12 +171,18 @@ impl Block {
             .matmul(self.gradients.vectors.clone())
             .reshape([batch, choices, a * g]);
         // In these directions the variance is 1 / (product + prior) instead of 1 / prior.
-        let less: Vec<f32> = self
-            .products()
-            .map(|product| (1.0 / prior - 1.0 / (product + prior)) as f32)
-            .collect();
-        let less = Tensor::<3>::from_data(TensorData::new(less, [1, 1, a * g]), &inside.device());
-        all - (inside.clone() * less).matmul(inside.transpose())
+        let less = |prior: f64| -> Tensor<3> {
+            let less: Vec<f32> = self
+                .products()
+                .map(|product| (1.0 / prior - 1.0 / (product + prior)) as f32)
+                .collect();
+            Tensor::from_data(TensorData::new(less, [1, 1, a * g]), &inside.device())
+        };
+        let found = priors.iter().map(|prior| {
+            let inside = inside.clone();
+            all.clone() / *prior - (inside.clone() * less(*prior)).matmul(inside.transpose())
+        });
+        found.collect()
     }
 }
 
@@ -194,7 +205,7 @@ pub fn curvature(
         collect(probed, &batch, settings.directions, context, &mut places)?;
         tokens += batch.input.real_tokens;
         done += batch.len();
-        context.report(done, context.questions.len())?;
+        context.report(done, settings.fit_questions(context))?;
     }
     let all = context.all_questions as f64 / context.questions.len().max(1) as f64;
     let blocks = places.into_iter().map(|place| {
@@ -205,6 +216,17 @@ pub fn curvature(
         )
     });
     Ok(blocks.collect::<Result<Vec<_>, _>>()?.concat())
+}
+
+impl LaplaceSection {
+    /// Questions that the fit goes through in all.
+    pub(super) fn fit_questions(&self, context: &FitContext) -> usize {
+        let held_out = match self.chooses_on_held_out() {
+            true => context.held_out.len(),
+            false => 0,
+        };
+        context.questions.len() + held_out
+    }
 }
 
 /// Adds a batch to the curvature of every place.

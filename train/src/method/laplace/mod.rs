@@ -7,9 +7,16 @@
 //!   the layer's output). All tokens enter, each as a row of its own (KFAC-expand).
 //! - The side as wide as the model keeps only its largest directions, found by subspace iteration
 //!   over the batches.
-//! - The prior precision maximises the evidence of the training data.
+//! - The prior's mean is zero, or the adapter that the training began with.
+//! - The prior's precision maximises the evidence of the training data, or the likelihood of the
+//!   held-out answers.
 //! - A question's logits are `N(f, J P^-1 J^T)`. The probabilities are the mean softmax of samples,
 //!   or the probit approximation.
+//!
+//! Two things make the posterior too wide where the prior's mean is zero and the evidence chooses.
+//! The norm that A was drawn with counts as evidence for a wide prior. And the matrices count as
+//! independent, so that each of several hundred blocks takes a question's whole information for
+//! itself. [`Posterior::leverage`] shows by how much.
 //!
 //! The public code of `bayesian_lora` feeds probabilities where logits belong, has wrong signs in
 //! its evidence, and averages logits. None of that is repeated here. The two public codes take A
@@ -32,7 +39,7 @@ use model::Llama;
 use super::lora::{self, Lora};
 use super::{Entry, FitContext, Method, Predictor, Training};
 use crate::config::ranges::Range;
-use crate::config::{LaplaceSection, Layers, RunConfig};
+use crate::config::{LaplaceSection, Layers, PriorFrom, PriorMean, RunConfig};
 use crate::error::TrainError;
 
 pub mod curvature;
@@ -84,6 +91,13 @@ impl Laplace {
     }
 }
 
+impl LaplaceSection {
+    /// Whether the prior's precision is chosen on held-out questions.
+    fn chooses_on_held_out(&self) -> bool {
+        self.prior_precision.is_none() && self.prior_from == PriorFrom::HeldOut
+    }
+}
+
 impl Method for Laplace {
     fn name(&self) -> &'static str {
         "laplace"
@@ -98,6 +112,13 @@ impl Method for Laplace {
             let reason = "laplace is about the probabilities of choices; use another";
             let reason = config.data.open_ended(reason);
             return Err(TrainError::config("method.name", reason));
+        }
+        let initial = self.settings.prior_mean == PriorMean::Initial;
+        if initial && config.adapter.from.is_some() {
+            return Err(TrainError::config(
+                "method.laplace.prior_mean",
+                "initial is drawn from the seed, and adapter.from begins elsewhere: use zero",
+            ));
         }
         Ok(())
     }
@@ -124,16 +145,25 @@ impl Method for Laplace {
         mut members: Vec<Llama>,
         context: &FitContext,
     ) -> Result<Box<dyn Predictor>, TrainError> {
-        let probed = Probed::new(members.remove(0), self.settings.layers);
-        let posterior = posterior(&probed, &self.settings, context)?;
+        let member = members.remove(0);
+        let initial = match self.settings.prior_mean {
+            PriorMean::Zero => None,
+            PriorMean::Initial => Some(member.attach(&self.lora.adapter(), self.seed)?),
+        };
+        let probed = Probed::new(member, self.settings.layers);
+        let posterior = posterior(&probed, initial.as_ref(), &self.settings, context)?;
         let choices = context.questions.iter().map(|q| q.choices.len()).max();
-        Ok(Box::new(Linearised {
+        let mut linearised = Linearised {
             probed,
             posterior,
             settings: self.settings.clone(),
             device: context.device.clone(),
             seed: self.seed,
             choices: choices.unwrap_or(1),
-        }))
+        };
+        if self.settings.chooses_on_held_out() {
+            linearised.choose_prior(context)?;
+        }
+        Ok(Box::new(linearised))
     }
 }

@@ -1,11 +1,14 @@
 //! The Gaussian around a trained adapter, and the precision of its prior.
 
 use burn::prelude::*;
+use burn::tensor::activation::softmax;
+use model::Llama;
 
 use super::curvature::{Block, curvature};
-use super::jacobian::Probed;
+use super::jacobian::{Jacobians, Probed};
 use crate::config::{LaplaceSection, Prior};
 use crate::error::TrainError;
+use crate::linear_algebra::values;
 use crate::method::FitContext;
 
 /// The Gaussian around a trained adapter.
@@ -13,7 +16,7 @@ use crate::method::FitContext;
 pub struct Posterior {
     /// A and B of every covered projection, in the order of the forward pass.
     pub blocks: Vec<Block>,
-    /// Squared norm of the covered parameters, of A's and of B's.
+    /// Squared distance of the covered parameters from the prior's mean, of A's and of B's.
     pub squared_norms: [f64; 2],
     /// Precision of the prior of A and of B.
     pub priors: [f64; 2],
@@ -24,6 +27,38 @@ impl Posterior {
     fn products(&self, matrix: usize) -> impl Iterator<Item = f64> {
         let blocks = self.blocks.iter().skip(matrix).step_by(2);
         blocks.flat_map(Block::products)
+    }
+
+    /// The effective parameters gamma under these precisions: `sum m / (m + lambda)` over the
+    /// products m of kept eigenvalues.
+    pub fn effective_parameters(&self, priors: [f64; 2]) -> f64 {
+        let part = |matrix: usize| -> f64 {
+            let prior = priors[matrix];
+            self.products(matrix).map(|m| m / (m + prior)).sum()
+        };
+        part(0) + part(1)
+    }
+
+    /// Each question's leverage, `tr(H J P^-1 J^T)` with `H = diag(p) - p p^T`: how many parameters
+    /// the question determines. Under the exact posterior it is at most C - 1 for a training
+    /// question of C choices, and the sum over all training questions is gamma. `J P^-1 J^T` is the
+    /// posterior covariance of the logits.
+    ///
+    /// # Shapes
+    /// - jacobians: of one batch whose questions have all of the batch's choices
+    pub fn leverage(&self, jacobians: &Jacobians) -> Vec<f64> {
+        let blocks = self.blocks.iter().zip(&jacobians.matrices).enumerate();
+        let covariance = blocks
+            .map(|(i, (block, matrix))| block.covariance(matrix.clone(), self.priors[i % 2]))
+            .reduce(|sum, more| sum + more)
+            .expect("an adapted layer");
+        let [questions, choices, _] = covariance.dims();
+        let p = softmax(jacobians.logits.clone(), 1);
+        let column: Tensor<3> = p.clone().reshape([questions, choices, 1]);
+        let eye = Tensor::<2>::eye(choices, &p.device()).unsqueeze_dim::<3>(0);
+        let fisher = eye * column.clone() - column.clone().matmul(column.transpose());
+        let products = (fisher * covariance).reshape([questions, choices * choices]);
+        values(products.sum_dim(1))
     }
 
     /// The part of the log evidence that depends on the prior's precisions:
@@ -67,18 +102,20 @@ fn root(f: impl Fn(f64) -> f64) -> f64 {
 }
 
 /// The posterior over the covered parameters: the curvature of the training loss over
-/// `context.questions`, scaled to all training questions, and the prior.
+/// `context.questions`, scaled to all training questions, and the prior that the evidence chooses.
+/// `initial` is the model whose adapter is the prior's mean; without one the mean is zero.
 ///
 /// # Errors
 /// A stop on request, or values that are no numbers.
 pub fn posterior(
     probed: &Probed,
+    initial: Option<&Llama>,
     settings: &LaplaceSection,
     context: &FitContext,
 ) -> Result<Posterior, TrainError> {
     let mut posterior = Posterior {
         blocks: curvature(probed, settings, context)?,
-        squared_norms: squared_norms(probed),
+        squared_norms: squared_norms(probed, initial),
         priors: [1.0; 2],
     };
     posterior.priors = match settings.prior_precision {
@@ -86,20 +123,43 @@ pub fn posterior(
         None => posterior.best_priors(settings.prior),
     };
     let [a, b] = posterior.priors;
-    tracing::info!("laplace: prior precision {a:.4e} of A, {b:.4e} of B");
+    tracing::info!(
+        "laplace: prior precision {a:.4e} of A, {b:.4e} of B; squared distance from the prior's \
+         mean {:.4e} and {:.4e}; {:.1} effective parameters",
+        posterior.squared_norms[0],
+        posterior.squared_norms[1],
+        posterior.effective_parameters(posterior.priors)
+    );
     Ok(posterior)
 }
 
-/// Squared norm of the covered parameters, of A's and of B's.
-fn squared_norms(probed: &Probed) -> [f64; 2] {
-    let mut norms: Vec<[f64; 2]> = Vec::new();
+/// Squared distance of the covered parameters from those of `initial`, or from zero: of A's and of
+/// B's.
+fn squared_norms(probed: &Probed, initial: Option<&Llama>) -> [f64; 2] {
     let layers = probed.llama.layers();
-    let _ = probed.llama.clone().map_lora(|lora| {
-        let square = |t: Tensor<2>| t.without_autodiff().square().sum().into_scalar::<f64>();
-        norms.push([square(lora.lora_a.val()), square(lora.lora_b.val())]);
+    let parameters = adapters(&probed.llama);
+    // The projections come layer by layer, as many in each.
+    let first = parameters.len() / layers * probed.first_layer;
+    let means = initial.map(adapters);
+    let mut sums = [0.0; 2];
+    for (place, pair) in parameters.into_iter().enumerate().skip(first) {
+        for (matrix, value) in pair.into_iter().enumerate() {
+            let away = match &means {
+                Some(means) => value - means[place][matrix].clone(),
+                None => value,
+            };
+            sums[matrix] += away.square().sum().into_scalar::<f64>();
+        }
+    }
+    sums
+}
+
+/// A and B of every LoRA, in the order of the forward pass, without a graph.
+fn adapters(llama: &Llama) -> Vec<[Tensor<2>; 2]> {
+    let mut found = Vec::new();
+    let _ = llama.clone().map_lora(|lora| {
+        found.push([&lora.lora_a, &lora.lora_b].map(|p| p.val().without_autodiff()));
         lora
     });
-    // The projections come layer by layer, as many in each.
-    let first = norms.len() / layers * probed.first_layer;
-    [0, 1].map(|matrix| norms[first..].iter().map(|pair| pair[matrix]).sum())
+    found
 }

@@ -2,6 +2,7 @@
 
 use std::f64::consts::PI;
 
+use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use data::Batch;
 use data::seed::mix;
@@ -11,9 +12,10 @@ use model::dropout::normal;
 use super::jacobian::{Probed, batch_tokens, class_passes, place_jacobians};
 use super::posterior::Posterior;
 use crate::config::{LaplaceSection, Predictive};
+use crate::error::TrainError;
 use crate::linear_algebra::{cholesky, values};
-use crate::method::Predictor;
-use crate::prediction::Prediction;
+use crate::method::{FitContext, Predictor};
+use crate::prediction::{Prediction, ScoredRow};
 
 /// A model that answers from the Gaussian around its adapter, linearised.
 pub(super) struct Linearised {
@@ -30,22 +32,85 @@ impl Linearised {
     /// The logits, and `J P^-1 J^T` on the host: `[batch][choices * choices]`. One place's
     /// Jacobians are held at a time: those of all are as large as the adapter, for every question
     /// and choice.
-    fn logits_and_covariance(&self, batch: &Batch) -> (Tensor<2>, Vec<f64>) {
+    ///
+    /// Several factors multiply the prior's precisions; each has a covariance of its own.
+    fn logits_and_covariances(&self, batch: &Batch, factors: &[f64]) -> (Tensor<2>, Vec<Vec<f64>>) {
         let batch = self.probed.on_device(batch, &self.device);
         let (first, others) = class_passes(&self.probed, &batch);
-        let mut sum: Option<Tensor<3>> = None;
+        let mut sums: Vec<Tensor<3>> = Vec::new();
         for (place, blocks) in self.posterior.blocks.chunks(2).enumerate() {
             let found = place_jacobians(&first, &others, place, batch.input.tokens.dims());
             for ((block, jacobian), prior) in blocks.iter().zip(found).zip(self.posterior.priors) {
-                let more = block.covariance(jacobian, prior);
-                sum = Some(match sum {
-                    Some(sum) => sum + more,
-                    None => more,
-                });
+                let priors: Vec<f64> = factors.iter().map(|factor| factor * prior).collect();
+                let more = block.covariances(jacobian, &priors);
+                sums = match sums.is_empty() {
+                    true => more,
+                    false => sums.into_iter().zip(more).map(|(a, b)| a + b).collect(),
+                };
             }
         }
-        (first.logits, values(sum.expect("an adapted layer")))
+        (first.logits, sums.into_iter().map(values).collect())
     }
+
+    /// Multiplies the prior's precisions by the factor under which the held-out answers are
+    /// likeliest.
+    ///
+    /// # Errors
+    /// No held-out question, a stop on request, or answers that are no numbers.
+    pub(super) fn choose_prior(&mut self, context: &FitContext) -> Result<(), TrainError> {
+        if context.held_out.is_empty() {
+            return Err(TrainError::config(
+                "method.laplace.prior_from",
+                "the run has no held-out questions: choose evidence, or raise data.held_out_limit",
+            ));
+        }
+        let factors = factors();
+        let mut losses = vec![0.0; factors.len()];
+        let loader = context.loader_of(context.held_out, self.batch_tokens(context.batch_tokens));
+        let mut done = context.questions.len();
+        for batch in loader.iter() {
+            let batch = batch.map_err(|e| TrainError::Training(e.to_string()))?;
+            let (logits, covariances) = self.logits_and_covariances(&batch, &factors);
+            for (loss, covariance) in losses.iter_mut().zip(covariances) {
+                let rows = self
+                    .answer(logits.clone(), &covariance, &batch)
+                    .rows(&batch)?;
+                let likely = |row: &ScoredRow| row.probabilities[row.label].max(1e-12).ln();
+                *loss -= rows.iter().map(likely).sum::<f64>();
+            }
+            done += batch.len();
+            context.report(done, self.settings.fit_questions(context))?;
+        }
+        let count = context.held_out.len() as f64;
+        let best = (0..factors.len())
+            .min_by(|i, j| losses[*i].total_cmp(&losses[*j]))
+            .unwrap_or(0);
+        let from = self.posterior.priors;
+        self.posterior.priors = from.map(|prior| prior * factors[best]);
+        let [a, b] = self.posterior.priors;
+        tracing::info!(
+            "laplace: held-out NLL {:.4} at prior precision {a:.4e} of A, {b:.4e} of B ({:e} times \
+             the evidence's); {:.1} effective parameters",
+            losses[best] / count,
+            factors[best],
+            self.posterior.effective_parameters(self.posterior.priors)
+        );
+        Ok(())
+    }
+
+    /// The answers of logits with this covariance.
+    fn answer(&self, logits: Tensor<2>, covariance: &[f64], batch: &Batch) -> Prediction {
+        let samples = match self.settings.predictive {
+            Predictive::Probit => self.probit(logits, covariance, batch),
+            Predictive::Sampled => self.sampled(logits, covariance, batch),
+        };
+        Prediction {
+            choice_logits: samples,
+            written_right: None,
+            flu: None,
+        }
+    }
+
     /// The covariance of one question's own choices. The jitter follows the scale, for the sums are
     /// of f32.
     fn covariance(&self, all: &[f64], row: usize, batch: &Batch) -> Mat<f64> {
@@ -105,16 +170,8 @@ impl Linearised {
 
 impl Predictor for Linearised {
     fn predict(&self, batch: &Batch) -> Prediction {
-        let (logits, covariance) = self.logits_and_covariance(batch);
-        let samples = match self.settings.predictive {
-            Predictive::Probit => self.probit(logits, &covariance, batch),
-            Predictive::Sampled => self.sampled(logits, &covariance, batch),
-        };
-        Prediction {
-            choice_logits: samples,
-            written_right: None,
-            flu: None,
-        }
+        let (logits, covariances) = self.logits_and_covariances(batch, &[1.0]);
+        self.answer(logits, &covariances[0], batch)
     }
 
     fn forward_passes(&self) -> usize {
@@ -125,6 +182,14 @@ impl Predictor for Linearised {
     fn batch_tokens(&self, set: usize) -> usize {
         batch_tokens(self.settings.layers, set)
     }
+}
+
+/// What the evidence's precisions are multiplied by: half decades, from a hundredth to where the
+/// posterior is as good as a point.
+pub(super) fn factors() -> Vec<f64> {
+    (-4..=12)
+        .map(|half| 10f64.powf(f64::from(half) / 2.0))
+        .collect()
 }
 
 /// A question's own stream of random numbers, whatever batch it comes in: FNV-1a of its name.
