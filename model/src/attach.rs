@@ -40,6 +40,23 @@ impl Llama {
         self
     }
 
+    /// The model with every router's running mean moved towards these mean masses, in the order of
+    /// [`crate::LlamaOutput::routing`].
+    pub fn with_masses(mut self, masses: &[f64]) -> Self {
+        let mut masses = masses.iter();
+        for layer in &mut self.layers {
+            for router in [&mut layer.attention_router, &mut layer.mlp_router] {
+                if let Some(old) = router.take() {
+                    *router = Some(match masses.next() {
+                        Some(mass) => old.with_mass(*mass),
+                        None => old,
+                    });
+                }
+            }
+        }
+        self
+    }
+
     /// The number of values in all parameters, which are the adapter's.
     pub fn trainable_parameters(&self) -> usize {
         struct Count(usize);

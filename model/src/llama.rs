@@ -381,6 +381,9 @@ impl Mlp {
             // base(x) + sum p_k (F_k(x) - base(x)): the frozen block keeps the mass that the
             // experts leave.
             inside = inside + swiglu(gate, up) * (routing.mass().neg() + 1.0);
+        } else if mixture_weights == MixtureWeights::NormalizedDelta {
+            let given = routing.weights.clone().sum_dim(1);
+            inside = inside + swiglu(gate, up) * (given.neg() + 1.0);
         }
         let frozen = self.down_proj.base().forward(inside);
         let Some(down) = self.down_proj.mixture() else {

@@ -23,14 +23,19 @@ fn every_format_gives_the_same_answers_again() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
     let ffn = ["--set", "adapter.placement=ffn"];
+    let normalized = ["--set", "adapter.mixture_weights=normalized_delta"];
     for (method, format, more) in [
         ("lora", "peft", &[][..]),
         ("lora", "uq4ct", &[]),
         ("blob", "uq4ct", &[]),
         ("uq4ct", "uq4ct", &[]),
+        ("uq4ct", "uq4ct", &normalized),
         ("uq4ct", "mixlora", &ffn),
     ] {
-        let name = format!("{method}-{format}");
+        let name = match more == normalized {
+            true => "normalized".to_owned(),
+            false => format!("{method}-{format}"),
+        };
         train(root, &name, &[&["--method", method], more].concat());
         let out = format!("out-{name}");
         let (code, said, err) = outcome(
@@ -189,7 +194,11 @@ fn what_a_format_cannot_hold_and_another_base_are_refused() {
     let root = root.path();
     train(root, "mix", &["--method", "uq4ct"]);
     train(root, "lora", &["--method", "lora"]);
+    let normalized = ["--method", "uq4ct", "--set", "adapter.placement=ffn"];
+    let weights = ["--set", "adapter.mixture_weights=normalized_delta"];
+    train(root, "normalized", &[&normalized[..], &weights].concat());
     for (run, format, reason) in [
+        ("normalized", "mixlora", "it renormalises"),
         ("mix", "peft", "mixture of experts"),
         ("mix", "mixlora", "adapter.placement = all"),
         ("lora", "mixlora", "plain LoRA: use peft"),

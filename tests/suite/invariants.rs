@@ -101,7 +101,11 @@ fn a_fresh_adapter_changes_nothing_but_raw_weights_scale_the_frozen_output() {
         };
         let plain = logits(&base);
         for placement in [Placement::All, Placement::Ffn] {
-            for mixture_weights in [MixtureWeights::Renormalized, MixtureWeights::RawDelta] {
+            for mixture_weights in [
+                MixtureWeights::Renormalized,
+                MixtureWeights::RawDelta,
+                MixtureWeights::NormalizedDelta,
+            ] {
                 let mix = MixLoraConfig {
                     placement,
                     mixture_weights,
@@ -307,10 +311,19 @@ fn top_1_with_renormalised_weights_gives_the_router_no_gradient_from_cross_entro
 }
 
 #[test]
-fn the_calibration_gradient_agrees_with_finite_differences() {
+fn the_routers_gradient_agrees_with_finite_differences() {
+    finite_differences("calibration_loss", MixtureWeights::Renormalized);
+    // The running mean is a constant: what is left is the path through each token's own mass.
+    finite_differences("cross_entropy", MixtureWeights::NormalizedDelta);
+}
+
+fn finite_differences(term: &str, mixture_weights: MixtureWeights) {
     let device = Device::flex();
     let rows = questions(6);
-    let mix = mixture();
+    let mix = MixLoraConfig {
+        mixture_weights,
+        ..mixture()
+    };
     let method = registry::build(&config("uq4ct", &mix)).unwrap();
     let adapter = method.adapter();
     let calibration = |llama: &Llama, batch: &Batch| {
@@ -319,7 +332,7 @@ fn the_calibration_gradient_agrees_with_finite_differences() {
         objective
             .terms
             .into_iter()
-            .find(|t| t.name == "calibration_loss")
+            .find(|t| t.name == term)
             .unwrap()
             .value
     };
@@ -343,7 +356,7 @@ fn the_calibration_gradient_agrees_with_finite_differences() {
         let analytic = f64::from(gradient[index]);
         assert!(
             (numeric - analytic).abs() < 4e-2 * analytic.abs().max(2e-3),
-            "{index}: {numeric:e} {analytic:e}"
+            "{term} {index}: {numeric:e} {analytic:e}"
         );
     }
 }

@@ -12,7 +12,7 @@ use burn::train::TrainStep;
 use data::loader::LoaderState;
 use data::source::Finder;
 use data::{QuestionBatcher, StepPart};
-use model::Placement;
+use model::{MixtureWeights, Placement};
 use train::context::Setup;
 use train::dashboard::state::DashboardState;
 use train::fine_tune::{RunOutcome, fine_tune};
@@ -207,6 +207,35 @@ fn recomputed_layers_give_the_gradients_of_kept_ones() {
 
 #[test]
 fn a_stopped_run_goes_on_exactly_where_it_was() {
+    stops_and_goes_on(config);
+}
+
+#[test]
+fn the_routers_running_means_move_and_go_on_after_a_stop() {
+    let normalized = || {
+        let mut config = config();
+        config.method.name = "uq4ct".into();
+        config.adapter.mixture_weights = MixtureWeights::NormalizedDelta;
+        config
+    };
+    let parameters = stops_and_goes_on(normalized);
+    let masses = parameters.iter();
+    let masses: Vec<f32> = masses
+        .filter(|(name, _)| name.ends_with("running_mass"))
+        .map(|(_, values)| values[0])
+        .collect();
+    let adapter = normalized().adapter;
+    let even = adapter.top_k as f32 / adapter.num_experts as f32;
+    // Two routers in each of two layers.
+    assert_eq!(masses.len(), 4);
+    assert!(
+        masses.iter().all(|mass| *mass > even && *mass < 1.0),
+        "{masses:?}"
+    );
+}
+
+/// The adapter of a training, which is the same without a stop and with two.
+fn stops_and_goes_on(config: impl Fn() -> RunConfig) -> BTreeMap<String, Vec<f32>> {
     let device = Device::flex();
     let straight = tempfile::tempdir().unwrap();
     finished(&config(), straight.path(), &device);
@@ -221,16 +250,15 @@ fn a_stopped_run_goes_on_exactly_where_it_was() {
     assert_eq!(run(&config(), &second).unwrap(), RunOutcome::Stopped(2));
     let last = run(&config(), &setup(stopped.path(), true, &device)).unwrap();
     assert!(matches!(last, RunOutcome::Finished(_)));
-    assert_eq!(
-        adapter(&config(), straight.path()),
-        adapter(&config(), stopped.path())
-    );
+    let whole = adapter(&config(), straight.path());
+    assert_eq!(whole, adapter(&config(), stopped.path()));
     let steps = |root: &Path| -> Vec<(usize, serde_json::Value)> {
         let lines = RunDirectory::open(root).unwrap().0.metrics().unwrap();
         let train = lines.into_iter().filter(|l| l.split == "train");
         train.map(|l| (l.step, l.values["loss"].clone())).collect()
     };
     assert_eq!(steps(straight.path()), steps(stopped.path()));
+    whole
 }
 
 #[test]

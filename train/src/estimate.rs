@@ -85,7 +85,9 @@ fn activations(config: &ModelConfig, adapter: &AdapterConfig, serves: bool) -> u
                 (Placement::All, _) if serves => fused,
                 (Placement::All, _) => composed,
                 // The frozen block beside the experts.
-                (Placement::Ffn, MixtureWeights::RawDelta) => composed + 3 * f * mix.top_k,
+                (Placement::Ffn, MixtureWeights::RawDelta | MixtureWeights::NormalizedDelta) => {
+                    composed + 3 * f * mix.top_k
+                }
                 (Placement::Ffn, _) => composed + 3 * f * (mix.top_k - 1),
             };
             around + 7 * mix.lora.rank * mix.top_k

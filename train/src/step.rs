@@ -1,7 +1,7 @@
 //! Burn's `TrainStep` and `InferenceStep` around a method's objective.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::module::{ModuleVisitor, Param};
@@ -11,11 +11,11 @@ use burn::tensor::ExecutionError;
 use burn::train::metric::Adaptor;
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use data::{Batch, StepPart};
-use model::{DropoutSeed, Llama, LlamaInput, LlamaOutput};
+use model::{DropoutSeed, Llama, LlamaInput, LlamaOutput, MixtureWeights};
 
 use crate::config::TrainSection;
 use crate::forward::{Reading, input};
-use crate::linear_algebra::values;
+use crate::linear_algebra::{values, weighted_sums};
 use crate::loss::{Objective, load_balancing};
 use crate::method::Method;
 use crate::prediction::{Prediction, ScoredRow};
@@ -40,11 +40,36 @@ pub struct Trainee {
     /// The optimizer step under way; clones share it, for `optimize` is not told.
     #[module(skip)]
     at: StepCounter,
+    /// The routers' mean masses in the optimizer step under way.
+    #[module(skip)]
+    masses: Masses,
 }
 
 /// An optimizer step's number; the module machinery wants `Clone` and `Debug`.
 #[derive(Debug, Clone, Default)]
 struct StepCounter(Arc<AtomicUsize>);
+
+/// Mean masses of every router, weighted by the shares of the step that saw them; clones share
+/// them, as they do the step's number.
+#[derive(Debug, Clone, Default)]
+struct Masses(Arc<Mutex<Vec<f64>>>);
+
+impl Masses {
+    /// Adds a micro-batch of this share of the step.
+    fn add(&self, reading: &Reading, batch: &Batch, share: f64) {
+        let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sums.resize(reading.routing.len(), 0.0);
+        for (sum, routing) in sums.iter_mut().zip(&reading.routing) {
+            let mass = routing.mass().without_autodiff().squeeze_dim(1);
+            *sum += share * weighted_sums(&batch.means.tokens, mass).into_scalar::<f64>();
+        }
+    }
+
+    /// Takes out the means of the whole step.
+    fn take(&self) -> Vec<f64> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 /// A shared method; the module machinery wants `Clone` and `Debug`.
 #[derive(Debug, Clone)]
@@ -103,6 +128,7 @@ impl Trainee {
             recompute: train.recompute,
             questions,
             at: StepCounter::default(),
+            masses: Masses::default(),
         }
     }
 
@@ -120,6 +146,15 @@ impl Trainee {
         (reading, objective)
     }
 
+    /// Keeps what the routers' running means are moved by, where they have them.
+    fn observe(&self, reading: &Reading, batch: &Batch, share: f64) {
+        let adapter = self.method.0.adapter();
+        let weights = adapter.mixture().map(|mix| mix.mixture_weights);
+        if weights == Some(MixtureWeights::NormalizedDelta) {
+            self.masses.add(reading, batch, share);
+        }
+    }
+
     fn input(&self, batch: &Batch, dropout: DropoutSeed) -> LlamaInput {
         LlamaInput {
             routers_apart: self.method.0.training().routers_apart(),
@@ -135,6 +170,7 @@ impl Trainee {
             (loss, (reading.detached(), objective))
         });
         let (reading, objective) = found.facts;
+        self.observe(&reading, &batch, part.share);
         TrainOutput {
             grads: found.gradients,
             item: report(reading, &objective, batch),
@@ -177,6 +213,7 @@ impl TrainStep for Trainee {
         }
         let (reading, objective) = self.objective(&batch, DropoutSeed::new(part.seed));
         let loss = objective.total() * part.share;
+        self.observe(&reading, &batch, part.share);
         let report = report(reading, &objective, batch);
         TrainOutput::new(self, loss.backward(), report)
     }
@@ -198,6 +235,11 @@ impl TrainStep for Trainee {
                 .0
                 .training()
                 .after_step(stepped.llama.clone(), step, stepped.questions);
+        let masses = stepped.masses.take();
+        let llama = match masses.is_empty() {
+            true => llama,
+            false => llama.with_masses(&masses),
+        };
         Self { llama, ..stepped }
     }
 }

@@ -21,6 +21,10 @@ pub enum MixtureWeights {
     /// The frozen output whole, the low-rank part weighted by the raw mass: `W x + sum_k p_k
     /// E_k(x)`.
     RawDelta,
+    /// As `raw_delta`, divided by the running mean of the kept mass over the training's tokens, one
+    /// a router: `W x + sum_k p_k / mean(S) E_k(x)`. The update is as large as the renormalised one
+    /// on the mean, and a token's own mass still scales it. No gradient passes through the mean.
+    NormalizedDelta,
 }
 
 /// Where the experts sit.
@@ -186,7 +190,9 @@ impl MixLoraConfig {
             .sum();
         let routers = [self.routes_attention(), self.routes_feed_forward()];
         let routers: usize = routers.into_iter().map(usize::from).sum();
-        experts + routers * base.hidden_size * self.num_experts
+        let router = base.hidden_size * self.num_experts
+            + usize::from(self.mixture_weights == MixtureWeights::NormalizedDelta);
+        experts + routers * router
     }
 }
 

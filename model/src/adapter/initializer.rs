@@ -5,6 +5,8 @@ use burn::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::MixLoraConfig;
+
 /// Draws initial parameters from one seed. It draws on the host, so that every backend starts from
 /// the same numbers.
 #[derive(Debug)]
@@ -46,6 +48,12 @@ impl Initializer {
             let radius = (-2.0 * (1.0 - radius).ln()).sqrt();
             (std * radius * (2.0 * std::f64::consts::PI * turn).cos()) as f32
         })
+    }
+
+    /// The kept mass of a router without preference, k / E: where a running mean begins.
+    pub(super) fn even_mass(&mut self, config: &MixLoraConfig) -> Param<Tensor<2>> {
+        let mass = config.top_k as f32 / config.num_experts as f32;
+        self.draw([1, 1], |_| mass).set_require_grad(false)
     }
 
     fn draw<const D: usize>(

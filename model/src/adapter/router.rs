@@ -13,11 +13,17 @@ use crate::fused::route::route;
 pub struct Router {
     /// W, `[d, experts]`.
     pub weight: Param<Tensor<2>>,
+    /// The running mean of the kept mass, `[1, 1]`, where it divides the mixture's weights. No
+    /// gradient reaches it; [`Self::with_mass`] moves it.
+    pub running_mass: Option<Param<Tensor<2>>>,
     #[module(skip)]
     top_k: usize,
     #[module(skip)]
     renormalize: bool,
 }
+
+/// What a step's mean mass counts in the running mean.
+const MASS_RATE: f64 = 0.1;
 
 /// One router's decision for every token of a batch.
 ///
@@ -45,9 +51,20 @@ impl Router {
     pub fn new(config: &MixLoraConfig, d: usize, init: &mut Initializer) -> Self {
         Self {
             weight: init.normal([d, config.num_experts], config.router_init_std),
+            running_mass: (config.mixture_weights == MixtureWeights::NormalizedDelta)
+                .then(|| init.even_mass(config)),
             top_k: config.top_k,
             renormalize: config.mixture_weights == MixtureWeights::Renormalized,
         }
+    }
+
+    /// The router with its running mean moved towards the mean mass of an optimizer step; unchanged
+    /// without one.
+    pub(crate) fn with_mass(mut self, mass: f64) -> Self {
+        self.running_mass = self.running_mass.map(|running| {
+            running.map(|old| (old * (1.0 - MASS_RATE) + mass * MASS_RATE).detach())
+        });
+        self
     }
 
     /// Chooses experts for each row. `apart` says whether to fill [`Routing::apart`].
@@ -65,10 +82,10 @@ impl Router {
         let probabilities = probabilities_of(value);
         let experts = top_k(probabilities.clone().without_autodiff(), self.top_k);
         let kept = probabilities.clone().gather(1, experts.clone());
-        let weights = if self.renormalize {
-            kept.clone() / kept.clone().sum_dim(1)
-        } else {
-            kept.clone()
+        let weights = match &self.running_mass {
+            Some(mass) => kept.clone() / mass.val().detach(),
+            None if self.renormalize => kept.clone() / kept.clone().sum_dim(1),
+            None => kept.clone(),
         };
         Routing {
             probabilities,

@@ -31,10 +31,8 @@ pub fn serves(mix: &MixLoraConfig) -> Result<(), ModelError> {
         (Placement::All, _) => {
             "experts in every projection (adapter.placement = all) have no place in it"
         }
-        (_, MixtureWeights::Raw | MixtureWeights::RawDelta) => {
-            "it renormalises the mixture's weights"
-        }
-        _ => return Ok(()),
+        (_, MixtureWeights::Renormalized) => return Ok(()),
+        (_, _) => "it renormalises the mixture's weights",
     };
     let reason = format!("{wrong}: export with --format uq4ct");
     Err(ModelError::setting("the MixLoRA layout", reason))

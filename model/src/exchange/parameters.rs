@@ -21,6 +21,7 @@ impl Llama {
     /// | `layers.0.self_attn.q_proj.lora_b` | `[r, d_out]` | `[experts, r, d_out]` |
     /// | `layers.0.self_attn.q_proj.lora_g` | `[d_in, r]` | |
     /// | `layers.0.attention_router`, `layers.0.mlp_router` | | `[d, experts]` |
+    /// | `layers.0.mlp_router.mass`, with `normalized_delta` | | `[1, 1]` |
     ///
     /// Where A is random, `lora_a` is its mean and `lora_g` the root of its standard deviation.
     pub fn adapter_tensors(&self) -> Tensors {
@@ -95,7 +96,10 @@ impl Llama {
             for (name, router) in routers {
                 if let Some(router) = router {
                     let name = format!("layers.{place}.{name}");
-                    visit(name, Parameter::Matrix(&mut router.weight))?;
+                    visit(name.clone(), Parameter::Matrix(&mut router.weight))?;
+                    if let Some(mass) = &mut router.running_mass {
+                        visit(format!("{name}.mass"), Parameter::Matrix(mass))?;
+                    }
                 }
             }
         }

@@ -103,7 +103,7 @@ pub struct AdapterSection {
     pub top_k: usize,
     /// Where the experts sit: `all` or `ffn`.
     pub placement: Placement,
-    /// `renormalized`, `raw` or `raw_delta`.
+    /// `renormalized`, `raw`, `raw_delta` or `normalized_delta`.
     pub mixture_weights: MixtureWeights,
     /// Standard deviation of the routers' initial weights.
     pub router_init_std: f64,
