@@ -14,7 +14,7 @@ pub struct Router {
     /// W, `[d, experts]`.
     pub weight: Param<Tensor<2>>,
     /// The running mean of the kept mass, `[1, 1]`, where it divides the mixture's weights. No
-    /// gradient reaches it; [`Self::with_mass`] moves it.
+    /// gradient reaches it; each optimizer step moves it.
     pub running_mass: Option<Param<Tensor<2>>>,
     #[module(skip)]
     top_k: usize,
