@@ -330,10 +330,11 @@ fn dense_leverage(jacobian: &[Vec<f64>], p: &[f64], prior: f64) -> f64 {
         let (mut m, mut x) = (precision.clone(), right.to_vec());
         // Positive definite: no pivots are needed.
         for i in 0..n {
+            let pivot = m[i].clone();
             for k in i + 1..n {
-                let factor = m[k][i] / m[i][i];
-                for j in i..n {
-                    m[k][j] -= factor * m[i][j];
+                let factor = m[k][i] / pivot[i];
+                for (value, above) in m[k].iter_mut().zip(&pivot) {
+                    *value -= factor * above;
                 }
                 x[k] -= factor * x[i];
             }
@@ -344,11 +345,11 @@ fn dense_leverage(jacobian: &[Vec<f64>], p: &[f64], prior: f64) -> f64 {
         }
         x
     };
-    let solved: Vec<Vec<f64>> = jacobian.iter().map(|row| solve(row)).collect();
     let mut sum = 0.0;
-    for c in 0..p.len() {
-        for d in 0..p.len() {
-            let product: f64 = jacobian[d].iter().zip(&solved[c]).map(|(a, b)| a * b).sum();
+    for (c, row) in jacobian.iter().enumerate() {
+        let solved = solve(row);
+        for (d, other) in jacobian.iter().enumerate() {
+            let product: f64 = other.iter().zip(&solved).map(|(a, b)| a * b).sum();
             sum += fisher(c, d) * product;
         }
     }
