@@ -116,11 +116,9 @@ fn context<'a>(questions: &'a [EncodedQuestion], device: &'a Device) -> FitConte
         questions,
         all_questions: questions.len(),
         held_out: questions,
-        temperature: None,
         batch_tokens: 1000,
-        device,
         seed: 7,
-        progress: &|_, _| true,
+        ..FitContext::without_questions(device)
     }
 }
 

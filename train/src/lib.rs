@@ -29,16 +29,7 @@
 //! let member = base.attach(&method.adapter(), config.train.seed)?;
 //!
 //! // Fitted on its members, the method answers.
-//! let context = FitContext {
-//!     questions: &[],
-//!     all_questions: 0,
-//!     temperature: None,
-//!     batch_tokens: config.evaluation.batch_tokens,
-//!     device: &device,
-//!     seed: config.train.seed,
-//!     progress: &|_, _| true,
-//! };
-//! let predictor = method.fit(vec![member], &context)?;
+//! let predictor = method.fit(vec![member], &FitContext::without_questions(&device))?;
 //! let asked = vec![EncodedQuestion::lettered("q", vec![5, 17, 42], &[100, 103], 0)];
 //! let batch = QuestionBatcher::default().batch(asked, &device);
 //! let rows = predictor.predict(&batch).rows(&batch)?;

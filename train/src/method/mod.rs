@@ -204,7 +204,21 @@ pub struct FitContext<'a> {
     pub progress: &'a dyn Fn(usize, usize) -> bool,
 }
 
-impl FitContext<'_> {
+impl<'a> FitContext<'a> {
+    /// What a fit needs that looks at no questions; nothing stops it.
+    pub fn without_questions(device: &'a Device) -> Self {
+        Self {
+            questions: &[],
+            all_questions: 0,
+            held_out: &[],
+            temperature: None,
+            batch_tokens: 2048,
+            device,
+            seed: 0,
+            progress: &|_, _| true,
+        }
+    }
+
     /// The questions in batches of at most so many tokens.
     pub(crate) fn loader(&self, batch_tokens: usize) -> EvaluationLoader {
         self.loader_of(self.questions, batch_tokens)
@@ -325,16 +339,7 @@ mod tests {
         let method = (entry.construct)(&RunConfig::default());
         assert_eq!(method.name(), entry.name);
         let llama = base.attach(&method.adapter(), 3).unwrap();
-        let context = FitContext {
-            questions: &[],
-            all_questions: 2,
-            held_out: &[],
-            temperature: None,
-            batch_tokens: 100,
-            device: &device,
-            seed: 1,
-            progress: &|_, _| true,
-        };
+        let context = FitContext::without_questions(&device);
         let predictor = method.fit(vec![llama], &context).unwrap();
         let question = |id, prompt| EncodedQuestion::lettered(id, prompt, &[100, 103], 0);
         let asked = vec![
