@@ -49,11 +49,15 @@ pub struct FirstAnswersLog {
 
 impl FirstAnswersLog {
     /// Opens the file and cuts what came after the optimizer step `keep_steps`: those steps will be
-    /// repeated.
+    /// repeated. None where a training that has begun kept no first answers, as those of earlier
+    /// versions: what comes now need not be a first one.
     ///
     /// # Errors
     /// A file that cannot be read or written, or a malformed line, by number.
-    pub fn open(path: &Path, keep_steps: usize) -> Result<Self, TrainError> {
+    pub fn open(path: &Path, keep_steps: usize) -> Result<Option<Self>, TrainError> {
+        if keep_steps > 0 && !path.is_file() {
+            return Ok(None);
+        }
         let mut answers = match keep_steps {
             // Whatever an attempt without a checkpoint left, even in the middle of a line.
             0 => Vec::new(),
@@ -70,10 +74,10 @@ impl FirstAnswersLog {
             fs::rename(&part, path)?;
             OpenOptions::new().append(true).open(path)
         };
-        Ok(Self {
+        Ok(Some(Self {
             file: write().map_err(|e| TrainError::file(path, e))?,
             known: answers.into_iter().map(|answer| answer.row.id).collect(),
-        })
+        }))
     }
 
     /// Appends the answers of an optimizer step to questions that were not met before. An answer in
@@ -151,7 +155,7 @@ mod tests {
         let rows = |ids: &[&str], gap: f64| -> Vec<ScoredRow> {
             ids.iter().map(|id| answer(0, id, true, gap).row).collect()
         };
-        let mut log = FirstAnswersLog::open(&path, 0).unwrap();
+        let mut log = FirstAnswersLog::open(&path, 0).unwrap().unwrap();
         log.write(1, &rows(&["a", "b"], 1.0)).unwrap();
         log.write(2, &rows(&["c"], 1.0)).unwrap();
         log.write(3, &rows(&["a", "d"], 2.0)).unwrap();
@@ -167,9 +171,17 @@ mod tests {
         assert_eq!(whole, expected);
         // The checkpoint was of step 2: what came later is met again, and a torn line is no line.
         log.file.write_all(b"{\"step\":4,\"id").unwrap();
-        let mut log = FirstAnswersLog::open(&path, 2).unwrap();
+        let mut log = FirstAnswersLog::open(&path, 2).unwrap().unwrap();
         log.write(3, &rows(&["a", "d"], 2.0)).unwrap();
         assert_eq!(places(&path), expected);
+    }
+
+    #[test]
+    fn a_training_that_began_without_first_answers_goes_on_without() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prequential.jsonl");
+        assert!(FirstAnswersLog::open(&path, 3).unwrap().is_none());
+        assert!(!path.exists());
     }
 
     #[test]

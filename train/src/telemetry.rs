@@ -64,13 +64,13 @@ impl Telemetry {
     pub fn start(
         &self,
         log: MetricsLog,
-        first_answers: FirstAnswersLog,
+        first_answers: Option<FirstAnswersLog>,
         before: f64,
         held_out: usize,
     ) {
         let mut inner = self.inner();
         inner.log = Some(log);
-        inner.first_answers = Some(first_answers);
+        inner.first_answers = first_answers;
         inner.before = before;
         inner.held_out_whole = held_out;
         inner.began = Instant::now();
