@@ -2,12 +2,23 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::encoded::{Continuation, EncodedQuestion, OpenEnded};
 use crate::error::DataError;
 use crate::example::MultipleChoice;
 use crate::prompt::{LabelStyle, Prompt};
 use crate::rendering::{Normalization, Rendering, Scoring};
 use crate::tokenizer::Tokenizer;
+
+/// A question that cannot be asked, whatever is cut of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unaskable {
+    /// Name of the question.
+    pub id: String,
+    /// What does not fit.
+    pub reason: String,
+}
 
 /// The ids of labels by the end of the prompt that they follow: the text before the tail cannot
 /// change them.
@@ -31,6 +42,31 @@ impl Tokenizer {
     ) -> Result<Vec<EncodedQuestion>, DataError> {
         let prompts: Vec<Prompt> = questions.iter().map(|q| rendering.render(q)).collect();
         self.encode_prompts(questions.iter().zip(&prompts), rendering, max_tokens)
+    }
+
+    /// Renders questions and encodes those that can be asked. The others come back with the reason.
+    ///
+    /// # Errors
+    /// What concerns all questions alike: a label that is not one token, two labels with one id.
+    pub fn encode_askable(
+        &self,
+        questions: &[MultipleChoice],
+        rendering: &Rendering,
+        max_tokens: usize,
+    ) -> Result<(Vec<EncodedQuestion>, Vec<Unaskable>), DataError> {
+        let mut cache = LabelCache::new();
+        let (mut encoded, mut unaskable) = (Vec::new(), Vec::new());
+        for question in questions {
+            let prompt = rendering.render(question);
+            match self.encode_prompt(question, &prompt, rendering, max_tokens, &mut cache) {
+                Ok(question) => encoded.push(question),
+                Err(DataError::Question { id, reason }) => {
+                    unaskable.push(Unaskable { id, reason });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((encoded, unaskable))
     }
 
     /// Encodes prompts that are already rendered, each beside its question.
@@ -118,13 +154,13 @@ impl Tokenizer {
                 let longer = self.encode(&format!("{text}{label}"))?;
                 match longer.strip_prefix(base.as_slice()) {
                     Some(grown) if !grown.is_empty() => Ok(grown.to_vec()),
-                    _ => Err(DataError::setting(
-                        "data.scoring",
-                        format!(
-                            "row {id}: the answer {label:?} does not follow {:?} as tokens of its own: use scoring = \"letters\", where there are choices, or another model",
+                    _ => Err(DataError::Question {
+                        id: id.into(),
+                        reason: format!(
+                            "the answer {label:?} does not follow {:?} as tokens of its own: use data.scoring = \"letters\", where there are choices, or another model",
                             prompt.tail
                         ),
-                    )),
+                    }),
                 }
             })
             .collect()
@@ -150,13 +186,13 @@ impl Tokenizer {
         let (mut fits, mut too_many) = (0, parts.len());
         let mut best = with(0)?;
         if best.len() > max_tokens {
-            return Err(DataError::setting(
-                "max_tokens",
-                format!(
-                    "row {id}: its choices alone need {} tokens, the limit is {max_tokens}: raise data.max_tokens",
+            return Err(DataError::Question {
+                id: id.into(),
+                reason: format!(
+                    "its choices alone need {} tokens, the limit is {max_tokens}: raise data.max_tokens, if the model takes as many",
                     best.len()
                 ),
-            ));
+            });
         }
         while too_many - fits > 1 {
             let middle = fits.midpoint(too_many);
@@ -313,6 +349,26 @@ mod tests {
             .encode_questions(&[long], &LETTERS, 20)
             .unwrap_err();
         assert!(error.to_string().contains("row q"), "{error}");
+    }
+
+    #[test]
+    fn a_question_whose_choices_do_not_fit_costs_the_others_nothing() {
+        let tokenizer = Tokenizer::tiny();
+        let cloze = Rendering {
+            labels: LabelStyle::Letter,
+            scoring: Scoring::Cloze,
+            ..LETTERS
+        };
+        let mut long = question("Which?");
+        long.choices = vec!["so ".repeat(40), "no".into()];
+        let rows = [question("one"), long, question("three")];
+        let (kept, out) = tokenizer.encode_askable(&rows, &cloze, 80).unwrap();
+        assert_eq!((kept.len(), out.len()), (2, 1));
+        assert!(out[0].reason.contains("the limit is"), "{out:?}");
+        // A label that no question could be asked with is the settings' fault.
+        let mut labels = question("x");
+        labels.choices = vec!["maybe".into(), "perhaps".into()];
+        assert!(tokenizer.encode_askable(&[labels], &LETTERS, 200).is_err());
     }
 
     #[test]

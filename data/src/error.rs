@@ -39,6 +39,14 @@ pub enum DataError {
         /// Each place that was tried, and why it did not serve.
         tried: Vec<String>,
     },
+    /// A question that cannot be asked by the settings.
+    #[error("row {id}: {reason}")]
+    Question {
+        /// Name of the question.
+        id: String,
+        /// What does not fit, and what to do.
+        reason: String,
+    },
     /// A setting that cannot be used.
     #[error("{key}: {reason}")]
     Setting {

@@ -13,7 +13,7 @@ use train::config::readers::{is_about_written_answers, is_read_when_asking};
 use train::dashboard::plain::Plain;
 use train::dashboard::state::DashboardState;
 use train::fitted::{FittedRun, QuestionSet};
-use train::prepare::prepare_test;
+use train::prepare::{LeftOut, prepare_test};
 use train::registry;
 use train::run_directory::RunDirectory;
 
@@ -64,7 +64,11 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
     let setup = args.places.finished(&args.run, &config, state)?;
     let mut sets = Vec::new();
     for config in &asked {
-        sets.push(prepare_test(config, &setup.finder)?);
+        let set = prepare_test(config, &setup.finder)?;
+        for sentence in LeftOut::sentences(&set.left_out) {
+            eprintln!("{sentence}");
+        }
+        sets.push(set);
     }
     let fitted = FittedRun::open(&run, &config, &setup, &sets)?;
     for ((dataset, config), prepared) in args.on.iter().zip(&asked).zip(&sets) {
@@ -129,7 +133,7 @@ fn settings(args: &EvaluateArgs, trained: &RunConfig) -> Result<RunConfig> {
     for assignment in &args.set {
         if !assignment.starts_with("method.") && !is_asking(assignment) {
             bail!(
-                "--set {assignment}: the training is done; only settings of [method] and [evaluation], and data.answer_tokens, still count"
+                "--set {assignment}: the training is done; only settings of [method] and [evaluation], data.answer_tokens and data.max_tokens still count"
             );
         }
         if assignment.starts_with("method.") {

@@ -12,7 +12,7 @@ use train::context::Setup;
 use train::dashboard::state::{DashboardState, clock, peak_memory};
 use train::export::start;
 use train::fine_tune::{RunOutcome, fine_tune};
-use train::prepare::{Prepared, prepare};
+use train::prepare::{LeftOut, Prepared, prepare};
 use train::registry;
 use train::report::Scored;
 use train::run_directory::RunDirectory;
@@ -264,6 +264,9 @@ fn dry_run(
         account.used[2],
         account.leaks_dropped + account.other_leaks_dropped.unwrap_or(0)
     ));
+    for sentence in LeftOut::sentences(&prepared.left_out) {
+        print(format_args!("# {sentence}"));
+    }
     print(format_args!(
         "# parameters: {} frozen, {} trained",
         prepared.model.base_parameters(),

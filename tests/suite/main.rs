@@ -7,6 +7,7 @@ mod command_line;
 mod configs;
 mod contributing;
 mod datasets;
+mod every_prompt;
 mod export;
 mod gguf;
 mod housekeeping;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::programs::outcome;
+use crate::support::programs::{fails, json, outcome, succeeds};
 
 /// Twelve questions, one a line, with a group each.
 fn questions(path: &Path) {
@@ -162,5 +162,67 @@ fn a_file_says_what_it_lacks_and_what_its_rows_lose() {
     assert!(
         out.contains("| Please choose the correct answer to the question: 水は"),
         "{out}"
+    );
+}
+
+#[test]
+fn a_row_that_cannot_be_asked_is_left_out_and_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let rows: String = (0..40)
+        .map(|i| {
+            let choice = if i == 7 {
+                "so ".repeat(400)
+            } else {
+                "so".into()
+            };
+            let row = serde_json::json!({
+                "id": format!("q{i}"),
+                "question": format!("is {i} even"),
+                "choices": [choice, "not"],
+                "answer": i % 2,
+            });
+            format!("{row}\n")
+        })
+        .collect();
+    std::fs::write(directory.path().join("own.jsonl"), rows).unwrap();
+    let own = ["train", "--model", "tiny", "--dataset", "own.jsonl"];
+    let args = [&own[..], &["--plain", "--run", "r"]].concat();
+    let said = succeeds(directory.path(), &args);
+    let sentence = " question(s) of own cannot be asked and are left out: q7 (its choices";
+    let report = std::fs::read_to_string(directory.path().join("r/report.md")).unwrap();
+    for text in [&said, &report] {
+        assert!(text.contains(sentence), "{text}");
+    }
+    let data = json(&directory.path().join("r/data.json"));
+    let counts = |key: &str| -> u64 {
+        let rows = data["split"][key].as_array().unwrap().iter();
+        rows.map(|n| n.as_u64().unwrap()).sum()
+    };
+    assert_eq!((counts("available"), counts("used")), (40, 39));
+    assert_eq!(data["left_out"][0]["id"], "q7");
+    // Where nothing can be asked, that is an error.
+    let all = directory.path().join("all.jsonl");
+    let row =
+        serde_json::json!({"question": "which", "choices": ["so ".repeat(400), "b"], "answer": 0});
+    let lines: String = (0..9)
+        .map(|i| {
+            format!(
+                "{}\n",
+                row.to_string().replace("which", &format!("which {i}"))
+            )
+        })
+        .collect();
+    std::fs::write(&all, lines).unwrap();
+    fails(
+        directory.path(),
+        &[
+            "train",
+            "--model",
+            "tiny",
+            "--dataset",
+            "all.jsonl",
+            "--plain",
+        ],
+        &["can be asked, the first because its choices alone need"],
     );
 }

@@ -15,7 +15,7 @@ use crate::fitted::{LoadedRun, QuestionSet, chosen, only_temperature, trainings}
 use crate::metric::Metrics;
 use crate::posthoc::CalibratedMetrics;
 use crate::prediction::ScoredRow;
-use crate::prepare::Prepared;
+use crate::prepare::{LeftOut, Prepared};
 use crate::provenance;
 use crate::registry;
 use crate::report::{self, Scored};
@@ -66,6 +66,9 @@ pub fn train(
         provenance::same_files(&prepared, &run)?;
     }
     provenance::record(&run, setup, config, &prepared)?;
+    for sentence in LeftOut::sentences(&prepared.left_out) {
+        setup.telemetry.say(sentence);
+    }
     let cut = prepared.answers_cut();
     if cut > 0 {
         setup.telemetry.say(format!(

@@ -1,13 +1,15 @@
 //! What a run needs before its first step: model, questions, and where they came from.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 use data::check::{CheckedFile, CheckedTokens};
 use data::dataset::Dataset;
+use data::encoding::Unaskable;
 use data::perturbation::perturbations;
-use data::prompt::LabelStyle;
+use data::prompt::{LabelStyle, Prompt};
 use data::rendering::Rendering;
 use data::seed::hash_name;
 use data::source::{Finder, Located, SourceKind, models};
@@ -16,6 +18,7 @@ use data::{DataError, EncodedQuestion, MultipleChoice, Tokenizer};
 use model::load::tiny::RandomWeights;
 use model::load::{ModelFiles, Weights};
 use model::{Llama, ModelConfig};
+use serde::{Deserialize, Serialize};
 
 use crate::config::{RunConfig, WeightType};
 use crate::error::TrainError;
@@ -47,6 +50,49 @@ pub struct Prepared {
     prompt_tokens: usize,
     /// Tokens of the longest answer that is to be written; 0 where none is.
     answer_tokens: usize,
+    /// Questions that cannot be asked and are left out.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A question of a split that cannot be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The dataset that the question is of.
+    pub dataset: String,
+    /// `train`, `held-out` or `test`.
+    pub split: String,
+    /// The question, and what does not fit.
+    #[serde(flatten)]
+    pub unaskable: Unaskable,
+}
+
+impl LeftOut {
+    /// How many questions of each split are left out, with the first few by name: one sentence a
+    /// split.
+    pub fn sentences(all: &[Self]) -> Vec<String> {
+        const NAMED: usize = 5;
+        let mut splits: BTreeMap<(&str, &str), Vec<&Unaskable>> = BTreeMap::new();
+        for one in all {
+            let split = (one.dataset.as_str(), one.split.as_str());
+            splits.entry(split).or_default().push(&one.unaskable);
+        }
+        let sentences = splits.into_iter().map(|((dataset, split), rows)| {
+            let mut names: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+            names.dedup();
+            names.truncate(NAMED);
+            let more = match rows.len() - names.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!(
+                "{} {split} question(s) of {dataset} cannot be asked and are left out: {}{more} ({}).",
+                rows.len(),
+                names.join(", "),
+                rows[0].reason
+            )
+        });
+        sentences.collect()
+    }
 }
 
 /// Other wordings of a set of questions, one for each, with their likeness to the original.
@@ -102,9 +148,11 @@ fn prepare_with(
             test_limit: config.data.test_limit,
         },
     )?;
-    prepared.train = Arc::new(prepared.encode(&splits.train)?);
-    prepared.held_out = prepared.encode(&splits.held_out)?;
-    prepared.test = prepared.encode(&splits.test)?;
+    let mut splits = splits;
+    prepared.train = Arc::new(prepared.encode_split("train", &mut splits.train, config)?);
+    prepared.held_out = prepared.encode_split("held-out", &mut splits.held_out, config)?;
+    prepared.test = prepared.encode_split("test", &mut splits.test, config)?;
+    splits.account.used = [&splits.train, &splits.held_out, &splits.test].map(Vec::len);
     prepared.splits = splits;
     Ok(prepared)
 }
@@ -133,6 +181,7 @@ pub fn prepare_model(config: &RunConfig, finder: &Finder) -> Result<Prepared, Tr
         prompt_tokens: config.data.max_tokens.min(positions),
         rendering: config.rendering(labels),
         answer_tokens,
+        left_out: Vec::new(),
         train: Arc::default(),
         held_out: Vec::new(),
         test: Vec::new(),
@@ -189,7 +238,44 @@ impl Prepared {
         let encoded =
             self.tokenizer
                 .encode_questions(questions, &self.rendering, self.prompt_tokens)?;
-        for question in &encoded {
+        self.check_ids(&encoded)?;
+        Ok(encoded)
+    }
+
+    /// Encodes the questions of a split that can be asked, and leaves out the others.
+    fn encode_split(
+        &mut self,
+        split: &str,
+        questions: &mut Vec<MultipleChoice>,
+        config: &RunConfig,
+    ) -> Result<Vec<EncodedQuestion>, TrainError> {
+        let (encoded, unaskable) =
+            self.tokenizer
+                .encode_askable(questions, &self.rendering, self.prompt_tokens)?;
+        self.check_ids(&encoded)?;
+        let dataset = config.data.title();
+        if let (true, Some(first)) = (encoded.is_empty(), unaskable.first()) {
+            let reason = format!(
+                "none of its {} questions can be asked, the first because {}",
+                questions.len(),
+                first.reason
+            );
+            return Err(TrainError::config(format!("{dataset} {split}"), reason));
+        }
+        let asked: HashSet<&str> = encoded.iter().map(|q| q.id.as_str()).collect();
+        questions.retain(|question| asked.contains(question.id.as_str()));
+        self.left_out
+            .extend(unaskable.into_iter().map(|unaskable| LeftOut {
+                dataset: dataset.clone(),
+                split: split.into(),
+                unaskable,
+            }));
+        Ok(encoded)
+    }
+
+    /// Refuses tokens that the model does not know.
+    fn check_ids(&self, encoded: &[EncodedQuestion]) -> Result<(), TrainError> {
+        for question in encoded {
             if let Some(id) = question
                 .ids()
                 .find(|id| *id as usize >= self.model.vocab_size)
@@ -203,7 +289,7 @@ impl Prepared {
                 ));
             }
         }
-        Ok(encoded)
+        Ok(())
     }
 
     /// Training answers longer than the model may write.
@@ -334,18 +420,40 @@ impl Prepared {
             .collect();
         (0..count)
             .map(|view| {
-                let prompts = worded.iter().map(|w| &w[view].0);
-                let encoded = self.tokenizer.encode_prompts(
-                    questions.iter().zip(prompts),
-                    &self.rendering,
-                    self.prompt_tokens,
-                )?;
-                Ok(View {
-                    questions: encoded,
-                    weights: worded.iter().map(|w| w[view].1).collect(),
-                })
+                let mut found = View {
+                    questions: Vec::with_capacity(questions.len()),
+                    weights: Vec::with_capacity(questions.len()),
+                };
+                for (question, worded) in questions.iter().zip(&worded) {
+                    let (prompt, weight) = &worded[view];
+                    let (encoded, weight) = self.in_words(question, prompt, *weight)?;
+                    found.questions.push(encoded);
+                    found.weights.push(weight);
+                }
+                Ok(found)
             })
             .collect()
+    }
+
+    /// A question in other words; where these do not fit, in its own once more.
+    fn in_words(
+        &self,
+        question: &MultipleChoice,
+        prompt: &Prompt,
+        weight: f64,
+    ) -> Result<(EncodedQuestion, f64), TrainError> {
+        let encode = |prompt: &Prompt| {
+            let one = std::iter::once((question, prompt));
+            let encoded = self
+                .tokenizer
+                .encode_prompts(one, &self.rendering, self.prompt_tokens);
+            encoded.map(|mut one| one.swap_remove(0))
+        };
+        match encode(prompt) {
+            Ok(encoded) => Ok((encoded, weight)),
+            Err(DataError::Question { .. }) => Ok((encode(&self.rendering.render(question))?, 1.0)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Where each file of the model and the data came from.

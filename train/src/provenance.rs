@@ -6,7 +6,7 @@ use data::source::{Located, SourceKind, sha256};
 use crate::config::RunConfig;
 use crate::context::Setup;
 use crate::error::TrainError;
-use crate::prepare::Prepared;
+use crate::prepare::{LeftOut, Prepared};
 use crate::registry;
 use crate::run_directory::{Provenance, RunDirectory};
 
@@ -22,6 +22,11 @@ pub fn record(
 ) -> Result<(), TrainError> {
     let adapter = registry::build(config)?.adapter();
     let shortened = |rows: &[EncodedQuestion]| rows.iter().filter(|q| q.shortened).count();
+    let mut left_out = prepared.left_out.clone();
+    // Other datasets that were scored before.
+    let known = run.provenance_if_written()?.map(|known| known.left_out);
+    let own = config.data.title();
+    left_out.extend(known.into_iter().flatten().filter(|q| q.dataset != own));
     run.write_json("environment.json", &setup.environment)?;
     run.write_provenance(&Provenance {
         model: prepared.model_files.clone(),
@@ -33,9 +38,31 @@ pub fn record(
             shortened(&prepared.test),
         ],
         answers_cut: prepared.answers_cut(),
+        left_out,
         base_parameters: prepared.model.base_parameters(),
         trainable_parameters: adapter.parameters(&prepared.model),
     })
+}
+
+/// Adds to `data.json` which questions of other datasets are left out.
+///
+/// # Errors
+/// A file that cannot be read or written.
+pub fn record_left_out<'a>(
+    run: &RunDirectory,
+    others: impl Iterator<Item = &'a [LeftOut]>,
+) -> Result<(), TrainError> {
+    let mut known = run.provenance()?;
+    let before = known.left_out.len();
+    for one in others.flatten() {
+        if !known.left_out.contains(one) {
+            known.left_out.push(one.clone());
+        }
+    }
+    match known.left_out.len() == before {
+        true => Ok(()),
+        false => run.write_provenance(&known),
+    }
 }
 
 /// The files of `adapter.from`; once the run has begun, those that it began from.

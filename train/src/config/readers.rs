@@ -18,7 +18,7 @@ pub(crate) const EVERY_TRAINING: &[&str] = &["model", "data", "evaluation", "tra
 pub(crate) const ROUTERS: &[&str] = &["train.router_rate_factor"];
 
 /// Read when a finished training is asked questions, whatever the method.
-pub(crate) const ASKING: &[&str] = &["evaluation", "data.answer_tokens"];
+pub(crate) const ASKING: &[&str] = &["evaluation", "data.answer_tokens", "data.max_tokens"];
 
 /// Read only where the model writes its answers.
 pub(crate) const WRITTEN_ANSWERS: &[&str] = &["data.answer_tokens", "evaluation.answer_confidence"];

@@ -4,6 +4,7 @@ use data::rendering::Scoring;
 use data::split::SplitAccount;
 
 use super::Report;
+use crate::prepare::LeftOut;
 
 impl Report<'_> {
     /// The files of model and data, with the beginnings of their digests.
@@ -100,6 +101,12 @@ impl Report<'_> {
             ),
             ("Command".into(), self.environment.command.clone()),
         ];
+        let left_out = LeftOut::sentences(&self.provenance.left_out);
+        facts.extend(
+            left_out
+                .into_iter()
+                .map(|sentence| ("Left out".into(), sentence)),
+        );
         if self.provenance.answers_cut > 0 {
             let cut = self.provenance.answers_cut;
             facts.push((

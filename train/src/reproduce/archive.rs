@@ -678,6 +678,7 @@ mod tests {
                 },
                 shortened: [1, 0, 0],
                 answers_cut: 0,
+                left_out: Vec::new(),
                 base_parameters: 1000,
                 trainable_parameters: 10,
             },

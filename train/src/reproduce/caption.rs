@@ -3,6 +3,7 @@
 use super::plan::Plan;
 use super::records::Records;
 use crate::config::RunConfig;
+use crate::prepare::LeftOut;
 
 /// Whether a model is the paper's: by its short name, or its repository.
 pub(super) fn is_papers_model(name: &str, paper_model: &str) -> bool {
@@ -45,6 +46,7 @@ pub(super) fn caption(plan: &Plan, records: &Records) -> Vec<String> {
     if !sources.is_empty() {
         text.push(format!("Sources: {}.", sources.join("; ")));
     }
+    text.extend(left_out(plan, records));
     let open = evaluations.iter().filter(|e| records.is_open(e)).count();
     if open > 0 {
         text.push(format!(
@@ -73,6 +75,22 @@ pub(super) fn caption(plan: &Plan, records: &Records) -> Vec<String> {
     }
     text.extend(plan.notes.iter().cloned());
     text
+}
+
+/// The test questions of the columns that could not be asked, and so are in no figure.
+fn left_out(plan: &Plan, records: &Records) -> Vec<String> {
+    let mut found: Vec<LeftOut> = Vec::new();
+    let evaluations = plan.evaluations();
+    let records = evaluations
+        .iter()
+        .filter_map(|e| records.evaluations.get(&e.id));
+    for one in records.flat_map(|record| &record.origin.provenance.left_out) {
+        let tested = plan.columns.iter().any(|c| c.test == one.dataset);
+        if tested && one.split == "test" && !found.contains(one) {
+            found.push(one.clone());
+        }
+    }
+    LeftOut::sentences(&found)
 }
 
 /// Model, template and size of the trainings.

@@ -230,6 +230,8 @@ pub fn ensure_evaluated(
             others.push((name, other));
         }
     }
+    let left_out = others.iter().map(|(_, other)| &*other.left_out);
+    provenance::record_left_out(&run, left_out)?;
     let positions = others.iter().map(|(_, other)| other.positions()).max();
     let members = trained_members(evaluation, root, &prepared)?;
     let positions = positions.unwrap_or(0);

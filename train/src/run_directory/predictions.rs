@@ -223,6 +223,7 @@ mod tests {
             split,
             shortened: [0; 3],
             answers_cut: 0,
+            left_out: Vec::new(),
             base_parameters: 1,
             trainable_parameters: 1,
         })

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RunDirectory;
 use crate::error::TrainError;
+use crate::prepare::LeftOut;
 
 pub(super) const DATA: &str = "data.json";
 
@@ -42,6 +43,9 @@ pub struct Provenance {
     /// Training answers longer than the model may write: it learns their beginning alone.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub answers_cut: usize,
+    /// Questions that cannot be asked, of this dataset and of the others that were scored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
     /// Parameters of the base model.
     pub base_parameters: usize,
     /// Parameters of the adapter.
