@@ -35,6 +35,7 @@ fn ending(path: &Path) -> String {
 /// An unknown ending, a damaged file, a name that two columns share, or a row that is not valid in
 /// its format, by number.
 pub fn read(path: &Path, columns: &[&str]) -> Result<Vec<Row>, DataError> {
+    let _at_hand = fault::reading(path);
     match ending(path).as_str() {
         "jsonl" | "json" => json(path, &text(path)?),
         "tsv" => separated::read(path, &text(path)?, b'\t', &[]),
@@ -200,7 +201,7 @@ fn parquet(path: &Path) -> Result<Vec<Row>, DataError> {
     };
     let file = File::open(path).map_err(|e| DataError::io(path, e))?;
     // The parquet crate panics on some damaged pages; a damaged file is an error like any other.
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| parquet_rows(file)))
+    fault::caught(|| parquet_rows(file))
         .unwrap_or_else(|_| Err("is damaged: fetch it again".into()))
         .map_err(fail)
 }

@@ -67,10 +67,24 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer refuses.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        self.inner
-            .encode(text, true)
-            .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|e| DataError::setting("tokenizer", e.to_string()))
+        let encoding = self.asked(|inner| inner.encode(text, true))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// What the tokenizers library answers. It panics on some settings that a file may hold, such
+    /// as a prefix of parts of words that is longer than a word.
+    fn asked<T>(
+        &self,
+        ask: impl FnOnce(&tokenizers::Tokenizer) -> tokenizers::Result<T>,
+    ) -> Result<T, DataError> {
+        let fail = |reason: String| DataError::setting("tokenizer", reason);
+        let damaged = |panic: String| {
+            fail(format!(
+                "the model's tokenizer.json has settings that do not fit each other ({panic}): fetch it again"
+            ))
+        };
+        let answer = fault::caught(|| ask(&self.inner)).map_err(damaged)?;
+        answer.map_err(|e| fail(e.to_string()))
     }
 
     /// Writes the tokenizer as `tokenizer.json`.
@@ -78,12 +92,7 @@ impl Tokenizer {
     /// # Errors
     /// A file that cannot be written.
     pub fn save(&self, path: &std::path::Path) -> Result<(), DataError> {
-        let text = self.inner.to_string(true);
-        let fail = |reason: String| DataError::File {
-            path: path.into(),
-            reason,
-        };
-        let text = text.map_err(|e| fail(e.to_string()))?;
+        let text = self.asked(|inner| inner.to_string(true))?;
         std::fs::write(path, text).map_err(|e| DataError::io(path, e))
     }
 
@@ -92,9 +101,7 @@ impl Tokenizer {
     /// # Errors
     /// Ids outside the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
-        self.inner
-            .decode(ids, false)
-            .map_err(|e| DataError::setting("tokenizer", e.to_string()))
+        self.asked(|inner| inner.decode(ids, false))
     }
 
     /// Text of a written answer, and whether its end has come.

@@ -1,10 +1,12 @@
-//! One file a verb. `flags` and `process` hold what several of them need.
+//! One file a verb. `flags` and `process` hold what several of them need, `crash` what a user
+//! sees of a fault.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 mod compare;
+pub mod crash;
 mod data;
 mod doctor;
 mod evaluate;
@@ -67,7 +69,10 @@ struct TrainCli {
 
 /// `uq4ct <verb>`
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    crash::guarded(|| chosen(Cli::parse()))
+}
+
+fn chosen(cli: Cli) -> ExitCode {
     finish(match cli.verb {
         Verb::Train(args) => train::run(args),
         Verb::Evaluate(args) => evaluate::run(args),
@@ -85,7 +90,7 @@ pub fn main() -> ExitCode {
 
 /// `train`
 pub fn train_main() -> ExitCode {
-    finish(train::run(TrainCli::parse().args))
+    crash::guarded(|| finish(train::run(TrainCli::parse().args)))
 }
 
 /// Prints an error with its causes. The exit code tells success from failure and from a stop on

@@ -2,13 +2,19 @@
 //! device is really there, so `cargo test --features cuda` is all that a user with a GPU types.
 #![recursion_limit = "256"]
 
+/// Counts where a test asks for it.
+#[global_allocator]
+static ALLOCATOR: support::allocation::Counting = support::allocation::Counting;
+
 mod calibration;
 mod command_line;
 mod configs;
 mod contributing;
+mod crash;
 mod datasets;
 mod every_prompt;
 mod export;
+mod fuzz;
 mod gguf;
 mod housekeeping;
 mod hub;

@@ -7,6 +7,7 @@ use model::load::safetensors::Safetensors;
 use model::load::{Weights, open};
 use proptest::prelude::*;
 
+use crate::support::allocation::most_bytes;
 use crate::support::fixture;
 
 /// Writes the files of a small model, its weights changed by `damage`.
@@ -282,6 +283,108 @@ fn a_gguf_is_read_and_a_truncated_or_hostile_one_refused() {
     other[at..at + 5].copy_from_slice(b"bloom");
     let error = read_gguf(&other).unwrap_err().to_string();
     assert!(error.contains("general.architecture"), "{error}");
+}
+
+/// A directory with a small model whose tokenizer.json is this.
+fn with_tokenizer(text: &str) -> tempfile::TempDir {
+    let folder = damaged_safetensors(|_| ());
+    std::fs::copy(
+        fixture("parity/llama/config.json"),
+        folder.path().join("config.json"),
+    )
+    .unwrap();
+    std::fs::write(folder.path().join("tokenizer.json"), text).unwrap();
+    folder
+}
+
+/// Inputs on which the tokenizers library panics.
+#[test]
+fn a_tokenizer_that_its_library_does_not_survive_is_refused() {
+    let folder = with_tokenizer(r#"{"decoder":{x}}"#);
+    let error = open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json"), "{error}");
+    let prefix = "x".repeat(2000);
+    let piece = serde_json::json!({
+        "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+        "post_processor": null, "decoder": null, "truncation": null, "padding": null,
+        "model": {
+            "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": prefix,
+            "max_input_chars_per_word": 100, "vocab": {"[UNK]": 0, "a": 1},
+        },
+    });
+    let folder = with_tokenizer(&piece.to_string());
+    let told = match open(folder.path()) {
+        Ok(files) => data::tokenizer::Tokenizer::new(files.tokenizer)
+            .encode("abc")
+            .map(drop)
+            .map_err(|e| e.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = told {
+        assert!(error.contains("tokenizer"), "{error}");
+    }
+}
+
+/// A flipped byte in a length of the pickle once took 4 GB.
+#[test]
+fn a_pickle_cannot_ask_for_more_memory_than_its_file_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adapter_model.bin");
+    let tensors = [("a.weight", 6), ("b.weight", 4)].map(|(name, n)| {
+        let data = burn::tensor::TensorData::new(vec![1f32; n], [n / 2, 2]);
+        (name.to_owned(), data)
+    });
+    model::exchange::torch::write(&path, &tensors.into()).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] = 0xff;
+        std::fs::write(&path, bytes).unwrap();
+        let (read, memory) = most_bytes(|| model::exchange::torch::read(&path));
+        assert!(memory < 4 << 20, "byte {at}: {memory} bytes");
+        if let Err(error) = read {
+            assert!(error.to_string().contains("adapter_model.bin"), "{error}");
+        }
+    }
+    // A tensor that repeats one value a million times.
+    std::fs::write(&path, repeated(&whole)).unwrap();
+    let (read, memory) = most_bytes(|| model::exchange::torch::read(&path));
+    let error = read.unwrap_err().to_string();
+    assert!(
+        error.contains("adapter_model.bin") && memory < 4 << 20,
+        "{error} {memory}"
+    );
+}
+
+/// The archive with its first tensor's shape made huge and its strides 0.
+fn repeated(whole: &[u8]) -> Vec<u8> {
+    use std::io::{Cursor, Read, Write};
+    let mut old = zip::ZipArchive::new(Cursor::new(whole)).unwrap();
+    let mut new = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for place in 0..old.len() {
+        let mut entry = old.by_index(place).unwrap();
+        let name = entry.name().unwrap().into_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        // Shape (3, 2), strides (2, 1), as the writer of this project says them.
+        let integers = |values: [i32; 2]| {
+            let values = values
+                .map(|n| [b"J", &n.to_le_bytes()[..]].concat())
+                .concat();
+            [b"(", &values[..], b"t"].concat()
+        };
+        let (shape, strides) = (integers([3, 2]), integers([2, 1]));
+        let both = [&shape[..], &strides].concat();
+        if let Some(at) = content.windows(both.len()).position(|part| part == both) {
+            let huge = [integers([1 << 20, 100]), integers([0, 0])].concat();
+            content.splice(at..at + both.len(), huge);
+        }
+        let stored = zip::write::SimpleFileOptions::default()
+            .compression_method(zip::CompressionMethod::Stored);
+        new.start_file(name, stored).unwrap();
+        new.write_all(&content).unwrap();
+    }
+    new.finish().unwrap().into_inner()
 }
 
 proptest! {

@@ -11,7 +11,9 @@ use data::encoded::EncodedQuestion;
 use model::load::tiny::{self, RandomWeights};
 use model::{AdapterConfig, Llama, LoraConfig, MixLoraConfig, TargetModule};
 
+pub(crate) mod allocation;
 pub(crate) mod programs;
+pub(crate) mod server;
 
 /// Every device to test on, plain, with the largest relative difference that its arithmetic
 /// excuses.

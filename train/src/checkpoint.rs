@@ -67,6 +67,7 @@ fn chunks(run: &Path) -> Vec<usize> {
 
 /// A checkpoint whose parts are all there and can be read.
 fn read(run: &Path, chunk: usize) -> Result<Checkpoint, TrainError> {
+    let _at_hand = fault::reading(&folder(run));
     let at = |name: &str| folder(run).join(format!("{name}-{chunk}.bpk"));
     let (model, optimizer, scheduler) = (at("model"), at("optim"), at("scheduler"));
     ModuleRecord::load(&model).map_err(|e| TrainError::file(&model, e))?;
@@ -84,6 +85,7 @@ fn read(run: &Path, chunk: usize) -> Result<Checkpoint, TrainError> {
 /// A file that cannot be read.
 pub fn model_record(run: &Path, checkpoint: Checkpoint) -> Result<ModuleRecord, TrainError> {
     let path = folder(run).join(format!("model-{}.bpk", checkpoint.chunk));
+    let _at_hand = fault::reading(&path);
     ModuleRecord::load(&path).map_err(|e| TrainError::file(path, e))
 }
 

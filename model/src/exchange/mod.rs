@@ -50,6 +50,7 @@ pub struct Adapter {
 /// A directory without an adapter, an adapter of a kind that is not implemented or with values that
 /// are no numbers, or a damaged file.
 pub fn read(directory: &Path) -> Result<Adapter, ModelError> {
+    let _at_hand = fault::reading(directory);
     let adapter = read_any(directory)?;
     check_numbers(directory, &adapter.tensors)?;
     Ok(adapter)

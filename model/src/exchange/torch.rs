@@ -1,13 +1,12 @@
 //! `torch.save` of a dictionary of f32 tensors: a zip archive of a pickle and one raw file for each
-//! tensor. candle-core reads it. No crate writes it, so it is written here.
+//! tensor. pytorch-reader reads it. No crate writes it, so it is written here.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use burn::tensor::TensorData;
-use candle_core::DType;
-use candle_core::pickle::PthTensors;
+use burn::tensor::{DType, TensorData};
+use pytorch_reader::PytorchReader;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -18,33 +17,41 @@ use crate::load::at;
 /// Reads every tensor of a `torch.save` file as f32.
 ///
 /// # Errors
-/// A file that is damaged or holds anything but a dictionary of tensors.
+/// A file that is damaged, holds a tensor of another type, or says that it holds more values than
+/// would fit in it.
 pub fn read(path: &Path) -> Result<Tensors, ModelError> {
-    let fail = |e: candle_core::Error| at(path, e.to_string());
-    // Opened here for its error: candle's own does not name the file.
-    File::open(path).map_err(|source| ModelError::Io {
+    let io = |source: std::io::Error| ModelError::Io {
         path: path.into(),
         source,
-    })?;
-    let file = PthTensors::new(path, None).map_err(fail)?;
-    let mut names: Vec<String> = file.tensor_infos().keys().cloned().collect();
-    names.sort();
-    names
+    };
+    let length = File::open(path)
+        .and_then(|file| file.metadata())
+        .map_err(io)?
+        .len();
+    let file = PytorchReader::new(path).map_err(|e| at(path, e.to_string()))?;
+    // Tensors may share their values, once or twice. One may also repeat a single value as often
+    // as it likes, which no adapter does.
+    let values: u64 = file.tensors().values().map(|t| t.byte_len() as u64).sum();
+    if values > 4 * length {
+        let reason = format!("says that it holds {values} bytes of values, in {length} bytes");
+        return Err(at(path, reason));
+    }
+    file.into_tensors()
         .into_iter()
-        .map(|name| {
-            let tensor = file.get(&name).map_err(fail)?;
-            let tensor = tensor
-                .ok_or_else(|| at(path, format!("`{name}` is in the list but not in the file")))?;
-            if !tensor.dtype().is_float() {
-                let reason = format!("`{name}`: type {:?} is not implemented", tensor.dtype());
-                return Err(at(path, reason));
-            }
-            let dims = tensor.dims().to_vec();
-            let values: Vec<f32> = tensor
-                .to_dtype(DType::F32)
-                .and_then(|t| t.flatten_all()?.to_vec1())
-                .map_err(fail)?;
-            Ok((name, TensorData::new(values, dims)))
+        .map(|(name, tensor)| {
+            let dtype = match tensor.dtype() {
+                pytorch_reader::DType::F32 => DType::F32,
+                pytorch_reader::DType::F16 => DType::F16,
+                pytorch_reader::DType::BF16 => DType::BF16,
+                pytorch_reader::DType::F64 => DType::F64,
+                other => {
+                    let reason = format!("`{name}`: type {other:?} is not implemented");
+                    return Err(at(path, reason));
+                }
+            };
+            let bytes = tensor.read().map_err(|e| at(path, e.to_string()))?;
+            let data = TensorData::from_bytes_vec(bytes, tensor.shape().to_vec(), dtype);
+            Ok((name, data.convert::<f32>()))
         })
         .collect()
 }

@@ -114,6 +114,7 @@ fn unpermute(values: &[f32], rows: usize, columns: usize, heads: usize) -> Vec<f
 
 impl Weights for Gguf {
     fn tensor(&mut self, name: &str) -> Result<TensorData, ModelError> {
+        let _at_hand = fault::reading(&self.path);
         let stored = gguf_name(name)
             .filter(|stored| self.content.tensor_infos.contains_key(stored))
             .ok_or_else(|| missing(&self.content, name))?;

@@ -45,6 +45,7 @@ impl std::fmt::Debug for ModelFiles {
 /// # Errors
 /// Files that are absent, damaged, or of an architecture that is not implemented.
 pub fn open(path: &Path) -> Result<ModelFiles, ModelError> {
+    let _at_hand = fault::reading(path);
     if path.is_dir() {
         return open_directory(path);
     }
@@ -65,13 +66,23 @@ fn open_directory(path: &Path) -> Result<ModelFiles, ModelError> {
     let text = read_text(&config_path)?;
     let config = ModelConfig::from_json(&text).map_err(|e| at(&config_path, e.to_string()))?;
     let tokenizer_path = path.join("tokenizer.json");
-    let tokenizer = tokenizers::Tokenizer::from_bytes(read_text(&tokenizer_path)?.as_bytes())
-        .map_err(|e| at(&tokenizer_path, e.to_string()))?;
+    let text = read_text(&tokenizer_path)?;
+    let tokenizer = tokenizer(|| tokenizers::Tokenizer::from_bytes(text.as_bytes()))
+        .map_err(|reason| at(&tokenizer_path, reason))?;
     Ok(ModelFiles {
         config,
         weights: Box::new(safetensors::Safetensors::open(path)?),
         tokenizer,
     })
+}
+
+/// A tokenizer by a reader of the tokenizers library, which panics on some damaged files.
+fn tokenizer<E: std::fmt::Display>(
+    read: impl FnOnce() -> Result<tokenizers::Tokenizer, E>,
+) -> Result<tokenizers::Tokenizer, String> {
+    let damaged = |panic| format!("is damaged ({panic}): fetch it again");
+    let found = fault::caught(read).map_err(damaged)?;
+    found.map_err(|e| e.to_string())
 }
 
 pub(crate) fn read_text(path: &Path) -> Result<String, ModelError> {

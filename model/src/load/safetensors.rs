@@ -86,6 +86,7 @@ impl Weights for Safetensors {
             });
         };
         let (file, store) = &mut self.shards[shard];
+        let _at_hand = fault::reading(file);
         let tensor = store
             .get_tensor(name)
             .map_err(|e| at(file, e.to_string()))?

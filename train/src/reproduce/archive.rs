@@ -24,7 +24,6 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -73,7 +72,8 @@ pub fn read(path: &Path) -> Result<Records, TrainError> {
         TrainError::file(path, format!("is damaged ({reason}): {remedy}"))
     };
     // The parquet crate panics on some damaged pages; a damaged file is an error like any other.
-    std::panic::catch_unwind(AssertUnwindSafe(|| decode(file)))
+    let _at_hand = fault::reading(path);
+    fault::caught(|| decode(file))
         .unwrap_or_else(|_| Err("its pages cannot be read".into()))
         .map_err(fail)
 }

@@ -171,6 +171,7 @@ impl RunDirectory {
     /// A file that is absent or malformed.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T, TrainError> {
         let path = self.root.join(name);
+        let _at_hand = fault::reading(&path);
         let text = fs::read_to_string(&path).map_err(|e| TrainError::file(&path, e))?;
         serde_json::from_str(&text).map_err(|e| TrainError::file(&path, e))
     }

@@ -91,6 +91,7 @@ impl RunDirectory {
 /// # Errors
 /// A file that is absent, or a line that is malformed or contradicts itself, by number.
 pub fn read_predictions(path: &Path) -> Result<Vec<ScoredRow>, TrainError> {
+    let _at_hand = fault::reading(path);
     let text = fs::read_to_string(path).map_err(|e| TrainError::file(path, e))?;
     text.lines()
         .enumerate()

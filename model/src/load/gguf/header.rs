@@ -69,7 +69,8 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
 /// The tokenizer as candle-core reads it, with the pre-tokenizers that candle-core does not know:
 /// SmolLM splits single digits, GPT-2 adds no leading space.
 pub(super) fn tokenizer(content: &Content) -> Result<Tokenizer, String> {
-    let mut tokenizer = Tokenizer::from_gguf(content).map_err(|e| format!("tokenizer: {e}"))?;
+    let read = || Tokenizer::from_gguf(content);
+    let mut tokenizer = crate::load::tokenizer(read).map_err(|e| format!("tokenizer: {e}"))?;
     let kind = text(content, "tokenizer.ggml.pre").unwrap_or_else(|_| "default".into());
     let bytes = ByteLevel::new(false, true, true);
     match kind.as_str() {
