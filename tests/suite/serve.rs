@@ -224,7 +224,7 @@ fn locked_doors_and_lateness() {
         let head = format!(
             "POST /v1/answer HTTP/1.1\r\nContent-Type: application/json\r\nAuthorization: Bearer {bearer}"
         );
-        server.http(&head, &question("q").to_string())
+        server.http(&head, question("q").to_string())
     };
     assert_eq!(ask("0123456789abcdeX").0, 401);
     let (status, _, body) = ask(token);
