@@ -27,8 +27,9 @@ fn main() -> Result<(), data::DataError> {
             normalization: Normalization::Token,
             answer_tokens: 16,
             whole_choices: false,
+            chat: None,
         };
-        println!("{scoring:?}: {:?}", rendering.render(&question).text());
+        println!("{scoring:?}: {:?}", rendering.render(&question)?.text());
         let encoded =
             tokenizer.encode_questions(std::slice::from_ref(&question), &rendering, 512)?;
         let tokens: Vec<usize> = encoded[0].choices.iter().map(|c| c.tokens.len()).collect();

@@ -255,7 +255,9 @@ impl CheckedTokens {
                     lengths.push(encoded.length());
                     if encoded.shortened {
                         found.shortened.push(*row);
-                        let whole = tokenizer.encode(&rendering.render(question).text());
+                        let whole = rendering
+                            .render(question)
+                            .and_then(|prompt| tokenizer.encode_prompt_text(&prompt));
                         let whole = whole.map_or(0, |ids| ids.len());
                         let lost = whole.saturating_sub(encoded.prompt.len());
                         found.lost.push([lost, whole]);
@@ -373,6 +375,7 @@ mod tests {
             normalization: Normalization::Token,
             answer_tokens: 16,
             whole_choices: false,
+            chat: None,
         };
         let letters = CheckedTokens::of(&found, &Tokenizer::tiny(), &rendering, 200, 1);
         assert_eq!(letters.shortened, [2]);

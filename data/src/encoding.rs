@@ -9,7 +9,7 @@ use crate::error::DataError;
 use crate::example::MultipleChoice;
 use crate::prompt::{LabelStyle, Prompt};
 use crate::rendering::{Normalization, Rendering, Scoring};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{ChatPart, Tokenizer};
 
 /// A question that cannot be asked, whatever is cut of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,10 @@ impl Tokenizer {
         rendering: &Rendering,
         max_tokens: usize,
     ) -> Result<Vec<EncodedQuestion>, DataError> {
-        let prompts: Vec<Prompt> = questions.iter().map(|q| rendering.render(q)).collect();
+        let prompts = questions
+            .iter()
+            .map(|question| rendering.render(question))
+            .collect::<Result<Vec<Prompt>, _>>()?;
         self.encode_prompts(questions.iter().zip(&prompts), rendering, max_tokens)
     }
 
@@ -57,8 +60,10 @@ impl Tokenizer {
         let mut cache = LabelCache::new();
         let (mut encoded, mut unaskable) = (Vec::new(), Vec::new());
         for question in questions {
-            let prompt = rendering.render(question);
-            match self.encode_prompt(question, &prompt, rendering, max_tokens, &mut cache) {
+            let found = rendering.render(question).and_then(|prompt| {
+                self.encode_prompt(question, &prompt, rendering, max_tokens, &mut cache)
+            });
+            match found {
                 Ok(question) => encoded.push(question),
                 Err(DataError::Question { id, reason }) => {
                     unaskable.push(Unaskable { id, reason });
@@ -145,20 +150,19 @@ impl Tokenizer {
 
     /// The ids of each choice's text in context.
     fn continuations(&self, prompt: &Prompt, id: &str) -> Result<Vec<Vec<u32>>, DataError> {
-        let text = stand_in(prompt);
-        let base = self.encode(&text)?;
+        let base = self.stand_in(prompt, "")?;
         prompt
             .labels
             .iter()
             .map(|label| {
-                let longer = self.encode(&format!("{text}{label}"))?;
+                let longer = self.stand_in(prompt, label)?;
                 match longer.strip_prefix(base.as_slice()) {
                     Some(grown) if !grown.is_empty() => Ok(grown.to_vec()),
                     _ => Err(DataError::Question {
                         id: id.into(),
                         reason: format!(
                             "the answer {label:?} does not follow {:?} as tokens of its own: use data.scoring = \"letters\", where there are choices, or another model",
-                            prompt.tail
+                            prompt.end()
                         ),
                     }),
                 }
@@ -173,14 +177,15 @@ impl Tokenizer {
         max_tokens: usize,
         id: &str,
     ) -> Result<(Vec<u32>, bool), DataError> {
-        let ids = self.encode(&prompt.text())?;
+        let ids = self.encode_prompt_text(prompt)?;
         if ids.len() <= max_tokens {
             return Ok((ids, false));
         }
         let parts = parts(&prompt.shortenable);
         let with = |kept: usize| {
-            let shortenable = parts[..kept].concat().trim_end().to_owned();
-            self.encode(&[&*prompt.head, &shortenable, &prompt.tail].concat())
+            let shortenable = parts[..kept].concat();
+            let question = prompt.question_with(shortenable.trim_end());
+            self.encode_framed(prompt, &question, "")
         };
         // The most parts that fit; the length grows with them.
         let (mut fits, mut too_many) = (0, parts.len());
@@ -210,7 +215,7 @@ impl Tokenizer {
     /// appended.
     fn labels(&self, prompt: &Prompt, cache: &mut LabelCache) -> Result<Vec<Vec<u32>>, DataError> {
         let end: String = {
-            let mut last: Vec<char> = prompt.tail.chars().rev().take(12).collect();
+            let mut last: Vec<char> = prompt.end().chars().rev().take(12).collect();
             last.reverse();
             last.into_iter().collect()
         };
@@ -218,18 +223,17 @@ impl Tokenizer {
         if let Some(known) = cache.get(&key) {
             return Ok(known.clone());
         }
-        let text = stand_in(prompt);
-        let base = self.encode(&text)?;
+        let base = self.stand_in(prompt, "")?;
         let mut found: Vec<u32> = Vec::new();
         for label in &prompt.labels {
-            let longer = self.encode(&format!("{text}{label}"))?;
+            let longer = self.stand_in(prompt, label)?;
             let grown = longer.strip_prefix(base.as_slice());
             let &[id] = grown.unwrap_or_default() else {
                 return Err(DataError::setting(
                     "answer label",
                     format!(
                         "{label:?} after {:?} must be one token, but it is {:?}: use another template or model",
-                        prompt.tail,
+                        prompt.end(),
                         grown.map(|g| g.len()),
                     ),
                 ));
@@ -249,6 +253,38 @@ impl Tokenizer {
         cache.insert(key, found.clone());
         Ok(found)
     }
+
+    /// Token ids of the whole text that the model reads, without labels.
+    ///
+    /// # Errors
+    /// A text that the tokenizer refuses.
+    pub fn encode_prompt_text(&self, prompt: &Prompt) -> Result<Vec<u32>, DataError> {
+        let question = prompt.question_with(&prompt.shortenable);
+        self.encode_framed(prompt, &question, "")
+    }
+
+    /// A short stand-in for the prompt with the same end, and a label after it.
+    fn stand_in(&self, prompt: &Prompt, label: &str) -> Result<Vec<u32>, DataError> {
+        self.encode_framed(prompt, &prompt.question_with(""), label)
+    }
+
+    /// A question inside the prompt's frame, and a label after it.
+    fn encode_framed(
+        &self,
+        prompt: &Prompt,
+        question: &str,
+        label: &str,
+    ) -> Result<Vec<u32>, DataError> {
+        match &prompt.frame {
+            None => self.encode(&[question, label].concat()),
+            Some(frame) => self.encode_chat(&[
+                ChatPart::Template(&frame.before),
+                ChatPart::Text(question),
+                ChatPart::Template(&frame.after),
+                ChatPart::Text(label),
+            ]),
+        }
+    }
 }
 
 /// Characters of the longest part of a text that is cut as a whole.
@@ -265,11 +301,6 @@ fn parts(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// A short stand-in for the prompt with the same end.
-fn stand_in(prompt: &Prompt) -> String {
-    format!("{}{}", prompt.head, prompt.tail)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,6 +313,7 @@ mod tests {
         normalization: Normalization::Token,
         answer_tokens: 16,
         whole_choices: false,
+        chat: None,
     };
 
     fn question(text: &str) -> MultipleChoice {

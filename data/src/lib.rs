@@ -29,9 +29,10 @@
 //!     normalization: Normalization::Token,
 //!     answer_tokens: 16,
 //!     whole_choices: false,
+//!     chat: None,
 //! };
 //! assert_eq!(
-//!     rendering.render(&questions[0]).text(),
+//!     rendering.render(&questions[0])?.text(),
 //!     "Please choose the correct answer to the question: \
 //!      What is frozen water? (A) ice (B) iron\nAnswer:"
 //! );
@@ -56,6 +57,7 @@
 //! | [`check`] | what can be said about a file before anything is trained on it |
 //! | [`prompt`] | what a prompt is |
 //! | [`template`] | the wordings of prompts, one a file |
+//! | [`chat`] | a prompt as a turn of a conversation, in the model's own chat template |
 //! | [`rendering`] | the settings that decide how a question reads, and how choices are scored |
 //! | [`perturbation`] | other wordings of a prompt |
 //! | [`tokenizer`] | text to token ids and back |
@@ -72,6 +74,7 @@
 
 pub mod batch;
 pub mod batcher;
+pub mod chat;
 pub mod check;
 pub mod dataset;
 pub mod encoded;

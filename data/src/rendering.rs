@@ -1,8 +1,12 @@
 //! How questions become prompts, and how their choices are scored.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::chat::ChatTemplate;
+use crate::error::DataError;
 use crate::example::MultipleChoice;
 use crate::prompt::{LabelStyle, Prompt};
 use crate::template::Template;
@@ -33,7 +37,7 @@ pub enum Normalization {
 }
 
 /// Everything that decides how a question reads to the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rendering {
     /// The wording of the prompt.
     pub template: Template,
@@ -47,6 +51,9 @@ pub struct Rendering {
     pub answer_tokens: usize,
     /// Whether cloze scoring computes the choices' last tokens as well.
     pub whole_choices: bool,
+    /// The model's chat template, whose user's turn the prompt is; absent where the prompt is all
+    /// that the model reads.
+    pub chat: Option<Arc<ChatTemplate>>,
 }
 
 impl Rendering {
@@ -60,10 +67,20 @@ impl Rendering {
     }
 
     /// The prompt of a question.
-    pub fn render(&self, question: &MultipleChoice) -> Prompt {
-        match (self.scoring, self.labels) {
+    ///
+    /// # Errors
+    /// A question that the chat template refuses.
+    pub fn render(&self, question: &MultipleChoice) -> Result<Prompt, DataError> {
+        let prompt = match (self.scoring, self.labels) {
             (Scoring::Cloze, LabelStyle::Letter) => self.template.cloze(question),
             (_, style) => self.template.render(question, style),
+        };
+        match &self.chat {
+            Some(chat) => chat.frame(prompt).map_err(|error| DataError::Question {
+                id: question.id.clone(),
+                reason: error.to_string(),
+            }),
+            None => Ok(prompt),
         }
     }
 }
@@ -90,8 +107,10 @@ mod tests {
                         normalization: Normalization::Token,
                         answer_tokens: 16,
                         whole_choices: false,
+                        chat: None,
                     };
-                    let changes = rendering.render(&plain) != rendering.render(&with);
+                    let prompt = |question| rendering.render(question).unwrap();
+                    let changes = prompt(&plain) != prompt(&with);
                     assert_eq!(rendering.reads_passage(), changes, "{rendering:?}");
                 }
             }

@@ -76,8 +76,9 @@ fn prompts_are_as_they_were() {
                     normalization: Normalization::Token,
                     answer_tokens: 16,
                     whole_choices: false,
+                    chat: None,
                 };
-                let prompt = rendering.render(question);
+                let prompt = rendering.render(question).unwrap();
                 let _ = write!(
                     text,
                     "== {} {template:?} {scoring:?}\n{}\n{:?}, right: {:?}\n",

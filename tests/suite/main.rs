@@ -7,6 +7,7 @@
 static ALLOCATOR: support::allocation::Counting = support::allocation::Counting;
 
 mod calibration;
+mod chat;
 mod command_line;
 mod configs;
 mod contributing;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
+use data::chat::{ChatMode, ChatTemplate};
 use data::check::{CheckedFile, CheckedTokens};
 use data::dataset::Dataset;
 use data::encoding::Unaskable;
@@ -12,15 +13,17 @@ use data::perturbation::perturbations;
 use data::prompt::{LabelStyle, Prompt};
 use data::rendering::Rendering;
 use data::seed::hash_name;
-use data::source::{Finder, Located, SourceKind, models};
+use data::source::models::{self, LocatedModel};
+use data::source::{Finder, Located, SourceKind};
 use data::split::{SplitOptions, Splits, split, test_only};
 use data::{DataError, EncodedQuestion, MultipleChoice, Tokenizer};
+use model::load;
 use model::load::tiny::RandomWeights;
 use model::load::{ModelFiles, Weights};
 use model::{Llama, ModelConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{RunConfig, WeightType};
+use crate::config::{ModelSection, RunConfig, WeightType};
 use crate::error::TrainError;
 use crate::estimate::{RunEstimate, estimate};
 use crate::loss::cross_entropy::CrossEntropy;
@@ -36,6 +39,9 @@ pub struct Prepared {
     pub model: ModelConfig,
     weights: Box<dyn Weights>,
     pub(crate) model_files: Vec<Located>,
+    /// Where the chat template was found, apart from the model's own files: without one, nothing
+    /// of it is asked for.
+    pub(crate) chat_files: Vec<Located>,
     /// The questions as text.
     pub splits: Splits,
     /// The training questions.
@@ -162,7 +168,8 @@ fn prepare_with(
 /// # Errors
 /// A model that is nowhere or damaged.
 pub fn prepare_model(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainError> {
-    let ((model, weights), tokenizer, model_files) = open_model(config, finder)?;
+    let ((model, weights), tokenizer, model_files, path) = open_model(config, finder)?;
+    let (chat, chat_files) = chat_template(config, path.as_ref(), &tokenizer, finder)?;
     // A loss over the sequence appends the answer's token.
     let appended = usize::from(config.objective.cross_entropy == CrossEntropy::Sequence);
     let labels = config.data.dataset()?.labels();
@@ -179,7 +186,10 @@ pub fn prepare_model(config: &RunConfig, finder: &Finder) -> Result<Prepared, Tr
     }
     Ok(Prepared {
         prompt_tokens: config.data.max_tokens.min(positions),
-        rendering: config.rendering(labels),
+        rendering: Rendering {
+            chat: chat.map(Arc::new),
+            ..config.rendering(labels)
+        },
         answer_tokens,
         left_out: Vec::new(),
         train: Arc::default(),
@@ -189,8 +199,46 @@ pub fn prepare_model(config: &RunConfig, finder: &Finder) -> Result<Prepared, Tr
         model,
         weights,
         model_files,
+        chat_files,
         tokenizer,
     })
+}
+
+/// The model's chat template, if it is asked for and there is one, with the files beside the model
+/// that it came from.
+fn chat_template(
+    config: &RunConfig,
+    model: Option<&LocatedModel>,
+    tokenizer: &Tokenizer,
+    finder: &Finder,
+) -> Result<(Option<ChatTemplate>, Vec<Located>), TrainError> {
+    let data = &config.data;
+    if data.chat == ChatMode::Off {
+        return Ok((None, Vec::new()));
+    }
+    let (source, files) = match model {
+        None => (None, Vec::new()),
+        Some(model) => {
+            let ModelSection { name, revision, .. } = &config.model;
+            let files = models::find_chat_files(name, revision, model, finder)?;
+            (load::chat_source(&model.path)?, files)
+        }
+    };
+    let system = data.system.as_deref();
+    let Some(source) = source else {
+        if system.is_some() {
+            let reason = "the model has no chat template, so no place for a system prompt: leave it out, or use an instruct model";
+            return Err(TrainError::config("data.system", reason));
+        }
+        tracing::warn!("the model has no chat template: it is asked with the plain prompt");
+        return Ok((None, files));
+    };
+    if let Some(name) = system.and_then(|text| tokenizer.special_in(text)) {
+        let reason = format!("holds the special token {name}: leave it out");
+        return Err(TrainError::config("data.system", reason));
+    }
+    let template = ChatTemplate::new(&source.template, source.special_tokens, system)?;
+    Ok((Some(template), files))
 }
 
 /// Finds what a finished run needs to answer: the model, and the training questions where its
@@ -205,7 +253,12 @@ pub fn prepare_finished(config: &RunConfig, finder: &Finder) -> Result<Prepared,
     }
 }
 
-type OpenedModel = ((ModelConfig, Box<dyn Weights>), Tokenizer, Vec<Located>);
+type OpenedModel = (
+    (ModelConfig, Box<dyn Weights>),
+    Tokenizer,
+    Vec<Located>,
+    Option<LocatedModel>,
+);
 
 fn open_model(config: &RunConfig, finder: &Finder) -> Result<OpenedModel, TrainError> {
     if config.model.name == "tiny" {
@@ -218,7 +271,7 @@ fn open_model(config: &RunConfig, finder: &Finder) -> Result<OpenedModel, TrainE
             origin: "random weights, made up for tests".into(),
             sha256: String::new(),
         }];
-        return Ok(((shape, Box::new(weights)), tokenizer, files));
+        return Ok(((shape, Box::new(weights)), tokenizer, files, None));
     }
     let located = models::find(&config.model.name, &config.model.revision, finder)?;
     let ModelFiles {
@@ -226,7 +279,8 @@ fn open_model(config: &RunConfig, finder: &Finder) -> Result<OpenedModel, TrainE
         weights,
         tokenizer,
     } = model::load::open(&located.path)?;
-    Ok(((shape, weights), Tokenizer::new(tokenizer), located.files))
+    let (tokenizer, files) = (Tokenizer::new(tokenizer), located.files.clone());
+    Ok(((shape, weights), tokenizer, files, Some(located)))
 }
 
 impl Prepared {
@@ -308,6 +362,11 @@ impl Prepared {
         self.rendering.reads_passage()
     }
 
+    /// The chat template that questions are put in, if they are.
+    pub fn chat(&self) -> Option<&ChatTemplate> {
+        self.rendering.chat.as_deref()
+    }
+
     /// Turns text into tokens and back.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
@@ -338,7 +397,7 @@ impl Prepared {
             group: None,
             written: false,
         };
-        let labels = self.rendering.render(&question).labels;
+        let labels = self.rendering.render(&question)?.labels;
         let encoded = self.encode(&[question])?;
         let tokens = encoded.iter().flat_map(|q| &q.choices).map(|c| c.tokens[0]);
         Ok(labels.into_iter().zip(tokens).collect())
@@ -411,13 +470,13 @@ impl Prepared {
         count: usize,
         seed: u64,
     ) -> Result<Vec<View>, TrainError> {
-        let worded: Vec<_> = questions
+        let worded: Vec<Vec<(Prompt, f64)>> = questions
             .iter()
             .map(|question| {
                 let own = hash_name(seed, &question.id);
-                perturbations(&self.rendering.render(question), count, own)
+                Ok(perturbations(&self.rendering.render(question)?, count, own))
             })
-            .collect();
+            .collect::<Result<_, DataError>>()?;
         (0..count)
             .map(|view| {
                 let mut found = View {
@@ -451,7 +510,9 @@ impl Prepared {
         };
         match encode(prompt) {
             Ok(encoded) => Ok((encoded, weight)),
-            Err(DataError::Question { .. }) => Ok((encode(&self.rendering.render(question))?, 1.0)),
+            Err(DataError::Question { .. }) => {
+                Ok((encode(&self.rendering.render(question)?)?, 1.0))
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -460,6 +521,7 @@ impl Prepared {
     pub fn origins(&self) -> Vec<&Located> {
         self.model_files
             .iter()
+            .chain(&self.chat_files)
             .chain(&self.splits.account.files)
             .collect()
     }

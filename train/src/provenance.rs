@@ -8,7 +8,7 @@ use crate::context::Setup;
 use crate::error::TrainError;
 use crate::prepare::{LeftOut, Prepared};
 use crate::registry;
-use crate::run_directory::{Provenance, RunDirectory};
+use crate::run_directory::{ChatRecord, Provenance, RunDirectory};
 
 /// Writes `environment.json` and `data.json`.
 ///
@@ -30,6 +30,11 @@ pub fn record(
     run.write_json("environment.json", &setup.environment)?;
     run.write_provenance(&Provenance {
         model: prepared.model_files.clone(),
+        chat: ChatRecord::of(prepared),
+        prompt: match prepared.test.first() {
+            Some(question) => Some(prepared.tokenizer().decode(&question.prompt)?),
+            None => None,
+        },
         adapter: started_from(run, config)?,
         split: prepared.splits.account.clone(),
         shortened: [
@@ -97,6 +102,7 @@ fn started_from(run: &RunDirectory, config: &RunConfig) -> Result<Vec<Located>, 
 pub fn same_model(prepared: &Prepared, run: &RunDirectory) -> Result<Provenance, TrainError> {
     let known = run.provenance()?;
     same("model", run, &known.model, &prepared.model_files)?;
+    same_chat(run, &known, prepared)?;
     Ok(known)
 }
 
@@ -110,8 +116,20 @@ pub fn same_files(prepared: &Prepared, run: &RunDirectory) -> Result<(), TrainEr
         return Ok(());
     };
     same("model", run, &known.model, &prepared.model_files)?;
+    same_chat(run, &known, prepared)?;
     let found = &prepared.splits.account.files;
     same("data", run, &known.split.files, found)
+}
+
+/// Another chat template asks other questions.
+fn same_chat(run: &RunDirectory, known: &Provenance, found: &Prepared) -> Result<(), TrainError> {
+    let template = |chat: Option<&ChatRecord>| chat.map(|chat| chat.template.clone());
+    let found = ChatRecord::of(found);
+    if template(known.chat.as_ref()) == template(found.as_ref()) {
+        return Ok(());
+    }
+    let reason = "the model's chat template is not the one that the run was trained with: put the model's own tokenizer_config.json or chat_template.jinja back, or start another run";
+    Err(TrainError::file(run.root(), reason))
 }
 
 fn same(

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use data::chat::ChatMode;
 use data::rendering::{Normalization, Scoring};
 use data::template::Template;
 use model::AdapterConfig;
@@ -57,6 +58,7 @@ impl RunConfig {
     pub fn validate(&self) -> Result<(), TrainError> {
         self.check_ranges()?;
         self.check_steps()?;
+        self.check_system()?;
         self.check_calibration_share()?;
         self.check_flu()?;
         self.check_correctness()?;
@@ -86,6 +88,14 @@ impl RunConfig {
         let begun = self.adapter.from.is_some() && self.train.snapshots == 0;
         if self.train.max_steps == Some(0) && !begun {
             return refuse("train.max_steps", "expected at least 1, got 0");
+        }
+        Ok(())
+    }
+
+    fn check_system(&self) -> Result<(), TrainError> {
+        if self.data.system.is_some() && self.data.chat == ChatMode::Off {
+            let reason = "a system prompt stands in a chat template: it needs data.chat = auto";
+            return refuse("data.system", reason);
         }
         Ok(())
     }

@@ -199,30 +199,69 @@ pub fn find(name: &str, revision: &str, finder: &Finder) -> Result<LocatedModel,
     Ok(LocatedModel { path, files })
 }
 
-fn local(path: &Path) -> Result<LocatedModel, DataError> {
-    let mut files: Vec<PathBuf> = match path.is_dir() {
-        false => vec![path.to_path_buf()],
-        true => std::fs::read_dir(path)
-            .map_err(|e| DataError::io(path, e))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|file| {
-                let name = file.file_name().unwrap_or_default().to_string_lossy();
-                name == "config.json" || name == "tokenizer.json" || name.ends_with(".safetensors")
-            })
-            .collect(),
+/// The files that may hold a model's chat template.
+const CHAT_FILES: [&str; 2] = ["chat_template.jinja", "tokenizer_config.json"];
+
+/// Finds the files beside a model that may hold its chat template: none for a GGUF file, which
+/// holds it itself.
+///
+/// # Errors
+/// A Hub's file that was not downloaded before, without a network.
+pub fn find_chat_files(
+    name: &str,
+    revision: &str,
+    model: &LocatedModel,
+    finder: &Finder,
+) -> Result<Vec<Located>, DataError> {
+    if !model.path.is_dir() {
+        return Ok(Vec::new());
+    }
+    let Some(repository) = repository(name) else {
+        let wanted = |name: &str| CHAT_FILES.contains(&name);
+        return files_of(&model.path, wanted);
     };
-    files.sort();
-    let files = files
-        .into_iter()
-        .map(|file| {
-            let origin = file.display().to_string();
-            Located::new(file, SourceKind::Local, origin)
-        })
-        .collect::<Result<_, _>>()?;
+    let files = CHAT_FILES.map(|file| HubFile {
+        optional: true,
+        ..HubFile::model(repository, revision, file)
+    });
+    Finder {
+        data_dir: None,
+        ..finder.clone()
+    }
+    .find(&Artifact {
+        name: format!("chat template of {name}"),
+        hub: files.into(),
+        ..Artifact::default()
+    })
+}
+
+fn local(path: &Path) -> Result<LocatedModel, DataError> {
+    let files = match path.is_dir() {
+        false => vec![located(path.to_path_buf())?],
+        true => files_of(path, |name| {
+            name == "config.json" || name == "tokenizer.json" || name.ends_with(".safetensors")
+        })?,
+    };
     Ok(LocatedModel {
         path: path.to_path_buf(),
         files,
     })
+}
+
+/// The files of a directory whose names are wanted, sorted.
+fn files_of(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<Located>, DataError> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
+        .map_err(|e| DataError::io(directory, e))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|file| wanted(&file.file_name().unwrap_or_default().to_string_lossy()))
+        .collect();
+    files.sort();
+    files.into_iter().map(located).collect()
+}
+
+fn located(file: PathBuf) -> Result<Located, DataError> {
+    let origin = file.display().to_string();
+    Located::new(file, SourceKind::Local, origin)
 }
 
 /// The Hub's files are named by the index, so a sharded model takes two rounds.

@@ -19,5 +19,6 @@ pub(super) fn prompt(question: &MultipleChoice) -> Prompt {
         shortenable: question.question.clone(),
         tail: "\nAnswer:".into(),
         labels: choice_labels(question),
+        ..Prompt::default()
     }
 }

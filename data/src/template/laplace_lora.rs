@@ -20,6 +20,7 @@ pub(super) fn lettered(question: &MultipleChoice) -> Prompt {
         shortenable: question.question.clone(),
         tail: format!(" Choices: {} Answer:", lettered_line(question, choice)),
         labels: letter_labels(question),
+        ..Prompt::default()
     }
 }
 
@@ -35,6 +36,7 @@ pub(super) fn true_or_false(question: &MultipleChoice) -> Prompt {
             .iter()
             .map(|choice| format!(" {}", capital(choice)))
             .collect(),
+        ..Prompt::default()
     }
 }
 

@@ -29,6 +29,7 @@ pub(super) fn lettered(question: &MultipleChoice) -> Prompt {
         shortenable: question.question.clone(),
         tail: format!(" {choices}\nAnswer:"),
         labels: letter_labels(question),
+        ..Prompt::default()
     }
 }
 
@@ -38,5 +39,6 @@ pub(super) fn true_or_false(question: &MultipleChoice) -> Prompt {
         shortenable: question.question.clone(),
         tail: "?\nAnswer:".into(),
         labels: choice_labels(question),
+        ..Prompt::default()
     }
 }

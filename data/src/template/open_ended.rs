@@ -23,6 +23,7 @@ pub(super) fn prompt(question: &MultipleChoice) -> Prompt {
         shortenable: question.question.clone(),
         tail: " Answer:".into(),
         labels: vec![format!(" {}\n", one_line(answer))],
+        ..Prompt::default()
     }
 }
 

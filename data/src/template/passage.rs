@@ -9,5 +9,6 @@ pub(super) fn before(passage: &str, prompt: &Prompt) -> Prompt {
         shortenable: passage.into(),
         tail: format!("\n{}", prompt.text()),
         labels: prompt.labels.clone(),
+        ..Prompt::default()
     }
 }

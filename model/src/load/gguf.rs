@@ -9,6 +9,7 @@ use burn::tensor::TensorData;
 use candle_core::Device;
 use candle_core::quantized::gguf_file::Content;
 
+use super::chat::ChatSource;
 use super::{ModelFiles, Weights, at};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
@@ -33,12 +34,7 @@ pub struct Gguf {
 /// A damaged header, another architecture, a quantisation that is not implemented, or a tokenizer
 /// that cannot be rebuilt.
 pub fn open(path: &Path) -> Result<ModelFiles, ModelError> {
-    let file = File::open(path).map_err(|source| ModelError::Io {
-        path: path.into(),
-        source,
-    })?;
-    let mut file = BufReader::new(file);
-    let content = Content::read(&mut file).map_err(|e| at(path, e.to_string()))?;
+    let (file, content) = read_header(path)?;
     let config = header::config(&content)
         .and_then(ModelConfig::validated)
         .map_err(|e| at(path, e.to_string()))?;
@@ -55,6 +51,25 @@ pub fn open(path: &Path) -> Result<ModelFiles, ModelError> {
         config,
         tokenizer,
     })
+}
+
+/// The chat template in a GGUF file's header, if there is one.
+///
+/// # Errors
+/// A damaged header.
+pub(super) fn chat_template(path: &Path) -> Result<Option<ChatSource>, ModelError> {
+    let (_, content) = read_header(path)?;
+    Ok(header::chat_template(&content))
+}
+
+fn read_header(path: &Path) -> Result<(BufReader<File>, Content), ModelError> {
+    let file = File::open(path).map_err(|source| ModelError::Io {
+        path: path.into(),
+        source,
+    })?;
+    let mut file = BufReader::new(file);
+    let content = Content::read(&mut file).map_err(|e| at(path, e.to_string()))?;
+    Ok((file, content))
 }
 
 /// The error for a weight that the file does not have.

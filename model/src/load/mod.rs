@@ -7,10 +7,13 @@ use burn::tensor::TensorData;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 
+pub mod chat;
 pub mod gguf;
 mod llama;
 pub mod safetensors;
 pub mod tiny;
+
+use chat::ChatSource;
 
 /// A source of frozen weights by Hugging Face's names, such as
 /// `model.layers.0.self_attn.q_proj.weight`.
@@ -59,6 +62,18 @@ pub fn open(path: &Path) -> Result<ModelFiles, ModelError> {
         path: path.into(),
         reason: "expected a directory with config.json, tokenizer.json and model.safetensors, or a .gguf file".into(),
     })
+}
+
+/// Reads a model's chat template: from a `.gguf` file's header, or from the files in a directory
+/// where `transformers` writes it. None where the model has none.
+///
+/// # Errors
+/// Files that cannot be read.
+pub fn chat_source(path: &Path) -> Result<Option<ChatSource>, ModelError> {
+    match path.is_dir() {
+        true => ChatSource::of_directory(path),
+        false => gguf::chat_template(path),
+    }
 }
 
 fn open_directory(path: &Path) -> Result<ModelFiles, ModelError> {

@@ -140,7 +140,7 @@ impl RunConfig {
         toml::to_string_pretty(self).expect("settings are tables of plain values")
     }
 
-    /// How questions become prompts.
+    /// How questions become prompts, but for the chat template, which the model's files hold.
     pub fn rendering(&self, labels: LabelStyle) -> Rendering {
         Rendering {
             whole_choices: self.objective.flu_tokens == FluTokens::Answer,

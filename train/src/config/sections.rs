@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use data::DataError;
+use data::chat::ChatMode;
 use data::dataset::custom::Custom;
 use data::dataset::{self, AnyDataset};
 use data::prompt::LabelStyle;
@@ -54,6 +55,14 @@ pub struct DataSection {
     pub dataset: String,
     /// Wording of the prompt: `moe_peft`, `laplace_lora` or `passage`.
     pub template: Template,
+    /// Whether the prompt is put in the model's own chat template: `off`, or `auto`, where the
+    /// model has one.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "off"))]
+    pub chat: ChatMode,
+    /// System prompt of every conversation, with `chat = "auto"`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub system: Option<String>,
     /// How choices are scored: by their `letters`, or `cloze`, by the likelihood of their texts.
     pub scoring: Scoring,
     /// What a likelihood is divided by with cloze scoring: `token`, `character` or `sum` (nothing).
@@ -236,6 +245,8 @@ impl Default for DataSection {
         Self {
             dataset: "boolq".into(),
             template: Template::MoePeft,
+            chat: ChatMode::Off,
+            system: None,
             scoring: Scoring::Letters,
             normalization: Normalization::Token,
             max_tokens: 512,
@@ -369,7 +380,7 @@ impl DataSection {
         }
     }
 
-    /// How questions become prompts.
+    /// How questions become prompts, but for the chat template, which the model's files hold.
     pub fn rendering(&self, labels: LabelStyle) -> Rendering {
         Rendering {
             template: self.template,
@@ -378,6 +389,7 @@ impl DataSection {
             normalization: self.normalization,
             answer_tokens: self.answer_tokens,
             whole_choices: false,
+            chat: None,
         }
     }
 }

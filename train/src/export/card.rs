@@ -59,6 +59,9 @@ pub struct Card {
 pub struct PromptCard {
     /// Wording of the prompt.
     pub template: Template,
+    /// The chat template that the prompt is put in; absent where the prompt is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<ChatCard>,
     /// Whether choices are scored by their letters or by their text.
     pub scoring: Scoring,
     /// How the log-likelihood of a choice's text is normalised.
@@ -73,6 +76,25 @@ pub struct PromptCard {
     /// How answers are written; absent where the model chooses them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<WrittenCard>,
+}
+
+/// The chat template that prompts are put in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatCard {
+    /// The template's Jinja source.
+    pub template: String,
+    /// The system prompt, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+}
+
+impl ChatCard {
+    fn of(prepared: &Prepared) -> Option<Self> {
+        prepared.chat().map(|chat| Self {
+            template: chat.source().into(),
+            system: chat.system().map(str::to_owned),
+        })
+    }
 }
 
 fn is_mean(tokens: &FluTokens) -> bool {
@@ -147,6 +169,7 @@ impl Card {
             base_files: prepared.model_files.clone(),
             prompt: PromptCard {
                 template: config.data.template,
+                chat: ChatCard::of(prepared),
                 scoring: config.data.scoring,
                 normalization: config.data.normalization,
                 max_tokens: config.data.max_tokens,
@@ -215,6 +238,21 @@ pub(super) fn fits(
             directory.display(),
             prompt.template,
             prompt.scoring
+        );
+    }
+    if prompt.chat != ChatCard::of(prepared) {
+        let chat = |chat: bool| {
+            if chat {
+                "in a chat template"
+            } else {
+                "without one"
+            }
+        };
+        tracing::warn!(
+            "{}: was trained on prompts {}, the run's are {}, or the template or system prompt is another: its confidence need not hold",
+            directory.display(),
+            chat(prompt.chat.is_some()),
+            chat(prepared.chat().is_some())
         );
     }
     let routed = registry::build(config)?.adapter().mixture().is_some();

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::DType;
+use model::load;
 
 use crate::error::TrainError;
 use crate::prepare::Prepared;
@@ -33,6 +34,7 @@ pub(super) fn write(
         "tokenizer_config.json",
         "special_tokens_map.json",
         "generation_config.json",
+        "chat_template.jinja",
     ] {
         let to = directory.join(name);
         let from = beside.map(|folder| folder.join(name));
@@ -48,7 +50,29 @@ pub(super) fn write(
             prepared.tokenizer().save(&to)?;
         }
     }
+    if beside.is_none() {
+        chat_template(prepared, directory)?;
+    }
     Ok(())
+}
+
+/// Writes the chat template of a GGUF file as others look for it.
+fn chat_template(prepared: &Prepared, directory: &Path) -> Result<(), TrainError> {
+    let file = prepared.model_files.first().map(|file| &file.path);
+    let Some(gguf) = file.filter(|path| path.extension().is_some_and(|e| e == "gguf")) else {
+        return Ok(());
+    };
+    let Some(chat) = load::chat_source(gguf)? else {
+        return Ok(());
+    };
+    let write = |name: &str, text: &str| {
+        let to = directory.join(name);
+        std::fs::write(&to, text).map_err(|e| TrainError::file(&to, e))
+    };
+    write("chat_template.jinja", &chat.template)?;
+    let mut tokens = serde_json::json!(chat.special_tokens);
+    tokens["tokenizer_class"] = "PreTrainedTokenizerFast".into();
+    write("tokenizer_config.json", &format!("{tokens:#}\n"))
 }
 
 /// Says in a copied `config.json` that the weights beside it are f32.

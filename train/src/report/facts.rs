@@ -1,5 +1,6 @@
 //! How a report's figures were made: method, model, questions, machine, files.
 
+use data::chat::ChatMode;
 use data::rendering::Scoring;
 use data::split::SplitAccount;
 
@@ -84,6 +85,7 @@ impl Report<'_> {
                     }
                 },
             ),
+            ("Chat template".into(), self.chat()),
             (
                 "Machine".into(),
                 format!(
@@ -125,6 +127,25 @@ impl Report<'_> {
             );
         }
         facts
+    }
+
+    /// Whether the questions were put in the model's chat template, and whose that was.
+    fn chat(&self) -> String {
+        let data = &self.config.data;
+        let Some(chat) = &self.provenance.chat else {
+            return match data.chat {
+                ChatMode::Off => "none: the plain prompt".into(),
+                ChatMode::Auto => "none: the model has none, so the plain prompt".into(),
+            };
+        };
+        let from = match chat.files.first() {
+            Some(file) => file.origin.clone(),
+            None => "the model's own file".into(),
+        };
+        match &data.system {
+            Some(system) => format!("from {from}, system prompt: {system}"),
+            None => format!("from {from}"),
+        }
     }
 }
 

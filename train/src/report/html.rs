@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::figures::{CONFIDENCES, Line, calibrated_lines, lines, show};
-use super::{Report, plot};
+use super::{PROMPT, Report, plot};
 use crate::error::TrainError;
 
 const STYLE: &str = "
@@ -213,6 +213,10 @@ fn provenance(body: &mut String, report: &Report) {
         body,
         format!("<h2>How it was made</h2><table>{facts}</table>"),
     );
+    if let Some(prompt) = &report.provenance.prompt {
+        let prompt = escape(prompt);
+        push(body, format!("<h2>{PROMPT}</h2><pre>{prompt}</pre>"));
+    }
     push(
         body,
         format!(

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::Report;
 use super::figures::{CONFIDENCES, Line, calibrated_lines, lines, show};
+use super::{PROMPT, Report};
 
 pub(super) fn render(report: &Report) -> String {
     let mut text = format!("# {}\n\n", report.title());
@@ -50,6 +50,11 @@ pub(super) fn render(report: &Report) -> String {
     text += "\n## How it was made\n\n";
     for (name, value) in report.facts().iter().chain(&report.sources()) {
         let _ = writeln!(text, "- {name}: {value}");
+    }
+    if let Some(prompt) = &report.provenance.prompt {
+        // Four spaces make a code block of any text.
+        let lines: Vec<String> = prompt.lines().map(|line| format!("    {line}")).collect();
+        let _ = writeln!(text, "\n## {PROMPT}\n\n{}", lines.join("\n"));
     }
     text
 }

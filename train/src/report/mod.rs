@@ -31,6 +31,9 @@ mod summary;
 
 pub use scored::{Figures, Scored};
 
+/// Title of the question that is shown as the model reads it.
+const PROMPT: &str = "A test question, exactly as the model reads it";
+
 /// Everything a report shows.
 struct Report<'a> {
     config: &'a RunConfig,

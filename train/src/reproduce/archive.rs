@@ -664,6 +664,8 @@ mod tests {
         Origin {
             settings: "[train]\nseed = 42\n".into(),
             provenance: Provenance {
+                chat: None,
+                prompt: None,
                 model: Vec::new(),
                 adapter: Vec::new(),
                 split: SplitAccount {

@@ -28,7 +28,7 @@ mod predictions;
 mod record;
 
 pub use predictions::{HELD_OUT, read_predictions, write_predictions};
-pub use record::{Environment, Provenance};
+pub use record::{ChatRecord, Environment, Provenance};
 
 use first_answers::FIRST_ANSWERS;
 use metrics::METRICS;

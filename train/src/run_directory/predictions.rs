@@ -219,6 +219,8 @@ mod tests {
             ..SplitAccount::default()
         };
         run.write_provenance(&Provenance {
+            chat: None,
+            prompt: None,
             model: Vec::new(),
             adapter: Vec::new(),
             split,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RunDirectory;
 use crate::error::TrainError;
-use crate::prepare::LeftOut;
+use crate::prepare::{LeftOut, Prepared};
 
 pub(super) const DATA: &str = "data.json";
 
@@ -33,6 +33,12 @@ pub struct Environment {
 pub struct Provenance {
     /// The model's files with source and digest.
     pub model: Vec<Located>,
+    /// The chat template that the questions were put in; absent where they were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<ChatRecord>,
+    /// A question exactly as the model reads it, special tokens among it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
     /// The files of the adapter that the training started from, with digests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adapter: Vec<Located>,
@@ -50,6 +56,25 @@ pub struct Provenance {
     pub base_parameters: usize,
     /// Parameters of the adapter.
     pub trainable_parameters: usize,
+}
+
+/// A chat template as a run used it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChatRecord {
+    /// The template's Jinja source.
+    pub template: String,
+    /// The files beside the model that it came from; none where the model's own file holds it.
+    pub files: Vec<Located>,
+}
+
+impl ChatRecord {
+    /// Of what a run was prepared with.
+    pub(crate) fn of(prepared: &Prepared) -> Option<Self> {
+        prepared.chat().map(|chat| Self {
+            template: chat.source().into(),
+            files: prepared.chat_files.clone(),
+        })
+    }
 }
 
 fn is_zero(count: &usize) -> bool {

@@ -7,6 +7,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 
+use super::super::chat::ChatSource;
 use super::missing;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
@@ -89,6 +90,27 @@ pub(super) fn tokenizer(content: &Content) -> Result<Tokenizer, String> {
         }
     }
     Ok(tokenizer)
+}
+
+/// The chat template, with the tokens that its header names.
+pub(super) fn chat_template(content: &Content) -> Option<ChatSource> {
+    let template = text(content, "tokenizer.chat_template").ok()?;
+    let tokens = value(content, "tokenizer.ggml.tokens").ok()?;
+    let tokens = tokens.to_vec().ok()?;
+    let named = ["bos", "eos", "unknown", "padding"]
+        .into_iter()
+        .zip(["bos", "eos", "unk", "pad"]);
+    let special_tokens = named
+        .filter_map(|(key, role)| {
+            let id = integer(content, &format!("tokenizer.ggml.{key}_token_id")).ok()?;
+            let name = tokens.get(id)?.to_string().ok()?;
+            Some((format!("{role}_token"), name.clone()))
+        })
+        .collect();
+    Some(ChatSource {
+        template,
+        special_tokens,
+    })
 }
 
 fn value<'a>(content: &'a Content, key: &str) -> Result<&'a Value, ModelError> {
