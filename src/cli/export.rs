@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use train::export::{Format, export};
+use train::lock::{LOCK, Lock};
 use train::run_directory::RunDirectory;
 
 use super::flags::PlaceArgs;
@@ -49,9 +50,10 @@ enum FormatName {
 /// Runs `export`.
 pub(super) fn run(args: &ExportArgs) -> Result<ExitCode> {
     logging();
-    let name = args.output.display();
-    let empty = std::fs::read_dir(&args.output).map_or(true, |mut files| files.next().is_none());
-    if !empty {
+    let _lock = Lock::take(&args.output)?;
+    let files = std::fs::read_dir(&args.output)?.flatten();
+    if files.into_iter().any(|file| file.file_name() != LOCK) {
+        let name = args.output.display();
         bail!("{name}: is not empty: name another --output");
     }
     let (_, config) = RunDirectory::open(&args.run)?;

@@ -13,12 +13,14 @@ use data::dataset::custom::Custom;
 use data::error::DataError;
 use data::rows::{self, Row};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use train::TrainError;
 use train::answering::{Answer, Answerer, Asked, Decision};
+use train::lock::Lock;
 use train::run_directory::RunDirectory;
 
 use super::flags::{FieldArgs, PlaceArgs, PromiseArgs, explain};
-use super::process::{logging, print};
+use super::process::{logging, print, tell};
 
 /// Flags of `predict`.
 #[derive(Debug, Args)]
@@ -70,7 +72,7 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
     };
     let answerer = open(&args)?;
     if let Some(rule) = &answerer.abstention {
-        eprintln!("{}", explain(rule, answerer.held_out));
+        tell(format_args!("{}", explain(rule, answerer.held_out)));
     }
     let fields = args.fields.custom().writing(answerer.writes());
     match (&args.input, file) {
@@ -166,6 +168,16 @@ fn describe(answer: &Answer, choices: &[String]) -> String {
     text
 }
 
+/// A line of the output.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    answer: &'a Answer,
+    /// What it is an answer of, for who goes on with the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<String>,
+}
+
 /// Asks row after row, each with the fields of its file; what the output holds already is skipped.
 fn many(
     args: &PredictArgs,
@@ -183,17 +195,18 @@ fn many(
             reason,
         })?;
         if question.passage.is_some() && !std::mem::replace(&mut told, true) {
-            eprintln!(
+            tell(format_args!(
                 "{}, row {number}: {}: {NO_CONTEXT}",
                 path.display(),
                 fields.passage
-            );
+            ));
         }
         if question.id.is_empty() {
             question.id = format!("row-{number:05}");
         }
         Ok(Asked { question, answer })
     });
+    let mut _lock = None;
     let mut out: Box<dyn Write> = match &args.output {
         None => Box::new(stdout().lock()),
         Some(output) => {
@@ -201,7 +214,13 @@ fn many(
             if same(output).is_some_and(|output| same(path) == Some(output)) {
                 bail!("--output {}: is the --input", output.display());
             }
-            Box::new(go_on(output, args, &mut asked)?)
+            // A pipe or a device would be read without an end.
+            if output.metadata().is_ok_and(|found| !found.is_file()) {
+                let name = output.display();
+                bail!("--output {name}: is no file; for standard output leave --output out");
+            }
+            _lock = Some(Lock::take_file(output)?);
+            Box::new(go_on(output, args, answerer, &mut asked)?)
         }
     };
     let progress = progress(args, total)?;
@@ -229,8 +248,11 @@ fn many(
                 answers
             }
         };
-        for answer in &answers {
-            let line = serde_json::to_string(answer)?;
+        for (answer, asked) in answers.iter().zip(&batch) {
+            let line = serde_json::to_string(&Line {
+                answer,
+                origin: args.output.as_ref().map(|_| answerer.origin(asked)),
+            })?;
             match writeln!(out, "{line}") {
                 // Whoever reads has had enough.
                 Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
@@ -278,13 +300,10 @@ fn answer(answerer: &Answerer, batch: &[Asked]) -> Result<Vec<Answer>, (Vec<Answ
 fn go_on(
     path: &Path,
     args: &PredictArgs,
+    answerer: &Answerer,
     asked: &mut impl Iterator<Item = Result<Asked>>,
 ) -> Result<File> {
     let name = path.display();
-    // A pipe or a device would be read without an end.
-    if path.metadata().is_ok_and(|found| !found.is_file()) {
-        bail!("--output {name}: is no file; for standard output leave --output out");
-    }
     let known = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -314,12 +333,26 @@ fn go_on(
         let Some(asked) = asked.next() else {
             bail!("{name} holds more answers than --input has questions: name another --output");
         };
-        let asked = asked?.question.id;
-        if answer["id"] != asked.as_str() {
+        let asked = asked?;
+        let id = &asked.question.id;
+        if answer["id"] != id.as_str() {
             bail!(
-                "{place}: answers {}, but --input has {asked:?} there: name another --output",
+                "{place}: answers {}, but --input has {id:?} there: name another --output",
                 answer["id"]
             );
+        }
+        // Earlier versions kept none.
+        if let Some(known) = answer["origin"].as_str() {
+            let origin = answerer.origin(&asked);
+            let question = |origin: &str| origin.split('-').next().map(str::to_owned);
+            if question(known) != question(&origin) {
+                bail!("{place}: {id} is another question in --input now: name another --output");
+            }
+            if known != origin {
+                bail!(
+                    "{place}: was answered by another run, or with another --alpha or promise: name another --output"
+                );
+            }
         }
     }
     let file = OpenOptions::new()

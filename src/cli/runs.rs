@@ -9,7 +9,7 @@ use serde::Serialize;
 use train::metric::{Bootstrap, Estimate, Metrics};
 use train::run_directory::RunDirectory;
 
-use super::process::print;
+use super::process::{print, tell};
 
 /// Flags of `runs`.
 #[derive(Debug, Args)]
@@ -86,14 +86,30 @@ fn look(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
 
 /// A run's line in the list; none for a `config.toml` that is no run's.
 fn row(below: &Path, root: &Path) -> Option<Row> {
-    let (run, config) = RunDirectory::open(root).ok()?;
+    let (run, config) = match RunDirectory::open(root) {
+        Ok(opened) => opened,
+        Err(error) => {
+            // Some other program's settings.
+            if RunDirectory::at(root).digests().exists() {
+                tell(format_args!("left out: {error}"));
+            }
+            return None;
+        }
+    };
     let name = match root.strip_prefix(below) {
         Ok(rest) if rest.as_os_str().is_empty() => root,
         Ok(rest) => rest,
         Err(_) => root,
     };
     // Every figure can be had from the predictions, whoever wrote them; intervals are not shown.
-    let predictions = run.predictions(&config.data.dataset);
+    let dataset = &config.data.dataset;
+    let scored = run.predictions_file(dataset).is_file();
+    let predictions = run.predictions(dataset);
+    let damaged = predictions.as_ref().err().filter(|_| scored);
+    if let Some(error) = damaged {
+        tell(format_args!("{error}"));
+    }
+    let damaged = damaged.is_some();
     let figures = predictions.ok().map(|rows| {
         let without = Bootstrap {
             resamples: 0,
@@ -110,6 +126,7 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
         .ok()
         .map(|known| config.train.schedule().total_steps(known.split.used[0]));
     let state = match (&figures, run.adapter().is_file(), &last, total) {
+        _ if damaged => "damaged".into(),
         (Some(_), _, _, _) => "finished".into(),
         (None, true, _, _) => "trained".into(),
         (None, false, Some(line), Some(total)) => format!("step {} of {total}", line.step),

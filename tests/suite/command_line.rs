@@ -328,13 +328,32 @@ fn answers_go_to_files_and_a_cut_config_is_refused() {
     }
     let config = root.join("r/config.toml");
     let whole = std::fs::read_to_string(&config).unwrap();
-    let cut = &whole[..whole.find("[evaluation]").unwrap()];
     let ask = ["predict", "r", "--input", "in.jsonl"];
-    for (text, section) in [("", "has no section ["), (cut, "[evaluation]")] {
+    let again = [&TINY[..], &["--run", "r", "--resume"]].concat();
+    let edited = whole.replace("bins = 15", "bins = 10");
+    std::fs::write(&config, &edited).unwrap();
+    let parts = ["config.toml", "is not what was written", "digests.sha256"];
+    fails(root, &ask, &parts);
+    fails(root, &again, &parts);
+    // An edit on purpose: its line goes. Runs of earlier versions have no digests at all.
+    let digests = root.join("r/digests.sha256");
+    let listed = std::fs::read_to_string(&digests).unwrap();
+    let others = listed.lines().filter(|line| !line.ends_with("config.toml"));
+    let others: String = others.flat_map(|line| [line, "\n"]).collect();
+    std::fs::write(&digests, others).unwrap();
+    succeeds(root, &ask);
+    std::fs::remove_file(&digests).unwrap();
+    let end = whole.find("[evaluation]").unwrap();
+    let last_line = whole.trim_end().rfind('\n').unwrap() + 1;
+    for (text, what) in [
+        ("", "has no section ["),
+        (&whole[..end], "[evaluation]"),
+        (&whole[..last_line], "has no evaluation.batch_tokens"),
+        (whole.trim_end(), "line's end"),
+    ] {
         std::fs::write(&config, text).unwrap();
-        fails(root, &ask, &["config.toml", section, "cut or emptied"]);
-        let again = [&TINY[..], &["--run", "r", "--resume"]].concat();
-        fails(root, &again, &["config.toml", section]);
+        fails(root, &ask, &["config.toml", what, "cut or emptied"]);
+        fails(root, &again, &["config.toml", what]);
     }
     std::fs::write(&config, whole).unwrap();
     succeeds(root, &ask);

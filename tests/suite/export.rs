@@ -248,6 +248,21 @@ fn what_a_format_cannot_hold_and_another_base_are_refused() {
     let known = json(&root.join("begun/data.json"));
     assert_eq!(known["adapter"].as_array().unwrap().len(), 2, "{known}");
     assert_eq!(known["adapter"][0]["sha256"].as_str().unwrap().len(), 64);
+    let weights = root.join("p/adapter_model.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    let mut flipped = whole.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, flipped).unwrap();
+    let refused = |reason: &str| {
+        let (code, _, err) = from("lora");
+        let named = err.contains("adapter_model.safetensors") && err.contains(reason);
+        assert!(code == 1 && named, "{err}");
+    };
+    refused("is not what was written");
+    // The card is of these weights alone, whatever lies beside it.
+    std::fs::remove_file(root.join("p/digests.sha256")).unwrap();
+    refused("is not the file that uq.json is of");
+    std::fs::write(&weights, whole).unwrap();
     let card = root.join("p/uq.json");
     let mut other = json(&card);
     other["base_files"][0]["sha256"] = "another".into();

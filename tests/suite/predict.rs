@@ -235,3 +235,48 @@ fn a_context_is_read_or_refused_never_ignored() {
     };
     assert_ne!(ask(&[]), ask(&["--context", "Ice is frozen water."]));
 }
+
+/// Answers that were kept are not taken for those to other questions, or of another run.
+#[test]
+fn an_output_is_gone_on_with_only_for_the_same_questions_and_run() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    trained(root);
+    let file = [
+        "predict",
+        "r",
+        "--input",
+        "in.jsonl",
+        "--output",
+        "out.jsonl",
+    ];
+    succeeds(root, &file);
+    let whole = std::fs::read_to_string(root.join("out.jsonl")).unwrap();
+    let first = whole.lines().next().unwrap();
+    std::fs::write(root.join("out.jsonl"), format!("{first}\n")).unwrap();
+    succeeds(root, &file);
+    let again = std::fs::read_to_string(root.join("out.jsonl")).unwrap();
+    assert_eq!(again.lines().count(), 3);
+    let changed = QUESTIONS.replace("is ice warm", "is ice cold");
+    std::fs::write(root.join("in.jsonl"), changed).unwrap();
+    let parts = ["out.jsonl, line 2", "row-00002 is another question"];
+    fails(root, &file, &parts);
+    std::fs::write(root.join("in.jsonl"), QUESTIONS).unwrap();
+    succeeds(root, &file);
+    let alpha = [&file[..], &["--alpha", "0.2"]].concat();
+    fails(root, &alpha, &["line 1", "with another --alpha"]);
+    train(root, "r", &["--overwrite", "--seed", "7"]);
+    fails(root, &file, &["line 1", "was answered by another run"]);
+    // Lines of earlier versions do not say what they are of.
+    let former: String = json_lines(&whole)
+        .into_iter()
+        .map(|mut line| {
+            line.as_object_mut().unwrap().remove("origin").unwrap();
+            format!("{line}\n")
+        })
+        .collect();
+    std::fs::write(root.join("out.jsonl"), &former).unwrap();
+    succeeds(root, &file);
+    let kept = std::fs::read_to_string(root.join("out.jsonl")).unwrap();
+    assert_eq!(kept, former);
+}

@@ -12,7 +12,7 @@ use burn::train::TrainStep;
 use data::loader::LoaderState;
 use data::source::Finder;
 use data::{QuestionBatcher, StepPart};
-use model::{MixtureWeights, Placement};
+use model::{AdapterConfig, MixtureWeights, Placement};
 use train::context::Setup;
 use train::dashboard::state::DashboardState;
 use train::fine_tune::{RunOutcome, fine_tune};
@@ -79,6 +79,11 @@ fn adapter(config: &RunConfig, root: &Path) -> BTreeMap<String, Vec<f32>> {
     named_values(&loaded.members[0])
 }
 
+/// The file of a finished run's adapter.
+fn adapter_bytes(root: &Path) -> Vec<u8> {
+    std::fs::read(RunDirectory::at(root).adapter()).unwrap()
+}
+
 fn finished(config: &RunConfig, root: &Path, device: &Device) -> Vec<MetricsLine> {
     let outcome = run(config, &setup(root, false, device)).unwrap();
     assert!(matches!(outcome, RunOutcome::Finished(_)), "{outcome:?}");
@@ -135,6 +140,8 @@ fn a_cpu_run_repeats_bit_for_bit_and_another_seed_differs() {
         .collect();
     assert_eq!(values[0], values[1]);
     assert_ne!(values[0], values[2]);
+    let bytes = |root: &tempfile::TempDir| adapter_bytes(root.path());
+    assert_eq!(bytes(&roots[0]), bytes(&roots[1]));
 }
 
 #[test]
@@ -252,6 +259,10 @@ fn stops_and_goes_on(config: impl Fn() -> RunConfig) -> BTreeMap<String, Vec<f32
     assert!(matches!(last, RunOutcome::Finished(_)));
     let whole = adapter(&config(), straight.path());
     assert_eq!(whole, adapter(&config(), stopped.path()));
+    assert_eq!(
+        adapter_bytes(straight.path()),
+        adapter_bytes(stopped.path())
+    );
     let steps = |root: &Path| -> Vec<(usize, serde_json::Value)> {
         let lines = RunDirectory::open(root).unwrap().0.metrics().unwrap();
         let train = lines.into_iter().filter(|l| l.split == "train");
@@ -261,8 +272,62 @@ fn stops_and_goes_on(config: impl Fn() -> RunConfig) -> BTreeMap<String, Vec<f32
     whole
 }
 
+/// A training that was stopped after one step and after two: two checkpoints.
+fn stopped_twice(root: &Path, device: &Device) {
+    for (resume, steps) in [(false, 1), (true, 2)] {
+        let stopped = setup(root, resume, device);
+        stopped.state.stop.store(true, Ordering::SeqCst);
+        assert_eq!(
+            run(&config(), &stopped).unwrap(),
+            RunOutcome::Stopped(steps)
+        );
+    }
+}
+
+/// Goes on with such a training, one file of whose checkpoints is damaged: it is named, and the
+/// training ends as one without damage.
+fn goes_on_without(part: &str, root: &Path, straight: &Path, device: &Device) {
+    let resumed = setup(root, true, device);
+    let outcome = run(&config(), &resumed).unwrap();
+    assert!(matches!(outcome, RunOutcome::Finished(_)), "{part}");
+    let said = resumed.telemetry.state().log.clone();
+    let named = said.iter().filter(|line| line.contains(part)).count();
+    assert_eq!(named, 1, "{part}: {said:?}");
+    assert_eq!(adapter_bytes(straight), adapter_bytes(root), "{part}");
+}
+
 #[test]
 fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
+    let device = Device::flex();
+    let straight = tempfile::tempdir().unwrap();
+    finished(&config(), straight.path(), &device);
+    let emptied = |_: Vec<u8>| Vec::new();
+    let flipped = |mut bytes: Vec<u8>| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        bytes
+    };
+    // Steps that were never done.
+    let moved_on = |_: Vec<u8>| br#"{"steps":5}"#.to_vec();
+    let cases: [(&str, &dyn Fn(Vec<u8>) -> Vec<u8>); 6] = [
+        ("model-2.bpk", &emptied),
+        ("model-2.bpk", &flipped),
+        ("optim-2.bpk", &flipped),
+        ("scheduler-2.bpk", &flipped),
+        ("position-2.json", &moved_on),
+        ("digests-2.sha256", &emptied),
+    ];
+    for (part, damage) in cases {
+        let root = tempfile::tempdir().unwrap();
+        stopped_twice(root.path(), &device);
+        let path = root.path().join("checkpoint").join(part);
+        std::fs::write(&path, damage(std::fs::read(&path).unwrap())).unwrap();
+        goes_on_without(part, root.path(), straight.path(), &device);
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_of_an_earlier_version_is_passed_over_too() {
     let device = Device::flex();
     let straight = tempfile::tempdir().unwrap();
     finished(&config(), straight.path(), &device);
@@ -271,27 +336,47 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
         "optim-2.bpk",
         "scheduler-2.bpk",
         "position-2.json",
+        "of another model",
     ] {
         let root = tempfile::tempdir().unwrap();
-        for (resume, steps) in [(false, 1), (true, 2)] {
-            let stopped = setup(root.path(), resume, &device);
-            stopped.state.stop.store(true, Ordering::SeqCst);
-            assert_eq!(
-                run(&config(), &stopped).unwrap(),
-                RunOutcome::Stopped(steps)
-            );
+        stopped_twice(root.path(), &device);
+        let folder = root.path().join("checkpoint");
+        for chunk in [1, 2] {
+            std::fs::remove_file(folder.join(format!("digests-{chunk}.sha256"))).unwrap();
         }
-        std::fs::write(root.path().join("checkpoint").join(part), "").unwrap();
-        let resumed = setup(root.path(), true, &device);
-        let outcome = run(&config(), &resumed).unwrap();
-        assert!(matches!(outcome, RunOutcome::Finished(_)), "{part}");
-        let said = resumed.telemetry.state().log.clone();
-        let named = said.iter().filter(|line| line.contains(part)).count();
-        assert_eq!(named, 1, "{part}: {said:?}");
-        assert_eq!(
-            adapter(&config(), straight.path()),
-            adapter(&config(), root.path()),
-            "{part}"
+        let part = match part {
+            "of another model" => {
+                let other = tiny_adapted(&AdapterConfig::None, &device).into_record();
+                other.save(folder.join("model-2.bpk")).unwrap();
+                "model-2.bpk: does not fit the run's settings"
+            }
+            _ => {
+                std::fs::write(folder.join(part), "").unwrap();
+                part
+            }
+        };
+        goes_on_without(part, root.path(), straight.path(), &device);
+    }
+}
+
+#[test]
+fn logs_that_changed_between_two_sessions_are_refused_by_name() {
+    let device = Device::flex();
+    for (log, from, to) in [
+        ("metrics.jsonl", "\"step\":1", "\"step\":2"),
+        ("prequential.jsonl", "\"label\":0", "\"label\":1"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        stopped_twice(root.path(), &device);
+        let path = root.path().join(log);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        let error = run(&config(), &setup(root.path(), true, &device)).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains(log) && error.contains("--overwrite"),
+            "{error}"
         );
     }
 }

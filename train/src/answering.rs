@@ -1,25 +1,28 @@
 //! Answers to questions of the user's own, with calibrated confidence and a rule of when to
 //! abstain.
 
+use std::path::PathBuf;
+
 use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use data::MultipleChoice;
 use data::loader::EvaluationLoader;
+use data::source::sha256;
 use model::DropoutSeed;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::config::AnswerTemperature;
+use crate::config::{AnswerTemperature, RunConfig};
 use crate::context::Setup;
 use crate::error::TrainError;
-use crate::fitted::FittedRun;
+use crate::fitted::{FittedRun, trainings};
 use crate::forward::{best_choice, input};
 use crate::posthoc::PostHoc;
 use crate::posthoc::abstention::{Abstention, Promise, Refusal};
 use crate::posthoc::confidence::Confidence;
 use crate::posthoc::conformal::{Conformal, Score};
 use crate::prediction::ScoredRow;
-use crate::run_directory::RunDirectory;
+use crate::run_directory::{RunDirectory, digest};
 
 /// A question to a run, with its right answer where that is known.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,6 +117,8 @@ pub struct Answerer {
     pub abstention: Option<Abstention>,
     /// Number of held-out questions that confidence, sets and rule were fitted on.
     pub held_out: usize,
+    /// Digest of everything that decides an answer but the question.
+    identity: String,
 }
 
 impl Answerer {
@@ -143,8 +148,23 @@ impl Answerer {
             confidence: (!calibrated).then(|| Confidence::fit(&held_out)),
             sets: (!held_out.is_empty()).then(|| Conformal::fit(&held_out, Score::Lac, alpha)),
             held_out: held_out.len(),
+            identity: identity(&run, &config, &format!("{alpha} {promise:?}"))?,
             abstention,
         })
+    }
+
+    /// What an answer is of: twelve hex digits of a digest of the question with what is known of
+    /// its answer, a hyphen, and as many of a digest of the run and of what was asked of it.
+    pub fn origin(&self, asked: &Asked) -> String {
+        let Asked { question, answer } = asked;
+        let MultipleChoice {
+            question,
+            passage,
+            choices,
+            ..
+        } = question;
+        let text = serde_json::json!([question, passage, choices, answer]).to_string();
+        format!("{}-{}", &digest(text.as_bytes())[..12], self.identity)
     }
 
     /// Answers questions, in their own order.
@@ -261,6 +281,29 @@ impl Answerer {
             }),
         }
     }
+}
+
+/// A digest of a run's settings, adapters and held-out predictions, and of what is `asked` of it.
+fn identity(run: &RunDirectory, config: &RunConfig, asked: &str) -> Result<String, TrainError> {
+    let mut text = config.to_toml();
+    let mut files = vec![run.held_out_file(config)];
+    for (_, directory) in trainings(config, run)? {
+        let entries = std::fs::read_dir(directory.root().join("adapter"));
+        let mut adapters: Vec<PathBuf> = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|e| e == "bpk" || e == "json"))
+            .collect();
+        adapters.sort();
+        files.extend(adapters);
+    }
+    for file in files.iter().filter(|file| file.is_file()) {
+        text += &sha256(file)?;
+    }
+    text += asked;
+    Ok(digest(text.as_bytes())[..12].to_owned())
 }
 
 fn refused(refusal: Refusal, rows: usize, setup: &Setup) -> TrainError {

@@ -102,8 +102,7 @@ fn train_members(
     let trainings = trainings(config, run)?;
     // What has begun goes on from its own checkpoint, whether or not the adapter is still where
     // it was.
-    let begun =
-        |run: &RunDirectory| run.adapter().is_file() || checkpoint::latest(run.root()).is_some();
+    let begun = |run: &RunDirectory| run.adapter().is_file() || checkpoint::has_begun(run.root());
     let adapter = match trainings.iter().any(|(_, directory)| !begun(directory)) {
         true => import(config, prepared)?,
         false => None,
@@ -173,7 +172,7 @@ fn score(loaded: LoadedRun, setup: &Setup) -> Result<Scored, TrainError> {
     run.write_base_predictions(dataset, &base.test.rows)?;
     run.write_predictions(dataset, &tuned.test.rows)?;
     let scored = figures(&config, base, tuned);
-    run.write_json(
+    run.keep_json(
         &format!("evaluation/{dataset}/metrics.json"),
         &scored.figures(),
     )?;

@@ -364,9 +364,9 @@ impl FittedRun {
         let Evaluated { rows, cost } = self.score(shown, set)?;
         let metrics = Metrics::of(&rows, config.evaluation.bins, config.bootstrap());
         directory.write_predictions(name, &rows)?;
-        directory.write_text(&format!("evaluation/{name}/config.toml"), &config.to_toml())?;
-        directory.write_json(&format!("evaluation/{name}/metrics.json"), &metrics)?;
-        directory.write_json(&format!("evaluation/{name}/cost.json"), &cost)?;
+        directory.keep_text(&format!("evaluation/{name}/config.toml"), &config.to_toml())?;
+        directory.keep_json(&format!("evaluation/{name}/metrics.json"), &metrics)?;
+        directory.keep_json(&format!("evaluation/{name}/cost.json"), &cost)?;
         Ok(metrics)
     }
 

@@ -60,6 +60,7 @@
 //! | [`context`] | where and how a run happens |
 //! | [`provenance`] | what a run was made of |
 //! | [`run_directory`] | what a run leaves on disk |
+//! | [`lock`] | who works on a directory or a file |
 //! | [`telemetry`] | where a run's numbers go while it runs |
 //! | [`dashboard`] | the terminal dashboard |
 //! | [`tracker`] | metrics as a log, a table and TensorBoard's events |
@@ -94,6 +95,7 @@ pub mod fitted;
 pub mod forward;
 pub mod functional_uncertainty;
 mod linear_algebra;
+pub mod lock;
 pub mod loss;
 pub mod method;
 pub mod metric;

@@ -48,36 +48,16 @@ pub struct FirstAnswersLog {
 }
 
 impl FirstAnswersLog {
-    /// Opens the file and cuts what came after the optimizer step `keep_steps`: those steps will be
-    /// repeated. None where a training that has begun kept no first answers, as those of earlier
-    /// versions: what comes now need not be a first one.
+    /// Opens a file to append. It holds answers to the questions in `known` already.
     ///
     /// # Errors
-    /// A file that cannot be read or written, or a malformed line, by number.
-    pub fn open(path: &Path, keep_steps: usize) -> Result<Option<Self>, TrainError> {
-        if keep_steps > 0 && !path.is_file() {
-            return Ok(None);
-        }
-        let mut answers = match keep_steps {
-            // Whatever an attempt without a checkpoint left, even in the middle of a line.
-            0 => Vec::new(),
-            _ => read(path)?,
-        };
-        answers.retain(|answer| answer.step <= keep_steps);
-        let part = path.with_extension("jsonl.part");
-        let write = || -> io::Result<File> {
-            let mut file = File::create(&part)?;
-            for answer in &answers {
-                writeln!(file, "{}", serde_json::to_string(answer)?)?;
-            }
-            file.sync_all()?;
-            fs::rename(&part, path)?;
-            OpenOptions::new().append(true).open(path)
-        };
-        Ok(Some(Self {
-            file: write().map_err(|e| TrainError::file(path, e))?,
-            known: answers.into_iter().map(|answer| answer.row.id).collect(),
-        }))
+    /// A file that cannot be written.
+    pub(crate) fn append(path: &Path, known: HashSet<String>) -> Result<Self, TrainError> {
+        let file = OpenOptions::new().append(true).open(path);
+        Ok(Self {
+            file: file.map_err(|e| TrainError::file(path, e))?,
+            known,
+        })
     }
 
     /// Appends the answers of an optimizer step to questions that were not met before. An answer in
@@ -104,6 +84,11 @@ impl FirstAnswersLog {
 /// A file that cannot be read, or a malformed line, by number.
 pub fn read(path: &Path) -> Result<Vec<FirstAnswer>, TrainError> {
     let text = fs::read_to_string(path).map_err(|e| TrainError::file(path, e))?;
+    parse(path, &text)
+}
+
+/// The answers of a text, a line each but for a last line that was cut short; `path` is for errors.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<Vec<FirstAnswer>, TrainError> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole
         .lines()
@@ -146,42 +131,6 @@ mod tests {
         let mut row = ScoredRow::from_probabilities(id, label, &[0.5, 0.5], None);
         row.logits = vec![gap, 0.0];
         FirstAnswer { step, row }
-    }
-
-    #[test]
-    fn a_question_is_kept_at_its_first_answer_and_a_resumed_training_repeats_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("prequential.jsonl");
-        let rows = |ids: &[&str], gap: f64| -> Vec<ScoredRow> {
-            ids.iter().map(|id| answer(0, id, true, gap).row).collect()
-        };
-        let mut log = FirstAnswersLog::open(&path, 0).unwrap().unwrap();
-        log.write(1, &rows(&["a", "b"], 1.0)).unwrap();
-        log.write(2, &rows(&["c"], 1.0)).unwrap();
-        log.write(3, &rows(&["a", "d"], 2.0)).unwrap();
-        let places = |path: &Path| -> Vec<(usize, String, f64)> {
-            let answers = read(path).unwrap().into_iter();
-            answers
-                .map(|a| (a.step, a.row.id, a.row.logits[0]))
-                .collect()
-        };
-        let whole = places(&path);
-        let expected = [(1, "a", 1.0), (1, "b", 1.0), (2, "c", 1.0), (3, "d", 2.0)];
-        let expected = expected.map(|(step, id, gap)| (step, id.to_owned(), gap));
-        assert_eq!(whole, expected);
-        // The checkpoint was of step 2: what came later is met again, and a torn line is no line.
-        log.file.write_all(b"{\"step\":4,\"id").unwrap();
-        let mut log = FirstAnswersLog::open(&path, 2).unwrap().unwrap();
-        log.write(3, &rows(&["a", "d"], 2.0)).unwrap();
-        assert_eq!(places(&path), expected);
-    }
-
-    #[test]
-    fn a_training_that_began_without_first_answers_goes_on_without() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("prequential.jsonl");
-        assert!(FirstAnswersLog::open(&path, 3).unwrap().is_none());
-        assert!(!path.exists());
     }
 
     #[test]

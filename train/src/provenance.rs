@@ -27,7 +27,7 @@ pub fn record(
     let known = run.provenance_if_written()?.map(|known| known.left_out);
     let own = config.data.title();
     left_out.extend(known.into_iter().flatten().filter(|q| q.dataset != own));
-    run.write_json("environment.json", &setup.environment)?;
+    run.write_environment(&setup.environment)?;
     run.write_provenance(&Provenance {
         model: prepared.model_files.clone(),
         chat: ChatRecord::of(prepared),

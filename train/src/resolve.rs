@@ -35,18 +35,32 @@ impl RunConfig {
     /// Reads a run's own `config.toml`.
     ///
     /// # Errors
-    /// A section that is missing, since every run writes all of them, or as [`ConfigLayers::file`]
-    /// and [`Self::validate`].
+    /// A section that is missing or its end, since every run writes all of them, or as
+    /// [`ConfigLayers::file`] and [`Self::validate`].
     pub fn read(path: &Path) -> Result<Self, TrainError> {
+        let text = std::fs::read_to_string(path).map_err(|e| TrainError::file(path, e))?;
+        let place = path.display().to_string();
         let mut layers = ConfigLayers::default();
-        layers.file(path)?;
+        layers.text(&text, &place)?;
         let (found, defaults) = (layers.table(), Self::default().values());
+        let cut = |what: String| {
+            let reason = format!(
+                "{what}: the file was cut or emptied; copy it from the original run, or start the run anew"
+            );
+            TrainError::config(place.clone(), reason)
+        };
         let sections = defaults.iter().filter_map(|(key, _)| key.split('.').next());
         if let Some(section) = sections.into_iter().find(|name| !found.contains_key(*name)) {
-            let reason = format!(
-                "has no section [{section}]: the file was cut or emptied; copy it from the original run, or start the run anew"
-            );
-            return Err(TrainError::config(path.display().to_string(), reason));
+            return Err(cut(format!("has no section [{section}]")));
+        }
+        // The last section, all of whose settings every version writes.
+        let last = defaults.iter().map(|(key, _)| key);
+        let mut last = last.filter(|key| key.starts_with("evaluation."));
+        if let Some(key) = last.find(|key| !layers.has(key)) {
+            return Err(cut(format!("has no {key}")));
+        }
+        if !text.ends_with('\n') {
+            return Err(cut("does not end with a line's end".into()));
         }
         layers.resolve()
     }

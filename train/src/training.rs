@@ -15,17 +15,17 @@ use data::{BatchOptions, EncodedQuestion, QuestionBatcher};
 use model::exchange::Adapter;
 use model::{AdapterConfig, Llama};
 
-use crate::checkpoint::{self, Checkpoint, CloseChunk};
+use crate::checkpoint::{self, Checkpoint, CloseChunk, Closing};
 use crate::config::RunConfig;
 use crate::context::Setup;
 use crate::error::TrainError;
 use crate::loss::cross_entropy::CrossEntropy;
 use crate::metric::live::{LossTerm, Tap, WholeSet};
 use crate::optimizer::{OnePassAdamW, learning_rate};
-use crate::prequential::{self, FirstAnswersLog, PrequentialTemperature};
+use crate::prequential::{self, PrequentialTemperature};
 use crate::registry;
 use crate::renderer::Renderer;
-use crate::run_directory::RunDirectory;
+use crate::run_directory::{FIRST_ANSWERS, METRICS, RunDirectory};
 use crate::step::Trainee;
 
 /// What is trained on, and watched meanwhile.
@@ -119,17 +119,22 @@ pub fn load(
         });
     }
     let path = run.adapter();
-    let last = fresh.clone().try_load_record(record(&path)?);
+    let record_of_last = record(&path)?;
+    run.check_adapter()?;
+    let last = fresh.clone().try_load_record(record_of_last);
     let last = last.map_err(|e| unfit(&path, e))?;
     model::exchange::check_numbers(&path, &last.adapter_tensors())?;
     let steps = config.train.schedule().snapshot_steps(questions);
     let mut snapshots = Vec::new();
     for step in steps.iter().rev().skip(1).rev() {
         // Kept from a checkpoint, so the trainee's record.
-        let path = checkpoint::snapshot(run.root(), *step);
+        let name = checkpoint::snapshot(*step);
+        let path = run.root().join(&name);
         let method = registry::build(config)?;
         let trainee = Trainee::new(fresh.clone(), method, &config.train, questions);
-        let trainee = trainee.try_load_record(record(&path)?);
+        let found = record(&path)?;
+        run.digests().check(&name)?;
+        let trainee = trainee.try_load_record(found);
         snapshots.push(trainee.map_err(|e| unfit(&path, e))?.llama);
     }
     if !steps.is_empty() {
@@ -147,23 +152,19 @@ fn record(path: &Path) -> Result<ModuleRecord, TrainError> {
     ModuleRecord::load(path).map_err(|e| unfit(path, e))
 }
 
-/// Burn's message names every tensor.
 fn unfit(path: &Path, error: impl ToString) -> TrainError {
+    TrainError::file(path, short(error, "does not fit the run's settings"))
+}
+
+/// Burn's message names every tensor.
+fn short(error: impl ToString, what: &str) -> String {
     let text: String = error.to_string().chars().take(200).collect();
-    TrainError::file(path, format!("does not fit the run's settings: {text}"))
+    format!("{what}: {text}")
 }
 
 fn save(run: &RunDirectory, llama: Llama) -> Result<(), TrainError> {
-    let path = run.adapter();
-    let parent = path.parent().unwrap_or(run.root());
-    std::fs::create_dir_all(parent).map_err(|e| TrainError::file(parent, e))?;
-    // Whole or not at all: a file of this name means that the training has finished.
-    let part = path.with_file_name("unfinished.bpk");
-    llama
-        .into_record()
-        .save(&part)
-        .map_err(|e| TrainError::file(&part, e))?;
-    std::fs::rename(&part, &path).map_err(|e| TrainError::file(&path, e))
+    let record = llama.into_record();
+    run.keep_adapter(|path| record.save(path).map_err(|e| TrainError::file(path, e)))
 }
 
 /// The model after all steps, from the newest checkpoint on.
@@ -176,14 +177,22 @@ fn learn(
 ) -> Result<Llama, TrainError> {
     refuse_unrepeatable_masks(config, setup)?;
     let trainee = set_up(config, start, questions.train.len())?;
-    for reason in checkpoint::damaged(run.root()) {
-        let line = format!("A checkpoint cannot be read, the one before serves: {reason}");
+    let fits = |record: ModuleRecord| {
+        let fitted = trainee.clone().try_load_record(record);
+        fitted
+            .map(|_| ())
+            .map_err(|e| short(e, "does not fit the run's settings"))
+    };
+    let (from, damaged) = checkpoint::newest(run.root(), fits);
+    for reason in damaged {
+        let line = format!("A checkpoint cannot be gone on from, the one before serves: {reason}");
         setup.telemetry.say(line);
     }
+    checkpoint::forget_newer(run.root(), from.as_ref());
     let walk = Walk {
         schedule: config.train.schedule(),
         questions: questions.train.len(),
-        from: checkpoint::latest(run.root()),
+        from,
     };
     if walk.total() == 0 {
         return Ok(trainee.llama);
@@ -223,7 +232,13 @@ impl Walk {
 
     /// Optimizer steps that the newest checkpoint holds.
     fn done(&self) -> usize {
-        self.from.map_or(0, |checkpoint| checkpoint.steps)
+        self.from.as_ref().map_or(0, |checkpoint| checkpoint.steps)
+    }
+
+    /// The digest that a log had at the newest checkpoint, where it was kept.
+    fn log(&self, name: &str) -> Option<&str> {
+        let logs = &self.from.as_ref()?.logs;
+        logs.get(name).map(String::as_str)
     }
 
     /// Chunks that are left, each an epoch of Burn's Learner.
@@ -270,9 +285,9 @@ fn begin(
             .say("No checkpoint to go on from: training begins again at step 0.");
     }
     setup.state.steps_done.store(done, Ordering::SeqCst);
-    let log = run.metrics_log(done)?;
+    let log = run.metrics_log(done, walk.log(METRICS))?;
     let before = run.metrics()?.last().map_or(0.0, |line| line.seconds);
-    let first_answers = FirstAnswersLog::open(&run.first_answers(), done)?;
+    let first_answers = run.first_answers_log(done, walk.log(FIRST_ANSWERS))?;
     setup.telemetry.start(log, first_answers, before, held_out);
     let per_epoch = walk.schedule.steps_per_epoch(walk.questions);
     let mut state = setup.telemetry.state();
@@ -284,8 +299,9 @@ fn begin(
 fn last_checkpoint(trainee: Trainee, run: &RunDirectory, walk: &Walk) -> Result<Llama, TrainError> {
     let from = walk
         .from
+        .as_ref()
         .ok_or_else(|| TrainError::Training("no step to train".into()))?;
-    let record = checkpoint::model_record(run.root(), from)?;
+    let record = checkpoint::model_record(run.root(), from.chunk)?;
     Ok(trainee.load_record(record).valid().llama)
 }
 
@@ -319,26 +335,28 @@ fn fit(
         setup.state.clone(),
         &setup.device,
     );
-    let first_chunk = walk.from.map_or(0, |checkpoint| checkpoint.chunk);
+    let from = walk.from.as_ref().map(|checkpoint| checkpoint.chunk);
+    let closing = Closing::new(run.root());
+    let [model, optimizer, scheduler] = checkpoint::parts(&closing);
     let training = SupervisedTraining::new(run.root(), Arc::new(loader), Arc::new(valid))
-        .num_epochs(first_chunk + walk.chunks())
+        .num_epochs(from.unwrap_or(0) + walk.chunks())
         // The loader says where an optimizer step ends; see `data::loader`.
         .grads_accumulation(usize::MAX)
         .with_training_strategy(strategy(setup).into())
         .with_application_logger(None)
         .with_metric_logger(InMemoryMetricLogger::default())
-        .with_default_checkpointers()
+        .with_custom_checkpointers(model, optimizer, scheduler)
         .with_checkpointing_strategy(KeepLastNCheckpoints::new(2))
         .early_stopping(CloseChunk {
-            run: run.root().to_path_buf(),
+            closing,
             state: setup.state.clone(),
             telemetry: setup.telemetry.clone(),
             snapshots: walk.schedule.snapshot_steps(walk.questions),
         })
         .renderer(Box::new(Renderer::new(setup.telemetry.clone())));
     let training = register_metrics(training, setup);
-    match walk.from {
-        Some(checkpoint) => training.checkpoint(checkpoint.chunk),
+    match from {
+        Some(chunk) => training.checkpoint(chunk),
         None => training,
     }
 }

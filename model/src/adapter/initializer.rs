@@ -1,6 +1,6 @@
 //! Initial parameters of an adapter.
 
-use burn::module::Param;
+use burn::module::{Param, ParamId};
 use burn::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -13,6 +13,8 @@ use super::MixLoraConfig;
 pub struct Initializer {
     rng: ChaCha8Rng,
     device: Device,
+    /// Parameters drawn so far.
+    drawn: u64,
 }
 
 impl Initializer {
@@ -21,6 +23,7 @@ impl Initializer {
         Self {
             rng: ChaCha8Rng::seed_from_u64(seed),
             device: device.clone(),
+            drawn: 0,
         }
     }
 
@@ -63,9 +66,12 @@ impl Initializer {
     ) -> Param<Tensor<D>> {
         let count = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|_| next(&mut self.rng)).collect();
-        Param::from_tensor(Tensor::from_data(
-            TensorData::new(values, shape),
-            &self.device,
-        ))
+        let tensor = Tensor::from_data(TensorData::new(values, shape), &self.device);
+        let mut param = Param::from_tensor(tensor);
+        // Burn numbers parameters at random and saves the numbers. Counted ones make the same
+        // bytes of the same training.
+        self.drawn += 1;
+        param.id = ParamId::from(self.drawn);
+        param
     }
 }

@@ -1,10 +1,11 @@
 //! `uq.json`: what others need to use an adapter's confidence.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use data::prompt::LabelStyle;
 use data::rendering::{Normalization, Scoring};
-use data::source::{Located, models};
+use data::source::{Located, models, sha256};
 use data::template::Template;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::fitted::LoadedRun;
 use crate::functional_uncertainty::FluTokens;
+use crate::lock::LOCK;
 use crate::method::Method;
 use crate::posthoc::PostHoc;
 use crate::posthoc::confidence::Confidence;
@@ -52,6 +54,10 @@ pub struct Card {
     /// What held-out questions have shown of this adapter. Absent where the run's method asks it
     /// in several passes, members or wordings: that confidence is not the adapter's own.
     pub held_out: Option<HeldOutCard>,
+    /// SHA-256 of the adapter's files: the calibration is theirs alone. Empty in cards of earlier
+    /// versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
 }
 
 /// How a question becomes a prompt, and how its answer is read.
@@ -182,8 +188,59 @@ impl Card {
             },
             prequential: run.temperature,
             held_out: answers_alone(&*run.method).then(|| HeldOutCard::of(&rows)),
+            files: BTreeMap::new(),
         })
     }
+
+    /// The card of the files that lie in a directory.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub(super) fn beside(&self, directory: &Path) -> Result<Self, TrainError> {
+        let files = files(directory)?.into_iter();
+        let files = files
+            .map(|name| Ok((name.clone(), sha256(&directory.join(name))?)))
+            .collect::<Result<_, TrainError>>()?;
+        Ok(Self {
+            files,
+            ..self.clone()
+        })
+    }
+
+    /// Refuses files that the card is not of.
+    ///
+    /// # Errors
+    /// The first file that differs or is missing.
+    pub(super) fn check_files(&self, directory: &Path) -> Result<(), TrainError> {
+        for (name, known) in &self.files {
+            let path = directory.join(name);
+            let found = sha256(&path)?;
+            if found != *known {
+                let reason = format!(
+                    "is not the file that {CARD} is of: its SHA-256 begins with {}, there with {}. Export it again; if the change is meant, remove {CARD}, whose calibration is that of another adapter",
+                    &found[..8],
+                    known.get(..8).unwrap_or(known)
+                );
+                return Err(TrainError::file(path, reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names of the files of an export, in order.
+pub(super) fn files(directory: &Path) -> Result<Vec<String>, TrainError> {
+    let fail = |e| TrainError::file(directory, e);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_file() && name != LOCK {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// Whether one plain pass of the adapter is what the run's method answers with.

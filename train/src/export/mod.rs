@@ -87,7 +87,12 @@ pub fn export(
         let tensors = member.adapter_tensors();
         let adapter = run.method.adapter();
         write(&to, format, &adapter, &tensors, &config, &mut run.prepared)?;
-        RunDirectory::at(&to).write_json(CARD, &card)?;
+        let target = RunDirectory::at(&to);
+        target.write_json(CARD, &card.beside(&to)?)?;
+        // Last: it says that the export is whole.
+        let names = card::files(&to)?;
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        target.digests().list(&names)?;
         if verify {
             let again = read_again(&to, format, &config, &run.base, setup)?;
             let found = difference(member, &again, setup);

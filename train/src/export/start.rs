@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use model::AdapterConfig;
-use model::exchange;
+use model::exchange::{self, Adapter};
 
 use super::card::{CARD, Card, base_name, fits};
 use crate::config::RunConfig;
@@ -15,7 +15,8 @@ use crate::training::StartingAdapter;
 /// The adapter that `adapter.from` names, checked against what the run is about to do.
 ///
 /// # Errors
-/// A directory that holds none, or a card of another base model.
+/// A directory that holds none, files that are not what was exported, or a card of another base
+/// model.
 pub fn import(
     config: &RunConfig,
     prepared: &Prepared,
@@ -23,10 +24,11 @@ pub fn import(
     let Some(directory) = &config.adapter.from else {
         return Ok(None);
     };
-    let adapter = exchange::read(directory)?;
+    let adapter = read(directory)?;
     let mut temperature = None;
     if directory.join(CARD).is_file() {
         let card: Card = RunDirectory::at(directory).read_json(CARD)?;
+        card.check_files(directory)?;
         fits(&card, config, prepared, directory)?;
         temperature = card.prequential;
     } else if let Some(named) = adapter
@@ -46,14 +48,24 @@ pub fn import(
     }))
 }
 
+/// Reads an adapter whose files are what was exported.
+fn read(directory: &Path) -> Result<Adapter, TrainError> {
+    let digests = RunDirectory::at(directory).digests();
+    for path in exchange::files(directory) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        digests.check(&name)?;
+    }
+    Ok(exchange::read(directory)?)
+}
+
 /// The settings of `[adapter]` that an adapter on disk brings, its shape, as TOML by dotted key.
 /// Dropout is no part of it: that belongs to a training, and some exports had to write one that
 /// means nothing.
 ///
 /// # Errors
-/// As [`exchange::read`].
+/// As [`exchange::read`], and files that are not what was exported.
 pub fn settings(directory: &Path) -> Result<Vec<String>, TrainError> {
-    let adapter = exchange::read(directory)?;
+    let adapter = read(directory)?;
     match shape(&adapter.config) {
         settings if settings.is_empty() => Err(TrainError::file(directory, "holds no adapter")),
         settings => Ok(settings),

@@ -74,8 +74,8 @@ pub fn write(
     let report = Report {
         config,
         scored,
-        provenance: run.read_json("data.json")?,
-        environment: run.read_json("environment.json")?,
+        provenance: run.provenance()?,
+        environment: run.environment()?,
         history: run.metrics()?,
         worst: worst(&scored.tuned_rows, questions),
     };

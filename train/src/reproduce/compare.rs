@@ -8,12 +8,13 @@ use super::render;
 use super::results::{Group, ResultTable};
 use crate::config::RunConfig;
 use crate::error::TrainError;
+use crate::lock::Lock;
 use crate::metric::Metrics;
 use crate::metric::paired::{Differences, common, differences};
 use crate::prediction::ScoredRow;
 use crate::report::figures::{Unit, show};
 use crate::report::{html, plot};
-use crate::run_directory::{RunDirectory, read_predictions};
+use crate::run_directory::RunDirectory;
 
 /// One run's answers to the compared questions.
 #[derive(Debug, Clone)]
@@ -79,7 +80,7 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
     }
     let mut answers: Vec<Vec<ScoredRow>> = Vec::new();
     for (run, _) in &opened {
-        let path = run.evaluation(&dataset).join("predictions.jsonl");
+        let path = run.predictions_file(&dataset);
         if !path.is_file() {
             let reason = format!(
                 "is missing: finish the run, or score it with `uq4ct evaluate {} --on {dataset}`",
@@ -87,7 +88,7 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
             );
             return Err(TrainError::file(path, reason));
         }
-        answers.push(read_predictions(&path)?);
+        answers.push(run.predictions(&dataset)?);
     }
     let answers = common(answers);
     if answers.iter().any(Vec::is_empty) {
@@ -302,8 +303,9 @@ impl Comparison {
     /// Writes `compare.html`, `.md`, `.csv`, `.tex` and `.json` into a directory.
     ///
     /// # Errors
-    /// Files that cannot be written.
+    /// Files that cannot be written, or another process that works on the directory.
     pub fn write(&self, directory: &Path) -> Result<(), TrainError> {
+        let _lock = Lock::wait(directory)?;
         let target = RunDirectory::at(directory);
         target.write_text("compare.html", &self.html()?)?;
         target.write_text("compare.md", &self.markdown())?;

@@ -15,7 +15,6 @@
 //! | [`plan`] | rows and columns to trainings and evaluations |
 //! | [`scheduler`] | what is open, in which order, what a failure does |
 //! | [`work`] | one training or evaluation, idempotent |
-//! | [`lock`] | who works on a directory |
 //! | [`records`] | what trainings and evaluations left |
 //! | [`archive`] | the same as one compressed columnar file |
 //! | [`recorded`] | finding a finished table again, and keeping it small |
@@ -33,7 +32,6 @@ mod caption;
 mod columns;
 pub mod compare;
 pub mod figure;
-pub mod lock;
 pub mod options;
 pub mod paired_tests;
 pub mod paper;

@@ -10,6 +10,7 @@ use super::results::ResultTable;
 use super::table_files::forms;
 use super::tables::Table;
 use crate::error::TrainError;
+use crate::lock::Lock;
 use crate::run_directory::RunDirectory;
 
 /// A table whose trainings and evaluations lie somewhere.
@@ -100,6 +101,7 @@ impl Recorded {
     ) -> Result<PathBuf, TrainError> {
         let folder = directory.join(self.options.table.name);
         let archive = folder.join(ARCHIVE);
+        let _lock = Lock::wait(&folder)?;
         let mut records = match archive.is_file() {
             true => archive::read(&archive)?,
             false => Records::default(),

@@ -4,7 +4,6 @@
 //! ([`Records::below`]) or from one columnar file ([`super::archive`]): the figures are the same.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use super::plan::{EvaluationJob, Plan, TrainingJob};
@@ -12,7 +11,7 @@ use super::work::{evaluation_directory, is_trained, training_directory};
 use crate::error::TrainError;
 use crate::evaluation::Cost;
 use crate::prediction::ScoredRow;
-use crate::run_directory::{Environment, HELD_OUT, Provenance, RunDirectory, read_predictions};
+use crate::run_directory::{Environment, HELD_OUT, Provenance, RunDirectory};
 
 /// Trainings and evaluations by their identities.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -211,11 +210,10 @@ fn portable_command(command: &str, short: &impl Fn(&mut String)) -> String {
 
 impl Origin {
     fn read(run: &RunDirectory) -> Result<Self, TrainError> {
-        let settings = run.root().join("config.toml");
         Ok(Self {
-            settings: fs::read_to_string(&settings).map_err(|e| TrainError::file(settings, e))?,
-            provenance: run.read_json("data.json")?,
-            environment: run.read_json("environment.json")?,
+            settings: run.read_text("config.toml")?,
+            provenance: run.provenance()?,
+            environment: run.environment()?,
         })
     }
 }
@@ -274,13 +272,15 @@ impl ScoredSet {
         Ok(Some(Self {
             cost: run.read_json(&format!("evaluation/{name}/cost.json"))?,
             sources,
-            rows: read_predictions(&folder.join("predictions.jsonl"))?,
+            rows: run.predictions(name)?,
         }))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

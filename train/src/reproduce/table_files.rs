@@ -15,6 +15,7 @@ use super::records::Records;
 use super::results::ResultTable;
 use super::{plot, render};
 use crate::error::TrainError;
+use crate::lock::Lock;
 use crate::run_directory::RunDirectory;
 
 /// Writes a plan's table as it stands, with a record of what was asked for, and says where. With
@@ -27,13 +28,15 @@ pub fn write(
     plan: &Plan,
     tested: bool,
 ) -> Result<(PathBuf, ResultTable), TrainError> {
-    let table = ResultTable::collect(plan, &Records::below(&options.root, plan)?, tested);
     let model = options.model();
     let model = Path::new(&model).file_name();
     let model = model.map_or("model".into(), |name| name.to_string_lossy().to_lowercase());
-    let name = format!("{}-{model}-{}", table.name, plan.identity());
+    let name = format!("{}-{model}-{}", options.table.name, plan.identity());
     let folder = options.root.join("tables").join(name);
-    write_forms(&folder, &table)?;
+    // What is read under the lock is not older than what another process wrote under it.
+    let _lock = Lock::wait(&folder)?;
+    let table = ResultTable::collect(plan, &Records::below(&options.root, plan)?, tested);
+    write_unlocked(&folder, &table)?;
     RunDirectory::at(&folder).write_text(SETTINGS, &plan.record(options))?;
     Ok((folder, table))
 }
@@ -66,6 +69,11 @@ pub fn forms(table: &ResultTable) -> Result<Vec<(&'static str, String)>, TrainEr
 /// # Errors
 /// A plot that cannot be drawn, or files that cannot be written.
 pub fn write_forms(folder: &Path, table: &ResultTable) -> Result<(), TrainError> {
+    let _lock = Lock::wait(folder)?;
+    write_unlocked(folder, table)
+}
+
+fn write_unlocked(folder: &Path, table: &ResultTable) -> Result<(), TrainError> {
     let target = RunDirectory::at(folder);
     for (ending, text) in forms(table)? {
         target.write_text(&format!("{}{ending}", table.name), &text)?;

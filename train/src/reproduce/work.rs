@@ -11,13 +11,13 @@ use burn::prelude::*;
 use data::EncodedQuestion;
 use data::source::Finder;
 
-use super::lock::{Attempt, Holder, Lock};
 use super::plan::{EvaluationJob, TrainingJob};
 use crate::config::RunConfig;
 use crate::context::Setup;
 use crate::error::TrainError;
 use crate::fine_tune::train;
 use crate::fitted::{LoadedRun, Member, QuestionSet};
+use crate::lock::{Attempt, Holder, Lock};
 use crate::prepare::{Prepared, prepare, prepare_test};
 use crate::provenance;
 use crate::registry;
@@ -63,7 +63,10 @@ fn enter(
         }
         match Lock::attempt(directory)? {
             // Someone may have finished between the look and the lock.
-            Attempt::Taken(lock) => return Ok((!done()).then_some(lock)),
+            Attempt::Taken(lock) => {
+                RunDirectory::at(directory).sweep();
+                return Ok((!done()).then_some(lock));
+            }
             Attempt::Held(Holder { host, pid, .. }) => {
                 if !told {
                     let name = directory.file_name().unwrap_or_default().to_string_lossy();
@@ -248,9 +251,9 @@ pub fn ensure_evaluated(
         run.write_predictions(&name, &evaluated.rows)?;
         let origins = prepared.origins();
         let origins: Vec<&str> = origins.iter().map(|f| f.origin.as_str()).collect();
-        run.write_json(&format!("evaluation/{name}/sources.json"), &origins)?;
+        run.keep_json(&format!("evaluation/{name}/sources.json"), &origins)?;
         // Last: it says that the set is done.
-        run.write_json(&format!("evaluation/{name}/cost.json"), &evaluated.cost)?;
+        run.keep_json(&format!("evaluation/{name}/cost.json"), &evaluated.cost)?;
     }
     Ok(())
 }

@@ -2,20 +2,26 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::path::Path;
 
-use super::{RunDirectory, write};
+use super::{RunDirectory, digest, write};
 use crate::error::TrainError;
 use crate::tracker::{MetricsLine, MetricsLog};
 
-pub(super) const METRICS: &str = "metrics.jsonl";
+pub(crate) const METRICS: &str = "metrics.jsonl";
 
 impl RunDirectory {
     /// Opens `metrics.jsonl` and what is kept beside it to append. Lines after `keep_steps`, whose
     /// steps will be repeated, are cut first; the others stay as they are to the last digit.
+    /// `known` is the digest that they had at that step, where it was kept.
     ///
     /// # Errors
-    /// A file that cannot be read or written.
-    pub fn metrics_log(&self, keep_steps: usize) -> Result<MetricsLog, TrainError> {
+    /// A file that cannot be read or written, or other lines than `known` is of.
+    pub fn metrics_log(
+        &self,
+        keep_steps: usize,
+        known: Option<&str>,
+    ) -> Result<MetricsLog, TrainError> {
         let path = self.root.join(METRICS);
         let mut kept = self.metrics_as_written()?;
         kept.retain(|(line, _)| line.step <= keep_steps);
@@ -24,6 +30,8 @@ impl RunDirectory {
             .iter()
             .flat_map(|line| [line.as_str(), "\n"])
             .collect();
+        same_log(&path, &text, known)?;
+        self.digests().forget(METRICS)?;
         write(&path, text.as_bytes())?;
         MetricsLog::open(&self.root, &path, &lines)
     }
@@ -41,6 +49,9 @@ impl RunDirectory {
     /// The lines of `metrics.jsonl`, each with its text.
     fn metrics_as_written(&self) -> Result<Vec<(MetricsLine, String)>, TrainError> {
         let path = self.root.join(METRICS);
+        if path.is_file() {
+            self.digests().check(METRICS)?;
+        }
         let bytes = match fs::read(&path) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             read => read.map_err(|e| TrainError::file(&path, e))?,
@@ -61,6 +72,17 @@ impl RunDirectory {
             }
         }
         Ok(lines)
+    }
+}
+
+/// Refuses lines of a log that are not those of the checkpoint which the training goes on from.
+pub(super) fn same_log(path: &Path, text: &str, known: Option<&str>) -> Result<(), TrainError> {
+    match known {
+        Some(known) if digest(text.as_bytes()) != known => {
+            let reason = "its lines are not those of the checkpoint that the training goes on from: copy the file from the original run, or train anew with --overwrite";
+            Err(TrainError::file(path, reason))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -87,9 +109,16 @@ mod tests {
         );
         assert_eq!(run.metrics().unwrap().len(), 2);
         // What is kept is kept to the last digit, and the cut line is gone.
-        drop(run.metrics_log(1).unwrap());
+        let known = digest((line(1) + "\n").as_bytes());
+        drop(run.metrics_log(1, Some(&known)).unwrap());
         let kept = fs::read_to_string(root.path().join(file)).unwrap();
         assert_eq!(kept, line(1) + "\n");
+        put(file, &line(1).replace("0.1", "0.2"));
+        let error = run.metrics_log(1, Some(&known)).unwrap_err().to_string();
+        assert!(
+            error.contains(METRICS) && error.contains("--overwrite"),
+            "{error}"
+        );
         put(file, &format!("{}\n{{\n{}\n", line(1), line(3)));
         let error = run.metrics().unwrap_err().to_string();
         assert!(error.contains("metrics.jsonl: line 2"), "{error}");

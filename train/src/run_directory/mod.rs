@@ -6,33 +6,45 @@
 //! metrics.jsonl  metrics.csv  events.out.tfevents.*
 //! prequential.jsonl                        first answers to the training questions
 //! checkpoint/  adapter/  members/s<seed>/
+//! digests.sha256                           SHA-256 of the files that the run relies on
+//! lock.json                                while a process works on it
 //! evaluation/<set>/predictions.jsonl       a set is a dataset's test questions, or `held-out`
 //! evaluation/<set>/base-predictions.jsonl  the base model's, where it was asked
 //! report.html  report.md
 //! ```
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::RunConfig;
+use crate::dashboard::hangup::LINES;
 use crate::error::TrainError;
+use crate::lock::{LOCK, Lock};
 use crate::tracker;
 
+mod digests;
+mod files;
 mod first_answers;
 mod metrics;
 mod predictions;
 mod record;
 
-pub use predictions::{HELD_OUT, read_predictions, write_predictions};
+pub use digests::{DIGESTS, Digests, digest};
+pub use predictions::{HELD_OUT, read_predictions};
 pub use record::{ChatRecord, Environment, Provenance};
 
-use first_answers::FIRST_ANSWERS;
-use metrics::METRICS;
-use record::DATA;
+pub(crate) use files::write;
+pub(crate) use first_answers::FIRST_ANSWERS;
+pub(crate) use metrics::METRICS;
+
+use record::{DATA, ENVIRONMENT};
+
+const CONFIG: &str = "config.toml";
+const ADAPTER: &str = "adapter/adapter.bpk";
 
 /// A run's directory.
 #[derive(Debug, Clone)]
@@ -51,7 +63,7 @@ impl RunDirectory {
         };
         let file = run.config_path();
         if resume {
-            let known = RunConfig::read(&file).map_err(|e| {
+            let known = run.config().map_err(|e| {
                 TrainError::file(
                     &file,
                     format!("nothing to resume ({e}); start without --resume"),
@@ -71,7 +83,7 @@ impl RunDirectory {
             ));
         }
         fs::create_dir_all(root).map_err(|e| TrainError::file(root, e))?;
-        write(&file, config.to_toml().as_bytes())?;
+        run.keep_text(CONFIG, &config.to_toml())?;
         Ok(run)
     }
 
@@ -85,13 +97,36 @@ impl RunDirectory {
     /// Opens a finished or interrupted run.
     ///
     /// # Errors
-    /// A directory without a readable `config.toml`.
+    /// A directory without a readable `config.toml`, or with one that is not as it was written.
     pub fn open(root: &Path) -> Result<(Self, RunConfig), TrainError> {
-        let run = Self {
-            root: root.to_path_buf(),
-        };
-        let config = RunConfig::read(&run.config_path())?;
+        let run = Self::at(root);
+        let config = run.config()?;
         Ok((run, config))
+    }
+
+    fn config(&self) -> Result<RunConfig, TrainError> {
+        self.digests().check(CONFIG)?;
+        RunConfig::read(&self.config_path())
+    }
+
+    /// Takes the directory for this process alone, and removes what killed ones were writing.
+    ///
+    /// # Errors
+    /// Another process that works on it, by number, or a directory that cannot be written.
+    pub fn lock(root: &Path) -> Result<Lock, TrainError> {
+        let lock = Lock::take(root)?;
+        files::sweep(root);
+        Ok(lock)
+    }
+
+    /// Removes what killed processes were writing. Only for who holds the directory's lock.
+    pub(crate) fn sweep(&self) {
+        files::sweep(&self.root);
+    }
+
+    /// The digests of the files that the run relies on.
+    pub fn digests(&self) -> Digests {
+        Digests::of(&self.root)
     }
 
     /// Removes what an earlier run of ours left in `root`, and only that.
@@ -99,29 +134,35 @@ impl RunDirectory {
     /// # Errors
     /// A directory that is not empty and holds no run, or files that cannot be removed.
     pub fn clear(root: &Path) -> Result<(), TrainError> {
-        let empty = fs::read_dir(root).map_or(true, |mut entries| entries.next().is_none());
-        if empty {
+        let ours = |entry: &fs::DirEntry| entry.file_name() == LOCK;
+        let entries = fs::read_dir(root).into_iter().flatten().flatten();
+        if entries.into_iter().all(|entry| ours(&entry)) {
             return Ok(());
         }
-        if let Err(error) = RunConfig::read(&root.join("config.toml")) {
+        let run = Self::at(root);
+        if let (false, Err(error)) = (run.digests().exists(), RunConfig::read(&run.config_path())) {
             let reason = format!("--overwrite replaces runs only, and this holds none ({error})");
             return Err(TrainError::file(root, reason));
         }
         for name in ["checkpoint", "adapter", "evaluation", "members"] {
             remove(&root.join(name), |p| fs::remove_dir_all(p))?;
         }
+        tracker::remove(root).map_err(|e| TrainError::file(root, e))?;
+        // The settings last: whoever is killed here leaves a run, which can be replaced.
         for name in [
-            "config.toml",
-            "environment.json",
+            ENVIRONMENT,
             DATA,
             METRICS,
             FIRST_ANSWERS,
             "report.html",
             "report.md",
+            LINES,
+            DIGESTS,
+            CONFIG,
         ] {
             remove(&root.join(name), |p| fs::remove_file(p))?;
         }
-        tracker::remove(root).map_err(|e| TrainError::file(root, e))
+        Ok(())
     }
 
     /// Path of the directory.
@@ -130,12 +171,12 @@ impl RunDirectory {
     }
 
     fn config_path(&self) -> PathBuf {
-        self.root.join("config.toml")
+        self.root.join(CONFIG)
     }
 
     /// The file with the trained adapter. While it is absent, the training has not finished.
     pub fn adapter(&self) -> PathBuf {
-        self.root.join("adapter").join("adapter.bpk")
+        self.root.join(ADAPTER)
     }
 
     /// The directory of one training of several, by its seed.
@@ -155,25 +196,73 @@ impl RunDirectory {
         self.root.join("evaluation").join(set)
     }
 
+    /// Lets `save` write the trained adapter. Its file says that the training has finished, so it
+    /// is there whole or not at all.
+    ///
+    /// # Errors
+    /// A file that cannot be written, and what `save` says.
+    pub fn keep_adapter(
+        &self,
+        save: impl FnOnce(&Path) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        // They grow no further.
+        self.digests().list(&[METRICS, FIRST_ANSWERS])?;
+        self.digests().put_with(ADAPTER, save)
+    }
+
+    /// Checks that the trained adapter is what was written.
+    ///
+    /// # Errors
+    /// As [`Digests::check`].
+    pub fn check_adapter(&self) -> Result<(), TrainError> {
+        self.digests().check(ADAPTER)
+    }
+
+    /// Writes a JSON file that the run relies on: whole or not at all, and listed.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn keep_json(&self, name: &str, value: &impl Serialize) -> Result<(), TrainError> {
+        self.digests().put(name, self.json(name, value)?.as_bytes())
+    }
+
+    /// Writes a text file that the run relies on: whole or not at all, and listed.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn keep_text(&self, name: &str, text: &str) -> Result<(), TrainError> {
+        self.digests().put(name, text.as_bytes())
+    }
+
     /// Writes a JSON file, whole or not at all.
     ///
     /// # Errors
     /// A file that cannot be written.
     pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), TrainError> {
-        let path = self.root.join(name);
-        let text = serde_json::to_string_pretty(value).map_err(|e| TrainError::file(&path, e))?;
-        write(&path, text.as_bytes())
+        write(&self.root.join(name), self.json(name, value)?.as_bytes())
+    }
+
+    fn json(&self, name: &str, value: &impl Serialize) -> Result<String, TrainError> {
+        serde_json::to_string_pretty(value).map_err(|e| TrainError::file(self.root.join(name), e))
     }
 
     /// Reads a JSON file.
     ///
     /// # Errors
-    /// A file that is absent or malformed.
+    /// A file that is absent, malformed, or listed and not as it was written.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T, TrainError> {
-        let path = self.root.join(name);
-        let _at_hand = fault::reading(&path);
-        let text = fs::read_to_string(&path).map_err(|e| TrainError::file(&path, e))?;
-        serde_json::from_str(&text).map_err(|e| TrainError::file(&path, e))
+        let _at_hand = fault::reading(&self.root.join(name));
+        let bytes = self.digests().read(name)?;
+        serde_json::from_slice(&bytes).map_err(|e| TrainError::file(self.root.join(name), e))
+    }
+
+    /// Reads a text file.
+    ///
+    /// # Errors
+    /// As [`Self::read_json`].
+    pub fn read_text(&self, name: &str) -> Result<String, TrainError> {
+        let bytes = self.digests().read(name)?;
+        String::from_utf8(bytes).map_err(|e| TrainError::file(self.root.join(name), e))
     }
 
     /// Writes a text file, whole or not at all.
@@ -183,20 +272,6 @@ impl RunDirectory {
     pub fn write_text(&self, name: &str, text: &str) -> Result<(), TrainError> {
         write(&self.root.join(name), text.as_bytes())
     }
-}
-
-/// Writes beside the destination and renames, so that a cut leaves the old file or the new one.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(|e| TrainError::file(parent, e))?;
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let mut file = File::create(&part).map_err(|e| TrainError::file(&part, e))?;
-    file.write_all(bytes)
-        .map_err(|e| TrainError::file(&part, e))?;
-    file.sync_all().map_err(|e| TrainError::file(&part, e))?;
-    fs::rename(&part, path).map_err(|e| TrainError::file(path, e))
 }
 
 fn remove(path: &Path, how: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), TrainError> {

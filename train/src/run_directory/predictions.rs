@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{RunDirectory, write};
+use super::RunDirectory;
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::prediction::ScoredRow;
@@ -26,9 +26,17 @@ impl RunDirectory {
     /// What the run says of the questions of a set.
     ///
     /// # Errors
-    /// A set that has not been scored, or a line that is malformed.
+    /// A set that has not been scored, a file that is not as it was written, or a line that is
+    /// malformed.
     pub fn predictions(&self, set: &str) -> Result<Vec<ScoredRow>, TrainError> {
-        read_predictions(&self.predictions_file(set))
+        self.checked(&self.predictions_file(set))
+    }
+
+    /// The predictions of a file of the run.
+    fn checked(&self, path: &Path) -> Result<Vec<ScoredRow>, TrainError> {
+        let name = path.strip_prefix(&self.root).unwrap_or(path);
+        let text = self.read_text(&name.to_string_lossy())?;
+        parse(path, &text)
     }
 
     /// Writes what the run says of the questions of a set.
@@ -36,7 +44,7 @@ impl RunDirectory {
     /// # Errors
     /// A file that cannot be written.
     pub fn write_predictions(&self, set: &str, rows: &[ScoredRow]) -> Result<(), TrainError> {
-        write_predictions(&self.predictions_file(set), rows)
+        self.keep_predictions(set, PREDICTIONS, rows)
     }
 
     /// Writes what the base model says of the questions of a set.
@@ -44,7 +52,22 @@ impl RunDirectory {
     /// # Errors
     /// A file that cannot be written.
     pub fn write_base_predictions(&self, set: &str, rows: &[ScoredRow]) -> Result<(), TrainError> {
-        write_predictions(&self.evaluation(set).join(BASE_PREDICTIONS), rows)
+        self.keep_predictions(set, BASE_PREDICTIONS, rows)
+    }
+
+    fn keep_predictions(
+        &self,
+        set: &str,
+        file: &str,
+        rows: &[ScoredRow],
+    ) -> Result<(), TrainError> {
+        let path = self.evaluation(set).join(file);
+        let mut text = String::new();
+        for row in rows {
+            text += &serde_json::to_string(row).map_err(|e| TrainError::file(&path, e))?;
+            text.push('\n');
+        }
+        self.keep_text(&format!("evaluation/{set}/{file}"), &text)
     }
 
     /// Whether the predictions on held-out questions are there, whole or not.
@@ -53,7 +76,7 @@ impl RunDirectory {
     }
 
     /// Where the predictions on held-out questions are, by today's layout or that of earlier runs.
-    fn held_out_file(&self, config: &RunConfig) -> PathBuf {
+    pub(crate) fn held_out_file(&self, config: &RunConfig) -> PathBuf {
         let file = self.predictions_file(HELD_OUT);
         let former = self.evaluation(&config.data.dataset);
         let former = former.join(FORMER_HELD_OUT_PREDICTIONS);
@@ -69,7 +92,7 @@ impl RunDirectory {
     /// A run that has not been scored, a line that is malformed, or a file that was cut.
     pub fn held_out_predictions(&self, config: &RunConfig) -> Result<Vec<ScoredRow>, TrainError> {
         let file = self.held_out_file(config);
-        let rows = read_predictions(&file)?;
+        let rows = self.checked(&file)?;
         // Recorded results are kept without the files that say how many there were.
         let known = self.provenance_if_written()?;
         let expected = known.map_or(rows.len().max(1), |known| known.split.used[1]);
@@ -93,6 +116,10 @@ impl RunDirectory {
 pub fn read_predictions(path: &Path) -> Result<Vec<ScoredRow>, TrainError> {
     let _at_hand = fault::reading(path);
     let text = fs::read_to_string(path).map_err(|e| TrainError::file(path, e))?;
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<ScoredRow>, TrainError> {
     text.lines()
         .enumerate()
         .map(|(number, line)| {
@@ -121,19 +148,6 @@ fn sound(row: ScoredRow) -> Result<ScoredRow, String> {
         ));
     }
     Ok(row)
-}
-
-/// Writes `predictions.jsonl`, whole or not at all.
-///
-/// # Errors
-/// A file that cannot be written.
-pub fn write_predictions(path: &Path, rows: &[ScoredRow]) -> Result<(), TrainError> {
-    let mut text = String::new();
-    for row in rows {
-        text += &serde_json::to_string(row).map_err(|e| TrainError::file(path, e))?;
-        text.push('\n');
-    }
-    write(path, text.as_bytes())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::error::TrainError;
 use crate::prepare::{LeftOut, Prepared};
 
 pub(super) const DATA: &str = "data.json";
+pub(super) const ENVIRONMENT: &str = "environment.json";
 
 /// The program, machine and command of a run: `environment.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,6 +88,7 @@ impl RunDirectory {
     /// # Errors
     /// No `data.json`, or one that cannot be read.
     pub fn provenance(&self) -> Result<Provenance, TrainError> {
+        self.digests().check(DATA)?;
         self.read_json(DATA).map_err(|error| match error {
             TrainError::File { path, source } => {
                 let remedy = "put the run's own file back, or train anew with --overwrite";
@@ -113,7 +115,23 @@ impl RunDirectory {
     /// # Errors
     /// A file that cannot be written.
     pub fn write_provenance(&self, provenance: &Provenance) -> Result<(), TrainError> {
-        self.write_json(DATA, provenance)
+        self.keep_json(DATA, provenance)
+    }
+
+    /// Program, machine and command of the run.
+    ///
+    /// # Errors
+    /// No `environment.json`, or one that cannot be read.
+    pub fn environment(&self) -> Result<Environment, TrainError> {
+        self.read_json(ENVIRONMENT)
+    }
+
+    /// Writes what [`Self::environment`] reads.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write_environment(&self, environment: &Environment) -> Result<(), TrainError> {
+        self.keep_json(ENVIRONMENT, environment)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Who works on a directory: a file with host and process, for machines that share a file system.
+//! Who works on a directory or on a file: a file with host and process, for machines that share a
+//! file system.
 //!
 //! The file's time is renewed while the work goes on. A lock is stale if its process is gone (same
 //! machine, same system of process numbers), or if its time is older than [`STALE`]: clocks of one
@@ -15,6 +16,9 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
+
+/// Name of a directory's lock.
+pub const LOCK: &str = "lock.json";
 
 /// Age after which a lock counts as left behind.
 pub const STALE: Duration = Duration::from_secs(600);
@@ -58,10 +62,12 @@ impl Holder {
     }
 }
 
-/// A held lock. Dropping it gives the directory free.
+/// A held lock. Dropping it gives the directory or file free.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
+    /// The directory, if it was created for the lock: removed again where nothing came into it.
+    created: Option<PathBuf>,
     token: u64,
     end: Arc<AtomicBool>,
     renewal: Option<JoinHandle<()>>,
@@ -82,8 +88,49 @@ impl Lock {
     /// # Errors
     /// A directory that cannot be written.
     pub fn attempt(directory: &Path) -> Result<Attempt, TrainError> {
+        let created = !directory.is_dir();
         fs::create_dir_all(directory).map_err(|e| TrainError::file(directory, e))?;
-        let path = directory.join("lock.json");
+        let mut attempt = Self::attempt_at(directory.join(LOCK))?;
+        if let (true, Attempt::Taken(lock)) = (created, &mut attempt) {
+            lock.created = Some(directory.to_path_buf());
+        }
+        Ok(attempt)
+    }
+
+    /// Takes a directory for this process alone.
+    ///
+    /// # Errors
+    /// Another process that works on it, by number, or a directory that cannot be written.
+    pub fn take(directory: &Path) -> Result<Self, TrainError> {
+        Self::attempt(directory)?.taken(directory, &directory.join(LOCK))
+    }
+
+    /// Takes an output file for this process alone. The lock lies beside it.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn take_file(output: &Path) -> Result<Self, TrainError> {
+        let mut name = output.as_os_str().to_owned();
+        name.push(".lock");
+        let path = PathBuf::from(name);
+        Self::attempt_at(path.clone())?.taken(output, &path)
+    }
+
+    /// Takes a directory for the moment of writing something into it; waits for others who do.
+    ///
+    /// # Errors
+    /// Another process that holds it for an hour, or a directory that cannot be written.
+    pub fn wait(directory: &Path) -> Result<Self, TrainError> {
+        for _ in 0..36_000 {
+            if let Attempt::Taken(lock) = Self::attempt(directory)? {
+                return Ok(lock);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Self::take(directory)
+    }
+
+    fn attempt_at(path: PathBuf) -> Result<Attempt, TrainError> {
         for _ in 0..2 {
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => return Self::hold(path, file).map(Attempt::Taken),
@@ -123,10 +170,26 @@ impl Lock {
         });
         Ok(Self {
             path,
+            created: None,
             token: holder.token,
             end,
             renewal: Some(renewal),
         })
+    }
+}
+
+impl Attempt {
+    fn taken(self, what: &Path, path: &Path) -> Result<Lock, TrainError> {
+        match self {
+            Self::Taken(lock) => Ok(lock),
+            Self::Held(Holder { host, pid, .. }) => {
+                let lock = path.file_name().unwrap_or_default().to_string_lossy();
+                let reason = format!(
+                    "process {pid} on {host} works on it: wait until it has ended, or name another place; if it is gone, remove {lock}"
+                );
+                Err(TrainError::file(what, reason))
+            }
+        }
     }
 }
 
@@ -139,6 +202,10 @@ impl Drop for Lock {
         // Only our own: it may have been taken over while this machine slept.
         if read(&self.path).is_some_and(|holder| holder.token == self.token) {
             let _ = fs::remove_file(&self.path);
+        }
+        if let Some(directory) = &self.created {
+            // Only an empty one can be removed.
+            let _ = fs::remove_dir(directory);
         }
     }
 }
@@ -211,9 +278,30 @@ mod tests {
     }
 
     #[test]
+    fn who_holds_a_place_is_named_and_an_empty_place_is_given_back() {
+        let root = tempfile::tempdir().unwrap();
+        let run = root.path().join("run");
+        let lock = Lock::take(&run).unwrap();
+        let error = Lock::take(&run).unwrap_err().to_string();
+        let this = format!("process {} on", std::process::id());
+        assert!(error.contains(&this) && error.contains(LOCK), "{error}");
+        drop(lock);
+        assert!(!run.exists());
+        let output = root.path().join("answers.jsonl");
+        let lock = Lock::take_file(&output).unwrap();
+        let error = Lock::take_file(&output).unwrap_err().to_string();
+        assert!(
+            error.contains(&this) && error.contains("answers.jsonl.lock"),
+            "{error}"
+        );
+        drop(lock);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
     fn locks_left_behind_are_taken_over_and_living_ones_of_other_hosts_are_not() {
         let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("lock.json");
+        let path = root.path().join(LOCK);
         let leave = |namespace: &str, pid: u32, age: Duration| {
             let holder = Holder {
                 pid,
@@ -248,7 +336,7 @@ mod tests {
     #[test]
     fn a_late_takeover_puts_a_fresh_lock_back_and_a_lost_lock_is_not_removed() {
         let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("lock.json");
+        let path = root.path().join(LOCK);
         let Attempt::Taken(fresh) = Lock::attempt(root.path()).unwrap() else {
             panic!("the directory is free");
         };
