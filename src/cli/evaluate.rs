@@ -10,6 +10,7 @@ use data::prompt::LabelStyle;
 use train::RunConfig;
 use train::config::ConfigLayers;
 use train::config::readers::{is_about_written_answers, is_read_when_asking};
+use train::dashboard::hangup::LineSink;
 use train::dashboard::plain::Plain;
 use train::dashboard::state::DashboardState;
 use train::fitted::{FittedRun, QuestionSet};
@@ -59,8 +60,9 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
         .iter()
         .map(|dataset| on(&config, dataset, &args))
         .collect::<Result<_>>()?;
+    let _lock = RunDirectory::lock(&args.run)?;
     let state = Arc::new(Mutex::new(DashboardState::default()));
-    let _lines = Plain::start(state.clone(), 30);
+    let _lines = Plain::start(state.clone(), 30, LineSink::new(None));
     let setup = args.places.finished(&args.run, &config, state)?;
     let mut sets = Vec::new();
     for config in &asked {

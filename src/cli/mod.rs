@@ -97,7 +97,7 @@ pub fn train_main() -> ExitCode {
 /// request.
 fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("error: {}", with_causes(&error));
+        process::tell(format_args!("error: {}", with_causes(&error)));
         ExitCode::FAILURE
     })
 }

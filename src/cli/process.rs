@@ -1,59 +1,111 @@
 //! The process around the work: its log, its wish to stop, what it shows and prints, how it was
 //! called.
 
+use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use data::loader::LoaderState;
-use train::dashboard::plain::Plain;
+use train::dashboard::hangup::{Hangup, LINES, LineSink, hang_up, hung_up, printable};
+use train::dashboard::plain::{EVERY, Plain};
 use train::dashboard::state::DashboardState;
 use train::dashboard::terminal::{self, Terminal};
 use train::run_directory::Environment;
 
 use crate::backend::NamedDevice;
 
-/// Diagnostics on standard error, as `RUST_LOG` says; warnings by default.
+/// Diagnostics on standard error, as `RUST_LOG` says; warnings by default. Coloured on a terminal
+/// alone.
 pub(super) fn logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(colours())
         .with_writer(std::io::stderr)
         .try_init();
+}
+
+/// Whether standard error is a terminal that shows colours.
+fn colours() -> bool {
+    let term = std::env::var_os("TERM");
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && terminal::draws(term.as_deref()) && !plain
 }
 
 /// Exit code of work that was stopped and can go on.
 pub(super) const STOPPED: u8 = 130;
 
-/// Ctrl-C as a wish to stop.
+/// The values of `--on-hangup`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnHangup {
+    /// Write a checkpoint and end, as Ctrl-C does
+    End,
+    /// Go on; lines go to lines.log in the directory
+    GoOn,
+}
+
+impl OnHangup {
+    fn hangup(self) -> Hangup {
+        match self {
+            Self::End => Hangup::End,
+            Self::GoOn => Hangup::GoOn,
+        }
+    }
+}
+
+/// Ctrl-C, and other signals that ask for an end, as a wish to stop.
 pub(super) struct StopSignal {
     /// Tells the work that a stop was asked for.
     pub(super) state: Arc<LoaderState>,
     begun: Arc<AtomicBool>,
 }
 
+/// A signal that was caught.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caught {
+    /// The terminal is gone.
+    Hangup,
+    /// An end is asked for.
+    Stop,
+}
+
+/// Signals so close together are one wish: a window that is closed sends two.
+const ONE_WISH: Duration = Duration::from_secs(1);
+
 impl StopSignal {
-    /// Catches the signal from here on. Until [`Self::begin`] it ends the program at once.
-    pub(super) fn catch() -> Result<Self> {
+    /// Catches the signals from here on. Until [`Self::begin`] they end the program at once.
+    pub(super) fn catch(on_hangup: OnHangup) -> Result<Self> {
         let signal = Self {
             state: Arc::default(),
             begun: Arc::default(),
         };
         let (state, begun) = (signal.state.clone(), signal.begun.clone());
-        ctrlc::set_handler(move || {
-            // Before the work there is nothing to save. A second signal leaves at once, and the
+        let mut first: Option<Instant> = None;
+        let handle = move |caught: Caught| {
+            if caught == Caught::Hangup {
+                hang_up();
+                if on_hangup == OnHangup::GoOn {
+                    return;
+                }
+            }
+            let begun = begun.load(Ordering::SeqCst);
+            state.stop.store(true, Ordering::SeqCst);
+            // Before the work there is nothing to save. A second wish leaves at once, and the
             // newest checkpoint stays.
-            let first = !state.stop.swap(true, Ordering::SeqCst);
-            if first && begun.load(Ordering::SeqCst) {
+            if begun && first.get_or_insert_with(Instant::now).elapsed() < ONE_WISH {
                 return;
             }
-            if begun.load(Ordering::SeqCst) {
+            if begun {
                 terminal::restore();
             }
             std::process::exit(i32::from(STOPPED));
-        })
-        .context("Ctrl-C cannot be caught")?;
+        };
+        watch(handle).context("signals cannot be caught")?;
         Ok(signal)
     }
 
@@ -63,27 +115,65 @@ impl StopSignal {
     }
 }
 
+#[cfg(unix)]
+fn watch(mut handle: impl FnMut(Caught) + Send + 'static) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+    let mut watched = vec![SIGINT, SIGTERM];
+    if !hangup_is_ignored() {
+        watched.push(SIGHUP);
+    }
+    let mut signals = signal_hook::iterator::Signals::new(watched)?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            handle(match signal {
+                SIGHUP => Caught::Hangup,
+                _ => Caught::Stop,
+            });
+        }
+    });
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn watch(mut handle: impl FnMut(Caught) + Send + 'static) -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(move || handle(Caught::Stop))
+}
+
+/// Whether whoever started the program had SIGHUP ignored, as `nohup` does: then it is to go on.
+/// Known on Linux alone.
+pub(super) fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 != 0)
+}
+
 /// The dashboard or the lines that show the work. Dropping it ends them.
 pub(super) enum Display {
     Dashboard { _terminal: Terminal },
     Lines { _plain: Plain },
 }
 
-/// Dashboard on a terminal, lines elsewhere.
+/// Dashboard on a terminal, lines elsewhere. Once the terminal is gone, lines go to a file in
+/// `directory`.
 pub(super) fn display(
     plain: bool,
     state: Arc<Mutex<DashboardState>>,
     stop: Arc<LoaderState>,
+    on_hangup: OnHangup,
+    directory: &Path,
 ) -> Result<Display> {
+    let sink = LineSink::new(Some(directory.join(LINES)));
     if terminal::available() && !plain {
-        let terminal =
-            Terminal::start(state, stop).context("the dashboard cannot start; use --plain")?;
+        let terminal = Terminal::start(state, stop, on_hangup.hangup(), sink)
+            .context("the dashboard cannot start; use --plain")?;
         return Ok(Display::Dashboard {
             _terminal: terminal,
         });
     }
     Ok(Display::Lines {
-        _plain: Plain::start(state, 5),
+        _plain: Plain::start(state, EVERY, sink),
     })
 }
 
@@ -133,16 +223,30 @@ pub(super) fn quoted(word: &str) -> String {
     }
 }
 
-/// Writes a line to standard output. A reader that has left (`| head`) is no error; whatever else
-/// keeps the line from being written ends the program, which must not claim success.
+/// Writes a line to standard output. A reader that has left (`| head`) is no error, nor is a
+/// terminal that is gone; whatever else keeps the line from being written ends the program, which
+/// must not claim success. Control characters of data are shown, not obeyed.
 pub(super) fn print(line: impl std::fmt::Display) {
-    use std::io::{ErrorKind, Write};
+    let line = printable(&line.to_string());
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            eprintln!("Error: standard output cannot be written: {error}");
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe && !gone(&error) => {
+            tell(format_args!(
+                "Error: standard output cannot be written: {error}"
+            ));
             std::process::exit(1);
         }
         _ => {}
     }
+}
+
+/// Whether an error is that of a terminal which is gone.
+fn gone(error: &std::io::Error) -> bool {
+    const EIO: i32 = 5;
+    hung_up() && error.raw_os_error() == Some(EIO)
+}
+
+/// Writes a line to standard error. Who is not there to read it does not end the program.
+pub(super) fn tell(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{}", printable(&line.to_string()));
 }

@@ -16,7 +16,9 @@ use train::reproduce::{Options, Plan, Recorded, TABLES, render, table_files, tab
 use train::telemetry::Telemetry;
 
 use super::flags::PlaceArgs;
-use super::process::{STOPPED, StopSignal, display, environment, logging, print, quoted, threads};
+use super::process::{
+    OnHangup, STOPPED, StopSignal, display, environment, logging, print, quoted, tell, threads,
+};
 
 /// Flags of `reproduce`.
 #[derive(Debug, Args)]
@@ -75,6 +77,9 @@ pub(super) struct ReproduceArgs {
     /// Lines instead of the dashboard
     #[arg(long)]
     plain: bool,
+    /// What to do when the terminal is gone (SIGHUP, a closed window)
+    #[arg(long, default_value = "end")]
+    on_hangup: OnHangup,
     #[command(flatten)]
     places: PlaceArgs,
 }
@@ -99,12 +104,12 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
     let finder = args.places.finder(&options.model());
     let plan = Plan::new(&options, Some(&finder))?;
     for note in plan.notes.iter().chain(&plan.left_out) {
-        eprintln!("{note}");
+        tell(format_args!("{note}"));
     }
     if args.plan {
         return print_plan(&args, &plan, &finder);
     }
-    let signal = StopSignal::catch()?;
+    let signal = StopSignal::catch(args.on_hangup)?;
     let state = Arc::new(Mutex::new(DashboardState::default()));
     let setup = Setup {
         device: device.device.clone(),
@@ -121,18 +126,24 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
         None => Schedule::new(&options, &plan),
     };
     let ended = {
-        let _display = display(args.plain, state, signal.state.clone())?;
+        let _display = display(
+            args.plain,
+            state,
+            signal.state.clone(),
+            args.on_hangup,
+            &args.root,
+        )?;
         signal.begin();
         schedule.run(&setup, threads())?
     };
     match ended {
         Ended::Stopped => {
-            eprintln!("Stopped. Repeat the command to go on.");
+            tell(format_args!("Stopped. Repeat the command to go on."));
             return Ok(ExitCode::from(STOPPED));
         }
         Ended::Failed { failures, open } => {
             for failure in &failures {
-                eprintln!("failed: {failure}");
+                tell(format_args!("failed: {failure}"));
             }
             bail!("{} of {open} pieces failed", failures.len());
         }
@@ -224,20 +235,20 @@ fn print_plan(args: &ReproduceArgs, plan: &Plan, finder: &Finder) -> Result<Exit
         if !done {
             seconds += estimate;
         }
-        eprintln!(
+        tell(format_args!(
             "{}: {}, about {}",
             job.directory(&args.root).display(),
             if done { "done" } else { "open" },
             clock(estimate)
-        );
+        ));
         print(format_args!("{} --job {}", words.join(" "), job.id()));
     }
-    eprintln!(
+    tell(format_args!(
         "{} trainings, {} evaluations; about {} of {} cores for what is open.",
         plan.trainings().len(),
         plan.evaluations().len(),
         clock(seconds),
         threads()
-    );
+    ));
     Ok(ExitCode::SUCCESS)
 }

@@ -11,10 +11,11 @@ use clap::Args;
 use serde_json::json;
 use tokio::net::TcpListener;
 use train::answering::Answerer;
+use train::dashboard::hangup::hang_up;
 use train::run_directory::RunDirectory;
 
 use super::flags::{PlaceArgs, PromiseArgs, explain};
-use super::process::{logging, print};
+use super::process::{hangup_is_ignored, logging, print, tell};
 use crate::serve::metrics::Metrics;
 use crate::serve::worker::{Batching, Worker};
 use crate::serve::{Limits, router, serve};
@@ -92,7 +93,7 @@ pub(super) fn run(args: ServeArgs) -> Result<ExitCode> {
         listener.local_addr()?
     ));
     runtime.block_on(serve(listener, router, time, stop()))?;
-    eprintln!("Stopped.");
+    tell("Stopped.");
     // The last way to the thread is gone with the routes. Its present batch is not waited for.
     drop(runtime);
     if thread.is_finished() {
@@ -158,7 +159,7 @@ fn token(args: &ServeArgs) -> Result<Option<String>> {
     Ok(Some(token.into()))
 }
 
-/// Waits for Ctrl-C or, where there is one, SIGTERM.
+/// Waits for Ctrl-C or, where there are such, SIGTERM and SIGHUP; SIGHUP not under `nohup`.
 async fn stop() {
     let interrupt = async {
         // Without a handler the server cannot be stopped by hand: it runs until it is killed.
@@ -169,10 +170,21 @@ async fn stop() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
+        let hangup = async {
+            let caught = match hangup_is_ignored() {
+                true => None,
+                false => signal(SignalKind::hangup()).ok(),
+            };
+            match caught {
+                Some(mut caught) => caught.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         if let Ok(mut terminate) = signal(SignalKind::terminate()) {
             tokio::select! {
                 () = interrupt => {}
                 _ = terminate.recv() => {}
+                _ = hangup => hang_up(),
             }
             return;
         }

@@ -19,7 +19,9 @@ use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
 
 use super::flags::PlaceArgs;
-use super::process::{STOPPED, StopSignal, display, environment, logging, print, threads};
+use super::process::{
+    OnHangup, STOPPED, StopSignal, display, environment, logging, print, tell, threads,
+};
 use crate::backend::NamedDevice;
 
 /// Settings of a short run, for a processor: about 15 minutes on 2 cores. `--full` leaves them out.
@@ -65,6 +67,9 @@ pub(super) struct TrainArgs {
     /// Lines instead of the dashboard
     #[arg(long)]
     plain: bool,
+    /// What to do when the terminal is gone (SIGHUP, a closed window)
+    #[arg(long, default_value = "end")]
+    on_hangup: OnHangup,
     #[command(flatten)]
     places: PlaceArgs,
 }
@@ -99,7 +104,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         return dry_run(&args, &config, &device, shortened);
     }
     if shortened {
-        eprintln!(
+        tell(format_args!(
             "A short run, sized for about 15 minutes on 2 cores: {} of the training and {} test questions. --full takes everything.",
             config
                 .data
@@ -109,9 +114,9 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
                 .data
                 .test_limit
                 .map_or("all".into(), |n| n.to_string()),
-        );
+        ));
     }
-    let signal = StopSignal::catch()?;
+    let signal = StopSignal::catch(args.on_hangup)?;
     let title = format!(
         "{} · {} · {}",
         config.data.dataset,
@@ -133,15 +138,22 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     // Downloads show their own progress, so they come before the dashboard takes the screen over.
     let prepared = prepare(&config, &setup.finder)?;
     for file in prepared.origins() {
-        eprintln!("from {}", file.origin);
+        tell(format_args!("from {}", file.origin));
     }
+    let _lock = RunDirectory::lock(&root)?;
     // Only now: a run whose data cannot be had must not cost the old one.
     if args.overwrite {
         RunDirectory::clear(&root)?;
     }
     signal.begin();
     let outcome = {
-        let _display = display(args.plain, state, signal.state.clone())?;
+        let _display = display(
+            args.plain,
+            state,
+            signal.state.clone(),
+            args.on_hangup,
+            &root,
+        )?;
         fine_tune(&config, &setup, prepared)
     };
     conclude(outcome?, &setup)
@@ -293,9 +305,9 @@ fn dry_run(
 fn conclude(outcome: RunOutcome, setup: &Setup) -> Result<ExitCode> {
     match outcome {
         RunOutcome::Stopped(steps) => {
-            eprintln!(
+            tell(format_args!(
                 "Stopped after {steps} optimizer steps. Repeat the command with --resume to go on."
-            );
+            ));
             Ok(ExitCode::from(STOPPED))
         }
         RunOutcome::Finished(scored) => {

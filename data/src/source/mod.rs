@@ -5,6 +5,7 @@
 //! code of the project.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -170,7 +171,7 @@ impl Finder {
                 Ok(found) => return Ok(found),
                 Err(reason) => {
                     if artifact.has_wheel() {
-                        eprintln!("Hugging Face Hub: {reason}");
+                        let _ = writeln!(std::io::stderr(), "Hugging Face Hub: {reason}");
                     }
                     tried.push(format!("Hugging Face Hub: {reason}"));
                 }

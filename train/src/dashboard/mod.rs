@@ -9,11 +9,13 @@
 //! | `panel` | each panel |
 //! | [`terminal`] | the thread that owns the terminal |
 //! | [`plain`] | lines, off a terminal |
+//! | [`hangup`] | a terminal that goes away |
 //!
 //! Burn's own panels are closed and its plain renderer prints no values, so this is a renderer of
 //! our own. Off a terminal the same state is written as one readable line every few steps.
 
 pub mod draw;
+pub mod hangup;
 mod keys;
 mod panel;
 pub mod plain;

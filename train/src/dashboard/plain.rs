@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::hangup::LineSink;
 use super::state::{DashboardState, Phase, clock, resident_memory};
 
 /// A thread that writes lines to standard error until it is dropped.
@@ -15,25 +16,11 @@ pub struct Plain {
 
 impl Plain {
     /// Starts; a line follows every `every` optimizer steps, and whatever the log says.
-    pub fn start(state: Arc<Mutex<DashboardState>>, every: usize) -> Self {
+    pub fn start(state: Arc<Mutex<DashboardState>>, every: usize, sink: LineSink) -> Self {
         let end = Arc::new(AtomicBool::new(false));
         let watched = end.clone();
         let thread = std::thread::spawn(move || {
-            let mut writer = Writer::new(every);
-            loop {
-                let last = watched.load(Ordering::SeqCst);
-                {
-                    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                    state.memory = resident_memory();
-                    for line in writer.lines(&mut state) {
-                        eprintln!("{line}");
-                    }
-                }
-                if last {
-                    return;
-                }
-                std::thread::sleep(Duration::from_millis(100));
-            }
+            write(&state, &watched, Writer::new(every), &sink);
         });
         Self {
             end,
@@ -48,6 +35,36 @@ impl Drop for Plain {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// Writes the lines that are due until `end`, from the next step on.
+pub(super) fn go_on(state: &Mutex<DashboardState>, end: &AtomicBool, sink: &LineSink) {
+    let mut writer = Writer::new(EVERY);
+    {
+        let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.written = state.train.len();
+        writer.began = Instant::now().checked_sub(Duration::from_secs_f64(state.seconds));
+    }
+    write(state, end, writer, sink);
+}
+
+/// Optimizer steps between the lines of a training.
+pub const EVERY: usize = 5;
+
+fn write(state: &Mutex<DashboardState>, end: &AtomicBool, mut writer: Writer, sink: &LineSink) {
+    loop {
+        let last = end.load(Ordering::SeqCst);
+        let lines = {
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.memory = resident_memory();
+            writer.lines(&mut state)
+        };
+        lines.iter().for_each(|line| sink.write(line));
+        if last {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

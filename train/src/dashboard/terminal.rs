@@ -1,6 +1,7 @@
 //! The thread that owns the terminal: draws the state, reads keys, restores the screen whatever
 //! happens.
 
+use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,9 @@ use data::loader::LoaderState;
 use ratatui::crossterm::event::{self, Event};
 
 use super::draw::draw;
+use super::hangup::{Hangup, LineSink, hang_up, hung_up};
 use super::keys::action;
+use super::plain;
 use super::state::{DashboardState, Phase, resident_memory};
 use super::view::View;
 
@@ -24,27 +27,41 @@ pub struct Terminal {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Whether both ends of the conversation are a terminal.
+/// Whether both ends of the conversation are a terminal, and one that can be drawn on.
 pub fn available() -> bool {
-    std::io::stdout().is_terminal() && std::io::stdin().is_terminal()
+    let term = std::env::var_os("TERM");
+    std::io::stdout().is_terminal() && std::io::stdin().is_terminal() && draws(term.as_deref())
 }
 
-/// Gives the terminal back as it was; does nothing where it was never taken.
+/// Whether a terminal of this name knows more than to print: `dumb` does not, nor does on Unix one
+/// without a name.
+pub fn draws(term: Option<&OsStr>) -> bool {
+    match term {
+        Some(name) => name != "dumb" && !name.is_empty(),
+        None => cfg!(windows),
+    }
+}
+
+/// Gives the terminal back as it was; does nothing where it was never taken, or is gone.
 pub fn restore() {
-    if available() {
-        ratatui::restore();
+    if available() && !hung_up() {
+        let _ = ratatui::try_restore();
     }
 }
 
 impl Terminal {
-    /// Takes the terminal over. `q` or Ctrl-C asks `stop` for an end.
+    /// Takes the terminal over. `q` or Ctrl-C asks `stop` for an end. Once the terminal is gone,
+    /// `hangup` says whether that asks for an end too, and `sink` takes what there is to say.
     ///
     /// # Errors
     /// A terminal that cannot be set up.
     pub fn start(
         state: Arc<Mutex<DashboardState>>,
         stop: Arc<LoaderState>,
+        hangup: Hangup,
+        sink: LineSink,
     ) -> std::io::Result<Self> {
+        let mut watch = Watch::new()?;
         // Installs a panic hook that restores the screen before the message is printed.
         let mut terminal = ratatui::try_init()?;
         let end = Arc::new(AtomicBool::new(false));
@@ -55,7 +72,7 @@ impl Terminal {
                 ..View::default()
             };
             let mut began = None;
-            while !watched.load(Ordering::SeqCst) {
+            while !watched.load(Ordering::SeqCst) && !hung_up() {
                 {
                     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
                     state.memory = resident_memory();
@@ -70,14 +87,26 @@ impl Terminal {
                         .draw(|frame| draw(frame, &snapshot, &view))
                         .is_err()
                     {
+                        hang_up();
                         break;
                     }
                 }
-                if keys(&mut view) {
-                    stop.stop.store(true, Ordering::SeqCst);
+                match keys(&mut watch, &mut view) {
+                    Found::Nothing => {}
+                    Found::Stop => stop.stop.store(true, Ordering::SeqCst),
+                    Found::End => hang_up(),
                 }
             }
-            ratatui::restore();
+            if !hung_up() {
+                let _ = ratatui::try_restore();
+                return;
+            }
+            // Dropped, it would write to the terminal, and panic where that fails.
+            std::mem::forget(terminal);
+            if hangup == Hangup::End {
+                stop.stop.store(true, Ordering::SeqCst);
+            }
+            plain::go_on(&state, &watched, &sink);
         });
         Ok(Self {
             end,
@@ -90,19 +119,108 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         self.end.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            // A terminal that went away in the middle of a key keeps the thread reading.
+            let began = Instant::now();
+            while !thread.is_finished() && began.elapsed() < Duration::from_secs(2) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
-        ratatui::restore();
+        restore();
     }
 }
 
-/// Waits a tick for keys; true if a stop was asked for.
-fn keys(view: &mut View) -> bool {
-    if !event::poll(TICK).unwrap_or(false) {
-        return false;
+/// What waiting for keys found.
+enum Found {
+    Nothing,
+    /// A stop was asked for.
+    Stop,
+    /// The terminal is gone.
+    End,
+}
+
+/// Waits a tick for keys.
+fn keys(watch: &mut Watch, view: &mut View) -> Found {
+    match watch.waits() {
+        Ok(true) => {}
+        Ok(false) => return Found::Nothing,
+        Err(_) => return Found::End,
     }
-    let Ok(Event::Key(key)) = event::read() else {
-        return false;
-    };
-    action(key).is_some_and(|action| action.apply(view))
+    while event::poll(Duration::ZERO).unwrap_or(false) {
+        if let Ok(Event::Key(key)) = event::read()
+            && action(key).is_some_and(|action| action.apply(view))
+        {
+            return Found::Stop;
+        }
+    }
+    Found::Nothing
+}
+
+/// Watches standard input. crossterm itself would read a terminal that is gone for ever.
+#[cfg(unix)]
+struct Watch {
+    poll: mio::Poll,
+    events: mio::Events,
+}
+
+#[cfg(unix)]
+impl Watch {
+    fn new() -> std::io::Result<Self> {
+        use std::os::fd::AsRawFd;
+
+        let poll = mio::Poll::new()?;
+        let stdin = std::io::stdin().as_raw_fd();
+        let source = &mut mio::unix::SourceFd(&stdin);
+        let registry = poll.registry();
+        registry.register(source, mio::Token(0), mio::Interest::READABLE)?;
+        let events = mio::Events::with_capacity(4);
+        Ok(Self { poll, events })
+    }
+
+    /// Waits a tick; true if a key waits to be read. An error says that none will come any more.
+    fn waits(&mut self) -> std::io::Result<bool> {
+        match self.poll.poll(&mut self.events, Some(TICK)) {
+            // A signal, such as that of another size of the window.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(false),
+            waited => waited?,
+        }
+        let mut found = false;
+        for event in &self.events {
+            if event.is_read_closed() || event.is_error() {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            found |= event.is_readable();
+        }
+        Ok(found)
+    }
+}
+
+/// Waits for keys as crossterm does.
+#[cfg(not(unix))]
+struct Watch;
+
+#[cfg(not(unix))]
+impl Watch {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    fn waits(&mut self) -> std::io::Result<bool> {
+        event::poll(TICK)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_that_only_prints_is_not_drawn_on() {
+        assert!(draws(Some(OsStr::new("xterm-256color"))));
+        assert!(!draws(Some(OsStr::new("dumb"))));
+        assert!(!draws(Some(OsStr::new(""))));
+        assert_eq!(draws(None), cfg!(windows));
+    }
 }
