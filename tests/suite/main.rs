@@ -30,6 +30,7 @@ mod parity;
 mod predict;
 mod prequential;
 mod readme;
+mod reliability;
 mod serve;
 mod smollm2;
 mod support;
