@@ -11,7 +11,7 @@ import time
 from common import SMALL, Count, Place, arguments, kill, outcome
 
 TABLE = ["reproduce", "table1", "--model", "tiny", "--seeds", "1", "--plain"]
-TABLE += ["--methods", "lora,calibrated", "--train-limit", "16", "--limit", "8", "--root", "root"]
+TABLE += ["--methods", "lora,uq4ct", "--train-limit", "16", "--limit", "8", "--root", "root"]
 TABLE += ["--set", "evaluation.bootstrap=10", "--set", "train.checkpoint_every=2"]
 
 
