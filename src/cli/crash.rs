@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use fault::AtHand;
 
+use super::process::tell;
+
 /// Exit code of a fault in the program itself, `EX_SOFTWARE` of sysexits.h.
 pub const FAULT: u8 = 70;
 
@@ -18,10 +20,11 @@ pub fn guarded(program: impl FnOnce() -> ExitCode) -> ExitCode {
         if fault::is_caught() {
             return;
         }
-        eprintln!("{}", line(panic));
+        // A panic while it is told would end the program without its code.
+        tell(line(panic));
         let way = Backtrace::capture();
         if way.status() == BacktraceStatus::Captured {
-            eprintln!("{way}");
+            tell(way);
         }
     }));
     std::panic::catch_unwind(AssertUnwindSafe(program)).unwrap_or_else(|_| ExitCode::from(FAULT))

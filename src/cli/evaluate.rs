@@ -19,7 +19,7 @@ use train::registry;
 use train::run_directory::RunDirectory;
 
 use super::flags::PlaceArgs;
-use super::process::{logging, print};
+use super::process::{logging, print, tell};
 
 /// Flags of `evaluate`.
 #[derive(Debug, Args)]
@@ -68,7 +68,7 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
     for config in &asked {
         let set = prepare_test(config, &setup.finder)?;
         for sentence in LeftOut::sentences(&set.left_out) {
-            eprintln!("{sentence}");
+            tell(sentence);
         }
         sets.push(set);
     }
