@@ -73,6 +73,8 @@ fn checkpoints() {
     seed.retain(|name, _| {
         name.starts_with("checkpoint/") || name.starts_with("adapter/") || name == "config.toml"
     });
+    // With their digests the readers would not be reached.
+    seed.retain(|name, _| !name.ends_with(".sha256"));
     assert!(
         seed.keys().any(|name| name.starts_with("checkpoint/optim")),
         "{:?}",
@@ -81,11 +83,10 @@ fn checkpoints() {
     let base = tiny_base(&Device::flex());
     fuzz("checkpoints", &[seed], &["config.toml"], |folder| {
         let (run, config) = RunDirectory::open(folder).map_err(text)?;
-        for error in checkpoint::damaged(folder) {
-            text(error);
-        }
-        let newest = checkpoint::latest(folder).ok_or("no whole checkpoint")?;
-        checkpoint::model_record(folder, newest).map_err(text)?;
+        let (newest, damaged) = checkpoint::newest(folder, |_| Ok(()));
+        damaged.into_iter().map(text).for_each(drop);
+        let newest = newest.ok_or("no whole checkpoint")?;
+        checkpoint::model_record(folder, newest.chunk).map_err(text)?;
         training::load(&config, &run, &base, 8).map_err(text)?;
         Ok(())
     });
