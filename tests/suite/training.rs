@@ -301,21 +301,22 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
     let device = Device::flex();
     let straight = tempfile::tempdir().unwrap();
     finished(&config(), straight.path(), &device);
-    let emptied = |_: Vec<u8>| Vec::new();
-    let flipped = |mut bytes: Vec<u8>| {
+    type Damage = fn(Vec<u8>) -> Vec<u8>;
+    let emptied: Damage = |_| Vec::new();
+    let flipped: Damage = |mut bytes| {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         bytes
     };
     // Steps that were never done.
-    let moved_on = |_: Vec<u8>| br#"{"steps":5}"#.to_vec();
-    let cases: [(&str, &dyn Fn(Vec<u8>) -> Vec<u8>); 6] = [
-        ("model-2.bpk", &emptied),
-        ("model-2.bpk", &flipped),
-        ("optim-2.bpk", &flipped),
-        ("scheduler-2.bpk", &flipped),
-        ("position-2.json", &moved_on),
-        ("digests-2.sha256", &emptied),
+    let moved_on: Damage = |_| br#"{"steps":5}"#.to_vec();
+    let cases = [
+        ("model-2.bpk", emptied),
+        ("model-2.bpk", flipped),
+        ("optim-2.bpk", flipped),
+        ("scheduler-2.bpk", flipped),
+        ("position-2.json", moved_on),
+        ("digests-2.sha256", emptied),
     ];
     for (part, damage) in cases {
         let root = tempfile::tempdir().unwrap();
