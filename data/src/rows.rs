@@ -11,7 +11,10 @@ use serde_json::{Map, Value};
 
 use crate::error::DataError;
 
+mod pages;
 mod separated;
+
+pub use pages::check_sizes;
 
 /// A JSON object with its number in the file: the line in jsonl, the record after the header
 /// elsewhere.
@@ -200,25 +203,49 @@ fn parquet(path: &Path) -> Result<Vec<Row>, DataError> {
         reason,
     };
     let file = File::open(path).map_err(|e| DataError::io(path, e))?;
+    let length = file.metadata().map_err(|e| DataError::io(path, e))?.len();
     // The parquet crate panics on some damaged pages; a damaged file is an error like any other.
-    fault::caught(|| parquet_rows(file))
+    fault::caught(|| parquet_rows(file, length))
         .unwrap_or_else(|_| Err("is damaged: fetch it again".into()))
         .map_err(fail)
 }
 
-fn parquet_rows(file: File) -> Result<Vec<Row>, String> {
+/// Text for each byte of a parquet file, at most: equal cells are stored once.
+const TEXT: u64 = 100;
+
+fn parquet_rows(file: File, length: u64) -> Result<Vec<Row>, String> {
+    let same = file.try_clone().map_err(|e| e.to_string())?;
     let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
+    check_sizes(&same, reader.metadata())?;
     let schema = reader.metadata().file_metadata().schema();
     if let Some(reason) = repeated(schema.get_fields().iter().map(|field| field.name())) {
         return Err(reason);
     }
     let rows = reader.get_row_iter(None).map_err(|e| e.to_string())?;
+    let mut held = 0;
     rows.enumerate()
         .map(|(number, row)| {
             let row = row.map_err(|e| format!("row {}: {e}", number + 1))?;
-            Ok((number + 1, object(&row)))
+            let row = object(&row);
+            held += text_bytes(&row);
+            match held > TEXT * length + (32 << 20) {
+                true => Err(format!(
+                    "holds more than {held} bytes of text, in {length} bytes: split it, or write it as jsonl"
+                )),
+                false => Ok((number + 1, row)),
+            }
         })
         .collect()
+}
+
+/// Bytes of the text in a value.
+fn text_bytes(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => text.len() as u64,
+        Value::Array(items) => items.iter().map(text_bytes).sum(),
+        Value::Object(fields) => fields.values().map(text_bytes).sum(),
+        _ => 0,
+    }
 }
 
 fn object(row: &parquet::record::Row) -> Value {

@@ -250,3 +250,29 @@ fn gone(error: &std::io::Error) -> bool {
 pub(super) fn tell(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{}", printable(&line.to_string()));
 }
+
+/// Files that this process may have open: `wanted`, or what the system allows at most. None where
+/// that is not known.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(super) fn open_files(wanted: usize) -> Option<usize> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: writes into the structure that it is given.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return None;
+    }
+    let before = limit.rlim_cur;
+    limit.rlim_cur = before.max(limit.rlim_max.min(wanted as libc::rlim_t));
+    // SAFETY: reads the structure that it is given.
+    let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0;
+    let files = if raised { limit.rlim_cur } else { before };
+    usize::try_from(files).ok()
+}
+
+/// Files that this process may have open, which is not known here.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(super) fn open_files(_: usize) -> Option<usize> {
+    None
+}

@@ -15,10 +15,11 @@ use train::dashboard::hangup::hang_up;
 use train::run_directory::RunDirectory;
 
 use super::flags::{PlaceArgs, PromiseArgs, explain};
-use super::process::{hangup_is_ignored, logging, print, tell};
+use super::process::{hangup_is_ignored, logging, open_files, print, tell};
+use crate::serve::connections::{ConnectionLimits, serve};
 use crate::serve::metrics::Metrics;
 use crate::serve::worker::{Batching, Worker};
-use crate::serve::{Limits, router, serve};
+use crate::serve::{Limits, router};
 
 /// Flags of `serve`.
 #[derive(Debug, Args)]
@@ -34,7 +35,7 @@ pub(super) struct ServeArgs {
     /// A file whose first line is the token of every request [env: UQ4CT_TOKEN, the token itself]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Questions of several requests asked together at most; a larger request is asked by itself
+    /// Questions asked together at most, of all requests that wait, by turns
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
     /// Milliseconds that a question waits for others to be asked with it
@@ -49,9 +50,15 @@ pub(super) struct ServeArgs {
     /// Bytes of one request
     #[arg(long, default_value_t = 1 << 20)]
     max_body: usize,
-    /// Seconds for one request
+    /// Seconds for one request. One that would take longer is refused
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
+    /// Connections at a time; one more takes the place of the one that has been idle longest
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+    /// Seconds that a connection may take for the head of a request, or stay unused
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    idle: u64,
     #[command(flatten)]
     promise: PromiseArgs,
     #[command(flatten)]
@@ -81,6 +88,11 @@ pub(super) fn run(args: ServeArgs) -> Result<ExitCode> {
     let metrics = Arc::new(Metrics::default());
     let (worker, about, thread) = start(&args, metrics.clone())?;
     let time = Duration::from_secs(args.timeout);
+    let connections = ConnectionLimits {
+        connections: connections(args.connections.into()),
+        idle: Duration::from_secs(args.idle),
+        time,
+    };
     let limits = Limits {
         body: args.max_body,
         questions: args.max_questions.into(),
@@ -92,7 +104,7 @@ pub(super) fn run(args: ServeArgs) -> Result<ExitCode> {
         "Listening on http://{}",
         listener.local_addr()?
     ));
-    runtime.block_on(serve(listener, router, time, stop()))?;
+    runtime.block_on(serve(listener, router, connections, stop()));
     tell("Stopped.");
     // The last way to the thread is gone with the routes. Its present batch is not waited for.
     drop(runtime);
@@ -113,6 +125,7 @@ fn start(
         questions: args.batch.into(),
         wait: Duration::from_millis(args.wait),
         queue: args.queue.into(),
+        time: Duration::from_secs(args.timeout),
     };
     let run = args.run.display().to_string();
     let describe = move |answerer: &Answerer| {
@@ -157,6 +170,22 @@ fn token(args: &ServeArgs) -> Result<Option<String>> {
         );
     }
     Ok(Some(token.into()))
+}
+
+/// As many connections as the files that this process may open allow.
+fn connections(wanted: usize) -> usize {
+    /// Files of the process that are no connections, and some to spare.
+    const OTHERS: usize = 24;
+    let Some(files) = open_files(wanted + OTHERS) else {
+        return wanted;
+    };
+    let most = files.saturating_sub(OTHERS).max(1);
+    if most < wanted {
+        tracing::warn!(
+            "{most} connections instead of {wanted}: this process may open {files} files (ulimit -n)"
+        );
+    }
+    wanted.min(most)
 }
 
 /// Waits for Ctrl-C or, where there are such, SIGTERM and SIGHUP; SIGHUP not under `nohup`.

@@ -19,14 +19,18 @@ pub(super) const METRICS: [(HeaderName, &str); 1] = [(
     "application/openmetrics-text; version=1.0.0; charset=utf-8",
 )];
 
-/// Tells a client what a refusal means for its next request.
-pub(super) fn refusal(status: StatusCode, headers: &mut HeaderMap) {
+/// Tells a client what a refusal means for its next request; `again` is in seconds.
+pub(super) fn refusal(status: StatusCode, again: Option<u64>, headers: &mut HeaderMap) {
+    if let Some(seconds) = again {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
     match status {
-        StatusCode::SERVICE_UNAVAILABLE => {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
         StatusCode::UNAUTHORIZED => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // The rest of the request is not waited for.
+        StatusCode::REQUEST_TIMEOUT => {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         _ => {}
     }

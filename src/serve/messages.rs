@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use train::answering::Asked;
 
-use super::worker::Reply;
+use super::outcome::Reply;
 
 /// A question to answer.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

@@ -4,39 +4,49 @@
 //! |---|---|
 //! | this file | the routes and their handlers |
 //! | [`messages`] | the JSON that goes in and comes out |
-//! | [`worker`] | the thread that owns the model, and batches |
+//! | [`connections`] | how many at a time, for how long, and how they end |
+//! | `client` | the other end of a connection: whether it is still there |
+//! | [`worker`] | the thread that owns the model |
+//! | [`outcome`] | answers, and why there are none |
+//! | `queue`, `load` | whose turn it is; what may be promised to a new request |
 //! | [`metrics`] | what is counted |
 //! | `headers` | every header that is set |
 //! | `access` | who may ask |
 //! | `failure` | which status each failure has |
 //! | `openapi` | the description of the interface |
 
-use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Json, MatchedPath, State};
-use axum::http::{Request, StatusCode};
+use axum::http::{Request, StatusCode, Version};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use tokio::net::TcpListener;
+use axum::{Extension, Router};
 
-use access::authorized;
+use access::{addressed, authorized};
+use client::Client;
 use failure::Failure;
 use messages::{Answers, Question, Questions, Takes};
 use metrics::Metrics;
-use worker::{Reply, Unanswered, Worker};
+use outcome::{Reply, Unanswered};
+use worker::Worker;
 
 mod access;
+mod client;
+pub mod connections;
 mod failure;
 mod headers;
+mod load;
 pub mod messages;
 pub mod metrics;
 mod openapi;
+pub mod outcome;
+mod queue;
 pub mod worker;
 
 /// Limits of a request, and the token that it must bear.
@@ -94,44 +104,17 @@ pub fn router(
         .route("/openapi.json", get(|| async { Json(openapi::document()) }))
         .merge(locked)
         .method_not_allowed_fallback(|| async {
-            Failure(
+            Failure::new(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "the method does not fit: see /openapi.json".into(),
+                "the method does not fit: see /openapi.json",
             )
         })
         .fallback(|| async {
-            Failure(
-                StatusCode::NOT_FOUND,
-                "no such place: see /openapi.json".into(),
-            )
+            Failure::new(StatusCode::NOT_FOUND, "no such place: see /openapi.json")
         })
+        .layer(middleware::from_fn_with_state(shared.clone(), addressed))
         .layer(middleware::from_fn_with_state(shared.clone(), watched))
         .with_state(shared)
-}
-
-/// Serves until `stop`; requests that have begun are finished, for as long as one may take.
-///
-/// # Errors
-/// A socket that fails.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    time: Duration,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let (stopping, stopped) = tokio::sync::oneshot::channel();
-    let graceful = axum::serve(listener, router).with_graceful_shutdown(async move {
-        stop.await;
-        let _ = stopping.send(());
-    });
-    let late = async move {
-        let _ = stopped.await;
-        tokio::time::sleep(time).await;
-    };
-    tokio::select! {
-        ended = graceful => ended,
-        () = late => Ok(()),
-    }
 }
 
 /// Measures every request, and ends it when its time is up.
@@ -141,15 +124,22 @@ async fn watched(State(shared): State<Shared>, request: Request<Body>, next: Nex
         .extensions()
         .get::<MatchedPath>()
         .map_or("none".into(), |path| path.as_str().to_owned());
+    let client = request.extensions().get::<Arc<Client>>().cloned();
     let limit = shared.limits.time;
-    let response = match tokio::time::timeout(limit, next.run(request)).await {
+    let seconds = limit.as_secs();
+    // Kept to the end, so that a late one still knows how far it got.
+    let mut running = pin!(next.run(request));
+    let response = match tokio::time::timeout(limit, running.as_mut()).await {
         Ok(response) => response,
-        Err(_) => Failure(
+        Err(_) if client.is_some_and(|client| client.is_attended()) => Failure::again(
             StatusCode::GATEWAY_TIMEOUT,
-            format!(
-                "no answer within {} s: ask fewer questions, or raise --timeout",
-                limit.as_secs()
-            ),
+            format!("no answer within {seconds} s: ask fewer questions, or raise --timeout"),
+            shared.worker.again(),
+        )
+        .into_response(),
+        Err(_) => Failure::new(
+            StatusCode::REQUEST_TIMEOUT,
+            format!("the request did not arrive within {seconds} s"),
         )
         .into_response(),
     };
@@ -167,19 +157,31 @@ async fn watched(State(shared): State<Shared>, request: Request<Body>, next: Nex
 
 async fn answer(
     State(shared): State<Shared>,
+    Extension(client): Extension<Arc<Client>>,
+    version: Version,
     body: Result<Json<Question>, JsonRejection>,
 ) -> Result<Json<Reply>, Failure> {
     let Json(question) = body?;
     let asked = question.asked(shared.takes).map_err(Failure::question)?;
-    let mut replies = shared
-        .worker
-        .ask(vec![asked], vec![question.routing])
-        .await?;
+    let asking = shared.worker.ask(vec![asked], vec![question.routing]);
+    let mut replies = attended(&client, version, asking).await?;
     Ok(Json(replies.pop().ok_or(Unanswered::Gone)?))
+}
+
+/// The answers, unless the client goes before.
+async fn attended(
+    client: &Client,
+    version: Version,
+    asking: impl Future<Output = Result<Vec<Reply>, Unanswered>>,
+) -> Result<Vec<Reply>, Failure> {
+    let answers = client.attend(version == Version::HTTP_11, asking).await;
+    Ok(answers.ok_or_else(Failure::gone)??)
 }
 
 async fn answers(
     State(shared): State<Shared>,
+    Extension(client): Extension<Arc<Client>>,
+    version: Version,
     body: Result<Json<Questions>, JsonRejection>,
 ) -> Result<Json<Answers>, Failure> {
     let Json(Questions { questions }) = body?;
@@ -197,16 +199,18 @@ async fn answers(
         })
         .collect::<Result<_, _>>()?;
     let routing = questions.iter().map(|q| q.routing).collect();
-    let replies = shared.worker.ask(asked, routing).await?;
+    let asking = shared.worker.ask(asked, routing);
+    let replies = attended(&client, version, asking).await?;
     Ok(Json(Answers { answers: replies }))
 }
 
 async fn health(State(shared): State<Shared>) -> Result<Json<serde_json::Value>, Failure> {
     match shared.worker.is_alive() {
         true => Ok(Json(serde_json::json!({"status": "ok"}))),
-        false => Err(Failure(
+        false => Err(Failure::again(
             StatusCode::SERVICE_UNAVAILABLE,
-            "the model has stopped answering".into(),
+            "the model has stopped answering",
+            shared.limits.time.as_secs(),
         )),
     }
 }
@@ -219,7 +223,7 @@ async fn metrics_text(State(shared): State<Shared>) -> Result<Response, Failure>
     let text = shared
         .metrics
         .text()
-        .map_err(|e| Failure(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+        .map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
     Ok((headers::METRICS, text).into_response())
 }
 

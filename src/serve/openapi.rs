@@ -5,7 +5,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
 use super::messages::{Answers, Problem, Question, Questions};
-use super::worker::Reply;
+use super::outcome::Reply;
 
 /// The document.
 pub(super) fn document() -> Value {
@@ -22,6 +22,13 @@ pub(super) fn document() -> Value {
     .map(schemars::Schema::to_value);
     let [question, questions, reply, answers, problem] = names;
     let body = |about: &str, schema: &Value| json!({"description": about, "content": {"application/json": {"schema": schema}}});
+    let later = |about: &str| {
+        json!({
+            "description": about,
+            "headers": {"Retry-After": {"description": "Seconds after which to ask again", "schema": {"type": "integer"}}},
+            "content": {"application/json": {"schema": problem}},
+        })
+    };
     let plain = |about: &str| json!({"description": about});
     let post = |about: &str, input: &Value, output: &Value| {
         json!({"post": {
@@ -30,15 +37,16 @@ pub(super) fn document() -> Value {
             "requestBody": {"required": true, "content": {"application/json": {"schema": input}}},
             "responses": {
                 "200": body("The answer", output),
-                "400": body("Not JSON", &problem),
+                "400": body("Not JSON, or not one Host", &problem),
                 "401": body("The token is missing or wrong", &problem),
-                "413": body("The body is too long", &problem),
+                "408": body("The request did not arrive in time", &problem),
+                "413": body("The body is too long, or its questions take longer than a request may", &problem),
                 "415": body("The content type is not application/json", &problem),
                 "422": body("A question that cannot be put, with the field and the reason", &problem),
                 "403": body("Asked by a name that is not this machine's, without a token", &problem),
                 "500": body("The model failed", &problem),
-                "503": body("Too many requests wait", &problem),
-                "504": body("No answer in time", &problem),
+                "503": later("Too much waits already to answer in time"),
+                "504": later("No answer in time"),
             },
         }})
     };

@@ -1,18 +1,27 @@
-//! The one thread that owns the model: questions of concurrent requests are asked together.
+//! The one thread that owns the model: it asks the questions of concurrent requests together, in
+//! slices that last about a second, by turns.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use schemars::JsonSchema;
-use serde::Serialize;
 use tokio::sync::oneshot;
 use train::TrainError;
-use train::answering::{Answer, Answerer, Asked, RouterShare};
+use train::answering::{Answer, Answerer, Asked};
 
+use super::load::{self, Load};
 use super::metrics::Metrics;
+use super::outcome::{Reply, Unanswered};
+use super::queue::{Job, Part, Queue};
+
+/// How long the questions of a slice should keep the model. A short question waits for one slice
+/// at most before its turn.
+const SLICE: Duration = Duration::from_secs(1);
+/// Characters of a token, at most: bounds what a text that is cut can cost.
+const TOKEN: usize = 6;
 
 /// Limits of putting requests together in one forward pass.
 #[derive(Debug, Clone, Copy)]
@@ -23,36 +32,8 @@ pub struct Batching {
     pub wait: Duration,
     /// Requests that may wait. More are turned away.
     pub queue: usize,
-}
-
-/// An answer, with the routing where it was asked for.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Reply {
-    /// The answer to the question.
-    #[serde(flatten)]
-    pub answer: Answer,
-    /// How every router spread the question; absent where it was not asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub routing: Option<Vec<RouterShare>>,
-}
-
-/// A request's questions and where their answers go.
-struct Job {
-    asked: Vec<Asked>,
-    /// For each question, whether its routing is wanted too.
-    routing: Vec<bool>,
-    reply: oneshot::Sender<Result<Vec<Reply>, TrainError>>,
-}
-
-/// Why a request gets no answer.
-#[derive(Debug)]
-pub enum Unanswered {
-    /// Too many requests wait already.
-    Busy,
-    /// The thread that owns the model is gone.
-    Gone,
-    /// The question cannot be put.
-    Refused(TrainError),
+    /// Time for one request.
+    pub time: Duration,
 }
 
 /// Passes questions to the thread that owns the model.
@@ -60,15 +41,11 @@ pub enum Unanswered {
 pub struct Worker {
     jobs: SyncSender<Job>,
     alive: Arc<AtomicBool>,
+    load: Arc<Load>,
+    batching: Batching,
+    /// Characters of a prompt, at most.
+    longest: usize,
     metrics: Arc<Metrics>,
-}
-
-impl std::fmt::Debug for Job {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Job")
-            .field("asked", &self.asked.len())
-            .finish_non_exhaustive()
-    }
 }
 
 /// Marks the thread's end, however it comes.
@@ -96,14 +73,22 @@ impl Worker {
         let (ready, is_ready) = sync_channel(1);
         let alive = Arc::new(AtomicBool::new(true));
         let mark = Alive(alive.clone());
-        let measured = metrics.clone();
+        let load = Arc::new(Load::default());
+        let (measured, noted) = (metrics.clone(), load.clone());
         let thread = std::thread::spawn(move || {
             let _mark = mark;
             match open() {
                 Err(error) => drop(ready.send(Err(error))),
                 Ok(answerer) => {
-                    drop(ready.send(Ok(describe(&answerer))));
-                    work(&answerer, &incoming, batching, &measured);
+                    let said = (describe(&answerer), answerer.prompt_tokens());
+                    drop(ready.send(Ok(said)));
+                    Desk {
+                        answerer: &answerer,
+                        batching,
+                        load: &noted,
+                        metrics: &measured,
+                    }
+                    .work(&incoming);
                 }
             }
         });
@@ -112,10 +97,13 @@ impl Worker {
                 "the model's thread ended before it began".into(),
             ))
         };
-        let said = is_ready.recv().unwrap_or_else(gone)?;
+        let (said, tokens) = is_ready.recv().unwrap_or_else(gone)?;
         let worker = Self {
             jobs,
             alive,
+            load,
+            batching,
+            longest: TOKEN * tokens,
             metrics,
         };
         Ok((worker, said, thread))
@@ -126,106 +114,172 @@ impl Worker {
         self.alive.load(Ordering::SeqCst)
     }
 
-    /// Asks questions; several callers' are put together.
+    /// Seconds after which it makes sense to ask again.
+    pub fn again(&self) -> u64 {
+        self.load.again(self.batching.time)
+    }
+
+    /// Asks questions; several callers' are put together, by turns. When this future is dropped,
+    /// what has not been asked yet is not asked any more.
     ///
     /// # Errors
-    /// A full queue, a thread that is gone, or a question that cannot be put.
+    /// Requests or work that exceed what can be answered in time, a thread that is gone, or a
+    /// question that cannot be put.
     pub async fn ask(
         &self,
         asked: Vec<Asked>,
         routing: Vec<bool>,
     ) -> Result<Vec<Reply>, Unanswered> {
+        let costs: Vec<u64> = asked
+            .iter()
+            .zip(&routing)
+            .map(|(asked, routing)| load::cost(asked, *routing, self.longest))
+            .collect();
+        let Batching { queue, time, .. } = self.batching;
+        let ticket = self.load.admit(costs.iter().sum(), queue, time)?;
+        let _waits = Waits::new(&self.metrics);
         let (reply, answer) = oneshot::channel();
         let job = Job {
             asked,
             routing,
+            costs,
+            left: ticket.left.clone(),
+            until: Instant::now() + time,
             reply,
+            done: Vec::new(),
         };
         self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => Unanswered::Busy,
+            TrySendError::Full(_) => Unanswered::Busy { again: 1 },
             TrySendError::Disconnected(_) => Unanswered::Gone,
         })?;
-        self.metrics.waiting.inc();
-        answer
-            .await
-            .map_err(|_| Unanswered::Gone)?
-            .map_err(Unanswered::Refused)
+        answer.await.map_err(|_| Unanswered::Gone)?
     }
 }
 
-/// Answers until nobody can ask any more.
-fn work(answerer: &Answerer, jobs: &Receiver<Job>, batching: Batching, metrics: &Metrics) {
-    let mut left_over = None;
-    while let Some(first) = left_over.take().or_else(|| jobs.recv().ok()) {
-        let mut batch = vec![first];
-        let until = Instant::now() + batching.wait;
-        let mut count = batch[0].asked.len();
-        while count < batching.questions {
-            let wait = until.saturating_duration_since(Instant::now());
-            match jobs.recv_timeout(wait) {
-                Ok(job) if count + job.asked.len() <= batching.questions => {
-                    count += job.asked.len();
-                    batch.push(job);
-                }
-                Ok(job) => {
-                    left_over = Some(job);
-                    break;
-                }
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-            }
-        }
-        metrics.waiting.dec_by(batch.len() as i64);
-        // Whoever has gone (a time-out, a closed connection) needs no answer.
-        batch.retain(|job| !job.reply.is_closed());
-        answer(answerer, batch, metrics);
+/// Counts a request among those that wait.
+struct Waits<'a>(&'a Metrics);
+
+impl<'a> Waits<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.waiting.inc();
+        Self(metrics)
     }
 }
 
-fn answer(answerer: &Answerer, batch: Vec<Job>, metrics: &Metrics) {
-    let asked: Vec<Asked> = batch.iter().flat_map(|job| job.asked.clone()).collect();
-    if asked.is_empty() {
-        return;
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.dec();
     }
-    metrics.batch.observe(asked.len() as f64);
-    let began = Instant::now();
-    let together = answerer.answer(&asked);
-    metrics.model_seconds.observe(began.elapsed().as_secs_f64());
-    let mut together = match together {
-        Ok(answers) => Some(answers.into_iter()),
-        // One question that cannot be put must not cost the others theirs.
-        Err(_) if batch.len() > 1 => None,
-        Err(error) => {
-            if let Some(job) = batch.into_iter().next() {
-                let _ = job.reply.send(Err(error));
+}
+
+/// Where the questions are put to the model.
+struct Desk<'a> {
+    answerer: &'a Answerer,
+    batching: Batching,
+    load: &'a Load,
+    metrics: &'a Metrics,
+}
+
+impl Desk<'_> {
+    /// Answers until nobody can ask any more.
+    fn work(&self, jobs: &Receiver<Job>) {
+        let mut queue = Queue::default();
+        loop {
+            if queue.is_empty() {
+                let Ok(first) = jobs.recv() else {
+                    return;
+                };
+                queue.push(first);
+                // Others may be about to ask.
+                let until = Instant::now() + self.batching.wait;
+                while queue.questions() < self.batching.questions {
+                    let wait = until.saturating_duration_since(Instant::now());
+                    let Ok(job) = jobs.recv_timeout(wait) else {
+                        break;
+                    };
+                    queue.push(job);
+                }
             }
-            return;
+            jobs.try_iter().for_each(|job| queue.push(job));
+            // Whoever has gone (a time-out, a closed connection) needs no answer.
+            queue.remove(|job| job.reply.is_closed());
+            for late in queue.remove(|job| !self.load.in_time(job.cost(), job.until)) {
+                let again = self.load.again(self.batching.time);
+                let _ = late.reply.send(Err(Unanswered::Late { again }));
+            }
+            let parts = queue.slice(self.batching.questions, self.load.slice(SLICE));
+            queue.back(self.slice(parts));
         }
-    };
-    for job in batch {
-        let answers = match &mut together {
-            Some(answers) => Ok(answers.by_ref().take(job.asked.len()).collect()),
-            None => answerer.answer(&job.asked),
+    }
+
+    /// Asks a slice. The requests that have further questions come back.
+    fn slice(&self, parts: Vec<Part>) -> Vec<Job> {
+        let asked: Vec<Asked> = parts
+            .iter()
+            .flat_map(|part| part.asked().to_vec())
+            .collect();
+        if asked.is_empty() {
+            return Vec::new();
+        }
+        let cost = parts.iter().map(Part::cost).sum();
+        self.metrics.batch.observe(asked.len() as f64);
+        let began = Instant::now();
+        let together = self.asked(|| self.answerer.answer(&asked));
+        let taken = began.elapsed().as_secs_f64();
+        self.metrics.model_seconds.observe(taken);
+        let whole = together.is_ok();
+        let given: Vec<Result<Vec<Answer>, Unanswered>> = match together {
+            Ok(answers) => {
+                let mut answers = answers.into_iter();
+                let mut next = |part: &Part| answers.by_ref().take(part.questions).collect();
+                parts.iter().map(|part| Ok(next(part))).collect()
+            }
+            Err(error) if parts.len() == 1 => vec![Err(error)],
+            // One question that cannot be put must not cost the others theirs.
+            Err(_) => {
+                let alone = |part: &Part| self.asked(|| self.answerer.answer(part.asked()));
+                parts.iter().map(alone).collect()
+            }
         };
-        let replies =
-            answers.and_then(|answers: Vec<Answer>| with_routing(answerer, &job, answers));
-        if let Ok(replies) = &replies {
-            replies
-                .iter()
-                .for_each(|reply| metrics.answered(&reply.answer));
+        let mut rest = Vec::new();
+        for (part, answers) in parts.into_iter().zip(given) {
+            let replies = answers
+                .and_then(|answers| self.asked(|| with_routing(self.answerer, &part, answers)));
+            match replies {
+                Ok(replies) => {
+                    let given = replies.iter().map(|reply| &reply.answer);
+                    given.for_each(|answer| self.metrics.answered(answer));
+                    rest.extend(part.job.answered(replies));
+                }
+                Err(error) => drop(part.job.reply.send(Err(error))),
+            }
         }
-        let _ = job.reply.send(replies);
+        if whole {
+            self.load.measured(cost, began.elapsed());
+        }
+        rest
+    }
+
+    /// What the model says. A panic, whose line is in the log by now, costs this request its
+    /// answer, and nobody else theirs.
+    fn asked<T>(&self, ask: impl FnOnce() -> Result<T, TrainError>) -> Result<T, Unanswered> {
+        let found = std::panic::catch_unwind(AssertUnwindSafe(ask));
+        found
+            .map_err(|_| Unanswered::Failed)?
+            .map_err(Unanswered::Refused)
     }
 }
 
 fn with_routing(
     answerer: &Answerer,
-    job: &Job,
+    part: &Part,
     answers: Vec<Answer>,
 ) -> Result<Vec<Reply>, TrainError> {
-    let rows = answers.into_iter().zip(&job.asked).zip(&job.routing);
+    let wanted = &part.job.routing[part.job.done.len()..];
+    let rows = answers.into_iter().zip(part.asked()).zip(wanted);
     rows.map(|((answer, asked), wanted)| {
         // A pass of its own for each: not for those who have gone.
-        let wanted = *wanted && !job.reply.is_closed();
+        let wanted = *wanted && !part.job.reply.is_closed();
         let routing = wanted.then(|| answerer.routing(&asked.question));
         Ok(Reply {
             answer,
@@ -241,31 +295,37 @@ mod tests {
 
     #[test]
     fn a_full_queue_turns_away_and_a_dead_thread_is_said() {
-        let (jobs, incoming) = sync_channel(1);
+        let (jobs, incoming) = sync_channel(2);
         let worker = Worker {
             jobs,
             alive: Arc::new(AtomicBool::new(true)),
+            load: Arc::default(),
+            batching: Batching {
+                questions: 1,
+                wait: Duration::ZERO,
+                queue: 1,
+                time: Duration::from_secs(60),
+            },
+            longest: 1000,
             metrics: Arc::default(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
+        let ask = || worker.ask(Vec::new(), Vec::new());
         runtime.block_on(async {
-            let waits = tokio::time::timeout(
-                Duration::from_millis(10),
-                worker.ask(Vec::new(), Vec::new()),
-            );
-            assert!(waits.await.is_err());
-            assert!(matches!(
-                worker.ask(Vec::new(), Vec::new()).await,
-                Err(Unanswered::Busy)
-            ));
+            let mut waits = std::pin::pin!(ask());
+            let still = tokio::time::timeout(Duration::from_millis(10), waits.as_mut());
+            assert!(still.await.is_err());
+            let turned_away = ask().await;
+            assert!(matches!(turned_away, Err(Unanswered::Busy { again: 1 })));
+            // Whoever has gone makes room.
+            drop(waits);
+            let gone = tokio::time::timeout(Duration::from_millis(10), ask());
+            assert!(gone.await.is_err());
             drop(incoming);
-            assert!(matches!(
-                worker.ask(Vec::new(), Vec::new()).await,
-                Err(Unanswered::Gone)
-            ));
+            assert!(matches!(ask().await, Err(Unanswered::Gone)));
         });
     }
 }

@@ -32,6 +32,7 @@ mod prequential;
 mod readme;
 mod reliability;
 mod serve;
+mod serve_limits;
 mod smollm2;
 mod support;
 mod tables;

@@ -278,6 +278,17 @@ fn a_gguf_is_read_and_a_truncated_or_hostile_one_refused() {
     let mut huge = whole.clone();
     huge[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
     assert!(read_gguf(&huge).is_err(), "2^64 tensors");
+    let mut layers = whole.clone();
+    let key = b"llama.block_count";
+    let at = layers.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 4;
+    layers[at..at + 4].copy_from_slice(&(1u32 << 31).to_le_bytes());
+    let (read, memory) = most_bytes(|| read_gguf(&layers));
+    let error = read.unwrap_err().to_string();
+    assert!(
+        error.contains("llama.block_count: 2147483648 layers"),
+        "{error}"
+    );
+    assert!(memory < 1 << 20, "{memory}");
     let mut other = whole;
     let at = other.windows(5).rposition(|w| w == b"llama").unwrap();
     other[at..at + 5].copy_from_slice(b"bloom");
@@ -295,6 +306,35 @@ fn with_tokenizer(text: &str) -> tempfile::TempDir {
     .unwrap();
     std::fs::write(folder.path().join("tokenizer.json"), text).unwrap();
     folder
+}
+
+/// A page of a recorded table whose header says that it is 2 GB.
+#[test]
+fn a_parquet_page_cannot_ask_for_more_memory_than_its_file_holds() {
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/table5/runs.parquet");
+    let whole = std::fs::read(recorded).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("runs.parquet");
+    // The first page: its kind, then its size in memory as a number of two or three bytes.
+    assert_eq!(
+        (&whole[..4], whole[4], whole[6]),
+        (&b"PAR1"[..], 0x15, 0x15)
+    );
+    let end = 8 + whole[7..].iter().position(|byte| *byte < 0x80).unwrap();
+    let mut huge = whole[..7].to_vec();
+    huge.extend([0xfe, 0xff, 0xff, 0xff, 0x0f]);
+    huge.extend(&whole[end..]);
+    std::fs::write(&path, huge).unwrap();
+    let (read, memory) = most_bytes(|| train::reproduce::archive::read(&path));
+    let error = read.unwrap_err().to_string();
+    assert!(
+        error.contains("runs.parquet") && error.contains("are a page of"),
+        "{error}"
+    );
+    assert!(memory < 16 << 20, "{memory}");
+    let mut rows = data::rows::read(&path, &[]).unwrap_err().to_string();
+    rows.truncate(400);
+    assert!(rows.contains("are a page of"), "{rows}");
 }
 
 /// Inputs on which the tokenizers library panics.

@@ -238,6 +238,11 @@ impl Answerer {
         self.run.prepared.writes()
     }
 
+    /// Tokens of the longest prompt. Longer questions are shortened.
+    pub fn prompt_tokens(&self) -> usize {
+        self.run.prepared.prompt_tokens()
+    }
+
     /// Whether a text that answers the question stands in the run's prompt.
     pub fn reads_context(&self) -> bool {
         self.run.prepared.reads_passage()

@@ -367,6 +367,11 @@ impl Prepared {
         self.rendering.chat.as_deref()
     }
 
+    /// Tokens of the longest prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
     /// Turns text into tokens and back.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer

@@ -33,6 +33,10 @@ pub(super) fn asked(files: ModelFiles) -> Result<(), String> {
         mut weights,
         ..
     } = files;
+    // No prompt is longer than the model's context: whoever asks sees to that.
+    if config.max_position_embeddings < 4 {
+        return Err("the context is too short to ask".into());
+    }
     let device = Device::flex();
     let loaded = Llama::load(&config, &mut *weights, 8, FloatDType::F32, &device);
     forward(&loaded.map_err(|e| e.to_string())?);

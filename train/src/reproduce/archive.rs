@@ -378,7 +378,9 @@ fn rounded(logits: &[f32], rounding: &[i32]) -> Vec<f32> {
 }
 
 fn decode(file: File) -> Result<Records, String> {
+    let same = file.try_clone().map_err(|e| e.to_string())?;
     let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
+    data::rows::check_sizes(&same, reader.metadata())?;
     let mut records = Records::default();
     for number in 0..reader.num_row_groups() {
         let group = reader.get_row_group(number).map_err(|e| e.to_string())?;

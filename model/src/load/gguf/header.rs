@@ -25,7 +25,14 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
     let count = |name: &str| integer(content, &key(name));
     let heads = count("attention.head_count")?;
     let d = count("embedding_length")?;
-    let layers = count("block_count")?.min(1 << 20);
+    let layers = count("block_count")?;
+    let tensors = content.tensor_infos.len();
+    if layers > tensors {
+        return Err(ModelError::setting(
+            key("block_count"),
+            format!("{layers} layers cannot be in {tensors} tensors: the file is damaged"),
+        ));
+    }
     let scaling = content.metadata.get(&key("rope.scaling.type"));
     if let Some(Value::String(kind)) = scaling
         && kind != "none"

@@ -1,0 +1,210 @@
+//! The sizes that a parquet file states for its rows and pages, against the file's own. The
+//! parquet crate takes the memory that a page's header asks for before it looks at the page.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+
+use parquet::file::metadata::ParquetMetaData;
+
+/// Bytes that a page may have whatever it was compressed to. Writers close a page at one or a few
+/// MiB.
+const PAGE: u64 = 32 << 20;
+/// How often a page may be larger than what it was compressed to. Text reaches 10.
+const RATIO: u64 = 64;
+
+/// Checks that the file can hold what it says that it holds. Call it before anything but the
+/// metadata is read.
+///
+/// # Errors
+/// More rows than bytes, or a page that is far larger than what it was compressed to.
+pub fn check_sizes(file: &File, metadata: &ParquetMetaData) -> Result<(), String> {
+    let length = file.metadata().map_err(|e| e.to_string())?.len();
+    let groups = metadata.row_groups();
+    let rows: i64 = groups.iter().map(|group| group.num_rows().max(0)).sum();
+    if rows as u64 > length {
+        return Err(format!("says that it holds {rows} rows, in {length} bytes"));
+    }
+    let file = file.try_clone().map_err(|e| e.to_string())?;
+    let mut bytes = BufReader::new(file);
+    for column in groups.iter().flat_map(|group| group.columns()) {
+        let (start, size) = column.byte_range();
+        let (mut at, end) = (start, start.saturating_add(size));
+        while at < end && bytes.seek(SeekFrom::Start(at)).is_ok() {
+            // What cannot be read here is for the parquet crate to name.
+            let Some(Page { stored, full }) = page(&mut bytes) else {
+                break;
+            };
+            if full > PAGE && full > RATIO * stored {
+                return Err(format!("says that {stored} bytes are a page of {full}"));
+            }
+            let Ok(behind) = bytes.stream_position() else {
+                break;
+            };
+            at = behind.saturating_add(stored);
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of a page in the file and in memory.
+struct Page {
+    stored: u64,
+    full: u64,
+}
+
+/// Reads a `PageHeader`: field 2 is the size in memory, field 3 that in the file.
+fn page(bytes: &mut impl BufRead) -> Option<Page> {
+    let (mut stored, mut full) = (None, None);
+    fields(bytes, 0, &mut |id, number| match id {
+        2 => full = u64::try_from(number).ok(),
+        3 => stored = u64::try_from(number).ok(),
+        _ => {}
+    })?;
+    Some(Page {
+        stored: stored?,
+        full: full?,
+    })
+}
+
+/// Walks over a structure of Thrift's compact protocol, and tells of its own whole numbers.
+fn fields(bytes: &mut impl BufRead, depth: usize, found: &mut impl FnMut(i64, i64)) -> Option<()> {
+    let mut id = 0;
+    loop {
+        let head = byte(bytes)?;
+        if head == 0 {
+            return Some(());
+        }
+        id = match head >> 4 {
+            0 => zigzag(bytes)?,
+            step => id + i64::from(step),
+        };
+        match head & 0xf {
+            4..=6 => found(id, zigzag(bytes)?),
+            // A truth value is its type.
+            1 | 2 => {}
+            kind => skip(bytes, kind, depth + 1)?,
+        }
+    }
+}
+
+fn skip(bytes: &mut impl BufRead, kind: u8, depth: usize) -> Option<()> {
+    if depth > 16 {
+        return None;
+    }
+    match kind {
+        1..=3 => byte(bytes).map(drop),
+        4..=6 => zigzag(bytes).map(drop),
+        7 => pass(bytes, 8),
+        8 => {
+            let length = varint(bytes)?;
+            pass(bytes, length)
+        }
+        9 | 10 => {
+            let head = byte(bytes)?;
+            let length = match head >> 4 {
+                15 => varint(bytes)?,
+                short => u64::from(short),
+            };
+            (0..length).try_for_each(|_| skip(bytes, head & 0xf, depth + 1))
+        }
+        12 => fields(bytes, depth, &mut |_, _| ()),
+        _ => None,
+    }
+}
+
+fn pass(bytes: &mut impl BufRead, length: u64) -> Option<()> {
+    let passed = std::io::copy(&mut bytes.take(length), &mut std::io::sink());
+    passed.is_ok_and(|passed| passed == length).then_some(())
+}
+
+fn byte(bytes: &mut impl BufRead) -> Option<u8> {
+    let mut one = [0];
+    bytes.read_exact(&mut one).ok()?;
+    Some(one[0])
+}
+
+fn varint(bytes: &mut impl BufRead) -> Option<u64> {
+    let mut number = 0;
+    for place in 0..10 {
+        let next = byte(bytes)?;
+        number |= u64::from(next & 0x7f) << (7 * place);
+        if next < 0x80 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+fn zigzag(bytes: &mut impl BufRead) -> Option<i64> {
+    let number = varint(bytes)?;
+    Some((number >> 1) as i64 ^ -((number & 1) as i64))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parquet::basic::{Compression, ZstdLevel};
+    use parquet::data_type::{ByteArray, ByteArrayType};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    use super::*;
+
+    /// A file of one compressed column of so many equal cells, in one page if they fit.
+    fn file(cells: usize, length: usize) -> Vec<u8> {
+        let schema = parse_message_type("message m { required binary question; }").unwrap();
+        let settings = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_dictionary_enabled(false)
+            .build();
+        let mut bytes = Vec::new();
+        let (schema, settings) = (Arc::new(schema), Arc::new(settings));
+        let mut writer = SerializedFileWriter::new(&mut bytes, schema, settings).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let cells = vec![ByteArray::from("x".repeat(length).as_str()); cells];
+        let typed = column.typed::<ByteArrayType>();
+        typed.write_batch(&cells, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        bytes
+    }
+
+    fn checked(bytes: &[u8]) -> Result<(), String> {
+        let path = tempfile::Builder::new()
+            .suffix(".parquet")
+            .tempfile()
+            .unwrap();
+        std::fs::write(path.path(), bytes).unwrap();
+        let file = File::open(path.path()).unwrap();
+        let reader = SerializedFileReader::new(file.try_clone().unwrap()).unwrap();
+        check_sizes(&file, reader.metadata())
+    }
+
+    #[test]
+    fn a_page_cannot_ask_for_gigabytes() {
+        let whole = file(40, 100);
+        assert_eq!(checked(&whole), Ok(()));
+        // The first page's header begins behind `PAR1`: its kind, its size in memory, 40 * 104.
+        let (kind, size) = ([0x15, 0x00], [0x15, 0x80, 0x41]);
+        assert_eq!(whole[4..9], [&kind[..], &size].concat());
+        let mut huge = whole.clone();
+        huge.splice(6..9, [0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f]);
+        // The metadata at the end counts from the beginning, where nothing has moved.
+        let error = checked(&huge).unwrap_err();
+        assert!(error.contains("are a page of 2147483647"), "{error}");
+    }
+
+    #[test]
+    fn large_pages_that_compress_like_text_are_read() {
+        assert_eq!(checked(&file(3, 1 << 20)), Ok(()));
+        let error = checked(&file(1, 40 << 20)).unwrap_err();
+        assert!(error.contains("bytes are a page of"), "{error}");
+        let error = checked(&file(20_000, 0)).unwrap_err();
+        assert!(error.contains("20000 rows"), "{error}");
+    }
+}
