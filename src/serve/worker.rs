@@ -315,7 +315,7 @@ mod tests {
             .unwrap();
         let ask = || worker.ask(Vec::new(), Vec::new());
         runtime.block_on(async {
-            let mut waits = std::pin::pin!(ask());
+            let mut waits = Box::pin(ask());
             let still = tokio::time::timeout(Duration::from_millis(10), waits.as_mut());
             assert!(still.await.is_err());
             let turned_away = ask().await;
