@@ -8,6 +8,7 @@ static ALLOCATOR: support::allocation::Counting = support::allocation::Counting;
 
 mod calibration;
 mod chat;
+mod choice_losses;
 mod command_line;
 mod configs;
 mod contributing;

@@ -10,10 +10,11 @@ use model::AdapterConfig;
 
 use crate::config::ranges::RANGES;
 use crate::config::readers::is_about_written_answers;
-use crate::config::{ConfigLayers, RunConfig};
+use crate::config::{ConfigLayers, ObjectiveSection, RunConfig};
 use crate::error::TrainError;
 use crate::functional_uncertainty::FluTokens;
 use crate::loss::calibration::{CalibratedAnswers, Correctness};
+use crate::loss::choices::ChoiceLoss;
 use crate::loss::cross_entropy::CrossEntropy;
 use crate::method::Method;
 use crate::prediction::AnswerConfidence;
@@ -74,6 +75,7 @@ impl RunConfig {
         self.check_steps()?;
         self.check_system()?;
         self.check_calibration_share()?;
+        self.check_choice_loss()?;
         self.check_flu()?;
         self.check_correctness()?;
         AdapterConfig::MixLora(self.adapter.mixture()).validate()?;
@@ -120,6 +122,30 @@ impl RunConfig {
             return refuse(
                 "objective.calibration_share",
                 "with cross_entropy = sequence, every question is learned: use answer or choices",
+            );
+        }
+        Ok(())
+    }
+
+    fn check_choice_loss(&self) -> Result<(), TrainError> {
+        let (objective, plain) = (&self.objective, ObjectiveSection::default());
+        let own = objective.choice_loss;
+        if own != ChoiceLoss::CrossEntropy && objective.cross_entropy != CrossEntropy::Choices {
+            return refuse(
+                "objective.choice_loss",
+                "is a loss over the choices: it needs objective.cross_entropy = choices",
+            );
+        }
+        if objective.label_smoothing != plain.label_smoothing && own != ChoiceLoss::LabelSmoothing {
+            return refuse(
+                "objective.label_smoothing",
+                "is read with objective.choice_loss = label_smoothing alone",
+            );
+        }
+        if objective.focal_gamma != plain.focal_gamma && own != ChoiceLoss::Focal {
+            return refuse(
+                "objective.focal_gamma",
+                "is read with objective.choice_loss = focal alone",
             );
         }
         Ok(())
@@ -184,6 +210,7 @@ impl RunConfig {
         }
         let data = &self.data;
         let unread = [
+            ("objective.mmce_weight", self.objective.mmce_weight != 0.0),
             ("data.scoring", data.scoring != Scoring::Letters),
             (
                 "data.normalization",
@@ -230,7 +257,13 @@ impl RunConfig {
         let plain = Self::default();
         let (objective, data) = (&mut config.objective, &mut config.data);
         objective.cross_entropy = plain.objective.cross_entropy;
-        objective.flu_tokens = plain.objective.flu_tokens;
+        objective.choice_loss = plain.objective.choice_loss;
+        objective.label_smoothing = plain.objective.label_smoothing;
+        objective.focal_gamma = plain.objective.focal_gamma;
+        objective.mmce_weight = plain.objective.mmce_weight;
+        if objective.flu_tokens == FluTokens::Answer {
+            objective.flu_tokens = plain.objective.flu_tokens;
+        }
         objective.calibrated = plain.objective.calibrated;
         if objective.correctness == Correctness::Soft {
             objective.correctness = plain.objective.correctness;
@@ -312,5 +345,82 @@ mod tests {
                 "{bad}: {error}"
             );
         }
+    }
+    #[test]
+    fn a_loss_over_choices_needs_choices_and_its_own_settings() {
+        let resolve = |settings: &[&str]| {
+            let mut layers = ConfigLayers::default();
+            settings.iter().for_each(|set| layers.set(set).unwrap());
+            layers.resolve()
+        };
+        const CHOICES: &str = "objective.cross_entropy=choices";
+        let fine: [&[&str]; 4] = [
+            &[CHOICES, "objective.choice_loss=focal_53"],
+            &[CHOICES, "objective.choice_loss=brier"],
+            &[
+                CHOICES,
+                "objective.choice_loss=focal",
+                "objective.focal_gamma=2",
+            ],
+            &["objective.mmce_weight=2"],
+        ];
+        for settings in fine {
+            resolve(settings).unwrap();
+        }
+        let wrong: [(&[&str], &str); 5] = [
+            (&["objective.choice_loss=brier"], "objective.choice_loss"),
+            (
+                &[CHOICES, "objective.label_smoothing=0.2"],
+                "objective.label_smoothing",
+            ),
+            (
+                &[
+                    CHOICES,
+                    "objective.choice_loss=brier",
+                    "objective.focal_gamma=2",
+                ],
+                "objective.focal_gamma",
+            ),
+            (
+                &[
+                    CHOICES,
+                    "objective.choice_loss=label_smoothing",
+                    "objective.label_smoothing=1",
+                ],
+                "objective.label_smoothing",
+            ),
+            (
+                &["data.dataset=triviaqa", "objective.mmce_weight=1"],
+                "objective.mmce_weight",
+            ),
+        ];
+        for (settings, key) in wrong {
+            let error = resolve(settings).unwrap_err().to_string();
+            assert!(error.contains(key), "{settings:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn asking_elsewhere_changes_only_what_is_about_choices() {
+        let mut layers = ConfigLayers::default();
+        for set in [
+            "objective.flu_tokens=last",
+            "objective.cross_entropy=choices",
+            "objective.choice_loss=focal",
+            "objective.focal_gamma=2",
+            "objective.mmce_weight=1",
+        ] {
+            layers.set(set).unwrap();
+        }
+        let config = layers.resolve().unwrap();
+        let asked = config.asked_on("triviaqa").unwrap();
+        assert_eq!(asked.objective.flu_tokens, FluTokens::Last);
+        let expected = ObjectiveSection {
+            flu_tokens: FluTokens::Last,
+            ..ObjectiveSection::default()
+        };
+        assert_eq!(asked.objective, expected);
+        let elsewhere = config.asked_on("arc-easy").unwrap();
+        assert_eq!(elsewhere.objective, config.objective);
     }
 }

@@ -399,6 +399,8 @@ fn register_metrics(
         })))
         .metric_train_numeric(LossTerm::total())
         .metric_train_numeric(LossTerm::of("cross_entropy"))
+        .metric_train_numeric(LossTerm::of("choice_loss"))
+        .metric_train_numeric(LossTerm::of("mmce"))
         .metric_train_numeric(LossTerm::of("load_balancing_loss"))
         .metric_train_numeric(LossTerm::of("calibration_loss"))
         .metric_train_numeric(WholeSet::accuracy())

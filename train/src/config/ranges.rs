@@ -39,6 +39,9 @@ pub const RANGES: &[(&str, Range)] = &[
     ("objective.load_balancing_weight", Range::NotNegative),
     ("objective.calibration_weight", Range::NotNegative),
     ("objective.calibration_share", Range::ShareOrNone),
+    ("objective.label_smoothing", Range::Share),
+    ("objective.focal_gamma", Range::NotNegative),
+    ("objective.mmce_weight", Range::NotNegative),
     ("data.held_out_fraction", Range::Share),
 ];
 

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::is_default;
 use crate::functional_uncertainty::FluTokens;
 use crate::loss::calibration::{CalibratedAnswers, CalibrationGradient, Correctness};
+use crate::loss::choices::{AnswerLoss, ChoiceLoss};
 use crate::loss::cross_entropy::CrossEntropy;
 use crate::loss::load_balancing::LoadBalancing;
 use crate::prediction::AnswerConfidence;
@@ -124,6 +125,23 @@ pub struct AdapterSection {
 pub struct ObjectiveSection {
     /// `answer`, `sequence` or `choices`.
     pub cross_entropy: CrossEntropy,
+    /// Loss over a question's choices; needs `cross_entropy = choices`.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "cross_entropy"))]
+    pub choice_loss: ChoiceLoss,
+    /// Share of the target that label smoothing spreads over the choices.
+    #[serde(skip_serializing_if = "is_default_smoothing")]
+    #[schemars(extend("default" = LABEL_SMOOTHING))]
+    pub label_smoothing: f64,
+    /// Exponent of the focal loss.
+    #[serde(skip_serializing_if = "is_default_gamma")]
+    #[schemars(extend("default" = FOCAL_GAMMA))]
+    pub focal_gamma: f64,
+    /// Weight of the maximum mean calibration error over choices, a term beside the others; 0 =
+    /// none.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = 0.0))]
+    pub mmce_weight: f64,
     /// Form of the load-balancing loss: `argmax` or `top_k`.
     pub load_balancing: LoadBalancing,
     /// Weight gamma of the load-balancing loss in Eq. 14.
@@ -279,10 +297,27 @@ impl Default for AdapterSection {
     }
 }
 
+impl ObjectiveSection {
+    /// How answers are learned.
+    pub fn answer_loss(&self) -> AnswerLoss {
+        AnswerLoss {
+            scope: self.cross_entropy,
+            choices: self.choice_loss,
+            label_smoothing: self.label_smoothing,
+            focal_gamma: self.focal_gamma,
+            mmce_weight: self.mmce_weight,
+        }
+    }
+}
+
 impl Default for ObjectiveSection {
     fn default() -> Self {
         Self {
             cross_entropy: CrossEntropy::Answer,
+            choice_loss: ChoiceLoss::CrossEntropy,
+            label_smoothing: LABEL_SMOOTHING,
+            focal_gamma: FOCAL_GAMMA,
+            mmce_weight: 0.0,
             load_balancing: LoadBalancing::Argmax,
             load_balancing_weight: 0.01,
             calibration_weight: 1.0,
@@ -335,6 +370,20 @@ const MICRO_TOKENS: usize = 1024;
 
 fn is_default_micro_tokens(value: &usize) -> bool {
     *value == MICRO_TOKENS
+}
+
+/// The usual share (Szegedy et al. 2016).
+const LABEL_SMOOTHING: f64 = 0.1;
+
+fn is_default_smoothing(value: &f64) -> bool {
+    *value == LABEL_SMOOTHING
+}
+
+/// The best fixed exponent for calibration (Mukhoti et al. 2020).
+const FOCAL_GAMMA: f64 = 3.0;
+
+fn is_default_gamma(value: &f64) -> bool {
+    *value == FOCAL_GAMMA
 }
 
 /// A short answer: a name, a date, a few words.

@@ -5,17 +5,20 @@
 //! | [`cross_entropy`] | CE of Eq. 14 |
 //! | [`load_balancing`] | Eq. 15-16 |
 //! | [`calibration`] | Eq. 12-13 |
+//! | [`choices`] | in place of CE: label smoothing, Brier, focal; beside it: MMCE |
 
 use burn::prelude::*;
 
 pub mod calibration;
+pub mod choices;
 pub mod cross_entropy;
 pub mod load_balancing;
 
 /// A named term with its weight in the total.
 #[derive(Debug, Clone)]
 pub struct Term {
-    /// The field's name: `cross_entropy`, `load_balancing_loss`, `calibration_loss`.
+    /// The field's name: `cross_entropy`, `choice_loss`, `mmce`, `load_balancing_loss`,
+    /// `calibration_loss`.
     pub name: &'static str,
     /// Unweighted value of the term, `[1]`.
     pub value: Tensor<1>,

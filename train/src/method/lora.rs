@@ -10,7 +10,7 @@ use crate::config::{AdapterSection, AnswerTemperature, ObjectiveSection, RunConf
 use crate::error::TrainError;
 use crate::forward::Reading;
 use crate::loss::Objective;
-use crate::loss::cross_entropy::{self, CrossEntropy};
+use crate::loss::choices::AnswerLoss;
 
 /// Settings that decide the training of a plain LoRA.
 pub(super) const TRAINS_WITH: &[&str] = &[
@@ -21,6 +21,10 @@ pub(super) const TRAINS_WITH: &[&str] = &[
     "adapter.dropout",
     "adapter.target_modules",
     "objective.cross_entropy",
+    "objective.choice_loss",
+    "objective.label_smoothing",
+    "objective.focal_gamma",
+    "objective.mmce_weight",
 ];
 
 /// The entry of `lora`, and what the methods that query its training have in common.
@@ -45,7 +49,7 @@ pub const ENTRY: Entry = Entry {
 #[derive(Debug)]
 pub struct Lora {
     adapter: AdapterConfig,
-    scope: CrossEntropy,
+    answer_loss: AnswerLoss,
     temperature: AnswerTemperature,
 }
 
@@ -54,7 +58,7 @@ impl Lora {
     pub fn new(adapter: &AdapterSection, objective: &ObjectiveSection) -> Self {
         Self {
             adapter: AdapterConfig::Lora(adapter.lora()),
-            scope: objective.cross_entropy,
+            answer_loss: objective.answer_loss(),
             temperature: AnswerTemperature::One,
         }
     }
@@ -67,7 +71,7 @@ impl Training for Lora {
 
     fn objective(&self, reading: &Reading, batch: &Batch) -> Objective {
         Objective {
-            terms: vec![cross_entropy::term(self.scope, reading, batch, None)],
+            terms: self.answer_loss.terms(reading, batch, None),
         }
     }
 }

@@ -27,6 +27,10 @@ pub const MIXLORA: Entry = Entry {
         "train",
         "adapter",
         "objective.cross_entropy",
+        "objective.choice_loss",
+        "objective.label_smoothing",
+        "objective.focal_gamma",
+        "objective.mmce_weight",
         "objective.load_balancing",
         "objective.load_balancing_weight",
         "objective.flu_tokens",
@@ -181,21 +185,20 @@ impl Training for Mixture {
             objective.calibration_warmup_steps,
             batch.training.map(|part| part.step),
         );
-        Objective {
-            terms: vec![
-                cross_entropy::term(objective.cross_entropy, reading, batch, answers),
-                Term {
-                    name: "load_balancing_loss",
-                    value: balance,
-                    weight: objective.load_balancing_weight,
-                },
-                Term {
-                    name: "calibration_loss",
-                    value: calibration,
-                    weight: beta,
-                },
-            ],
-        }
+        let mut terms = objective.answer_loss().terms(reading, batch, answers);
+        terms.extend([
+            Term {
+                name: "load_balancing_loss",
+                value: balance,
+                weight: objective.load_balancing_weight,
+            },
+            Term {
+                name: "calibration_loss",
+                value: calibration,
+                weight: beta,
+            },
+        ]);
+        Objective { terms }
     }
 
     fn routers_apart(&self) -> bool {

@@ -147,6 +147,8 @@ fn plots(body: &mut String, report: &Report) -> Result<(), TrainError> {
         &report.history,
         &[
             ("train", "cross_entropy", "cross-entropy"),
+            ("train", "choice_loss", "loss over choices"),
+            ("train", "mmce", "MMCE"),
             ("train", "load_balancing_loss", "load balancing"),
             ("train", "calibration_loss", "calibration"),
             ("held_out", "negative_log_likelihood", "held-out NLL"),

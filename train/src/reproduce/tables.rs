@@ -300,6 +300,31 @@ fn calibrated() -> Vec<Row> {
     ]
 }
 
+/// Losses over a question's choices, for the mixture without the calibration loss.
+fn losses() -> Vec<Row> {
+    const CHOICES: &str = "objective.cross_entropy=choices";
+    let variants: &[(&str, &[&str])] = &[
+        ("cross-entropy of the answer", &[]),
+        ("cross-entropy", &[CHOICES]),
+        (
+            "label smoothing",
+            &[CHOICES, "objective.choice_loss=label_smoothing"],
+        ),
+        ("Brier", &[CHOICES, "objective.choice_loss=brier"]),
+        ("focal", &[CHOICES, "objective.choice_loss=focal"]),
+        (
+            "focal, 5 and 3",
+            &[CHOICES, "objective.choice_loss=focal_53"],
+        ),
+        ("with MMCE", &[CHOICES, "objective.mmce_weight=2.0"]),
+    ];
+    let row = |(label, sets): &(&str, &[&str])| {
+        let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        with((*label).into(), "mixlora", &sets)
+    };
+    variants.iter().map(row).collect()
+}
+
 /// Every table that `reproduce` knows.
 pub static TABLES: &[Table] = &[
     Table {
@@ -380,6 +405,14 @@ pub static TABLES: &[Table] = &[
         paper_model: "",
         rows: calibrated,
         columns: TASKS_AND_SHIFTS,
+        layout: Layout::Methods,
+    },
+    Table {
+        name: "losses",
+        title: "Losses over a question's choices",
+        paper_model: "",
+        rows: losses,
+        columns: OBQA,
         layout: Layout::Methods,
     },
 ];
