@@ -13,6 +13,8 @@ use train::prepare::prepare_model;
 
 use super::flags::{FieldArgs, SourceArgs};
 use super::process::{logging, print, quoted};
+use super::short;
+use crate::backend;
 
 /// `uq4ct data ..`
 #[derive(Debug, Subcommand)]
@@ -29,9 +31,10 @@ pub(super) struct CheckArgs {
     /// Further files, such as a test set, which must share no question with the first
     #[arg(long, value_name = "FILE")]
     against: Vec<PathBuf>,
-    /// Model whose tokenizer counts, as train takes it; none: look at the text alone
-    #[arg(long, default_value = "smollm2-135m")]
-    model: String,
+    /// Model whose tokenizer counts, as train takes it [default: the one that train takes here];
+    /// none: look at the text alone
+    #[arg(long)]
+    model: Option<String>,
     /// Settings to lay over the defaults; may be repeated
     #[arg(long, value_name = "FILE")]
     config: Vec<PathBuf>,
@@ -65,8 +68,8 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
         overlaps(&files)
             .for_each(|(one, other, shared)| print(describe_overlap(one, other, &shared)));
     }
-    let tokens = match args.model.as_str() {
-        "none" => Vec::new(),
+    let tokens = match args.model.as_deref() {
+        Some("none") => Vec::new(),
         _ => tokens(&args, &config, &files)?,
     };
     if args.json {
@@ -110,10 +113,8 @@ fn unanswered(files: &[CheckedFile]) -> String {
 
 /// The flags that train must be given, too.
 fn given(args: &CheckArgs) -> String {
-    let model = match args.model.as_str() {
-        "none" | "smollm2-135m" => None,
-        model => Some(format!(" --model {}", quoted(model))),
-    };
+    let model = args.model.as_ref().filter(|name| *name != "none");
+    let model = model.map(|name| format!(" --model {}", quoted(name)));
     let files = args
         .config
         .iter()
@@ -127,13 +128,19 @@ fn given(args: &CheckArgs) -> String {
 
 fn settings(args: &CheckArgs) -> Result<RunConfig> {
     let mut layers = ConfigLayers::default();
+    let short = backend::find("auto")?.is_cpu() && args.model.as_deref() != Some("tiny");
+    if short {
+        short::lay(&mut layers)?;
+    }
     for file in &args.config {
         layers.file(file)?;
     }
     for assignment in &args.set {
         layers.set(assignment)?;
     }
-    layers.set_text("model.name", &args.model)?;
+    if let Some(model) = &args.model {
+        layers.set_text("model.name", model)?;
+    }
     layers.set("data.dataset=custom")?;
     layers.set_text("data.custom.train", &args.file.display().to_string())?;
     Ok(layers.resolve()?)

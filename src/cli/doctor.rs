@@ -9,9 +9,11 @@ use data::dataset::{self, OfficialSplit, custom::Custom};
 use data::source::{self, Finder, models};
 use serde::Serialize;
 use sysinfo::System;
+use train::RunConfig;
 
 use super::flags::SourceArgs;
 use super::process::{print, threads};
+use super::short;
 use crate::backend;
 
 /// Flags of `doctor`.
@@ -270,7 +272,8 @@ fn main_job(finder: &Finder, route: Route) -> [Finding; 2] {
         offline: true,
         ..finder.clone()
     };
-    let model = models::find("smollm2-135m", "main", &offline).map(|m| m.files[0].origin.clone());
+    let model = short::model().unwrap_or_else(|_| RunConfig::default().model.name);
+    let model = models::find(&model, "main", &offline).map(|m| m.files[0].origin.clone());
     let questions = dataset::find("boolq", &Custom::default())
         .and_then(|boolq| dataset::load(&*boolq, OfficialSplit::Train, &offline))
         .map(|split| split.located[0].origin.clone());
@@ -290,7 +293,7 @@ fn main_job(finder: &Finder, route: Route) -> [Finding; 2] {
         },
     };
     [
-        finding("model smollm2-135m", model),
+        finding("model of the main job", model),
         finding("questions of boolq", questions),
     ]
 }

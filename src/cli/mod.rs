@@ -18,6 +18,7 @@ mod process;
 mod reproduce;
 mod runs;
 mod serve;
+mod short;
 mod train;
 
 /// Fine-tune a language model and know how far its confidence can be trusted.

@@ -22,10 +22,8 @@ use super::flags::PlaceArgs;
 use super::process::{
     OnHangup, STOPPED, StopSignal, display, environment, logging, print, tell, threads,
 };
+use super::short;
 use crate::backend::NamedDevice;
-
-/// Settings of a short run, for a processor: about 15 minutes on 2 cores. `--full` leaves them out.
-const SHORT: &str = include_str!("../../configs/short.toml");
 
 /// Flags of `train`.
 #[derive(Debug, Args)]
@@ -103,19 +101,6 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     if args.dry_run {
         return dry_run(&args, &config, &device, shortened);
     }
-    if shortened {
-        tell(format_args!(
-            "A short run, sized for about 15 minutes on 2 cores: {} of the training and {} test questions. --full takes everything.",
-            config
-                .data
-                .train_limit
-                .map_or("all".into(), |n| n.to_string()),
-            config
-                .data
-                .test_limit
-                .map_or("all".into(), |n| n.to_string()),
-        ));
-    }
     let signal = StopSignal::catch(args.on_hangup)?;
     let title = format!(
         "{} · {} · {}",
@@ -139,6 +124,9 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     let prepared = prepare(&config, &setup.finder)?;
     for file in prepared.origins() {
         tell(format_args!("from {}", file.origin));
+    }
+    if shortened {
+        tell(banner(&config, &prepared));
     }
     let _lock = RunDirectory::lock(&root)?;
     // Only now: a run whose data cannot be had must not cost the old one.
@@ -175,17 +163,8 @@ fn name_dataset(given: &mut ConfigLayers, dataset: &str) -> Result<()> {
 /// The settings in their layers, and whether they were shortened for a processor.
 fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)> {
     let mut given = given(args)?;
-    // Whoever says how much to train or test on is taken at their word.
-    let sized = [
-        "train.epochs",
-        "train.max_steps",
-        "data.train_limit",
-        "data.test_limit",
-    ]
-    .iter()
-    .any(|key| given.has(key));
     let tiny = given.model_name().as_deref() == Some("tiny");
-    let shorten = device.is_cpu() && !args.full && !sized && !tiny;
+    let shorten = device.is_cpu() && !args.full && !tiny;
     // A file that names its method brings that method's preset; the flag has the last word.
     let method = match (&args.method, given.method_name()) {
         (Some(flag), _) => flag.clone(),
@@ -197,6 +176,10 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
         given.forget("method", "variant");
     }
     let mut layers = ConfigLayers::default();
+    // At the bottom: what a preset or a flag says of its own accord stands.
+    if shorten {
+        short::lay(&mut layers)?;
+    }
     layers.method(&method)?;
     let preset = layers.resolve()?.method.name;
     if let Some(directory) = given.adapter_from() {
@@ -205,11 +188,19 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
         layers.layer(brought);
     }
     given.refuse_ignored(&preset, &layers)?;
-    if shorten {
-        layers.text(SHORT, "configs/short.toml")?;
-    }
     layers.layer(given);
     Ok((layers.resolve()?.anchored(), shorten))
+}
+
+/// What a short run is, in one line.
+fn banner(config: &RunConfig, prepared: &Prepared) -> String {
+    let [train, _, test] = prepared.splits.account.used;
+    let steps = config.train.schedule().total_steps(train);
+    format!(
+        "A short run, for a processor: {}, {train} training questions in {steps} steps, {test} test \
+         questions. --full takes every question and the paper's settings.",
+        config.model.name,
+    )
 }
 
 /// What the flags say, the more special ones last.

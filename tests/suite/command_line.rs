@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::fixture;
 use crate::support::programs::{TINY, fails, program, succeeds, text};
 
 #[test]
@@ -102,6 +103,70 @@ fn a_dry_run_says_what_would_happen_and_writes_nothing() {
         assert!(printed.contains(part), "no {part} in {printed}");
     }
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_short_run_gives_way_key_by_key() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    let rows: String = (0..40)
+        .map(|n| {
+            format!(
+                "{{\"question\":\"{n} or?\",\"choices\":[\"a{n}\",\"b\"],\"answer\":{}}}\n",
+                n % 2
+            )
+        })
+        .collect();
+    std::fs::write(at.join("rows.jsonl"), rows).unwrap();
+    let model = fixture("gguf/llama.gguf").display().to_string();
+    let plan = |more: &[&str]| {
+        let cloze = "data.scoring=cloze";
+        let args = [
+            "train",
+            "--dataset",
+            "rows.jsonl",
+            "--model",
+            &model,
+            "--set",
+            cloze,
+        ];
+        let device = ["--device", "cpu", "--dry-run"];
+        succeeds(at, &[&args[..], &device[..], more].concat())
+    };
+    let mut layers = train::config::ConfigLayers::default();
+    let text = include_str!("../../configs/short.toml");
+    layers.text(text, "configs/short.toml").unwrap();
+    let short = layers.resolve().unwrap();
+    let limit = format!("train_limit = {}", short.data.train_limit.unwrap());
+    let rate = format!("learning_rate = {}", short.train.learning_rate);
+    let printed = plan(&["--set", "data.test_limit=3"]);
+    for part in [
+        &limit,
+        &rate,
+        "test_limit = 3",
+        "epochs = 1.0",
+        "a short run",
+    ] {
+        assert!(printed.contains(part), "no {part} in {printed}");
+    }
+    let printed = plan(&[
+        "--set",
+        "train.epochs=3",
+        "--set",
+        "train.learning_rate=0.125",
+    ]);
+    for part in [&limit, "learning_rate = 0.125", "epochs = 3.0"] {
+        assert!(printed.contains(part), "no {part} in {printed}");
+    }
+    let printed = plan(&["--full"]);
+    assert!(
+        printed.contains("epochs = 2.0") && !printed.contains("_limit = 1"),
+        "{printed}"
+    );
+    assert!(
+        !printed.contains(&limit) && !printed.contains("a short run"),
+        "{printed}"
+    );
 }
 
 #[test]

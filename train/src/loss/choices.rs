@@ -1,5 +1,5 @@
-//! What the probabilities of a question's choices are trained by: cross-entropy or another loss over
-//! them, and a measure of calibration beside it.
+//! What the probabilities of a question's choices are trained by: cross-entropy or another loss
+//! over them, and a measure of calibration beside it.
 
 use burn::prelude::*;
 use burn::tensor::activation::{log_softmax, softmax};
