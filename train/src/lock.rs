@@ -37,6 +37,10 @@ pub struct Holder {
     /// system does not say.
     #[serde(default)]
     pub namespace: String,
+    /// When the process began, in the kernel's ticks: its number may be another's by now. 0 where
+    /// the system does not say.
+    #[serde(default)]
+    pub started: u64,
     /// A random number that tells this lock from every other.
     #[serde(default)]
     pub token: u64,
@@ -48,6 +52,7 @@ impl Holder {
             host: "another".into(),
             pid: 0,
             namespace: String::new(),
+            started: 0,
             token: 0,
         }
     }
@@ -57,6 +62,7 @@ impl Holder {
             host: gethostname::gethostname().to_string_lossy().into_owned(),
             pid: std::process::id(),
             namespace: namespace(),
+            started: started(std::process::id()).unwrap_or(0),
             token: rand::random(),
         }
     }
@@ -232,12 +238,19 @@ fn old(path: &Path) -> bool {
 fn stale(path: &Path, holder: &Holder) -> bool {
     let ours = namespace();
     let comparable = !ours.is_empty() && holder.namespace == ours;
-    (comparable && !alive(holder.pid)) || old(path)
+    let gone = || match started(holder.pid) {
+        Some(started) => holder.started != 0 && holder.started != started,
+        None => true,
+    };
+    (comparable && gone()) || old(path)
 }
 
-/// Whether a process of this machine is there.
-fn alive(pid: u32) -> bool {
-    Path::new("/proc").join(pid.to_string()).exists()
+/// When a process of this machine began, in the kernel's ticks; none if there is no such process.
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Removes a stale lock. It is renamed first: of two who see it stale, one alone gets it. Whoever
@@ -325,6 +338,13 @@ mod tests {
             STALE + Duration::from_secs(1),
         );
         assert!(taken());
+        let this = Holder::this();
+        let later = Holder {
+            started: this.started + 1,
+            ..this
+        };
+        fs::write(&path, serde_json::to_string(&later).unwrap()).unwrap();
+        assert_eq!(taken(), later.started > 1, "its number is another's by now");
         leave("elsewhere", 1, Duration::from_secs(30));
         assert!(!taken());
         leave("elsewhere", 1, STALE + Duration::from_secs(1));

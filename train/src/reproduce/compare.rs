@@ -307,6 +307,7 @@ impl Comparison {
     pub fn write(&self, directory: &Path) -> Result<(), TrainError> {
         let _lock = Lock::wait(directory)?;
         let target = RunDirectory::at(directory);
+        target.sweep();
         target.write_text("compare.html", &self.html()?)?;
         target.write_text("compare.md", &self.markdown())?;
         target.write_text("compare.csv", &render::csv(&self.by_method))?;

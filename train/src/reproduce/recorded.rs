@@ -114,6 +114,7 @@ impl Recorded {
         let table = self.table_of(&records)?;
         archive::write(&archive, &records)?;
         let target = RunDirectory::at(&folder);
+        target.sweep();
         target.write_text(SETTINGS, &self.options.text())?;
         for (ending, text) in forms(&table)? {
             let name = format!("{}{ending}", table.name);

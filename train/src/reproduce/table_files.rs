@@ -75,6 +75,7 @@ pub fn write_forms(folder: &Path, table: &ResultTable) -> Result<(), TrainError>
 
 fn write_unlocked(folder: &Path, table: &ResultTable) -> Result<(), TrainError> {
     let target = RunDirectory::at(folder);
+    target.sweep();
     for (ending, text) in forms(table)? {
         target.write_text(&format!("{}{ending}", table.name), &text)?;
     }
