@@ -96,6 +96,7 @@ fn attending(c: &mut Criterion) {
         queries: 9,
         keys: 3,
         window: None,
+        soft_cap: None,
     };
     let int = |value: i64| Tensor::<2, Int>::full([4, TOKENS / 4], value, &Device::flex());
     let visibility = Visibility::new(int(1), int(0), int(0));

@@ -1,14 +1,19 @@
-//! The shape of a model: Hugging Face's `config.json` for LLaMA, Mistral and Qwen2, and its
-//! resolved form.
+//! The shape of a model: Hugging Face's `config.json`, and its resolved form.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::ModelError;
 
+mod family;
 mod hugging_face;
+mod rotary;
+
+pub use family::{
+    FAMILIES, Family, GateActivation, NormNames, NormPlacement, QueryKeyNorm, Variant,
+};
 
 /// How rotary frequencies are stretched beyond the trained context.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 pub enum RopeScaling {
     /// All frequencies are divided by `factor`.
@@ -29,12 +34,40 @@ pub enum RopeScaling {
         /// Length of the trained context, in tokens.
         original_max_position_embeddings: f64,
     },
+    /// YaRN (Peng et al. 2023): wavelengths that turn often within the trained context are kept,
+    /// those that turn seldom are divided by `factor`, those between are blended.
+    Yarn {
+        /// Length of the new context divided by that of the old one.
+        factor: f64,
+        /// Length of the trained context, in tokens.
+        original_max_position_embeddings: f64,
+        /// Turns within the trained context from which a wavelength is kept.
+        beta_fast: f64,
+        /// Turns within the trained context up to which a wavelength is divided.
+        beta_slow: f64,
+        /// Whether the bounds between are whole numbers.
+        truncate: bool,
+        /// Factor on cosines and sines.
+        attention_factor: f64,
+    },
+    /// LongRoPE (Ding et al. 2024): a divisor for every frequency, one set for sequences within the
+    /// trained context and one for longer ones.
+    LongRope {
+        /// Divisors within the trained context.
+        short_factor: Vec<f64>,
+        /// Divisors beyond it.
+        long_factor: Vec<f64>,
+        /// Length of the trained context, in tokens.
+        original_max_position_embeddings: f64,
+        /// Factor on cosines and sines.
+        attention_factor: f64,
+    },
 }
 
 /// A decoder's shape, with every default filled in and checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
-    /// The family: `llama`, `mistral` or `qwen2`.
+    /// The family, one of [`FAMILIES`].
     pub model_type: String,
     /// Number of tokens in the vocabulary.
     pub vocab_size: usize,
@@ -68,6 +101,9 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// Whether the vocabulary head shares the embedding's weights.
     pub tie_word_embeddings: bool,
+    /// How the family's decoder departs from LLaMA's.
+    #[serde(default)]
+    pub variant: Variant,
 }
 
 impl ModelConfig {
@@ -130,7 +166,65 @@ impl ModelConfig {
                 ),
             ));
         }
+        let rotated = self.rotary_dim();
+        if rotated == 0 || rotated > self.head_dim || !rotated.is_multiple_of(2) {
+            return Err(ModelError::setting(
+                "partial_rotary_factor",
+                format!(
+                    "expected an even number of rotated values, at most head_dim = {}, got {rotated}",
+                    self.head_dim
+                ),
+            ));
+        }
+        if let Some(RopeScaling::LongRope {
+            short_factor,
+            long_factor,
+            ..
+        }) = &self.rope_scaling
+            && [short_factor, long_factor]
+                .iter()
+                .any(|f| f.len() != rotated / 2)
+        {
+            return Err(ModelError::setting(
+                "rope_scaling",
+                format!(
+                    "expected {} values in short_factor and long_factor, got {} and {}",
+                    rotated / 2,
+                    short_factor.len(),
+                    long_factor.len()
+                ),
+            ));
+        }
+        if ![0, self.num_hidden_layers].contains(&self.variant.unrotated.len()) {
+            return Err(ModelError::setting(
+                "no_rope_layers",
+                format!(
+                    "expected one entry for each of {} layers, got {}",
+                    self.num_hidden_layers,
+                    self.variant.unrotated.len()
+                ),
+            ));
+        }
         for (key, value) in [
+            ("embedding_multiplier", self.variant.embedding_multiplier),
+            ("residual_multiplier", self.variant.residual_multiplier),
+            ("logits_scaling", self.variant.logits_divisor),
+            (
+                "attention scale",
+                self.variant.attention_scale.unwrap_or(1.0),
+            ),
+            (
+                "attn_logit_softcapping",
+                self.variant.attention_soft_cap.unwrap_or(1.0),
+            ),
+            (
+                "final_logit_softcapping",
+                self.variant.logit_soft_cap.unwrap_or(1.0),
+            ),
+            (
+                "rope_local_base_freq",
+                self.variant.local_rope_theta.unwrap_or(1.0),
+            ),
             ("rms_norm_eps", self.rms_norm_eps),
             ("rope_theta", self.rope_theta),
         ] {
@@ -146,11 +240,8 @@ impl ModelConfig {
 
     /// The configuration as a `config.json` that Hugging Face and [`Self::from_json`] read.
     pub fn to_json(&self) -> serde_json::Value {
-        let architecture = match self.model_type.as_str() {
-            "mistral" => "MistralForCausalLM",
-            "qwen2" => "Qwen2ForCausalLM",
-            _ => "LlamaForCausalLM",
-        };
+        let family = Family::of(&self.model_type);
+        let architecture = family.map_or("LlamaForCausalLM", |family| family.architecture);
         let windows = self.sliding_window.iter().flatten().next();
         let kinds: Vec<&str> = self
             .sliding_window
@@ -182,19 +273,37 @@ impl ModelConfig {
         if let Some(window) = windows {
             json["sliding_window"] = (*window).into();
         }
-        if self.model_type == "qwen2" {
+        if matches!(self.model_type.as_str(), "qwen2" | "qwen3") {
             json["use_sliding_window"] = windows.is_some().into();
             json["layer_types"] = kinds.into();
         }
         json
     }
 
-    /// The number of values in all frozen weights.
+    /// How many values of a head are rotated.
+    pub fn rotary_dim(&self) -> usize {
+        self.variant.rotary_dim.unwrap_or(self.head_dim)
+    }
+
+    /// The width of a norm, by the end of its name.
+    pub fn norm_width(&self, name: &str) -> usize {
+        let whole = self.variant.query_key_norm == QueryKeyNorm::Whole;
+        match name.rsplit('.').next() {
+            Some("q_norm") if whole => self.num_attention_heads * self.head_dim,
+            Some("k_norm") if whole => self.num_key_value_heads * self.head_dim,
+            Some("q_norm" | "k_norm") => self.head_dim,
+            _ => self.hidden_size,
+        }
+    }
+
+    /// The number of values in all frozen weights, biases apart.
     pub fn base_parameters(&self) -> usize {
         let (d, f) = (self.hidden_size, self.intermediate_size);
         let q = self.num_attention_heads * self.head_dim;
         let kv = self.num_key_value_heads * self.head_dim;
-        let layer = 2 * d * q + 2 * d * kv + 3 * d * f + 2 * d;
+        let names = self.variant.all_norm_names();
+        let norms: usize = names.iter().map(|name| self.norm_width(name)).sum();
+        let layer = 2 * d * q + 2 * d * kv + 3 * d * f + norms;
         let heads = if self.tie_word_embeddings { 1 } else { 2 };
         heads * self.vocab_size * d + self.num_hidden_layers * layer + d
     }

@@ -1,15 +1,18 @@
 //! A decoder of the LLaMA family in reading order: input, output, model, layer, attention,
 //! feed-forward block.
 //!
-//! Reference: `transformers`' `modeling_llama.py`; Mistral adds a sliding window, Qwen2 a bias on
-//! q, k and v. [`crate::load`] reads the weights.
+//! Reference: `transformers`' `modeling_llama.py`. [`Variant`](crate::config::Variant) says how
+//! other families depart from it; what a family does not have costs nothing. [`crate::load`] reads
+//! the weights.
 
 use burn::prelude::*;
 use burn::tensor::DType;
+use burn::tensor::activation::gelu_approximate;
 
 use crate::adapter::probe::{Pass, Probe};
 use crate::adapter::{MixtureWeights, Router, Routing, TargetModule};
 use crate::cache::{KeyValueCache, LayerCache};
+use crate::config::GateActivation;
 use crate::dropout::DropoutSeed;
 use crate::fused;
 use crate::fused::activation::{Activation, Origin};
@@ -64,16 +67,30 @@ pub struct Llama {
     pub(crate) norm: RmsNorm,
     /// `[vocabulary, d]`; `None` shares the embedding.
     pub(crate) lm_head: Option<Tensor<2>>,
-    pub(crate) rope: Rope,
+    /// The rotations that layers have, each once.
+    pub(crate) ropes: Vec<Rope>,
+    #[module(skip)]
+    pub(crate) multipliers: Multipliers,
+}
+
+/// The numbers by which a decoder's parts are multiplied or bounded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Multipliers {
+    pub(crate) embedding: f64,
+    pub(crate) residual: f64,
+    pub(crate) logits_divisor: f64,
+    pub(crate) logit_soft_cap: Option<f64>,
 }
 
 /// One decoder layer with its routers, if the adapter is a mixture.
 #[derive(Module, Debug)]
 pub struct DecoderLayer {
-    pub(crate) input_layernorm: RmsNorm,
+    pub(crate) attention_input_norm: Option<RmsNorm>,
     pub(crate) self_attn: SelfAttention,
-    pub(crate) post_attention_layernorm: RmsNorm,
+    pub(crate) attention_output_norm: Option<RmsNorm>,
+    pub(crate) mlp_input_norm: Option<RmsNorm>,
     pub(crate) mlp: Mlp,
+    pub(crate) mlp_output_norm: Option<RmsNorm>,
     pub(crate) attention_router: Option<Router>,
     pub(crate) mlp_router: Option<Router>,
 }
@@ -85,20 +102,32 @@ pub struct SelfAttention {
     pub(crate) k_proj: Projection,
     pub(crate) v_proj: Projection,
     pub(crate) o_proj: Projection,
+    pub(crate) q_norm: Option<RmsNorm>,
+    pub(crate) k_norm: Option<RmsNorm>,
+    /// Factor on the queries beside attention's own `1 / sqrt(head_dim)`.
+    #[module(skip)]
+    pub(crate) query_factor: Option<f64>,
+    /// Place of the layer's rotation among the model's.
+    #[module(skip)]
+    pub(crate) rope: usize,
     #[module(skip)]
     pub(crate) heads: usize,
     #[module(skip)]
     pub(crate) key_value_heads: usize,
     #[module(skip)]
     pub(crate) window: Option<usize>,
+    #[module(skip)]
+    pub(crate) soft_cap: Option<f64>,
 }
 
-/// The feed-forward block, SwiGLU: `down(silu(gate(x)) * up(x))`.
+/// The feed-forward block: `down(act(gate(x)) * up(x))`, with silu SwiGLU.
 #[derive(Module, Debug)]
 pub struct Mlp {
     pub(crate) gate_proj: Projection,
     pub(crate) up_proj: Projection,
     pub(crate) down_proj: Projection,
+    #[module(skip)]
+    pub(crate) activation: GateActivation,
     /// Set where the experts are whole feed-forward blocks (placement `ffn`).
     #[module(skip)]
     pub(crate) whole_experts: Option<MixtureWeights>,
@@ -106,9 +135,12 @@ pub struct Mlp {
 
 /// What all layers of one forward pass share.
 struct Context {
-    angles: Angles,
+    /// The angles of each rotation.
+    angles: Vec<Angles>,
     visibility: Visibility,
     routers_apart: bool,
+    /// Factor on what a block adds to the residual stream.
+    residual: f64,
 }
 
 /// The decoder layers with what they share in one forward pass, to be run one at a time.
@@ -190,7 +222,15 @@ impl Llama {
     pub fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
         let weight = self.lm_head.as_ref().unwrap_or(&self.embed_tokens).clone();
         let normed = self.norm.forward(hidden).into_value();
-        Dense::new(weight, None).forward(normed)
+        let logits = Dense::new(weight, None).forward(normed);
+        let logits = match self.multipliers.logits_divisor {
+            1.0 => logits,
+            divisor => logits / divisor,
+        };
+        match self.multipliers.logit_soft_cap {
+            None => logits,
+            Some(cap) => (logits / cap).tanh() * cap,
+        }
     }
 
     /// The number of decoder layers.
@@ -215,11 +255,17 @@ impl Llama {
             Some(cache) => cache.extend(new, self.layers.len()),
         };
         // The fused operation needs no masks. It cannot look back past its own tokens.
-        let fused = first && fused::serves(&input.tokens.device());
         let heads = self.layers.iter().map(|layer| layer.self_attn.heads());
+        let bounded = heads.clone().any(|heads| heads.soft_cap.is_some());
+        let fused = first && !bounded && fused::serves(&input.tokens.device());
         Context {
             routers_apart: input.routers_apart,
-            angles: self.rope.angles(input.positions.clone()),
+            residual: self.multipliers.residual,
+            angles: self
+                .ropes
+                .iter()
+                .map(|rope| rope.angles(input.positions.clone()))
+                .collect(),
             visibility: match fused {
                 true => visibility,
                 false => visibility.with_masks(heads),
@@ -233,7 +279,11 @@ impl Blocks<'_> {
     pub fn embedded(&self) -> Tensor<2> {
         let flat = self.input.tokens.clone().flatten(0, 1);
         let embed_tokens = self.llama.embed_tokens.clone();
-        embed_tokens.select(0, flat).cast(DType::F32)
+        let embedded = embed_tokens.select(0, flat).cast(DType::F32);
+        match self.llama.multipliers.embedding {
+            1.0 => embedded,
+            factor => embedded * factor,
+        }
     }
 
     /// The residual stream after the layer at `place`. The decisions of the layer's routers are
@@ -258,17 +308,38 @@ impl DecoderLayer {
         cache: Option<&mut LayerCache>,
         routing: &mut Vec<Routing>,
     ) -> Tensor<2> {
-        let normed = self.input_layernorm.forward(x.clone());
-        let decision = decide(&self.attention_router, &normed, context);
-        let x = x + self
+        let input = normed(&self.attention_input_norm, &x);
+        let decision = decide(&self.attention_router, &input, context);
+        let attended = self
             .self_attn
-            .forward(normed, decision.as_ref(), pass, context, cache);
+            .forward(input, decision.as_ref(), pass, context, cache);
+        let x = added(x, attended, &self.attention_output_norm, context);
         routing.extend(decision);
-        let normed = self.post_attention_layernorm.forward(x.clone());
-        let decision = decide(&self.mlp_router, &normed, context);
-        let x = x + self.mlp.forward(normed, decision.as_ref(), pass);
+        let input = normed(&self.mlp_input_norm, &x);
+        let decision = decide(&self.mlp_router, &input, context);
+        let fed = self.mlp.forward(input, decision.as_ref(), pass);
         routing.extend(decision);
-        x
+        added(x, fed, &self.mlp_output_norm, context)
+    }
+}
+
+/// The residual stream as a block reads it.
+fn normed(norm: &Option<RmsNorm>, x: &Tensor<2>) -> Activation {
+    match norm {
+        Some(norm) => norm.forward(x.clone()),
+        None => x.clone().into(),
+    }
+}
+
+/// The residual stream with what a block adds to it.
+fn added(x: Tensor<2>, y: Tensor<2>, norm: &Option<RmsNorm>, context: &Context) -> Tensor<2> {
+    let y = match norm {
+        Some(norm) => norm.forward(y).into_value(),
+        None => y,
+    };
+    match context.residual {
+        1.0 => x + y,
+        factor => x + y * factor,
     }
 }
 
@@ -298,7 +369,13 @@ impl SelfAttention {
         let v = self
             .v_proj
             .forward(x, routing, pass.at(TargetModule::VProj));
-        let (angles, visibility) = (&context.angles, &context.visibility);
+        let q = normed_heads(&self.q_norm, q);
+        let k = normed_heads(&self.k_norm, k);
+        let q = match self.query_factor {
+            Some(factor) => q * factor,
+            None => q,
+        };
+        let (angles, visibility) = (&context.angles[self.rope], &context.visibility);
         let mixed = match cache {
             None => rotary_attention([q, k, v], angles, visibility, self.heads()),
             Some(cache) => cache.attention([q, k, v], angles, visibility, self.heads()),
@@ -312,8 +389,24 @@ impl SelfAttention {
             queries: self.heads,
             keys: self.key_value_heads,
             window: self.window,
+            soft_cap: self.soft_cap,
         }
     }
+}
+
+/// Queries or keys after their norm: one of a head's width takes every head by itself, one of the
+/// whole width all of a token's heads together.
+///
+/// # Shapes
+/// - x, output: `[tokens, heads * head_dim]`
+fn normed_heads(norm: &Option<RmsNorm>, x: Tensor<2>) -> Tensor<2> {
+    let Some(norm) = norm else {
+        return x;
+    };
+    let [tokens, width] = x.dims();
+    let part = norm.width();
+    let normed = norm.forward(x.reshape([tokens * width / part, part]));
+    normed.into_value().reshape([tokens, width])
 }
 
 impl Mlp {
@@ -329,12 +422,23 @@ impl Mlp {
         let up = self
             .up_proj
             .forward(x, routing, pass.at(TargetModule::UpProj));
-        let inside = Activation {
-            value: swiglu(gate.clone(), up.clone()),
-            origin: Origin::SwiGlu { gate, up },
+        let inside = match self.activation {
+            GateActivation::Silu => Activation {
+                value: swiglu(gate.clone(), up.clone()),
+                origin: Origin::SwiGlu { gate, up },
+            },
+            GateActivation::GeluTanh => self.gated(gate, up).into(),
         };
         self.down_proj
             .forward(inside, routing, pass.at(TargetModule::DownProj))
+    }
+
+    /// `act(gate) * up`
+    fn gated(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+        match self.activation {
+            GateActivation::Silu => swiglu(gate, up),
+            GateActivation::GeluTanh => gelu_approximate(gate) * up,
+        }
     }
 
     /// `sum_k w_k F_k(x)` where `F_k` is the whole block with expert k's updates (the MixLoRA
@@ -359,7 +463,7 @@ impl Mlp {
                     pass.at(TargetModule::GateProj),
                     pass.at(TargetModule::UpProj),
                 );
-                let hidden = swiglu(
+                let hidden = self.gated(
                     with_expert(&self.gate_proj, gate.clone(), &x, &expert, at_gate),
                     with_expert(&self.up_proj, up.clone(), &x, &expert, at_up),
                 );
@@ -380,10 +484,10 @@ impl Mlp {
         if mixture_weights == MixtureWeights::RawDelta {
             // base(x) + sum p_k (F_k(x) - base(x)): the frozen block keeps the mass that the
             // experts leave.
-            inside = inside + swiglu(gate, up) * (routing.mass().neg() + 1.0);
+            inside = inside + self.gated(gate, up) * (routing.mass().neg() + 1.0);
         } else if mixture_weights == MixtureWeights::NormalizedDelta {
             let given = routing.weights.clone().sum_dim(1);
-            inside = inside + swiglu(gate, up) * (given.neg() + 1.0);
+            inside = inside + self.gated(gate, up) * (given.neg() + 1.0);
         }
         let frozen = self.down_proj.base().forward(inside);
         let Some(down) = self.down_proj.mixture() else {

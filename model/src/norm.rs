@@ -23,6 +23,11 @@ impl RmsNorm {
         }
     }
 
+    /// The number of values that are normalised together.
+    pub fn width(&self) -> usize {
+        self.weight.dims()[0]
+    }
+
     /// Normalises each row.
     ///
     /// # Shapes

@@ -3,7 +3,7 @@
 use burn::tensor::{Bool, Int, Tensor};
 
 /// The heads of an attention layer: what does not follow from the shapes of q, k and v.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Heads {
     /// Heads of the queries.
     pub queries: usize,
@@ -11,6 +11,8 @@ pub struct Heads {
     pub keys: usize,
     /// Positions that a token looks back over, its own among them; `None` = all.
     pub window: Option<usize>,
+    /// Bound c of the scores, `c tanh(s / c)`; `None` = no bound.
+    pub soft_cap: Option<f64>,
 }
 
 impl Heads {

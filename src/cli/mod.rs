@@ -13,6 +13,7 @@ mod evaluate;
 mod export;
 mod flags;
 mod init;
+mod models;
 mod predict;
 mod process;
 mod reproduce;
@@ -46,6 +47,8 @@ enum Verb {
     Init(init::InitArgs),
     /// List runs with their key figures.
     Runs(runs::RunsArgs),
+    /// List the models that have a short name, with their licences.
+    Models(models::ModelsArgs),
     /// Say what is there (devices, memory, caches, Hub, pip), and what to do about what is not.
     Doctor(doctor::DoctorArgs),
     /// Answer questions over HTTP, with a page to try it.
@@ -80,6 +83,7 @@ fn chosen(cli: Cli) -> ExitCode {
         Verb::Predict(args) => predict::run(args),
         Verb::Export(args) => export::run(&args),
         Verb::Runs(args) => runs::run(&args),
+        Verb::Models(args) => models::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Serve(args) => serve::run(args),
         Verb::Data(verb) => data::run(verb),

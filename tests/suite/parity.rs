@@ -55,7 +55,7 @@ pub(crate) fn questions() -> Vec<EncodedQuestion> {
 }
 
 /// Logits of every real token, rows one after another.
-fn all_logits(llama: &Llama, input: &LlamaInput) -> Vec<f32> {
+pub(crate) fn all_logits(llama: &Llama, input: &LlamaInput) -> Vec<f32> {
     let sequence = LENGTHS[0];
     let real: Vec<i32> = LENGTHS
         .iter()
@@ -75,7 +75,7 @@ fn all_logits(llama: &Llama, input: &LlamaInput) -> Vec<f32> {
 }
 
 /// The rows of real tokens of an expected `[2, sequence, width]`.
-fn real_rows((shape, values): &(Vec<usize>, Vec<f32>)) -> Vec<f32> {
+pub(crate) fn real_rows((shape, values): &(Vec<usize>, Vec<f32>)) -> Vec<f32> {
     let [_, sequence, width] = shape[..] else {
         panic!("{shape:?}")
     };

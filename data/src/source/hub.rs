@@ -55,6 +55,18 @@ impl HubFile {
     }
 }
 
+impl HubFile {
+    /// Whether the file lies in the Hub's cache, by its name alone.
+    pub(super) fn is_cached(&self) -> bool {
+        lies_there(self)
+    }
+}
+
+#[cfg(not(feature = "hub"))]
+fn lies_there(_: &HubFile) -> bool {
+    false
+}
+
 /// Why a place did not serve; the search goes on.
 type Reason = String;
 
@@ -77,6 +89,8 @@ pub fn reachable() -> Result<(), Reason> {
     Err("not compiled in: build with feature `hub`".into())
 }
 
+#[cfg(feature = "hub")]
+use online::lies_there;
 #[cfg(feature = "hub")]
 pub use online::reachable;
 #[cfg(feature = "hub")]
@@ -127,6 +141,10 @@ mod online {
             }
         }
         Ok((!found.is_empty()).then_some(found))
+    }
+
+    pub(super) fn lies_there(file: &HubFile) -> bool {
+        client().is_ok_and(|client| fetch(&client, file, true).is_ok())
     }
 
     /// Downloads all files.

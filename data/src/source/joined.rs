@@ -49,6 +49,11 @@ impl JoinedFile {
         Located::new(path, SourceKind::Wheel, wheels.join(" + "))
     }
 
+    /// Whether the file was joined in the cache, by its name alone.
+    pub(super) fn is_cached(&self, cache: &Path) -> bool {
+        self.path(cache).is_file()
+    }
+
     /// The whole file, if an earlier run joined it and it is unchanged.
     pub(super) fn cached(&self, cache: &Path) -> Result<Option<Vec<Located>>, DataError> {
         let path = self.path(cache);

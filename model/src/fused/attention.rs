@@ -14,6 +14,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType, Flex, backend_extension, flex::FlexTensor};
 use burn::tensor::Tensor;
 use burn::tensor::module::attention;
+use burn::tensor::ops::AttentionModuleOptions;
 
 use super::{Implementation, propagate, tracked};
 use crate::rope::Angles;
@@ -21,8 +22,9 @@ use crate::visibility::{Heads, Visibility};
 
 mod flex;
 
-/// `softmax(rotate(q) rotate(k)^T / sqrt(head_dim)) v` over what each token may see. The output at
-/// a token that sees nothing has no meaning, but is finite.
+/// `softmax(rotate(q) rotate(k)^T / sqrt(head_dim)) v` over what each token may see, the scores
+/// bounded where the heads say so. The output at a token that sees nothing has no meaning, but is
+/// finite.
 ///
 /// # Shapes
 /// - q, output: `[batch * sequence, queries * head_dim]`
@@ -37,6 +39,8 @@ pub fn rotary_attention(
     heads: Heads,
 ) -> Tensor<2> {
     match Implementation::of(&[&q]) {
+        // The kernels know no bound.
+        _ if heads.soft_cap.is_some() => composed([q, k, v], angles, visibility, heads),
         Implementation::Flex => Tensor::from_dispatch(Dispatch::rotary_attention(Attention {
             q: q.into_dispatch(),
             k: k.into_dispatch(),
@@ -87,7 +91,11 @@ pub fn rotated_attention(
     let [batch, queries, asking, head_dim] = q.dims();
     let q = q.reshape([batch, heads.keys, queries / heads.keys * asking, head_dim]);
     let mask = Some(visibility.mask(heads));
-    attention(q, k, v, mask, None, Default::default())
+    let options = AttentionModuleOptions {
+        softcap: heads.soft_cap,
+        ..Default::default()
+    };
+    attention(q, k, v, mask, None, options)
         .reshape([batch, queries, asking, head_dim])
         .swap_dims(1, 2)
         .reshape([batch * asking, queries * head_dim])
@@ -102,9 +110,9 @@ pub struct Attention<B: Backend> {
     pub k: FloatTensor<B>,
     /// Values, `[tokens, keys * head_dim]`.
     pub v: FloatTensor<B>,
-    /// Cosines of the rotary angles, `[tokens, head_dim / 2]`.
+    /// Cosines of the rotary angles, `[tokens, rotated / 2]`.
     pub cos: FloatTensor<B>,
-    /// Sines of the rotary angles, `[tokens, head_dim / 2]`.
+    /// Sines of the rotary angles, `[tokens, rotated / 2]`.
     pub sin: FloatTensor<B>,
     /// See [`Visibility::segments`], `[batch, sequence]`.
     pub segments: IntTensor<B>,
@@ -209,20 +217,22 @@ mod tests {
     fn attention_equals_its_composed_form_in_value_and_gradients() {
         let device = Device::flex();
         device.seed(7);
-        for (sequence, queries, keys, head_dim, window) in [
-            (1, 1, 1, 2, None),
-            (13, 4, 2, 6, Some(4)),
-            (150, 3, 1, 8, None),
-            (150, 4, 4, 16, Some(70)),
+        for (sequence, queries, keys, head_dim, rotated, window) in [
+            (1, 1, 1, 2, 2, None),
+            (13, 4, 2, 6, 6, Some(4)),
+            (13, 4, 2, 6, 4, None),
+            (150, 3, 1, 8, 8, None),
+            (150, 4, 4, 16, 12, Some(70)),
         ] {
             let heads = Heads {
                 queries,
                 keys,
                 window,
+                soft_cap: None,
             };
             let visibility = rows(sequence, &device).with_masks(std::iter::once(heads));
             let tokens = 4 * sequence;
-            let angle = random([tokens, head_dim / 2], &device) * 3.0;
+            let angle = random([tokens, rotated / 2], &device) * 3.0;
             let angles = Angles {
                 cos: angle.clone().cos(),
                 sin: angle.sin(),

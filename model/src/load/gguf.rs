@@ -15,6 +15,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 
 mod header;
+mod sentence_piece;
 
 /// The weights of a GGUF file, dequantised to f32 one tensor at a time.
 pub struct Gguf {
@@ -24,34 +25,47 @@ pub struct Gguf {
     heads: usize,
     key_value_heads: usize,
     /// Whether the rows of q and k are in interleaved rotary order, as llama.cpp stores those of
-    /// llama. Those of qwen2 are as they were.
+    /// llama. Those of other families are as they were.
     permuted: bool,
 }
 
-/// Opens a GGUF file of architecture `llama` or `qwen2`.
+/// Opens a GGUF file of an architecture that [`FAMILIES`](crate::config::FAMILIES) names.
 ///
 /// # Errors
 /// A damaged header, another architecture, a quantisation that is not implemented, or a tokenizer
 /// that cannot be rebuilt.
 pub fn open(path: &Path) -> Result<ModelFiles, ModelError> {
     let (file, content) = read_header(path)?;
-    let config = header::config(&content)
+    let invalid = |e: ModelError| at(path, e.to_string());
+    let mut config = header::config(&content)
         .and_then(ModelConfig::validated)
-        .map_err(|e| at(path, e.to_string()))?;
-    let tokenizer = header::tokenizer(&content).map_err(|e| at(path, e))?;
+        .map_err(invalid)?;
+    let tokenizer = match header::has_sentence_piece(&content) {
+        true => super::tokenizer(|| sentence_piece::tokenizer(&content)),
+        false => header::tokenizer(&content),
+    };
+    let tokenizer = tokenizer.map_err(|e| at(path, e))?;
+    let mut weights = Gguf {
+        path: path.into(),
+        file,
+        heads: config.num_attention_heads,
+        key_value_heads: config.num_key_value_heads,
+        permuted: config.model_type == "llama",
+        content,
+    };
+    if weights.content.tensor_infos.contains_key(ROPE_DIVISORS) {
+        let (_, divisors) = weights.read(ROPE_DIVISORS)?;
+        header::with_rope_divisors(&mut config, divisors);
+    }
     Ok(ModelFiles {
-        weights: Box::new(Gguf {
-            path: path.into(),
-            file,
-            heads: config.num_attention_heads,
-            key_value_heads: config.num_key_value_heads,
-            permuted: config.model_type == "llama",
-            content,
-        }),
-        config,
+        config: config.validated().map_err(invalid)?,
+        weights: Box::new(weights),
         tokenizer,
     })
 }
+
+/// Llama 3's rotary scaling: what each frequency is divided by.
+const ROPE_DIVISORS: &str = "rope_freqs.weight";
 
 /// The chat template in a GGUF file's header, if there is one.
 ///
@@ -101,6 +115,8 @@ fn gguf_name(name: &str) -> Option<String> {
     let part = match part {
         "input_layernorm" => "attn_norm",
         "post_attention_layernorm" => "ffn_norm",
+        "self_attn.q_norm" => "attn_q_norm",
+        "self_attn.k_norm" => "attn_k_norm",
         "self_attn.q_proj" => "attn_q",
         "self_attn.k_proj" => "attn_k",
         "self_attn.v_proj" => "attn_v",

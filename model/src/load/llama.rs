@@ -4,12 +4,12 @@ use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 
 use super::Weights;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, QueryKeyNorm};
 use crate::error::ModelError;
-use crate::llama::{DecoderLayer, Llama, Mlp, SelfAttention};
+use crate::llama::{DecoderLayer, Llama, Mlp, Multipliers, SelfAttention};
 use crate::norm::RmsNorm;
 use crate::projection::{Dense, Projection};
-use crate::rope::Rope;
+use crate::rope::{Rope, Rotation};
 
 impl Llama {
     /// Builds the base model from a source of weights.
@@ -31,6 +31,7 @@ impl Llama {
             weights,
             dtype,
             device,
+            rotations: Vec::new(),
         }
         .build(positions)
     }
@@ -42,6 +43,8 @@ struct Builder<'a> {
     weights: &'a mut dyn Weights,
     dtype: FloatDType,
     device: &'a Device,
+    /// The rotations of the layers so far, each once.
+    rotations: Vec<Rotation>,
 }
 
 impl Builder<'_> {
@@ -59,13 +62,32 @@ impl Builder<'_> {
         Ok(Llama {
             embed_tokens,
             layers,
-            norm: self.norm("model.norm.weight")?,
+            norm: self.norm("model.norm")?,
             lm_head,
-            rope: Rope::new(
-                config,
-                positions.min(config.max_position_embeddings),
-                self.device,
-            ),
+            ropes: self
+                .rotations
+                .iter()
+                .map(|rotation| {
+                    let positions = positions.min(config.max_position_embeddings);
+                    Rope::new(config, *rotation, positions, self.device)
+                })
+                .collect(),
+            multipliers: Multipliers {
+                embedding: config.variant.embedding_multiplier,
+                residual: config.variant.residual_multiplier,
+                logits_divisor: config.variant.logits_divisor,
+                logit_soft_cap: config.variant.logit_soft_cap,
+            },
+        })
+    }
+
+    /// Place of a layer's rotation among those of all layers.
+    fn rope(&mut self, layer: usize) -> usize {
+        let own = Rotation::of(self.config, layer);
+        let known = self.rotations.iter().position(|rotation| *rotation == own);
+        known.unwrap_or_else(|| {
+            self.rotations.push(own);
+            self.rotations.len() - 1
         })
     }
 
@@ -77,22 +99,36 @@ impl Builder<'_> {
         let (qkv_bias, output_bias, mlp_bias) =
             (config.qkv_bias, config.output_bias, config.mlp_bias);
         let at = |part: &str| format!("model.layers.{layer}.{part}");
+        let names = config.variant.norm_names();
+        let head_norms = config.variant.query_key_norm != QueryKeyNorm::None;
+        let of_heads = |name| head_norms.then_some(name);
         Ok(DecoderLayer {
-            input_layernorm: self.norm(&at("input_layernorm.weight"))?,
+            attention_input_norm: self.layer_norm(layer, names.attention_input)?,
+            attention_output_norm: self.layer_norm(layer, names.attention_output)?,
+            mlp_input_norm: self.layer_norm(layer, names.mlp_input)?,
+            mlp_output_norm: self.layer_norm(layer, names.mlp_output)?,
             self_attn: SelfAttention {
                 q_proj: self.projection(&at("self_attn.q_proj"), [q, d], qkv_bias)?,
                 k_proj: self.projection(&at("self_attn.k_proj"), [kv, d], qkv_bias)?,
                 v_proj: self.projection(&at("self_attn.v_proj"), [kv, d], qkv_bias)?,
                 o_proj: self.projection(&at("self_attn.o_proj"), [d, q], output_bias)?,
+                q_norm: self.layer_norm(layer, of_heads("self_attn.q_norm"))?,
+                k_norm: self.layer_norm(layer, of_heads("self_attn.k_norm"))?,
+                query_factor: config
+                    .variant
+                    .attention_scale
+                    .map(|scale| scale * (config.head_dim as f64).sqrt()),
+                rope: self.rope(layer),
+                soft_cap: config.variant.attention_soft_cap,
                 heads: config.num_attention_heads,
                 key_value_heads: config.num_key_value_heads,
                 window: config.sliding_window[layer],
             },
-            post_attention_layernorm: self.norm(&at("post_attention_layernorm.weight"))?,
             mlp: Mlp {
                 gate_proj: self.projection(&at("mlp.gate_proj"), [f, d], mlp_bias)?,
                 up_proj: self.projection(&at("mlp.up_proj"), [f, d], mlp_bias)?,
                 down_proj: self.projection(&at("mlp.down_proj"), [d, f], mlp_bias)?,
+                activation: config.variant.activation,
                 whole_experts: None,
             },
             attention_router: None,
@@ -114,8 +150,25 @@ impl Builder<'_> {
         Ok(Projection::Dense(Dense::new(weight, bias)))
     }
 
+    /// A norm of a layer, if the family has it.
+    fn layer_norm(
+        &mut self,
+        layer: usize,
+        name: Option<&str>,
+    ) -> Result<Option<RmsNorm>, ModelError> {
+        let Some(name) = name else {
+            return Ok(None);
+        };
+        self.norm(&format!("model.layers.{layer}.{name}")).map(Some)
+    }
+
     fn norm(&mut self, name: &str) -> Result<RmsNorm, ModelError> {
-        let gain = self.tensor_of(name, [self.config.hidden_size], DType::F32)?;
+        let width = self.config.norm_width(name);
+        let gain = self.tensor_of(&format!("{name}.weight"), [width], DType::F32)?;
+        let gain = match self.config.variant.unit_offset {
+            true => gain + 1.0,
+            false => gain,
+        };
         Ok(RmsNorm::new(gain, self.config.rms_norm_eps))
     }
 

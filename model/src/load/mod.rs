@@ -8,6 +8,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 
 pub mod chat;
+mod fused;
 pub mod gguf;
 mod llama;
 pub mod safetensors;
@@ -85,9 +86,21 @@ fn open_directory(path: &Path) -> Result<ModelFiles, ModelError> {
     let tokenizer = tokenizer(|| tokenizers::Tokenizer::from_bytes(text.as_bytes()))
         .map_err(|reason| at(&tokenizer_path, reason))?;
     Ok(ModelFiles {
+        weights: weights(path, &config)?,
         config,
-        weights: Box::new(safetensors::Safetensors::open(path)?),
         tokenizer,
+    })
+}
+
+/// The weights of a directory in Hugging Face's layout, each projection by itself.
+///
+/// # Errors
+/// As [`safetensors::Safetensors::open`].
+pub fn weights(path: &Path, config: &ModelConfig) -> Result<Box<dyn Weights>, ModelError> {
+    let weights = safetensors::Safetensors::open(path)?;
+    Ok(match config.variant.fused_projections {
+        true => Box::new(fused::Fused::new(weights, config)),
+        false => Box::new(weights),
     })
 }
 

@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::Weights;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Variant};
 use crate::error::ModelError;
 
 /// The shape of the tiny model for a vocabulary of the given size.
@@ -28,6 +28,7 @@ pub fn config(vocab_size: usize) -> ModelConfig {
         output_bias: false,
         mlp_bias: false,
         tie_word_embeddings: true,
+        variant: Variant::default(),
     }
 }
 
@@ -53,8 +54,8 @@ impl RandomWeights {
             c.num_key_value_heads * c.head_dim,
         );
         let (d, f) = (c.hidden_size, c.intermediate_size);
-        if name.ends_with("norm.weight") {
-            return Some(vec![d]);
+        if let Some(norm) = name.strip_suffix(".weight").filter(|n| n.ends_with("norm")) {
+            return Some(vec![c.norm_width(norm)]);
         }
         let sizes = [
             ("embed_tokens", [c.vocab_size, d]),

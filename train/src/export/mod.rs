@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
 use model::exchange::{self, Tensors, merged, mixlora, own, peft};
-use model::{AdapterConfig, DropoutSeed, Llama, LlamaInput};
+use model::{AdapterConfig, DropoutSeed, Llama, LlamaInput, ModelConfig};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -70,6 +70,7 @@ pub fn export(
     let (directory, config) = RunDirectory::open(&setup.run)?;
     suits(&registry::build(&config)?.adapter(), format)?;
     let prepared = prepare_model(&config, &setup.finder)?;
+    holds_projections(&prepared.model, format)?;
     let positions = prepared.most_positions();
     let members = members(&config, &directory, &prepared)?;
     let mut run = LoadedRun::open(&config, setup, prepared, positions, &members)?;
@@ -144,6 +145,20 @@ fn suits(adapter: &AdapterConfig, format: Format) -> Result<(), TrainError> {
             refuse("the run's adapter is a plain LoRA: use peft")
         }
         (AdapterConfig::MixLora(mix), Format::MixLora) => Ok(mixlora::serves(mix)?),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a format can hold the projections as the model's own files do.
+fn holds_projections(model: &ModelConfig, format: Format) -> Result<(), TrainError> {
+    match format {
+        Format::Peft | Format::Merged { .. } if model.variant.fused_projections => {
+            let reason = format!(
+                "the files of {} hold q, k and v as one matrix, the adapter has one for each: use uq4ct",
+                model.model_type
+            );
+            Err(TrainError::config("--format", reason))
+        }
         _ => Ok(()),
     }
 }

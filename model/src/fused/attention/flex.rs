@@ -68,6 +68,8 @@ struct Inputs {
     batch: usize,
     sequence: usize,
     head_dim: usize,
+    /// Half of the values of a head that are rotated.
+    half: usize,
     /// Heads of queries in all.
     queries: usize,
     /// Heads of queries that share a key-value head.
@@ -85,6 +87,7 @@ impl Inputs {
             queries,
             keys,
             window,
+            ..
         } = inputs.heads;
         let head_dim = width / queries;
         assert_eq!([tokens, width], [batch * sequence, queries * head_dim]);
@@ -97,6 +100,7 @@ impl Inputs {
             branches: int(&inputs.branches),
             positions: int(&inputs.positions),
             groups: queries / keys,
+            half: dims::<2>(&cos)[1],
             window: window.map(|w| w as i32),
             q,
             k,
@@ -259,13 +263,15 @@ impl<'a> Head<'a> {
     /// Turns each token's vector by its angles, or back.
     fn rotate(&self, head: &mut [f32], direction: f32) {
         let Inputs {
-            sequence, head_dim, ..
+            sequence,
+            head_dim,
+            half,
+            ..
         } = *self.inputs;
-        let half = head_dim / 2;
         let [cos, sin] = [&self.inputs.cos, &self.inputs.sin]
             .map(|t| values(t)[self.row * sequence * half..].chunks(half));
         for ((head, cos), sin) in head.chunks_mut(head_dim).zip(cos).zip(sin) {
-            let (real, imaginary) = head.split_at_mut(half);
+            let (real, imaginary) = head[..2 * half].split_at_mut(half);
             for (((re, im), c), s) in real.iter_mut().zip(imaginary).zip(cos).zip(sin) {
                 let s = s * direction;
                 (*re, *im) = (*re * c - *im * s, *im * c + *re * s);

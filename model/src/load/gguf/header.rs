@@ -1,5 +1,7 @@
 //! The header of a GGUF file: the model's configuration and its tokenizer.
 
+use std::collections::BTreeSet;
+
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use tokenizers::Tokenizer;
@@ -9,16 +11,22 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 
 use super::super::chat::ChatSource;
 use super::missing;
-use crate::config::ModelConfig;
+use crate::config::{FAMILIES, ModelConfig, QueryKeyNorm, RopeScaling, Variant};
 use crate::error::ModelError;
 
-/// The configuration of a model of architecture `llama` or `qwen2`.
+/// The configuration of a model of an architecture that is read.
 pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
     let architecture = text(content, "general.architecture")?;
-    if !matches!(architecture.as_str(), "llama" | "qwen2") {
+    let known = FAMILIES.iter().filter_map(|family| family.gguf);
+    let known: BTreeSet<&str> = known.collect();
+    if !known.contains(architecture.as_str()) {
+        let known: Vec<&str> = known.into_iter().collect();
         return Err(ModelError::setting(
             "general.architecture",
-            format!("expected llama or qwen2, got {architecture:?}"),
+            format!(
+                "expected {}, got {architecture:?}: use the model's safetensors, if its family is read",
+                known.join(", ")
+            ),
         ));
     }
     let key = |name: &str| format!("{architecture}.{name}");
@@ -33,19 +41,14 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
             format!("{layers} layers cannot be in {tensors} tensors: the file is damaged"),
         ));
     }
-    let scaling = content.metadata.get(&key("rope.scaling.type"));
-    if let Some(Value::String(kind)) = scaling
-        && kind != "none"
-    {
+    let head_dim = count("attention.key_length").unwrap_or(d / heads.max(1));
+    let rotated = count("rope.dimension_count").unwrap_or(head_dim);
+    if rotated != head_dim {
         return Err(ModelError::setting(
-            key("rope.scaling.type"),
-            format!("expected none, got {kind:?}: use the model's safetensors"),
-        ));
-    }
-    if content.tensor_infos.contains_key("rope_freqs.weight") {
-        return Err(ModelError::setting(
-            "rope_freqs.weight",
-            "Llama 3 scaling inside a GGUF is not implemented: use the model's safetensors",
+            key("rope.dimension_count"),
+            format!(
+                "expected {head_dim}, the width of a head, got {rotated}: use the model's safetensors"
+            ),
         ));
     }
     let embedding = content
@@ -60,18 +63,62 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
         num_hidden_layers: layers,
         num_attention_heads: heads,
         num_key_value_heads: count("attention.head_count_kv").unwrap_or(heads),
-        head_dim: count("attention.key_length").unwrap_or(d / heads.max(1)),
+        head_dim,
         max_position_embeddings: count("context_length")?,
         rms_norm_eps: number(content, &key("attention.layer_norm_rms_epsilon"))?,
         rope_theta: number(content, &key("rope.freq_base")).unwrap_or(10_000.0),
-        rope_scaling: None,
+        rope_scaling: rope_scaling(content, &architecture)?,
         sliding_window: vec![None; layers],
         qkv_bias: content.tensor_infos.contains_key("blk.0.attn_q.bias"),
         output_bias: content.tensor_infos.contains_key("blk.0.attn_output.bias"),
         mlp_bias: false,
         tie_word_embeddings: !content.tensor_infos.contains_key("output.weight"),
+        variant: Variant {
+            query_key_norm: match content
+                .tensor_infos
+                .contains_key("blk.0.attn_q_norm.weight")
+            {
+                true => QueryKeyNorm::Head,
+                false => QueryKeyNorm::None,
+            },
+            ..Variant::default()
+        },
         model_type: architecture,
     })
+}
+
+/// The scaling that the header names. Llama 3's stands in a tensor instead.
+fn rope_scaling(content: &Content, architecture: &str) -> Result<Option<RopeScaling>, ModelError> {
+    let kind = format!("{architecture}.rope.scaling.type");
+    let Some(Value::String(name)) = content.metadata.get(&kind) else {
+        return Ok(None);
+    };
+    match name.as_str() {
+        "none" => Ok(None),
+        "linear" => Ok(Some(RopeScaling::Linear {
+            factor: number(content, &format!("{architecture}.rope.scaling.factor"))?,
+        })),
+        other => Err(ModelError::setting(
+            kind,
+            format!("expected none or linear, got {other:?}: use the model's safetensors"),
+        )),
+    }
+}
+
+/// Llama 3's scaling as its file holds it, a divisor for every frequency, on a whole configuration.
+pub(super) fn with_rope_divisors(config: &mut ModelConfig, divisors: Vec<f32>) {
+    let divisors: Vec<f64> = divisors.into_iter().map(f64::from).collect();
+    config.rope_scaling = Some(RopeScaling::LongRope {
+        short_factor: divisors.clone(),
+        long_factor: divisors,
+        original_max_position_embeddings: config.max_position_embeddings as f64,
+        attention_factor: 1.0,
+    });
+}
+
+/// Whether the tokenizer is SentencePiece's, as LLaMA-2's and Mistral's are.
+pub(super) fn has_sentence_piece(content: &Content) -> bool {
+    text(content, "tokenizer.ggml.model").is_ok_and(|model| model == "llama")
 }
 
 /// The tokenizer as candle-core reads it, with the pre-tokenizers that candle-core does not know:
@@ -120,7 +167,7 @@ pub(super) fn chat_template(content: &Content) -> Option<ChatSource> {
     })
 }
 
-fn value<'a>(content: &'a Content, key: &str) -> Result<&'a Value, ModelError> {
+pub(super) fn value<'a>(content: &'a Content, key: &str) -> Result<&'a Value, ModelError> {
     content
         .metadata
         .get(key)
@@ -134,7 +181,7 @@ fn text(content: &Content, key: &str) -> Result<String, ModelError> {
         .map_err(|_| ModelError::setting(key, "expected text"))
 }
 
-fn integer(content: &Content, key: &str) -> Result<usize, ModelError> {
+pub(super) fn integer(content: &Content, key: &str) -> Result<usize, ModelError> {
     let found = value(content, key)?;
     found
         .to_u64()

@@ -1,0 +1,250 @@
+//! Every family beside LLaMA, Mistral and Qwen2 against transformers; the fixtures are made by
+//! `tests/fixtures/make_families.py` and `make_sentencepiece.py`.
+
+use burn::data::dataloader::batcher::Batcher;
+use burn::module::{Module, ModuleMapper, Param};
+use burn::optim::GradientsParams;
+use burn::prelude::*;
+use burn::tensor::{FloatDType, TensorData};
+use data::{QuestionBatcher, Tokenizer};
+use model::config::FAMILIES;
+use model::{AdapterConfig, DropoutSeed, KeyValueCache, Llama, LlamaInput, ModelConfig};
+use serde_json::Value;
+use train::forward::{self, Reading};
+use train::functional_uncertainty::FluTokens;
+use train::method::{self, Training};
+
+use crate::parity::{all_logits, load as load_llama, lora, questions, real_rows};
+use crate::support::{assert_close, devices, fixture, floats, named_gradients, tensors};
+
+/// Positions of the longest question of the fixtures.
+const POSITIONS: usize = 13;
+
+/// One model a family, and one for each kind of rotation.
+const MODELS: [&str; 12] = [
+    "qwen3",
+    "phi3",
+    "phi3_longrope_short",
+    "phi3_longrope_long",
+    "gemma2",
+    "gemma3",
+    "olmo2",
+    "smollm3",
+    "granite",
+    "llama_yarn",
+    "llama_dynamic",
+    "llama_wide",
+];
+
+fn load(name: &str, device: &Device) -> Llama {
+    let folder = fixture("families").join(name);
+    let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let config = ModelConfig::from_json(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let mut weights = model::load::weights(&folder, &config).unwrap();
+    Llama::load(&config, &mut *weights, POSITIONS, FloatDType::F32, device).unwrap()
+}
+
+#[test]
+fn logits_and_loss_of_further_families_equal_transformers() {
+    for (name, device, tolerance) in devices() {
+        for family in MODELS {
+            let llama = load(family, &device);
+            let batch = QuestionBatcher::default().batch(questions(), &device);
+            let expected = tensors(
+                &fixture("families")
+                    .join(family)
+                    .join("expected.safetensors"),
+            );
+            let input = forward::input(&batch, DropoutSeed::OFF);
+            let what = format!("{family} on {name}");
+            let logits = real_rows(&expected["logits"]);
+            assert_close(&what, &all_logits(&llama, &input), &logits, tolerance);
+            let reading = Reading::of(llama.forward(&input), &batch, FluTokens::default());
+            let loss = method::base::Base.objective(&reading, &batch).total();
+            assert_close(&what, &floats(loss), &expected["loss"].1, tolerance);
+        }
+    }
+}
+
+#[test]
+fn every_family_has_a_model_that_is_compared() {
+    let compared: Vec<String> = ["families", "parity"]
+        .into_iter()
+        .flat_map(|folder| std::fs::read_dir(fixture(folder)).unwrap())
+        .filter_map(|entry| {
+            let config = std::fs::read_to_string(entry.ok()?.path().join("config.json")).ok()?;
+            let config: Value = serde_json::from_str(&config).ok()?;
+            Some(config["model_type"].as_str()?.to_owned())
+        })
+        .collect();
+    for family in FAMILIES {
+        let known = compared.iter().any(|kind| kind == family.model_type);
+        assert!(known, "{}: no fixture", family.model_type);
+    }
+}
+
+/// One row of tokens from a position on, the last of which is scored.
+fn row(tokens: &[i32], first: i32, device: &Device) -> LlamaInput {
+    let n = tokens.len();
+    let grid =
+        |values: Vec<i32>| Tensor::<2, Int>::from_data(TensorData::new(values, [1, n]), device);
+    LlamaInput {
+        tokens: grid(tokens.to_vec()),
+        positions: grid((first..first + n as i32).collect()),
+        segments: grid(vec![1; n]),
+        branches: grid(vec![0; n]),
+        scored: Tensor::from_data([n as i32 - 1], device),
+        dropout: DropoutSeed::OFF,
+        probe: None,
+        routers_apart: false,
+    }
+}
+
+#[test]
+fn further_families_write_token_by_token_as_they_read_at_once() {
+    let tokens = [5, 17, 3, 44, 9, 60, 21, 8];
+    for (name, device, tolerance) in devices() {
+        for family in MODELS {
+            let llama = load(family, &device);
+            let whole = floats(llama.forward(&row(&tokens, 0, &device)).logits);
+            let mut cache = KeyValueCache::default();
+            llama.forward_with_cache(&row(&tokens[..5], 0, &device), &mut cache);
+            let mut last = Vec::new();
+            for (place, token) in (5..).zip(&tokens[5..]) {
+                let next = row(&[*token], place, &device);
+                last = floats(llama.forward_with_cache(&next, &mut cache).logits);
+            }
+            assert_close(&format!("{family} on {name}"), &last, &whole, tolerance);
+        }
+    }
+}
+
+/// Every parameter moved along a wave.
+struct Along(f32);
+
+impl ModuleMapper for Along {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|old| {
+            let shape = old.shape();
+            let wave = (0..).map(|i| self.0 * (i as f32 * 1.3 + 0.4).sin());
+            // A leaf of its own, of which gradients are asked.
+            let values = floats(old.clone()).into_iter().zip(wave);
+            let moved: Vec<f32> = values.map(|(value, step)| value + step).collect();
+            Tensor::from_data(TensorData::new(moved, shape), &old.device())
+        })
+    }
+}
+
+#[test]
+fn gradients_of_further_families_agree_with_finite_differences() {
+    let device = Device::flex().autodiff();
+    let adapter = AdapterConfig::Lora(model::LoraConfig {
+        dropout: 0.0,
+        ..lora()
+    });
+    for family in MODELS {
+        let llama = load(family, &device).attach(&adapter, 3).unwrap();
+        let llama = llama.map(&mut Along(0.2)).train();
+        let batch = QuestionBatcher::default().batch(questions(), &device);
+        let loss = |llama: &Llama| {
+            let output = llama.forward(&forward::input(&batch, DropoutSeed::OFF));
+            let reading = Reading::of(output, &batch, FluTokens::default());
+            method::base::Base.objective(&reading, &batch).total()
+        };
+        let gradients = loss(&llama).backward();
+        let gradients = GradientsParams::from_grads(gradients, &llama);
+        let slope: f64 = named_gradients(&llama, &gradients)
+            .values()
+            .flat_map(|gradient| gradient.iter().enumerate())
+            .map(|(i, g)| f64::from(*g) * f64::from((i as f32 * 1.3 + 0.4).sin()))
+            .sum();
+        let step = 2e-3f32;
+        let at = |step: f32| f64::from(floats(loss(&llama.clone().map(&mut Along(step))))[0]);
+        let found = (at(step) - at(-step)) / (2.0 * f64::from(step));
+        assert!(
+            (found - slope).abs() < 0.02 * slope.abs().max(0.05),
+            "{family}: {slope} by the graph, {found} by differences"
+        );
+    }
+}
+
+#[test]
+fn families_from_gguf_equal_themselves_from_safetensors() {
+    let device = Device::flex();
+    let input = row(&[5, 17, 3, 44, 9, 60], 0, &device);
+    for name in ["qwen3", "llama3_rope"] {
+        let expected = match name {
+            "qwen3" => load(name, &device),
+            _ => load_llama(name, &device),
+        };
+        let path = fixture("gguf").join(format!("{name}.gguf"));
+        let mut files = model::load::open(&path).unwrap();
+        let weights = &mut *files.weights;
+        let found = Llama::load(&files.config, weights, POSITIONS, FloatDType::F32, &device);
+        let (found, expected) = (found.unwrap().forward(&input), expected.forward(&input));
+        assert_close(name, &floats(found.logits), &floats(expected.logits), 1e-5);
+        // What a merged model says of itself is read as what it was.
+        let text = files.config.to_json().to_string();
+        assert_eq!(
+            ModelConfig::from_json(&text).unwrap(),
+            files.config,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn sentence_piece_from_gguf_reads_text_as_sentencepiece_does() {
+    let path = fixture("gguf/sentence_piece.gguf");
+    let files = model::load::open(&path).unwrap();
+    let tokenizer = Tokenizer::new(files.tokenizer);
+    let text = std::fs::read_to_string(fixture("sentence_piece.json")).unwrap();
+    let expected: Value = serde_json::from_str(&text).unwrap();
+    let texts = expected["texts"].as_array().unwrap();
+    assert!(texts.len() > 10);
+    for entry in texts {
+        let text = entry["text"].as_str().unwrap();
+        let ids: Vec<u32> = serde_json::from_value(entry["ids"].clone()).unwrap();
+        assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text:?}");
+        // A piece that stands for a space cannot be told from a space.
+        if !text.contains('▁') {
+            assert_eq!(tokenizer.decode(&ids[1..]).unwrap(), text);
+        }
+    }
+    let chat = model::load::chat_source(&path).unwrap().unwrap();
+    assert_eq!(chat.special_tokens["bos_token"], "<s>");
+    assert_eq!(chat.special_tokens["unk_token"], "<unk>");
+}
+
+#[test]
+fn what_is_no_family_is_refused_by_name() {
+    let refused = |kind: &str, more: &str| {
+        let text = format!(
+            r#"{{"model_type":"{kind}","vocab_size":8,"hidden_size":8,"intermediate_size":8,
+            "num_hidden_layers":2,"num_attention_heads":2{more}}}"#
+        );
+        ModelConfig::from_json(&text).unwrap_err().to_string()
+    };
+    for kind in [
+        "qwen3_moe",
+        "mixtral",
+        "mamba",
+        "bert",
+        "gpt2",
+        "deepseek_v3",
+    ] {
+        let message = refused(kind, "");
+        assert!(
+            message.contains(kind) && message.contains("gemma2"),
+            "{message}"
+        );
+    }
+    let message = refused("gemma3", "");
+    assert!(message.contains("gemma3_text"), "{message}");
+    let message = refused("gemma3_text", r#","use_bidirectional_attention":true"#);
+    assert!(message.contains("use_bidirectional_attention"), "{message}");
+    let longrope =
+        r#","rope_scaling":{"rope_type":"longrope","short_factor":[1.0],"long_factor":[2.0,1.0]}"#;
+    let message = refused("phi3", longrope);
+    assert!(message.contains("short_factor"), "{message}");
+}
