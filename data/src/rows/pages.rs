@@ -12,7 +12,7 @@ const PAGE: u64 = 32 << 20;
 /// How often a page may be larger than what it was compressed to. Text reaches 10.
 const RATIO: u64 = 64;
 
-/// Checks that the file can hold what it says that it holds. Call it before anything but the
+/// Checks that a file can hold what it says that it holds. Call it before anything but the
 /// metadata is read.
 ///
 /// # Errors
@@ -31,9 +31,17 @@ pub fn check_sizes(file: &File, metadata: &ParquetMetaData) -> Result<(), String
         let (mut at, end) = (start, start.saturating_add(size));
         while at < end && bytes.seek(SeekFrom::Start(at)).is_ok() {
             // What cannot be read here is for the parquet crate to name.
-            let Some(Page { stored, full }) = page(&mut bytes) else {
+            let Some(page) = page(&mut bytes) else {
                 break;
             };
+            let Page { stored, full, .. } = page;
+            // The library makes room for all of them.
+            if page.entries > full.max(stored) {
+                let entries = page.entries;
+                return Err(format!(
+                    "says that {full} bytes are a dictionary of {entries}"
+                ));
+            }
             if full > PAGE && full > RATIO * stored {
                 return Err(format!("says that {stored} bytes are a page of {full}"));
             }
@@ -46,28 +54,44 @@ pub fn check_sizes(file: &File, metadata: &ParquetMetaData) -> Result<(), String
     Ok(())
 }
 
-/// Bytes of a page in the file and in memory.
+/// Bytes of a page in the file and in memory; entries of a dictionary.
 struct Page {
     stored: u64,
     full: u64,
+    entries: u64,
 }
 
-/// Reads a `PageHeader`: field 2 is the size in memory, field 3 that in the file.
+/// Reads a `PageHeader`: field 2 is the size in memory, field 3 that in the file, field 7 the
+/// header of a dictionary, whose field 1 counts its entries.
 fn page(bytes: &mut impl BufRead) -> Option<Page> {
-    let (mut stored, mut full) = (None, None);
-    fields(bytes, 0, &mut |id, number| match id {
-        2 => full = u64::try_from(number).ok(),
-        3 => stored = u64::try_from(number).ok(),
-        _ => {}
+    let (mut stored, mut full, mut entries) = (None, None, Some(0));
+    fields(bytes, 0, 0, &mut |parent, id, number| {
+        let number = u64::try_from(number).ok();
+        match (parent, id) {
+            (0, 2) => full = number,
+            (0, 3) => stored = number,
+            (7, 1) => entries = number,
+            _ => {}
+        }
     })?;
     Some(Page {
         stored: stored?,
         full: full?,
+        entries: entries?,
     })
 }
 
-/// Walks over a structure of Thrift's compact protocol, and tells of its own whole numbers.
-fn fields(bytes: &mut impl BufRead, depth: usize, found: &mut impl FnMut(i64, i64)) -> Option<()> {
+/// What is told of a whole number: the field that its structure is in, 0 outside; its own field;
+/// the number.
+type Found<'a> = dyn FnMut(i64, i64, i64) + 'a;
+
+/// Walks over a structure of Thrift's compact protocol, and tells of its whole numbers.
+fn fields(
+    bytes: &mut impl BufRead,
+    parent: i64,
+    depth: usize,
+    found: &mut Found<'_>,
+) -> Option<()> {
     let mut id = 0;
     loop {
         let head = byte(bytes)?;
@@ -79,9 +103,11 @@ fn fields(bytes: &mut impl BufRead, depth: usize, found: &mut impl FnMut(i64, i6
             step => id + i64::from(step),
         };
         match head & 0xf {
-            4..=6 => found(id, zigzag(bytes)?),
+            4..=6 => found(parent, id, zigzag(bytes)?),
             // A truth value is its type.
             1 | 2 => {}
+            // Only the structures of a page's own header count.
+            12 if depth == 0 => fields(bytes, id, 1, found)?,
             kind => skip(bytes, kind, depth + 1)?,
         }
     }
@@ -107,7 +133,7 @@ fn skip(bytes: &mut impl BufRead, kind: u8, depth: usize) -> Option<()> {
             };
             (0..length).try_for_each(|_| skip(bytes, head & 0xf, depth + 1))
         }
-        12 => fields(bytes, depth, &mut |_, _| ()),
+        12 => fields(bytes, 0, depth, &mut |_, _, _| ()),
         _ => None,
     }
 }
@@ -155,10 +181,14 @@ mod tests {
 
     /// A file of one compressed column of so many equal cells, in one page if they fit.
     fn file(cells: usize, length: usize) -> Vec<u8> {
+        with_dictionary(cells, length, false)
+    }
+
+    fn with_dictionary(cells: usize, length: usize, dictionary: bool) -> Vec<u8> {
         let schema = parse_message_type("message m { required binary question; }").unwrap();
         let settings = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            .set_dictionary_enabled(false)
+            .set_dictionary_enabled(dictionary)
             .build();
         let mut bytes = Vec::new();
         let (schema, settings) = (Arc::new(schema), Arc::new(settings));
@@ -197,6 +227,20 @@ mod tests {
         // The metadata at the end counts from the beginning, where nothing has moved.
         let error = checked(&huge).unwrap_err();
         assert!(error.contains("are a page of 2147483647"), "{error}");
+    }
+
+    /// The smallest input that fuzzing found: a count that made room for four million texts.
+    #[test]
+    fn a_dictionary_cannot_have_more_entries_than_bytes() {
+        let whole = with_dictionary(40, 100, true);
+        assert_eq!(checked(&whole), Ok(()));
+        // Its kind, sizes of 104 and some bytes, its own header, and in that one entry.
+        let at = 4 + whole[4..].iter().position(|byte| *byte == 0x4c).unwrap();
+        assert_eq!(whole[at..at + 3], [0x4c, 0x15, 0x02]);
+        let mut many = whole.clone();
+        many.splice(at + 2..at + 3, [0xe2, 0x96, 0x81, 0x04]);
+        let error = checked(&many).unwrap_err();
+        assert!(error.contains("are a dictionary of 4203953"), "{error}");
     }
 
     #[test]
