@@ -103,6 +103,8 @@ pub fn split(
     }
     let train = load(dataset, OfficialSplit::Train, finder)?;
     let (mut train, mut files) = (train.questions, train.located);
+    let listed = DATASETS.iter().any(|d| d.name() == dataset.name());
+    let rows = train.len();
     let percent = format!("{:.0} % of train", options.held_out_fraction * 100.0);
     let mut part = |split: Option<OfficialSplit>, draw: Draw| match split {
         Some(split) => {
@@ -112,9 +114,18 @@ pub fn split(
         }
         None => {
             let all = std::mem::take(&mut train);
-            let (kept, out) = carve(all, options.held_out_fraction, &mut draw.rng(options));
+            let (fraction, from) = match (listed, draw) {
+                (false, Draw::Carve) => of_own(all.len(), rows, options.held_out_fraction),
+                _ => (options.held_out_fraction, percent.clone()),
+            };
+            let mut rng = draw.rng(options);
+            // The division of the published datasets is that of the recorded tables.
+            let (kept, out) = match listed {
+                true => carve(all, fraction, &mut rng, |_| 0),
+                false => carve(all, fraction, &mut rng, |question| question.answer),
+            };
             train = kept;
-            Ok((out, percent.clone()))
+            Ok((out, from))
         }
     };
     let test_split = test_split(dataset);
@@ -125,7 +136,6 @@ pub fn split(
     let (held_out, held_out_from) = part(held_out_split, Draw::Carve)?;
     let (held_out, from_held_out) = without_leaks(held_out, &test, &[]);
     let (train, from_train) = without_leaks(train, &held_out, &test);
-    let listed = DATASETS.iter().any(|d| d.name() == dataset.name());
     let (train, from_others) = match listed {
         true => {
             let (train, dropped) = without_other_tests(train, dataset.name());
@@ -216,12 +226,33 @@ pub fn test_only(
     })
 }
 
-/// Takes a share of the questions out. The rows of one group, or else repeats of one question, stay
-/// on one side.
+/// Held-out questions that a calibration wants.
+const ENOUGH: usize = 100;
+/// Largest share of a small file that is held out for it.
+const LARGEST: f64 = 0.2;
+/// [`SplitOptions::held_out_fraction`] where nobody has said another.
+pub const HELD_OUT_FRACTION: f64 = 0.1;
+
+/// The share of `left` rows of a file of the user's own with `rows` rows that is held out, and how
+/// that is said: more than the usual share where that is less than a calibration wants.
+fn of_own(left: usize, rows: usize, fraction: f64) -> (f64, String) {
+    let usual = (left as f64 * fraction).round();
+    let wanted = (ENOUGH as f64).min((rows as f64 * LARGEST).round());
+    if fraction != HELD_OUT_FRACTION || usual >= wanted {
+        return (fraction, format!("{:.0} % of train", 100.0 * fraction));
+    }
+    let fraction = wanted / left.max(1) as f64;
+    let from = format!("{:.0} % of train, for the file is small", 100.0 * fraction);
+    (fraction, from)
+}
+
+/// Takes a share of the questions out, of each stratum alike. The rows of one group, or else
+/// repeats of one question, stay on one side; they are of their first row's stratum.
 fn carve(
     questions: Vec<MultipleChoice>,
     fraction: f64,
     rng: &mut ChaCha8Rng,
+    stratum: impl Fn(&MultipleChoice) -> usize,
 ) -> (Vec<MultipleChoice>, Vec<MultipleChoice>) {
     // An ordered map: the division must not depend on a hash.
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
@@ -236,6 +267,7 @@ fn carve(
     let wanted = (questions.len() as f64 * fraction).round() as usize;
     let mut order: Vec<Vec<usize>> = groups.into_values().collect();
     order.shuffle(rng);
+    let order = alternating(order, |group| stratum(&questions[group[0]]));
     let mut out = HashSet::new();
     for group in order {
         if out.len() >= wanted {
@@ -251,6 +283,25 @@ fn carve(
         }
     }
     (train, held_out)
+}
+
+/// The same groups, in an order of whose every beginning each stratum has its share.
+fn alternating(groups: Vec<Vec<usize>>, stratum: impl Fn(&Vec<usize>) -> usize) -> Vec<Vec<usize>> {
+    let mut strata: BTreeMap<usize, Vec<Vec<usize>>> = BTreeMap::new();
+    for group in groups {
+        strata.entry(stratum(&group)).or_default().push(group);
+    }
+    let mut placed: Vec<(f64, Vec<usize>)> = strata
+        .into_values()
+        .flat_map(|groups| {
+            let n = groups.len() as f64;
+            let places = groups.into_iter().enumerate();
+            places.map(move |(place, group)| ((place as f64 + 0.5) / n, group))
+        })
+        .collect();
+    // Stable: ties stay in the order of the strata.
+    placed.sort_by(|one, other| one.0.total_cmp(&other.0));
+    placed.into_iter().map(|(_, group)| group).collect()
 }
 
 /// The rows that repeat none of two other splits, and how many do.
@@ -315,7 +366,7 @@ mod tests {
             .map(|i| question(&format!("Q  {}", i % 10)))
             .collect();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let (train, held_out) = carve(rows, 0.2, &mut rng);
+        let (train, held_out) = carve(rows, 0.2, &mut rng, |_| 0);
         assert_eq!((train.len(), held_out.len()), (32, 8));
         let texts: HashSet<_> = held_out.iter().map(|q| &q.question).collect();
         assert!(train.iter().all(|q| !texts.contains(&q.question)));
@@ -323,6 +374,39 @@ mod tests {
         let (clean, dropped) = without_leaks(train, &held_out, &test);
         assert!(clean.iter().all(|q| q.question != "Q  3"));
         assert_eq!(dropped + clean.len(), 32);
+    }
+
+    #[test]
+    fn each_answer_has_its_share_of_the_held_out() {
+        let rows: Vec<_> = (0..300)
+            .map(|i| MultipleChoice {
+                answer: usize::from(i % 10 == 0),
+                ..question(&i.to_string())
+            })
+            .collect();
+        for seed in 0..5 {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let (_, out) = carve(rows.clone(), 0.2, &mut rng, |q| q.answer);
+            let rare = out.iter().filter(|q| q.answer == 1).count();
+            assert_eq!((out.len(), rare), (60, 6));
+        }
+        // One stratum is the shuffled order as it was.
+        let groups: Vec<Vec<usize>> = (0..7).map(|i| vec![i]).collect();
+        assert_eq!(alternating(groups.clone(), |_| 0), groups);
+    }
+
+    #[test]
+    fn a_small_file_holds_more_out_unless_that_was_said() {
+        let share = |left, rows, fraction| {
+            let (fraction, from) = of_own(left, rows, fraction);
+            ((left as f64 * fraction).round() as usize, from)
+        };
+        assert_eq!(share(270, 300, 0.1).0, 60);
+        assert!(share(270, 300, 0.1).1.contains("the file is small"));
+        assert_eq!(share(720, 800, 0.1).0, 100);
+        assert_eq!(share(2000, 2000, 0.1), (200, "10 % of train".into()));
+        assert_eq!(share(300, 300, 0.15), (45, "15 % of train".into()));
+        assert_eq!(share(0, 0, 0.1).0, 0);
     }
 
     #[test]

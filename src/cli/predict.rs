@@ -71,6 +71,7 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
         _ => None,
     };
     let answerer = open(&args)?;
+    eprintln!("{}", answerer.calibration());
     if let Some(rule) = &answerer.abstention {
         tell(format_args!("{}", explain(rule, answerer.held_out)));
     }
@@ -157,7 +158,7 @@ fn describe(answer: &Answer, choices: &[String]) -> String {
             choices[choice]
         );
     }
-    text += &format!("calibrated confidence {:.1} %", 100.0 * answer.confidence);
+    text += &confidence(answer);
     if let Some(flu) = answer.flu {
         text += &format!(", FLU {flu:.3} (high = certain)");
     }
@@ -176,6 +177,22 @@ struct Line<'a> {
     /// What it is an answer of, for who goes on with the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
+}
+
+/// How far the answer can be trusted, and what that rests on.
+fn confidence(answer: &Answer) -> String {
+    let mut text = format!("confidence {:.1} %", 100.0 * answer.confidence);
+    if let Some([low, high]) = answer.interval {
+        text += &format!(" [{:.0}, {:.0}]", 100.0 * low, 100.0 * high);
+    }
+    text += &format!(", calibrated on {} questions", answer.calibrated_on);
+    if let Some(below) = answer.below_chance {
+        text += &format!(
+            " (they say {:.1} %, less than chance: chance is shown)",
+            100.0 * below
+        );
+    }
+    text
 }
 
 /// Asks row after row, each with the fields of its file; what the output holds already is skipped.

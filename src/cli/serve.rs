@@ -136,6 +136,7 @@ fn start(
             "method": config.method.title(),
             "model": config.model.name,
             "held_out_questions": answerer.held_out,
+            "calibration": answerer.calibration(),
             "writes": answerer.writes(),
             "context": answerer.reads_context(),
             "promise": rule.map(|rule| explain(rule, answerer.held_out)),

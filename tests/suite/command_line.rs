@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::fixture;
-use crate::support::programs::{TINY, fails, program, succeeds, text};
+use crate::support::programs::{TINY, fails, json_lines, program, succeeds, text};
 
 #[test]
 fn the_cards_command_trains_and_reports() {
@@ -203,7 +203,7 @@ fn what_cannot_be_done_is_refused_with_place_and_remedy() {
                 "--run",
                 "nan",
             ],
-            &["the loss is no number at step", "train.learning_rate"],
+            &[" is no number", "at step", "train.learning_rate"],
         ),
         (
             &["--set", "train.epoch=1"],
@@ -422,4 +422,34 @@ fn answers_go_to_files_and_a_cut_config_is_refused() {
     }
     std::fs::write(&config, whole).unwrap();
     succeeds(root, &ask);
+}
+
+#[test]
+fn a_training_without_numbers_names_its_rows_and_keeps_the_last_good_checkpoint() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    // After the first step the adapter's output overflows.
+    let bad = ["--set", "adapter.alpha=1e18", "--set", "train.epochs=6"];
+    let more = ["--set", "train.checkpoint_every=1", "--run", "r"];
+    let args = [&TINY[..], &bad, &more].concat();
+    fails(
+        at,
+        &args,
+        &[
+            "the loss is no number over the rows miniature-boolq-",
+            "at step 2: lower train.learning_rate",
+            "(the checkpoint of step 1 is kept)",
+        ],
+    );
+    // The run goes on from there, and how it takes such steps may change.
+    let skip = [&args[..], &["--resume", "--set", "train.on_nan=skip"]].concat();
+    fails(
+        at,
+        &skip,
+        &["Going on after step 1", "at step 11, the tenth in a row"],
+    );
+    let alarms = std::fs::read_to_string(at.join("r/alarms.jsonl")).unwrap();
+    let alarms = json_lines(&alarms);
+    assert_eq!(alarms.len(), 10, "{alarms:?}");
+    assert!(alarms.iter().all(|alarm| alarm["kind"] == "not_finite"));
 }

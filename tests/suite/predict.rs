@@ -25,7 +25,7 @@ fn answers_come_with_probability_confidence_flu_set_and_decision() {
     trained(root);
     let printed = stdout(root, &ASK);
     assert!(
-        printed.contains("calibrated confidence") && printed.contains("FLU"),
+        printed.contains("calibrated on") && printed.contains("FLU"),
         "{printed}"
     );
     let one = json_lines(&stdout(root, &[&ASK[..], &["--json"]].concat()));

@@ -7,17 +7,21 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use burn::data::dataloader::batcher::Batcher;
+use burn::module::{ModuleVisitor, Param};
+use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::train::TrainStep;
 use data::loader::LoaderState;
 use data::source::Finder;
 use data::{QuestionBatcher, StepPart};
 use model::{AdapterConfig, MixtureWeights, Placement};
+use train::config::OnNan;
 use train::context::Setup;
 use train::dashboard::state::DashboardState;
 use train::fine_tune::{RunOutcome, fine_tune};
 use train::fitted::{LoadedRun, members};
 use train::loss::calibration::CalibrationGradient;
+use train::optimizer::OnePassAdamW;
 use train::prepare::prepare;
 use train::run_directory::{Environment, RunDirectory, read_predictions};
 use train::step::Trainee;
@@ -608,4 +612,49 @@ fn an_ensembles_answers_are_the_mean_of_its_members_and_a_checkpoint_ensemble_ke
     }
     let scored = rows(root.path());
     assert!(scored.iter().all(|row| row.agreement.is_some()));
+}
+
+#[test]
+fn a_step_whose_gradient_is_no_number_is_left_out_where_that_is_asked_for() {
+    struct Spoil<'a>(&'a mut GradientsParams);
+    impl ModuleVisitor for Spoil<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.remove::<D>(param.id) {
+                self.0.register(param.id, gradient * f32::NAN);
+            }
+        }
+    }
+    let device = Device::flex().autodiff();
+    for (on_nan, spoiled, moves, finite) in [
+        (OnNan::Skip, false, true, true),
+        (OnNan::Skip, true, false, true),
+        (OnNan::Stop, true, true, false),
+    ] {
+        let mut config = config();
+        config.train.on_nan = on_nan;
+        let method = train::registry::build(&config).unwrap();
+        let llama = tiny_adapted(&method.adapter(), &Device::flex());
+        let trainee = Trainee::new(llama, method, &config.train, 3).train();
+        let before = named_values(&trainee);
+        let mut batch = QuestionBatcher::default().batch(questions(3), &device);
+        batch.training = Some(StepPart {
+            step: 7,
+            share: 1.0,
+            ..StepPart::default()
+        });
+        let output = trainee.step(batch);
+        let mut gradients = output.grads;
+        if spoiled {
+            trainee.visit(&mut Spoil(&mut gradients));
+        }
+        let mut optimizer = OnePassAdamW::new(0.0).into();
+        let trainee = trainee.optimize(&mut optimizer, 0.01.into(), gradients);
+        let after = named_values(&trainee);
+        let all = after.values().flatten();
+        assert_eq!(all.clone().all(|v| v.is_finite()), finite, "{on_nan:?}");
+        assert_eq!(before != after, moves, "{on_nan:?} {spoiled}");
+        let norm = output.item.facts().gradient_norm.unwrap();
+        assert_eq!(norm.is_finite(), !spoiled);
+        assert!(spoiled || norm > 0.0);
+    }
 }

@@ -17,10 +17,9 @@ use crate::context::Setup;
 use crate::error::TrainError;
 use crate::fitted::{FittedRun, trainings};
 use crate::forward::{best_choice, input};
-use crate::posthoc::PostHoc;
 use crate::posthoc::abstention::{Abstention, Promise, Refusal};
-use crate::posthoc::confidence::Confidence;
 use crate::posthoc::conformal::{Conformal, Score};
+use crate::posthoc::trust::{Trust, Trusted};
 use crate::prediction::ScoredRow;
 use crate::run_directory::{RunDirectory, digest};
 
@@ -59,9 +58,20 @@ pub struct Answer {
     /// Probability of the answer, as the model states it. For a written answer, the confidence
     /// that `evaluation.answer_confidence` names.
     pub probability: f64,
-    /// Probability that the answer is right: by the calibrator fitted on held-out questions, or the
-    /// model's own where `method.temperature` has calibrated it.
+    /// Probability that the answer is right: by the calibration that held-out questions bear, or
+    /// the model's own where they bear none, and where `method.temperature` has calibrated it.
     pub confidence: f64,
+    /// 95 % interval of that probability, by what held-out questions have shown: wide where they
+    /// are few. Absent without any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
+    /// Number of questions that the confidence was calibrated on: held-out ones, or where
+    /// `method.temperature` has calibrated it, training questions met for the first time.
+    pub calibrated_on: usize,
+    /// What the calibrator says where that is below chance. The confidence is then chance, one in
+    /// the number of choices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub below_chance: Option<f64>,
     /// Functional-level uncertainty, high = certain; absent without routers.
     pub flu: Option<f64>,
     /// Probability of each choice. For a written answer, that it is right and that it is not.
@@ -109,8 +119,11 @@ pub struct RouterShare {
 /// A finished run that answers, with what its confidence was calibrated on.
 pub struct Answerer {
     run: FittedRun,
-    /// Absent where the probabilities are calibrated by the training's first answers.
-    confidence: Option<Confidence>,
+    /// What held-out questions say of a confidence.
+    trust: Trust,
+    /// The first answers of the training that the probabilities are calibrated by; absent where
+    /// held-out questions calibrate.
+    first_answers: Option<usize>,
     /// Absent without held-out questions.
     sets: Option<Conformal>,
     /// The rule of when to answer, if a promise was asked for.
@@ -143,9 +156,14 @@ impl Answerer {
             ),
             None => None,
         };
+        let first_answers = match calibrated {
+            true => run.temperature()?.map_or(0, |found| found.questions),
+            false => 0,
+        };
         Ok(Self {
             run: FittedRun::open(&run, &config, setup, &[])?,
-            confidence: (!calibrated).then(|| Confidence::fit(&held_out)),
+            trust: Trust::fit(&held_out),
+            first_answers: calibrated.then_some(first_answers),
             sets: (!held_out.is_empty()).then(|| Conformal::fit(&held_out, Score::Lac, alpha)),
             held_out: held_out.len(),
             identity: identity(&run, &config, &format!("{alpha} {promise:?}"))?,
@@ -243,6 +261,16 @@ impl Answerer {
         self.run.prepared.prompt_tokens()
     }
 
+    /// What the confidence rests on, in a sentence.
+    pub fn calibration(&self) -> String {
+        match self.first_answers {
+            None => self.trust.sentence(),
+            Some(n) => format!(
+                "Confidence by the temperature of the training's first answers to {n} questions."
+            ),
+        }
+    }
+
     /// Whether a text that answers the question stands in the run's prompt.
     pub fn reads_context(&self) -> bool {
         self.run.prepared.reads_passage()
@@ -257,6 +285,14 @@ impl Answerer {
             Some(written) => written.text.clone(),
             None => asked.question.choices[row.prediction()].clone(),
         };
+        let trusted = match self.first_answers {
+            None => self.trust.of(row),
+            Some(_) => Trusted {
+                confidence: row.confidence(),
+                interval: self.trust.interval(row, row.confidence()),
+                below_chance: None,
+            },
+        };
         let decide = |rule: &Abstention| match rule.answers(row.confidence()) {
             true => Decision::Answer,
             false => Decision::Abstain,
@@ -267,10 +303,10 @@ impl Answerer {
             label: answer.map(|answer| char::from(b'A' + answer as u8).to_string()),
             text,
             probability: row.confidence(),
-            confidence: match &self.confidence {
-                Some(confidence) => confidence.probability(row),
-                None => row.confidence(),
-            },
+            confidence: trusted.confidence,
+            interval: trusted.interval,
+            calibrated_on: self.first_answers.unwrap_or(self.trust.calibrated_on),
+            below_chance: trusted.below_chance,
             flu: row.flu,
             probabilities: row.probabilities.clone(),
             set: match (answer, &self.sets) {

@@ -348,10 +348,16 @@ impl CloseChunk {
 
 impl EarlyStoppingStrategy for CloseChunk {
     fn should_stop(&mut self, chunk: usize, _: &EventStoreClient) -> bool {
+        let steps = self.state.steps_done.load(Ordering::SeqCst);
+        // The numbers come on another thread: a step that spoiled the weights must be known before
+        // its checkpoint counts.
+        if !self.telemetry.wait_for(steps) {
+            let reason = format!("the numbers of step {steps} did not come within a minute");
+            self.telemetry.fail(reason);
+        }
         if self.telemetry.failure().is_some() {
             return true;
         }
-        let steps = self.state.steps_done.load(Ordering::SeqCst);
         // Before the position: a run that goes on from here will not pass this step again.
         if self.snapshots.contains(&steps)
             && let Err(error) = keep(&self.closing.run, chunk, steps)

@@ -14,6 +14,7 @@ use crate::export::start::import;
 use crate::fitted::{LoadedRun, QuestionSet, chosen, only_temperature, trainings};
 use crate::metric::Metrics;
 use crate::posthoc::CalibratedMetrics;
+use crate::posthoc::trust::FEW;
 use crate::prediction::ScoredRow;
 use crate::prepare::{LeftOut, Prepared};
 use crate::provenance;
@@ -69,6 +70,9 @@ pub fn train(
     for sentence in LeftOut::sentences(&prepared.left_out) {
         setup.telemetry.say(sentence);
     }
+    if let Some(warning) = few_held_out(&prepared) {
+        setup.telemetry.say(warning);
+    }
     let cut = prepared.answers_cut();
     if cut > 0 {
         setup.telemetry.say(format!(
@@ -81,6 +85,16 @@ pub fn train(
     let trainings = trainings(config, &run)?;
     let temperature = only_temperature(trainings.iter().map(|(_, directory)| directory))?;
     LoadedRun::new(config, setup, prepared, base, members, temperature)
+}
+
+/// Says that a confidence calibrated on the held-out questions will be uncertain.
+fn few_held_out(prepared: &Prepared) -> Option<String> {
+    let n = prepared.held_out.len();
+    (n < FEW).then(|| {
+        format!(
+            "Only {n} held-out questions: the confidence calibrated on them will be uncertain. {FEW} and more serve better (data.held_out_fraction, data.custom.held_out, data.held_out_limit)."
+        )
+    })
 }
 
 /// Every member of the method: one training in the run's own directory, or several below it.

@@ -64,7 +64,9 @@
 //! | [`telemetry`] | where a run's numbers go while it runs |
 //! | [`dashboard`] | the terminal dashboard |
 //! | [`tracker`] | metrics as a log, a table and TensorBoard's events |
+//! | [`alarm`] | what goes wrong in a training although it goes on |
 //! | [`step`] | burn's `TrainStep` and `InferenceStep` around a method's objective |
+//! | [`gradient`] | the norm of a step's gradient |
 //! | [`recompute`] | gradients with the memory of one layer |
 //! | [`optimizer`] | AdamW in one pass over memory, and its learning rate |
 //! | [`reference`](mod@reference) | every setting with its default and meaning |
@@ -81,6 +83,7 @@
 //! | [`functional_uncertainty`] | FLU, and over which tokens it is taken |
 #![recursion_limit = "256"]
 
+pub mod alarm;
 pub mod answering;
 pub mod checkpoint;
 pub mod config;
@@ -94,6 +97,7 @@ pub mod fine_tune;
 pub mod fitted;
 pub mod forward;
 pub mod functional_uncertainty;
+pub mod gradient;
 mod linear_algebra;
 pub mod lock;
 pub mod loss;

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
-use burn::module::{ModuleVisitor, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::prelude::*;
 use burn::tensor::ExecutionError;
@@ -13,8 +12,9 @@ use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use data::{Batch, StepPart};
 use model::{DropoutSeed, Llama, LlamaInput, LlamaOutput, MixtureWeights};
 
-use crate::config::TrainSection;
+use crate::config::{OnNan, TrainSection};
 use crate::forward::{Reading, input};
+use crate::gradient::{self, Norms};
 use crate::linear_algebra::{values, weighted_sums};
 use crate::loss::{Objective, load_balancing};
 use crate::method::Method;
@@ -43,6 +43,12 @@ pub struct Trainee {
     /// The routers' mean masses in the optimizer step under way.
     #[module(skip)]
     masses: Masses,
+    /// Norms of the whole gradient on their way to the metrics.
+    #[module(skip)]
+    norms: Norms,
+    /// Leave out an optimizer step whose gradient is no number.
+    #[module(skip)]
+    skips: bool,
 }
 
 /// An optimizer step's number; the module machinery wants `Clone` and `Debug`.
@@ -83,6 +89,7 @@ pub struct StepOutput {
     /// `[routers, experts]`
     expert_load: Option<Tensor<2>>,
     batch: Batch,
+    norms: Norms,
     /// Read once, on the metrics' thread, however many metrics ask.
     facts: Arc<OnceLock<StepFacts>>,
 }
@@ -104,6 +111,11 @@ pub struct StepFacts {
     pub real_tokens: usize,
     /// Tokens computed.
     pub computed_tokens: usize,
+    /// Norm of the optimizer step's whole gradient before it was clipped; known with the step's
+    /// last part.
+    pub gradient_norm: Option<f64>,
+    /// Names of the questions, where the loss over them is no number.
+    pub suspects: Vec<String>,
 }
 
 impl StepFacts {
@@ -129,6 +141,8 @@ impl Trainee {
             questions,
             at: StepCounter::default(),
             masses: Masses::default(),
+            norms: Norms::default(),
+            skips: train.on_nan == OnNan::Skip,
         }
     }
 
@@ -173,13 +187,13 @@ impl Trainee {
         self.observe(&reading, &batch, part.share);
         TrainOutput {
             grads: found.gradients,
-            item: report(reading, &objective, batch),
+            item: report(reading, &objective, batch, &self.norms),
         }
     }
 }
 
 /// What a step tells the metrics.
-fn report(reading: Reading, objective: &Objective, batch: Batch) -> StepOutput {
+fn report(reading: Reading, objective: &Objective, batch: Batch, norms: &Norms) -> StepOutput {
     let reading = reading.detached();
     let routed = !reading.routing.is_empty();
     let plain = |t: &Tensor<1>| t.clone().without_autodiff();
@@ -194,6 +208,7 @@ fn report(reading: Reading, objective: &Objective, batch: Batch) -> StepOutput {
             load_balancing::expert_load(&reading.routing, &batch.means.tokens).without_autodiff()
         }),
         batch,
+        norms: norms.clone(),
         facts: Arc::default(),
     }
 }
@@ -214,7 +229,7 @@ impl TrainStep for Trainee {
         let (reading, objective) = self.objective(&batch, DropoutSeed::new(part.seed));
         let loss = objective.total() * part.share;
         self.observe(&reading, &batch, part.share);
-        let report = report(reading, &objective, batch);
+        let report = report(reading, &objective, batch, &self.norms);
         TrainOutput::new(self, loss.backward(), report)
     }
 
@@ -224,8 +239,20 @@ impl TrainStep for Trainee {
         rate: ModuleLearningRate,
         mut gradients: GradientsParams,
     ) -> Self {
-        if let Some(limit) = self.gradient_clip {
-            clip_global_norm(&self, &mut gradients, limit);
+        if let Some(squares) = gradient::squares(&self, &gradients) {
+            let step = self.at.0.load(Ordering::SeqCst);
+            self.norms.put(step, squares.clone());
+            // Only these two wait for the device.
+            if self.skips || self.gradient_clip.is_some() {
+                let norm = gradient::norm(squares);
+                if self.skips && !norm.is_finite() {
+                    self.masses.take();
+                    return self;
+                }
+                if let Some(limit) = self.gradient_clip {
+                    gradient::clip(&self, &mut gradients, norm, limit);
+                }
+            }
         }
         let stepped: Self = optimizer.step(rate, self, gradients);
         let step = stepped.at.0.load(Ordering::SeqCst);
@@ -250,34 +277,7 @@ impl InferenceStep for Trainee {
 
     fn step(&self, batch: Batch) -> StepOutput {
         let (reading, objective) = self.objective(&batch, DropoutSeed::OFF);
-        report(reading, &objective, batch)
-    }
-}
-
-/// Scales all gradients so that their joint norm is at most `limit` (torch's `clip_grad_norm_`);
-/// Burn's own clipping is per parameter.
-pub fn clip_global_norm<M: Module>(module: &M, gradients: &mut GradientsParams, limit: f64) {
-    struct Square<'a>(&'a GradientsParams, f64);
-    impl ModuleVisitor for Square<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = self.0.get::<D>(param.id) {
-                self.1 += gradient.square().sum().into_scalar::<f64>();
-            }
-        }
-    }
-    struct Scale<'a>(&'a mut GradientsParams, f64);
-    impl ModuleVisitor for Scale<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = self.0.remove::<D>(param.id) {
-                self.0.register(param.id, gradient * self.1);
-            }
-        }
-    }
-    let mut square = Square(gradients, 0.0);
-    module.visit(&mut square);
-    let norm = square.1.sqrt();
-    if norm > limit {
-        module.visit(&mut Scale(gradients, limit / norm));
+        report(reading, &objective, batch, &self.norms)
     }
 }
 
@@ -299,7 +299,7 @@ impl StepOutput {
             let [_, experts] = load.dims();
             values(load).chunks(experts).map(<[f64]>::to_vec).collect()
         });
-        StepFacts {
+        let mut facts = StepFacts {
             // Answers that are no numbers come with such a loss, which ends the training; a batch
             // of no weight only keeps several devices in step.
             rows: match batch.share() > 0.0 {
@@ -316,7 +316,14 @@ impl StepOutput {
             share: batch.share(),
             real_tokens: batch.input.real_tokens,
             computed_tokens: batch.computed_tokens(),
+            gradient_norm: None,
+            suspects: Vec::new(),
+        };
+        facts.gradient_norm = self.norms.take(facts.step);
+        if !facts.loss().is_finite() && facts.share > 0.0 {
+            facts.suspects = batch.ids.clone();
         }
+        facts
     }
 }
 

@@ -1,15 +1,18 @@
 //! Where a run's numbers go while it runs: the dashboard's state and `metrics.jsonl`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
+use crate::alarm::{Alarm, AlarmKind, Seen, Watch};
+use crate::config::OnNan;
 use crate::dashboard::state::{DashboardState, HeldOutPoint, Phase, TrainPoint};
 use crate::metric::calibration::{BinEdge, expected_calibration_error};
 use crate::metric::{negative_log_likelihood, outcomes};
 use crate::prediction::ScoredRow;
 use crate::prequential::FirstAnswersLog;
+use crate::run_directory::AlarmLog;
 use crate::step::StepFacts;
 use crate::tracker::{MetricsLine, MetricsLog};
 
@@ -36,7 +39,39 @@ struct Inner {
     /// Seconds of earlier sessions of the same training.
     before: f64,
     failed: Option<String>,
+    watch: Watch,
+    alarms: Option<AlarmLog>,
+    on_nan: OnNan,
+    /// Optimizer steps in a row that were left out.
+    skipped: usize,
+    /// The last optimizer step whose numbers are all here.
+    processed: usize,
 }
+
+/// What a training's numbers go to, and how they are looked at.
+#[derive(Debug)]
+pub struct Recording {
+    /// The metrics.
+    pub log: MetricsLog,
+    /// First answers, where they are kept.
+    pub first_answers: Option<FirstAnswersLog>,
+    /// The alarms.
+    pub alarms: AlarmLog,
+    /// Raises them.
+    pub watch: Watch,
+    /// What a gradient that is no number does.
+    pub on_nan: OnNan,
+    /// Optimizer steps done before.
+    pub done: usize,
+    /// Seconds of training before.
+    pub before: f64,
+    /// Held-out questions of a whole round.
+    pub held_out: usize,
+}
+
+/// Optimizer steps in a row that may be left out: weights that gave no number ten times will not
+/// give one.
+const SKIPS: usize = 10;
 
 impl Telemetry {
     /// Telemetry without a log yet.
@@ -54,27 +89,47 @@ impl Telemetry {
                 held_out_whole: 0,
                 before: 0.0,
                 failed: None,
+                watch: Watch::default(),
+                alarms: None,
+                on_nan: OnNan::Stop,
+                skipped: 0,
+                processed: 0,
             })),
             state,
         }
     }
 
-    /// From here on, lines go to `log` too, and time counts on from `before` seconds; a whole round
-    /// of held-out questions has `held_out` rows.
-    pub fn start(
-        &self,
-        log: MetricsLog,
-        first_answers: Option<FirstAnswersLog>,
-        before: f64,
-        held_out: usize,
-    ) {
+    /// From here on, a training's numbers go to its files too.
+    pub fn start(&self, recording: Recording) {
         let mut inner = self.inner();
-        inner.log = Some(log);
-        inner.first_answers = first_answers;
-        inner.before = before;
-        inner.held_out_whole = held_out;
+        inner.log = Some(recording.log);
+        inner.first_answers = recording.first_answers;
+        inner.alarms = Some(recording.alarms);
+        inner.watch = recording.watch;
+        inner.on_nan = recording.on_nan;
+        inner.skipped = 0;
+        inner.processed = recording.done;
+        inner.before = recording.before;
+        inner.held_out_whole = recording.held_out;
         inner.began = Instant::now();
         inner.last_step = inner.began;
+    }
+
+    /// Waits until the numbers of an optimizer step have come, or the training has failed. False
+    /// where neither happens within a minute.
+    pub fn wait_for(&self, step: usize) -> bool {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let inner = self.inner();
+            if inner.processed >= step || inner.failed.is_some() {
+                return true;
+            }
+            drop(inner);
+            if Instant::now() > until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// What the dashboard draws.
@@ -122,11 +177,35 @@ impl Telemetry {
         let now = Instant::now();
         let took = now.duration_since(inner.last_step).as_secs_f64();
         inner.last_step = now;
-        let point = train_point(&parts, took);
+        let step = parts[0].step;
+        let alarms = match not_finite(&parts) {
+            Some(what) => {
+                let alarm = inner.not_finite(step, &what);
+                let told = inner.tell(&[alarm]);
+                drop(inner);
+                told
+            }
+            None => {
+                drop(inner);
+                self.on_step(&parts, took)
+            }
+        };
+        self.state().raise(step, &alarms);
+        self.inner().processed = step;
+    }
+
+    /// The numbers of an optimizer step are sound.
+    fn on_step(&self, parts: &[StepFacts], took: f64) -> Vec<String> {
+        let point = train_point(parts, took);
+        let rows: Vec<ScoredRow> = parts.iter().flat_map(|p| p.rows.clone()).collect();
+        let load = mean_load(parts);
+        let mut inner = self.inner();
+        inner.skipped = 0;
         let values = json!({
             "loss": point.loss,
             "accuracy": point.accuracy,
             "flu": point.flu,
+            "gradient_norm": point.gradient_norm,
             "tokens_per_second": point.tokens_per_second,
         });
         let mut values = object(values);
@@ -134,12 +213,21 @@ impl Telemetry {
             values.insert((*name).into(), json!(value));
         }
         inner.write("train", point.step, values);
-        let rows: Vec<ScoredRow> = parts.iter().flat_map(|p| p.rows.clone()).collect();
         inner.keep_first_answers(point.step, &rows);
+        let alarms = inner.watch.observe(&Seen {
+            step: point.step,
+            loss: point.loss,
+            flu: point.flu,
+            gradient_norm: point.gradient_norm,
+            rows: &rows,
+            expert_load: &load,
+        });
+        let alarms = inner.tell(&alarms);
         drop(inner);
         let load = parts.last().map(|p| p.expert_load.clone());
         self.state()
             .on_train(point, &rows, load.unwrap_or_default());
+        alarms
     }
 
     /// One batch of held-out questions was scored.
@@ -178,6 +266,41 @@ impl Telemetry {
 }
 
 impl Inner {
+    /// An optimizer step whose loss or gradient is no number.
+    fn not_finite(&mut self, step: usize, what: &str) -> Alarm {
+        let remedy = "lower train.learning_rate or set train.gradient_clip";
+        self.skipped += 1;
+        let message = match self.on_nan {
+            OnNan::Stop => format!(
+                "{what} at step {step}: {remedy}; train.on_nan = \"skip\" leaves such steps out"
+            ),
+            OnNan::Skip if self.skipped >= SKIPS => {
+                format!("{what} at step {step}, the tenth in a row: {remedy}")
+            }
+            OnNan::Skip => format!("{what}: the step is left out"),
+        };
+        if self.on_nan == OnNan::Stop || self.skipped >= SKIPS {
+            self.failed.get_or_insert(message.clone());
+        }
+        Alarm {
+            step,
+            kind: AlarmKind::NotFinite,
+            message,
+        }
+    }
+
+    /// Writes alarms down, and gives them in words.
+    fn tell(&mut self, alarms: &[Alarm]) -> Vec<String> {
+        for alarm in alarms {
+            let Some(log) = &mut self.alarms else { break };
+            if let Err(error) = log.write(alarm) {
+                self.failed = Some(format!("the alarms cannot be written: {error}"));
+                self.alarms = None;
+            }
+        }
+        alarms.iter().map(Alarm::to_string).collect()
+    }
+
     fn keep_first_answers(&mut self, step: usize, rows: &[ScoredRow]) {
         let Some(log) = &mut self.first_answers else {
             return;
@@ -210,6 +333,49 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
+/// What of an optimizer step is no number, with the questions where the loss is none.
+fn not_finite(parts: &[StepFacts]) -> Option<String> {
+    const NAMED: usize = 8;
+    let suspects: Vec<&str> = parts
+        .iter()
+        .flat_map(|part| part.suspects.iter().map(String::as_str))
+        .collect();
+    let norm = parts.iter().find_map(|part| part.gradient_norm);
+    if suspects.is_empty() {
+        let unsound = norm.is_some_and(|norm| !norm.is_finite());
+        return unsound.then(|| "the gradient is no number".into());
+    }
+    let named = &suspects[..suspects.len().min(NAMED)];
+    let more = match suspects.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!(
+        "the loss is no number over the rows {}{more}",
+        named.join(", ")
+    ))
+}
+
+/// Share of kept tokens by router and expert over all parts of a step.
+fn mean_load(parts: &[StepFacts]) -> Vec<Vec<f64>> {
+    let mut sums: Vec<Vec<f64>> = Vec::new();
+    for part in parts {
+        if sums.is_empty() {
+            sums = part
+                .expert_load
+                .iter()
+                .map(|r| vec![0.0; r.len()])
+                .collect();
+        }
+        for (sums, shares) in sums.iter_mut().zip(&part.expert_load) {
+            for (sum, share) in sums.iter_mut().zip(shares) {
+                *sum += part.share * share;
+            }
+        }
+    }
+    sums
+}
+
 fn train_point(parts: &[StepFacts], took: f64) -> TrainPoint {
     let weighted = |f: &dyn Fn(&StepFacts) -> f64| parts.iter().map(|p| p.share * f(p)).sum();
     let rows: Vec<&ScoredRow> = parts.iter().flat_map(|p| &p.rows).collect();
@@ -225,6 +391,7 @@ fn train_point(parts: &[StepFacts], took: f64) -> TrainPoint {
             .collect(),
         accuracy: rows.iter().filter(|r| r.correct()).count() as f64 / rows.len() as f64,
         flu: mean_flu(rows.iter().copied()),
+        gradient_norm: parts.iter().find_map(|part| part.gradient_norm),
         tokens_per_second: tokens as f64 / took.max(1e-9),
         useful_tokens: tokens as f64
             / parts

@@ -15,6 +15,7 @@ use data::{BatchOptions, EncodedQuestion, QuestionBatcher};
 use model::exchange::Adapter;
 use model::{AdapterConfig, Llama};
 
+use crate::alarm::Watch;
 use crate::checkpoint::{self, Checkpoint, CloseChunk, Closing};
 use crate::config::RunConfig;
 use crate::context::Setup;
@@ -27,6 +28,7 @@ use crate::registry;
 use crate::renderer::Renderer;
 use crate::run_directory::{FIRST_ANSWERS, METRICS, RunDirectory};
 use crate::step::Trainee;
+use crate::telemetry::Recording;
 
 /// What is trained on, and watched meanwhile.
 #[derive(Debug, Clone, Copy)]
@@ -198,7 +200,7 @@ fn learn(
         return Ok(trainee.llama);
     }
     let monitor = &questions.held_out[..questions.held_out.len().min(config.data.monitor_limit)];
-    begin(setup, run, &walk, monitor.len())?;
+    begin(config, setup, run, &walk, monitor.len())?;
     if walk.chunks() == 0 {
         return last_checkpoint(trainee, run, &walk);
     }
@@ -211,7 +213,7 @@ fn learn(
     if let Some(error) = result.error {
         return Err(TrainError::Training(error.to_string()));
     }
-    check_end(setup, &walk)?;
+    check_end(setup, run, &walk)?;
     Ok(result.model.llama)
 }
 
@@ -273,6 +275,7 @@ fn set_up(config: &RunConfig, start: Start, questions: usize) -> Result<Trainee,
 
 /// Tells loader, log and dashboard where the training begins; `held_out` questions are watched.
 fn begin(
+    config: &RunConfig,
     setup: &Setup,
     run: &RunDirectory,
     walk: &Walk,
@@ -286,10 +289,20 @@ fn begin(
     }
     setup.state.steps_done.store(done, Ordering::SeqCst);
     let log = run.metrics_log(done, walk.log(METRICS))?;
-    let before = run.metrics()?.last().map_or(0.0, |line| line.seconds);
-    let first_answers = run.first_answers_log(done, walk.log(FIRST_ANSWERS))?;
-    setup.telemetry.start(log, first_answers, before, held_out);
+    let lines = run.metrics()?;
     let per_epoch = walk.schedule.steps_per_epoch(walk.questions);
+    let adapter = registry::build(config)?.adapter();
+    let routers = adapter.mixture().map(|mix| (mix.top_k, mix.num_experts));
+    setup.telemetry.start(Recording {
+        log,
+        first_answers: run.first_answers_log(done, walk.log(FIRST_ANSWERS))?,
+        alarms: run.alarm_log(done)?,
+        watch: Watch::new(per_epoch, walk.total(), routers, &lines),
+        on_nan: config.train.on_nan,
+        done,
+        before: lines.last().map_or(0.0, |line| line.seconds),
+        held_out,
+    });
     let mut state = setup.telemetry.state();
     state.begin_training(done, walk.total(), per_epoch);
     Ok(())
@@ -362,9 +375,14 @@ fn fit(
 }
 
 /// Refuses a training that has failed, or stopped before its last step.
-fn check_end(setup: &Setup, walk: &Walk) -> Result<(), TrainError> {
+fn check_end(setup: &Setup, run: &RunDirectory, walk: &Walk) -> Result<(), TrainError> {
     if let Some(reason) = setup.telemetry.failure() {
-        return Err(TrainError::Training(reason));
+        let (kept, _) = checkpoint::newest(run.root(), |_| Ok(()));
+        let kept = match kept {
+            Some(kept) => format!("the checkpoint of step {} is kept", kept.steps),
+            None => "no checkpoint was written before".into(),
+        };
+        return Err(TrainError::Training(format!("{reason} ({kept})")));
     }
     match setup.state.steps_done.load(Ordering::SeqCst) < walk.total() {
         true => Err(TrainError::Stopped),
@@ -383,14 +401,6 @@ fn register_metrics(
         .metric_train(Tap::new(Arc::new(move |facts| {
             on_train.on_train(facts);
             if on_train.failure().is_some() {
-                stop.stop.store(true, Ordering::SeqCst);
-            }
-            if !facts.loss().is_finite() {
-                on_train.fail(format!(
-                    "the loss is no number at step {}: lower train.learning_rate or set \
-                     train.gradient_clip",
-                    facts.step
-                ));
                 stop.stop.store(true, Ordering::SeqCst);
             }
         })))

@@ -38,8 +38,8 @@ pub use method::{
 };
 pub(crate) use presets::{METHOD_PRESETS, method_preset};
 pub use sections::{
-    AdapterSection, DataSection, EvaluationSection, ModelSection, ObjectiveSection, RateSchedule,
-    TrainSection, WeightType,
+    AdapterSection, DataSection, EvaluationSection, ModelSection, ObjectiveSection, OnNan,
+    RateSchedule, TrainSection, WeightType,
 };
 
 /// Everything that decides what a run does.

@@ -11,6 +11,7 @@ use data::dataset::{self, AnyDataset};
 use data::prompt::LabelStyle;
 use data::rendering::{Normalization, Rendering, Scoring};
 use data::schedule::Schedule;
+use data::split::HELD_OUT_FRACTION;
 use data::template::Template;
 use model::{LoraConfig, MixLoraConfig, MixtureWeights, Placement, TargetModule};
 use schemars::JsonSchema;
@@ -74,7 +75,8 @@ pub struct DataSection {
     #[serde(skip_serializing_if = "is_default_answer_tokens")]
     #[schemars(extend("default" = ANSWER_TOKENS))]
     pub answer_tokens: usize,
-    /// Share of train that is held out where no validation split is left for it.
+    /// Share of train that is held out where no validation split is left for it. Of a small file of
+    /// your own, 100 questions or a fifth of it are held out, unless another share is given.
     pub held_out_fraction: f64,
     /// At most this many training questions.
     pub train_limit: Option<usize>,
@@ -184,6 +186,17 @@ pub enum RateSchedule {
     Cosine,
 }
 
+/// What a gradient that is no number does to a training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnNan {
+    /// Ends it; the last good checkpoint stays.
+    #[default]
+    Stop,
+    /// Leaves the optimizer step out.
+    Skip,
+}
+
 /// `[train]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -229,6 +242,11 @@ pub struct TrainSection {
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(extend("default" = false))]
     pub recompute: bool,
+    /// What a gradient that is no number does: `stop` ends the training at the last good
+    /// checkpoint, `skip` leaves that optimizer step out, ten in a row at most.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "stop"))]
+    pub on_nan: OnNan,
 }
 
 /// `[evaluation]`
@@ -269,7 +287,7 @@ impl Default for DataSection {
             normalization: Normalization::Token,
             max_tokens: 512,
             answer_tokens: ANSWER_TOKENS,
-            held_out_fraction: 0.1,
+            held_out_fraction: HELD_OUT_FRACTION,
             train_limit: None,
             held_out_limit: None,
             test_limit: None,
@@ -350,6 +368,7 @@ impl Default for TrainSection {
             seed: 42,
             bucket: true,
             recompute: false,
+            on_nan: OnNan::Stop,
         }
     }
 }

@@ -4,7 +4,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Borders, Gauge, Paragraph, Tabs};
+use ratatui::widgets::{Block, Borders, Gauge, Paragraph, Tabs, Wrap};
 
 use super::keys;
 use super::panel::panel;
@@ -19,10 +19,11 @@ pub fn draw(frame: &mut Frame, state: &DashboardState, view: &View) {
     let area = frame.area();
     let large = area.width >= LARGE.0 && area.height >= LARGE.1;
     let log = if large { 6 } else { 3 };
-    let [head, tabs, body, foot, help] = Layout::vertical([
+    let [head, tabs, body, alarm, foot, help] = Layout::vertical([
         Constraint::Length(4),
         Constraint::Length(u16::from(!large)),
         Constraint::Fill(1),
+        Constraint::Length(alarm_rows(state)),
         Constraint::Length(log),
         Constraint::Length(1),
     ])
@@ -41,6 +42,7 @@ pub fn draw(frame: &mut Frame, state: &DashboardState, view: &View) {
         frame.render_widget(tab, tabs);
         panel(frame, body, state, view, view.panel);
     }
+    alarms(frame, alarm, state, view);
     events(frame, foot, state, view);
     let text = match state.stopping {
         true => " Stopping after this step: a checkpoint is written, --resume goes on. ",
@@ -136,6 +138,25 @@ fn facts_lines(state: &DashboardState) -> Vec<Line<'static>> {
     vec![Line::from(first.join("   ")), Line::from(second)]
 }
 
+/// Rows of the alarms: none without one.
+fn alarm_rows(state: &DashboardState) -> u16 {
+    if state.alarms.is_empty() { 0 } else { 2 }
+}
+
+/// How many alarms there were, and what the last one said.
+fn alarms(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
+    let Some(last) = state.alarms.last() else {
+        return;
+    };
+    let text = match state.alarms.len() {
+        1 => format!(" ! {last}"),
+        n => format!(" ! {n} alarms, the last: {last}"),
+    };
+    let style = view.ink(Color::Red).add_modifier(Modifier::BOLD);
+    let shown = Paragraph::new(text).style(style).wrap(Wrap { trim: false });
+    frame.render_widget(shown, area);
+}
+
 fn events(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
     let shown = area.height.saturating_sub(1) as usize;
     let skip = state.log.len().saturating_sub(shown);
@@ -186,6 +207,7 @@ mod tests {
                 ],
                 accuracy: 0.5 + 0.02 * step as f64,
                 flu: Some(0.4),
+                gradient_norm: Some(1.5),
                 tokens_per_second: 250.0,
                 useful_tokens: 0.96,
             };
@@ -225,6 +247,39 @@ mod tests {
             };
             insta::assert_snapshot!(format!("small-{name}"), screen(&state, &view, 80, 24));
         }
+    }
+
+    #[test]
+    fn alarms_have_a_row_on_every_size_of_screen() {
+        let mut state = training();
+        let quiet = screen(&state, &View::default(), 80, 24);
+        state.raise(12, &["step 12: the loss is 2.1 and was 0.9".into()]);
+        assert_eq!(
+            state.log.back().unwrap(),
+            "Alarm, step 12: the loss is 2.1 and was 0.9"
+        );
+        for (width, height) in [(80, 24), (120, 40), (200, 60)] {
+            let drawn = screen(&state, &View::default(), width, height);
+            assert!(
+                drawn.contains(" ! step 12: the loss is 2.1 and was 0.9"),
+                "{drawn}"
+            );
+        }
+        assert!(!quiet.contains(" ! "), "{quiet}");
+        state.raise(13, &["step 13: two experts are dead".into()]);
+        let drawn = screen(&state, &View::default(), 80, 24);
+        assert!(
+            drawn.contains(" ! 2 alarms, the last: step 13: two experts"),
+            "{drawn}"
+        );
+        // Training begins anew, for another member.
+        state.begin_training(0, 40, 20);
+        assert_eq!(
+            screen(&state, &View::default(), 80, 24)
+                .matches(" ! ")
+                .count(),
+            0
+        );
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct TrainPoint {
     pub accuracy: f64,
     /// Mean FLU over this step's questions; absent without routers.
     pub flu: Option<f64>,
+    /// Norm of the whole gradient before it was clipped, where it is known.
+    pub gradient_norm: Option<f64>,
     /// Speed, padding left out.
     pub tokens_per_second: f64,
     /// Share of computed tokens that are not padding.
@@ -113,6 +115,8 @@ pub struct DashboardState {
     pub stopping: bool,
     /// Lines of the log, the latest last.
     pub log: VecDeque<String>,
+    /// Alarms of this process, the latest last.
+    pub alarms: Vec<String>,
 }
 
 impl DashboardState {
@@ -136,10 +140,20 @@ impl DashboardState {
     /// Training starts, or goes on after `done` steps.
     pub fn begin_training(&mut self, done: usize, total: usize, per_epoch: usize) {
         self.phase = Phase::Training;
+        self.alarms.clear();
         (self.step, self.first_step) = (done, done);
         (self.total_steps, self.steps_per_epoch) = (total, per_epoch);
         if done > 0 {
             self.say(format!("Going on after step {done} of {total}."));
+        }
+    }
+
+    /// An optimizer step raised alarms.
+    pub fn raise(&mut self, step: usize, alarms: &[String]) {
+        self.step = self.step.max(step);
+        for alarm in alarms {
+            self.say(format!("Alarm, {alarm}"));
+            self.alarms.push(alarm.clone());
         }
     }
 

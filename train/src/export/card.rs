@@ -15,10 +15,10 @@ use crate::fitted::LoadedRun;
 use crate::functional_uncertainty::FluTokens;
 use crate::lock::LOCK;
 use crate::method::Method;
-use crate::posthoc::PostHoc;
 use crate::posthoc::confidence::Confidence;
 use crate::posthoc::conformal::{Conformal, Score};
 use crate::posthoc::temperature::Temperature;
+use crate::posthoc::trust::{Trust, Way};
 use crate::prediction::{AnswerConfidence, ScoredRow};
 use crate::prepare::Prepared;
 use crate::prequential::PrequentialTemperature;
@@ -133,10 +133,14 @@ pub struct HeldOutCard {
     pub questions: usize,
     /// Share of the held-out questions that was answered rightly.
     pub accuracy: f64,
-    /// Temperature scaling of the logits.
+    /// Temperature scaling of the logits; 1 where the questions bear none.
     pub temperature: Temperature,
-    /// Calibrator of the probability of being right, from softmax confidence and FLU.
+    /// Calibrator of the probability of being right, from softmax confidence and FLU; one that
+    /// changes nothing where the questions bear none.
     pub confidence: Confidence,
+    /// Which calibration the questions bear; absent in cards of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way: Option<Way>,
     /// Sets that hold the right choice nine times in ten. Absent where the questions are too few to
     /// promise that.
     pub conformal_90: Option<Conformal>,
@@ -254,11 +258,13 @@ impl HeldOutCard {
         let right = rows.iter().filter(|row| row.correct()).count();
         let mut flu: Vec<f64> = rows.iter().filter_map(|row| row.flu).collect();
         flu.sort_by(f64::total_cmp);
+        let trust = Trust::fit(rows);
         Self {
             questions: rows.len(),
             accuracy: right as f64 / rows.len().max(1) as f64,
-            temperature: Temperature::fit(rows),
-            confidence: Confidence::fit(rows),
+            temperature: trust.calibrator.temperature,
+            confidence: trust.calibrator,
+            way: Some(trust.way),
             conformal_90: Some(Conformal::fit(rows, Score::Lac, 0.1)).filter(|c| {
                 c.threshold.is_finite() && rows.iter().all(|row| row.written.is_none())
             }),

@@ -52,26 +52,36 @@ fn dot(weights: &[f64; 3], features: &[f64; 3]) -> f64 {
     weights.iter().zip(features).map(|(w, x)| w * x).sum()
 }
 
+/// Gradient and curvature of the penalised loss.
+fn derivatives(
+    weights: &[f64; 3],
+    observations: &[Observation],
+    strength: f64,
+) -> ([f64; 3], [[f64; 3]; 3]) {
+    let mut gradient = [0.0; 3];
+    let mut curvature = [[0.0; 3]; 3];
+    for i in 0..3 {
+        gradient[i] = strength * (weights[i] - PRIOR[i]);
+        curvature[i][i] = strength;
+    }
+    for (features, right) in observations {
+        let p = sigmoid(dot(weights, features));
+        let error = p - f64::from(u8::from(*right));
+        for i in 0..3 {
+            gradient[i] += error * features[i];
+            for j in 0..3 {
+                curvature[i][j] += p * (1.0 - p) * features[i] * features[j];
+            }
+        }
+    }
+    (gradient, curvature)
+}
+
 /// Penalised maximum likelihood by Newton's method.
 fn regress(observations: &[Observation], strength: f64) -> [f64; 3] {
     let mut weights = PRIOR;
     for _ in 0..50 {
-        let mut gradient = [0.0; 3];
-        let mut curvature = [[0.0; 3]; 3];
-        for i in 0..3 {
-            gradient[i] = strength * (weights[i] - PRIOR[i]);
-            curvature[i][i] = strength;
-        }
-        for (features, right) in observations {
-            let p = sigmoid(dot(&weights, features));
-            let error = p - f64::from(u8::from(*right));
-            for i in 0..3 {
-                gradient[i] += error * features[i];
-                for j in 0..3 {
-                    curvature[i][j] += p * (1.0 - p) * features[i] * features[j];
-                }
-            }
-        }
+        let (gradient, curvature) = derivatives(&weights, observations, strength);
         let step = solve(curvature, gradient);
         // A full step may overshoot where the data are separable.
         let size = step.iter().fold(0.0f64, |m, s| m.max(s.abs()));
@@ -139,6 +149,45 @@ fn choose(observations: &[Observation]) -> f64 {
     best.1
 }
 
+/// A logistic regression of being right on the stated confidence and FLU, drawn to the confidence
+/// as stated, with the curvature of its likelihood: how sure it is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Regression {
+    weights: [f64; 3],
+    curvature: [[f64; 3]; 3],
+    flu: [f64; 2],
+}
+
+impl Regression {
+    /// Fits with a pull of so many pseudo-observations.
+    pub(super) fn fit(rows: &[ScoredRow], pull: f64) -> Self {
+        let plain = Confidence {
+            flu: flu_moments(rows),
+            ..Confidence::scaling(Temperature::ONE)
+        };
+        let observations = plain.observations(rows);
+        let weights = regress(&observations, pull);
+        Self {
+            weights,
+            curvature: derivatives(&weights, &observations, pull).1,
+            flu: plain.flu,
+        }
+    }
+
+    /// The interval of a row's probability of being right, so many standard deviations on either
+    /// side on the scale of the logit.
+    pub(super) fn interval(&self, row: &ScoredRow, deviations: f64) -> [f64; 2] {
+        let plain = Confidence {
+            flu: self.flu,
+            ..Confidence::scaling(Temperature::ONE)
+        };
+        let features = plain.features(row);
+        let variance = dot(&solve(self.curvature, features), &features).max(0.0);
+        let (middle, half) = (dot(&self.weights, &features), deviations * variance.sqrt());
+        [sigmoid(middle - half), sigmoid(middle + half)]
+    }
+}
+
 /// Whether FLU tells something that the softmax confidence does not: a likelihood-ratio test of the
 /// logistic regression of being right on both logits against that on the confidence's alone.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -194,7 +243,40 @@ fn moments(values: &[f64]) -> [f64; 2] {
     [mean, variance.sqrt().max(1e-6)]
 }
 
+fn flu_moments(rows: &[ScoredRow]) -> [f64; 2] {
+    let logits: Vec<f64> = rows.iter().filter_map(|r| r.flu).map(logit).collect();
+    moments(&logits)
+}
+
 impl Confidence {
+    /// Temperature scaling alone.
+    pub fn scaling(temperature: Temperature) -> Self {
+        Self {
+            temperature,
+            weights: PRIOR,
+            flu: [0.0, 1.0],
+            strength: 0.0,
+        }
+    }
+
+    /// Fits on held-out rows after a temperature.
+    pub fn after(temperature: Temperature, held_out: &[ScoredRow]) -> Self {
+        let mut fitted = Self {
+            flu: flu_moments(held_out),
+            ..Self::scaling(temperature)
+        };
+        let observations = fitted.observations(held_out);
+        fitted.strength = choose(&observations);
+        fitted.weights = regress(&observations, fitted.strength);
+        fitted
+    }
+
+    fn observations(&self, rows: &[ScoredRow]) -> Vec<Observation> {
+        rows.iter()
+            .map(|row| (self.features(row), row.correct()))
+            .collect()
+    }
+
     fn features(&self, row: &ScoredRow) -> [f64; 3] {
         let scaled = self.temperature.apply(row);
         let [mean, deviation] = self.flu;
@@ -215,20 +297,7 @@ impl PostHoc for Confidence {
     type Output = ScoredRow;
 
     fn fit(held_out: &[ScoredRow]) -> Self {
-        let logits: Vec<f64> = held_out.iter().filter_map(|r| r.flu).map(logit).collect();
-        let mut fitted = Self {
-            temperature: Temperature::fit(held_out),
-            weights: PRIOR,
-            flu: moments(&logits),
-            strength: 0.0,
-        };
-        let observations: Vec<Observation> = held_out
-            .iter()
-            .map(|row| (fitted.features(row), row.correct()))
-            .collect();
-        fitted.strength = choose(&observations);
-        fitted.weights = regress(&observations, fitted.strength);
-        fitted
+        Self::after(Temperature::fit(held_out), held_out)
     }
 
     /// The row with its answer's probability replaced; never below another choice's, so that the

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`temperature`] | the same answer with another confidence |
 //! | [`confidence`] | the probability of being right, from softmax confidence and FLU together |
+//! | [`trust`] | which of these an answer is given with, and how sure that is |
 //! | [`abstention`] | whether to answer at all, at a stated risk or coverage |
 //! | [`conformal`] | a set of choices that holds the right one with a stated probability |
 
@@ -16,10 +17,12 @@ pub mod abstention;
 pub mod confidence;
 pub mod conformal;
 pub mod temperature;
+pub mod trust;
 
 use confidence::Confidence;
 use conformal::{Conformal, ConformalMetrics, Score};
 use temperature::Temperature;
+use trust::Trust;
 
 /// A calibrator: fitted on held-out predictions, applied to any other.
 pub trait PostHoc: Sized {
@@ -74,6 +77,12 @@ pub struct CalibratedMetrics {
     pub lac: ConformalMetrics,
     /// Adaptive prediction sets (APS).
     pub aps: ConformalMetrics,
+    /// The calibration that answers are given with; absent in runs of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Trust>,
+    /// Figures with that confidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_trust: Option<Metrics>,
 }
 
 impl CalibratedMetrics {
@@ -87,6 +96,8 @@ impl CalibratedMetrics {
         let calibrators = Calibrators::fit(held_out);
         let [scaled, combined] = calibrators.apply(test);
         let Calibrators(confidence) = calibrators;
+        let trust = Trust::fit(held_out);
+        let trusted: Vec<ScoredRow> = test.iter().map(|row| trust.apply(row)).collect();
         let sets = |score| Conformal::fit(held_out, score, ALPHA).metrics(test);
         Self {
             with_temperature: Metrics::of(&scaled, bins, bootstrap),
@@ -95,6 +106,8 @@ impl CalibratedMetrics {
             confidence,
             lac: sets(Score::Lac),
             aps: sets(Score::Aps),
+            with_trust: Some(Metrics::of(&trusted, bins, bootstrap)),
+            trust: Some(trust),
         }
     }
 }

@@ -5,6 +5,7 @@ use data::rendering::Scoring;
 use data::split::SplitAccount;
 
 use super::Report;
+use crate::alarm::Alarm;
 use crate::prepare::LeftOut;
 
 impl Report<'_> {
@@ -103,6 +104,8 @@ impl Report<'_> {
             ),
             ("Command".into(), self.environment.command.clone()),
         ];
+        let alarms = self.alarms.iter().map(Alarm::to_string);
+        facts.extend(alarms.map(|alarm| ("Alarm in training".into(), alarm)));
         let left_out = LeftOut::sentences(&self.provenance.left_out);
         facts.extend(
             left_out

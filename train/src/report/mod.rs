@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use data::MultipleChoice;
 use data::source::SourceKind;
 
+use crate::alarm::Alarm;
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::prediction::ScoredRow;
@@ -41,6 +42,7 @@ struct Report<'a> {
     provenance: Provenance,
     environment: Environment,
     history: Vec<MetricsLine>,
+    alarms: Vec<Alarm>,
     worst: Vec<Worst<'a>>,
 }
 
@@ -77,6 +79,7 @@ pub fn write(
         provenance: run.provenance()?,
         environment: run.environment()?,
         history: run.metrics()?,
+        alarms: run.alarms()?,
         worst: worst(&scored.tuned_rows, questions),
     };
     run.write_text("report.html", &html::render(&report)?)?;

@@ -1,6 +1,7 @@
 //! What a report says in sentences.
 
 use super::Report;
+use super::figures::{Unit, show};
 use crate::metric::Estimate;
 use crate::posthoc::confidence::Information;
 use crate::posthoc::{ALPHA, CalibratedMetrics};
@@ -39,6 +40,14 @@ impl Report<'_> {
                 percent(tuned.expected_calibration_error),
                 percent(base.expected_calibration_error)
             ));
+        }
+        match &*self.alarms {
+            [] => {}
+            [one] => text.push(format!("Training raised an alarm, {one}.")),
+            [.., last] => text.push(format!(
+                "Training raised {} alarms, listed below; the last, {last}.",
+                self.alarms.len()
+            )),
         }
         if let Some(auroc) = tuned.auroc.value {
             text.push(format!(
@@ -91,6 +100,19 @@ impl Report<'_> {
             confidence.weights[1],
             confidence.weights[2]
         )];
+        if let Some(trust) = &self.scored.calibrated.trust {
+            sentences.push(format!(
+                "Answers of predict and serve: {}",
+                trust.sentence()
+            ));
+        }
+        if let Some(with) = &self.scored.calibrated.with_trust {
+            sentences.push(format!(
+                "On the test questions that confidence has an ECE of {} and an NLL of {}.",
+                show(Some(with.expected_calibration_error), Unit::Percent),
+                show(Some(with.negative_log_likelihood), Unit::Plain)
+            ));
+        }
         // What is written has no set of choices.
         if !self.written() {
             sentences.push(format!(

@@ -4,6 +4,7 @@
 //! config.toml                              the settings
 //! environment.json  data.json              program and machine; files of model and data
 //! metrics.jsonl  metrics.csv  events.out.tfevents.*
+//! alarms.jsonl                             what went wrong in training although it went on
 //! prequential.jsonl                        first answers to the training questions
 //! checkpoint/  adapter/  members/s<seed>/
 //! digests.sha256                           SHA-256 of the files that the run relies on
@@ -26,6 +27,7 @@ use crate::error::TrainError;
 use crate::lock::{LOCK, Lock};
 use crate::tracker;
 
+mod alarms;
 mod digests;
 mod files;
 mod first_answers;
@@ -33,6 +35,7 @@ mod metrics;
 mod predictions;
 mod record;
 
+pub use alarms::AlarmLog;
 pub use digests::{DIGESTS, Digests, digest};
 pub use predictions::{HELD_OUT, read_predictions};
 pub use record::{ChatRecord, Environment, Provenance};
@@ -41,6 +44,7 @@ pub(crate) use files::write;
 pub(crate) use first_answers::FIRST_ANSWERS;
 pub(crate) use metrics::METRICS;
 
+use alarms::ALARMS;
 use record::{DATA, ENVIRONMENT};
 
 const CONFIG: &str = "config.toml";
@@ -70,7 +74,10 @@ impl RunDirectory {
                 )
             })?;
             // Runs of earlier versions hold relative paths.
-            if known.anchored() != config.anchored() {
+            let mut known = known.anchored();
+            // How a training goes on after a fault changes no step that was sound.
+            known.train.on_nan = config.train.on_nan;
+            if known != config.anchored() {
                 return Err(TrainError::file(
                     &file,
                     "the run was started with other settings: repeat its command, or choose another --run",
@@ -153,6 +160,7 @@ impl RunDirectory {
             ENVIRONMENT,
             DATA,
             METRICS,
+            ALARMS,
             FIRST_ANSWERS,
             "report.html",
             "report.md",
