@@ -105,13 +105,14 @@ def idle(place, count):
     read_until(end, lambda _: checkpoints(run))
     os.close(end)
     time.sleep(1)
-    # Threads that read the dead terminal would read it thousands of times a second.
+    # Threads that read the dead terminal would do so tens of thousands of times a second (34,000
+    # were seen); a quick training reads its own memory some hundred times.
     reads = lambda: int(re.search(r"syscr: (\d+)", open(f"/proc/{child}/io").read())[1])
     try:
         before = reads()
         time.sleep(2)
         seen = (reads() - before) / 2
-        count.must(seen < 500, f"{seen:.0f} reads a second without a terminal")
+        count.must(seen < 5000, f"{seen:.0f} reads a second without a terminal")
         count.saw(f"reads a second without a terminal: {seen:.0f}")
     except OSError as error:
         count.must(False, f"idle: {error}")
