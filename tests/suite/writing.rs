@@ -228,7 +228,11 @@ fn a_run_on_open_ended_questions_writes_reports_and_predicts() {
     let answer: Value = serde_json::from_str(&one).unwrap();
     assert!(answer["text"].is_string() && answer.get("answer").is_none());
     assert_eq!(answer["probability"], answer["probabilities"][0]);
-    assert!(stdout(root, &question).contains("calibrated confidence"));
+    let printed = stdout(root, &question);
+    assert!(
+        printed.contains("confidence ") && printed.contains("calibrated on "),
+        "{printed}"
+    );
     let chosen = [&question[..], &["--choice", "god"]].concat();
     fails(root, &chosen, &["this run writes its answers"]);
     std::fs::write(
