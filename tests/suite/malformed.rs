@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use crate::support::allocation::most_bytes;
 use crate::support::fixture;
+use crate::support::programs::{program, text};
 
 /// Writes the files of a small model, its weights changed by `damage`.
 fn damaged_safetensors(damage: impl Fn(&mut Vec<u8>)) -> tempfile::TempDir {
@@ -458,4 +459,25 @@ proptest! {
         );
         let _ = ModelConfig::from_json(&text);
     }
+}
+
+/// candle-core writes its stack into its messages where `RUST_BACKTRACE` asks for it.
+#[test]
+fn an_error_holds_no_stack_whatever_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bytes = std::fs::read(fixture("gguf/qwen2_bias.gguf")).unwrap();
+    // The length of a key, beyond the file's end.
+    bytes[262] = 1;
+    std::fs::write(folder.path().join("m.gguf"), bytes).unwrap();
+    let rows = "{\"question\":\"a?\",\"choices\":[\"x\",\"y\"],\"answer\":0}\n";
+    std::fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let args = ["data", "check", "rows.jsonl", "--model", "m.gguf"];
+    let output = program(env!("CARGO_BIN_EXE_uq4ct"), folder.path(), &args)
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(error.contains("m.gguf: gguf: string length"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
 }

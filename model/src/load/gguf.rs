@@ -82,8 +82,17 @@ fn read_header(path: &Path) -> Result<(BufReader<File>, Content), ModelError> {
         source,
     })?;
     let mut file = BufReader::new(file);
-    let content = Content::read(&mut file).map_err(|e| at(path, e.to_string()))?;
+    let content = Content::read(&mut file).map_err(|e| at(path, reason(e)))?;
     Ok((file, content))
+}
+
+/// What candle-core says, without the trace of its stack that `RUST_BACKTRACE=1` puts into it:
+/// writing that out takes tens of megabytes.
+fn reason(error: candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => reason(*inner),
+        plain => plain.to_string(),
+    }
 }
 
 /// The error for a weight that the file does not have.
@@ -200,7 +209,7 @@ impl Gguf {
             .and_then(|q| q.dequantize(&Device::Cpu))
             .and_then(|t| t.flatten_all())
             .and_then(|t| t.to_vec1::<f32>())
-            .map_err(|e| fail(e.to_string()))?;
+            .map_err(|e| fail(reason(e)))?;
         Ok((shape, values))
     }
 }

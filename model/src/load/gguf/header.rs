@@ -10,7 +10,7 @@ use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 
 use super::super::chat::ChatSource;
-use super::missing;
+use super::{missing, reason};
 use crate::config::{FAMILIES, ModelConfig, QueryKeyNorm, RopeScaling, Variant};
 use crate::error::ModelError;
 
@@ -124,7 +124,7 @@ pub(super) fn has_sentence_piece(content: &Content) -> bool {
 /// The tokenizer as candle-core reads it, with the pre-tokenizers that candle-core does not know:
 /// SmolLM splits single digits, GPT-2 adds no leading space.
 pub(super) fn tokenizer(content: &Content) -> Result<Tokenizer, String> {
-    let read = || Tokenizer::from_gguf(content);
+    let read = || Tokenizer::from_gguf(content).map_err(reason);
     let mut tokenizer = crate::load::tokenizer(read).map_err(|e| format!("tokenizer: {e}"))?;
     let kind = text(content, "tokenizer.ggml.pre").unwrap_or_else(|_| "default".into());
     let bytes = ByteLevel::new(false, true, true);
