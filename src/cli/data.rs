@@ -128,10 +128,7 @@ fn given(args: &CheckArgs) -> String {
 
 fn settings(args: &CheckArgs) -> Result<RunConfig> {
     let mut layers = ConfigLayers::default();
-    let short = backend::find("auto")?.is_cpu() && args.model.as_deref() != Some("tiny");
-    if short {
-        short::lay(&mut layers)?;
-    }
+    short::lay(&mut layers, &backend::find("auto")?, args.model.as_deref())?;
     for file in &args.config {
         layers.file(file)?;
     }

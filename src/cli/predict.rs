@@ -71,9 +71,9 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
         _ => None,
     };
     let answerer = open(&args)?;
-    eprintln!("{}", answerer.calibration());
+    tell(answerer.calibration());
     if let Some(rule) = &answerer.abstention {
-        tell(format_args!("{}", explain(rule, answerer.held_out)));
+        tell(explain(rule, answerer.held_out));
     }
     let fields = args.fields.custom().writing(answerer.writes());
     match (&args.input, file) {

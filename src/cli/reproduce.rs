@@ -104,7 +104,7 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
     let finder = args.places.finder(&options.model());
     let plan = Plan::new(&options, Some(&finder))?;
     for note in plan.notes.iter().chain(&plan.left_out) {
-        tell(format_args!("{note}"));
+        tell(note);
     }
     if args.plan {
         return print_plan(&args, &plan, &finder);
@@ -138,7 +138,7 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
     };
     match ended {
         Ended::Stopped => {
-            tell(format_args!("Stopped. Repeat the command to go on."));
+            tell("Stopped. Repeat the command to go on.");
             return Ok(ExitCode::from(STOPPED));
         }
         Ended::Failed { failures, open } => {

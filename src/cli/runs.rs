@@ -107,7 +107,7 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
     let predictions = run.predictions(dataset);
     let damaged = predictions.as_ref().err().filter(|_| scored);
     if let Some(error) = damaged {
-        tell(format_args!("{error}"));
+        tell(error);
     }
     let damaged = damaged.is_some();
     let figures = predictions.ok().map(|rows| {

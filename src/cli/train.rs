@@ -163,8 +163,6 @@ fn name_dataset(given: &mut ConfigLayers, dataset: &str) -> Result<()> {
 /// The settings in their layers, and whether they were shortened for a processor.
 fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)> {
     let mut given = given(args)?;
-    let tiny = given.model_name().as_deref() == Some("tiny");
-    let shorten = device.is_cpu() && !args.full && !tiny;
     // A file that names its method brings that method's preset; the flag has the last word.
     let method = match (&args.method, given.method_name()) {
         (Some(flag), _) => flag.clone(),
@@ -177,9 +175,8 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
     }
     let mut layers = ConfigLayers::default();
     // At the bottom: what a preset or a flag says of its own accord stands.
-    if shorten {
-        short::lay(&mut layers)?;
-    }
+    let model = given.model_name();
+    let shorten = !args.full && short::lay(&mut layers, device, model.as_deref())?;
     layers.method(&method)?;
     let preset = layers.resolve()?.method.name;
     if let Some(directory) = given.adapter_from() {

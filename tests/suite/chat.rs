@@ -53,6 +53,18 @@ fn prompts_are_what_transformers_renders() {
     }
 }
 
+/// A training of that model.
+const TRAIN: [&str; 8] = [
+    "train",
+    "--model",
+    "m",
+    "--dataset",
+    "rows.jsonl",
+    "--method",
+    "lora",
+    "--plain",
+];
+
 /// A model with special tokens and a chat template, made from the tiny one.
 fn chat_model(root: &Path) {
     train(
@@ -131,16 +143,7 @@ fn a_run_in_a_chat_template_carries_it_everywhere() {
     );
     // A run.
     let args = [
-        &[
-            "train",
-            "--model",
-            "m",
-            "--dataset",
-            "rows.jsonl",
-            "--method",
-            "lora",
-            "--plain",
-        ],
+        &TRAIN[..],
         &["--set", "train.max_steps=1", "--run", "q"][..],
         &chat[..],
     ]
@@ -172,16 +175,7 @@ fn a_run_in_a_chat_template_carries_it_everywhere() {
     let card = read(&root.join("out/uq.json"));
     assert_eq!(card["prompt"]["chat"]["system"], "Be brief.");
     let plain = [
-        &[
-            "train",
-            "--model",
-            "m",
-            "--dataset",
-            "rows.jsonl",
-            "--method",
-            "lora",
-            "--plain",
-        ][..],
+        &TRAIN[..],
         &[
             "--set",
             "train.max_steps=0",

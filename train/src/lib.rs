@@ -98,6 +98,7 @@ pub mod fitted;
 pub mod forward;
 pub mod functional_uncertainty;
 pub mod gradient;
+mod json_lines;
 mod linear_algebra;
 pub mod lock;
 pub mod loss;

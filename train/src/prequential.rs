@@ -17,6 +17,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
+use crate::json_lines::parse;
 use crate::posthoc::temperature::Temperature;
 use crate::prediction::ScoredRow;
 
@@ -85,19 +86,6 @@ impl FirstAnswersLog {
 pub fn read(path: &Path) -> Result<Vec<FirstAnswer>, TrainError> {
     let text = fs::read_to_string(path).map_err(|e| TrainError::file(path, e))?;
     parse(path, &text)
-}
-
-/// The answers of a text, a line each but for a last line that was cut short; `path` is for errors.
-pub(crate) fn parse(path: &Path, text: &str) -> Result<Vec<FirstAnswer>, TrainError> {
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    whole
-        .lines()
-        .enumerate()
-        .map(|(number, line)| {
-            serde_json::from_str(line)
-                .map_err(|e| TrainError::file(path, format!("line {}: {e}", number + 1)))
-        })
-        .collect()
 }
 
 /// An answer's weight halves with every such share of the steps between it and the last one.

@@ -24,7 +24,6 @@ pub fn check_sizes(file: &File, metadata: &ParquetMetaData) -> Result<(), String
     if rows as u64 > length {
         return Err(format!("says that it holds {rows} rows, in {length} bytes"));
     }
-    let file = file.try_clone().map_err(|e| e.to_string())?;
     let mut bytes = BufReader::new(file);
     for column in groups.iter().flat_map(|group| group.columns()) {
         let (start, size) = column.byte_range();

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::{RunDirectory, write};
 use crate::alarm::Alarm;
 use crate::error::TrainError;
+use crate::json_lines::parse;
 
 pub(super) const ALARMS: &str = "alarms.jsonl";
 
@@ -66,14 +67,7 @@ fn read(path: &Path) -> Result<Vec<Alarm>, TrainError> {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         read => read.map_err(|e| TrainError::file(path, e))?,
     };
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let lines = whole.lines().enumerate();
-    lines
-        .map(|(number, line)| {
-            serde_json::from_str(line)
-                .map_err(|e| TrainError::file(path, format!("line {}: {e}", number + 1)))
-        })
-        .collect()
+    parse(path, &text)
 }
 
 #[cfg(test)]

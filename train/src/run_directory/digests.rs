@@ -101,12 +101,16 @@ impl Digests {
         }
     }
 
-    /// The names of the listed files.
+    /// Checks a file that must be listed.
     ///
     /// # Errors
-    /// A list that is damaged.
-    pub fn names(&self) -> Result<Vec<String>, TrainError> {
-        Ok(self.lines()?.into_iter().map(|line| line.name).collect())
+    /// A list without the file, and as [`Self::check`].
+    pub(crate) fn require(&self, name: &str) -> Result<(), TrainError> {
+        if self.known(name)?.is_empty() {
+            let reason = format!("does not list {name}: it was cut");
+            return Err(TrainError::file(&self.list, reason));
+        }
+        self.check(name)
     }
 
     /// Checks a file that is listed; any other passes.

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use super::metrics::same_log;
 use super::{RunDirectory, write};
 use crate::error::TrainError;
-use crate::prequential::{FirstAnswersLog, PrequentialTemperature, parse};
+use crate::json_lines::parse;
+use crate::prequential::{FirstAnswer, FirstAnswersLog, PrequentialTemperature};
 
 pub(crate) const FIRST_ANSWERS: &str = "prequential.jsonl";
 const TEMPERATURE: &str = "adapter/temperature.json";
@@ -39,7 +40,7 @@ impl RunDirectory {
             0 => String::new(),
             _ => fs::read_to_string(&path).map_err(|e| TrainError::file(&path, e))?,
         };
-        let mut answers = parse(&path, &written)?;
+        let mut answers: Vec<FirstAnswer> = parse(&path, &written)?;
         // Kept to the last digit.
         let lines = written.lines().zip(&answers);
         let kept = lines.filter(|(_, answer)| answer.step <= keep_steps);
