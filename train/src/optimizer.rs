@@ -102,6 +102,13 @@ pub(crate) fn learning_rate(
         .map_err(|reason| TrainError::config("train.learning_rate", reason))
 }
 
+/// The learning rate of each of `total` optimizer steps, for people to see: the routers' own is
+/// left out.
+pub(crate) fn learning_rates(train: &TrainSection, total: usize) -> Result<Vec<f64>, TrainError> {
+    let mut rates = learning_rate(train, total)?;
+    Ok((0..total).map(|_| rates.step().base()).collect())
+}
+
 /// A linear warm-up to `peak`, then constant, linear or cosine.
 fn rate_by_step(train: &TrainSection, peak: f64, total: usize) -> LrSchedulerConfig {
     let warmup = train.warmup_steps.min(total.saturating_sub(1));

@@ -46,6 +46,8 @@ struct Inner {
     skipped: usize,
     /// The last optimizer step whose numbers are all here.
     processed: usize,
+    /// The learning rate of every optimizer step.
+    rates: Vec<f64>,
 }
 
 /// What a training's numbers go to, and how they are looked at.
@@ -67,6 +69,8 @@ pub struct Recording {
     pub before: f64,
     /// Held-out questions of a whole round.
     pub held_out: usize,
+    /// The learning rate of every optimizer step.
+    pub rates: Vec<f64>,
 }
 
 /// Optimizer steps in a row that may be left out: weights that gave no number ten times will not
@@ -94,6 +98,7 @@ impl Telemetry {
                 on_nan: OnNan::Stop,
                 skipped: 0,
                 processed: 0,
+                rates: Vec::new(),
             })),
             state,
         }
@@ -111,6 +116,7 @@ impl Telemetry {
         inner.processed = recording.done;
         inner.before = recording.before;
         inner.held_out_whole = recording.held_out;
+        inner.rates = recording.rates;
         inner.began = Instant::now();
         inner.last_step = inner.began;
     }
@@ -196,21 +202,24 @@ impl Telemetry {
 
     /// The numbers of an optimizer step are sound.
     fn on_step(&self, parts: &[StepFacts], took: f64) -> Vec<String> {
-        let point = train_point(parts, took);
+        let mut point = train_point(parts, took);
         let rows: Vec<ScoredRow> = parts.iter().flat_map(|p| p.rows.clone()).collect();
         let load = mean_load(parts);
         let mut inner = self.inner();
         inner.skipped = 0;
+        point.learning_rate = inner.rates.get(point.step.saturating_sub(1)).copied();
         let values = json!({
             "loss": point.loss,
             "accuracy": point.accuracy,
             "flu": point.flu,
             "gradient_norm": point.gradient_norm,
+            "learning_rate": point.learning_rate,
+            "tokens": point.tokens,
             "tokens_per_second": point.tokens_per_second,
         });
         let mut values = object(values);
         for (name, value) in &point.terms {
-            values.insert((*name).into(), json!(value));
+            values.insert(name.to_string(), json!(value));
         }
         inner.write("train", point.step, values);
         inner.keep_first_answers(point.step, &rows);
@@ -387,11 +396,13 @@ fn train_point(parts: &[StepFacts], took: f64) -> TrainPoint {
             .terms
             .iter()
             .enumerate()
-            .map(|(t, (name, _, _))| (*name, weighted(&|p: &StepFacts| p.terms[t].2)))
+            .map(|(t, (name, _, _))| ((*name).into(), weighted(&|p: &StepFacts| p.terms[t].2)))
             .collect(),
         accuracy: rows.iter().filter(|r| r.correct()).count() as f64 / rows.len() as f64,
         flu: mean_flu(rows.iter().copied()),
         gradient_norm: parts.iter().find_map(|part| part.gradient_norm),
+        learning_rate: None,
+        tokens,
         tokens_per_second: tokens as f64 / took.max(1e-9),
         useful_tokens: tokens as f64
             / parts

@@ -19,10 +19,11 @@ use crate::alarm::Watch;
 use crate::checkpoint::{self, Checkpoint, CloseChunk, Closing};
 use crate::config::RunConfig;
 use crate::context::Setup;
+use crate::dashboard::history::earlier;
 use crate::error::TrainError;
 use crate::loss::cross_entropy::CrossEntropy;
 use crate::metric::live::{LossTerm, Tap, WholeSet};
-use crate::optimizer::{OnePassAdamW, learning_rate};
+use crate::optimizer::{OnePassAdamW, learning_rate, learning_rates};
 use crate::prequential::{self, PrequentialTemperature};
 use crate::registry;
 use crate::renderer::Renderer;
@@ -302,9 +303,11 @@ fn begin(
         done,
         before: lines.last().map_or(0.0, |line| line.seconds),
         held_out,
+        rates: learning_rates(&config.train, walk.total())?,
     });
     let mut state = setup.telemetry.state();
     state.begin_training(done, walk.total(), per_epoch);
+    state.recall(earlier(&lines));
     Ok(())
 }
 

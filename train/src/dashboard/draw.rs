@@ -4,31 +4,70 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Borders, Gauge, Paragraph, Tabs, Wrap};
+use ratatui::widgets::{Block, Borders, Clear, Paragraph, Tabs};
 
-use super::keys;
+use super::flow::shortened;
+use super::header::{Header, progress};
+use super::keys::{HELP, KEYS};
+use super::panel::log::log;
 use super::panel::panel;
-use super::state::{DashboardState, Phase, clock};
-use super::view::{PANELS, View};
+use super::state::DashboardState;
+use super::view::{LOG, PANELS, View};
 
 /// From this width and height on, all panels are shown at once.
 const LARGE: (u16, u16) = (120, 36);
+/// The most rows that an alarm has.
+const ALARM_ROWS: usize = 3;
 
 /// Draws everything.
 pub fn draw(frame: &mut Frame, state: &DashboardState, view: &View) {
     let area = frame.area();
-    let large = area.width >= LARGE.0 && area.height >= LARGE.1;
-    let log = if large { 6 } else { 3 };
-    let [head, tabs, body, alarm, foot, help] = Layout::vertical([
-        Constraint::Length(4),
-        Constraint::Length(u16::from(!large)),
+    match view.zoomed {
+        true => zoomed(frame, area, state, view),
+        false => panels(frame, area, state, view),
+    }
+    if view.help {
+        help(frame, area, view);
+    }
+}
+
+/// One panel on the whole screen, between progress and keys.
+fn zoomed(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
+    let alarm = alarms(state, area.width);
+    let [head, body, alarm_area, foot] = Layout::vertical([
+        Constraint::Length(1),
         Constraint::Fill(1),
-        Constraint::Length(alarm_rows(state)),
-        Constraint::Length(log),
+        Constraint::Length(alarm.len() as u16),
         Constraint::Length(1),
     ])
     .areas(area);
-    header(frame, head, state, view);
+    progress(frame, head, state, view);
+    panel(frame, body, state, view, view.panel);
+    draw_alarms(frame, alarm_area, alarm, view);
+    keys_line(frame, foot, state, view);
+}
+
+/// The header, one panel or all of them, and the log.
+fn panels(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
+    let large = area.width >= LARGE.0 && area.height >= LARGE.1;
+    let header = Header::of(state, view, area.width);
+    let alarm = alarms(state, area.width);
+    let foot = match (large, view.panel) {
+        (true, _) => 6,
+        // It has the body.
+        (false, LOG) => 0,
+        (false, _) => 3,
+    };
+    let [head, tabs, body, alarm_area, foot, keys] = Layout::vertical([
+        Constraint::Length(header.height()),
+        Constraint::Length(u16::from(!large)),
+        Constraint::Fill(1),
+        Constraint::Length(alarm.len() as u16),
+        Constraint::Length(foot),
+        Constraint::Length(1),
+    ])
+    .areas(area);
+    header.draw(frame, head, state, view);
     if large {
         all_panels(frame, body, state, view);
     } else {
@@ -42,22 +81,24 @@ pub fn draw(frame: &mut Frame, state: &DashboardState, view: &View) {
         frame.render_widget(tab, tabs);
         panel(frame, body, state, view, view.panel);
     }
-    alarms(frame, alarm, state, view);
-    events(frame, foot, state, view);
-    let text = match state.stopping {
-        true => " Stopping after this step: a checkpoint is written, --resume goes on. ",
-        false => keys::HELP,
-    };
-    frame.render_widget(Paragraph::new(text).style(view.ink(Color::DarkGray)), help);
+    draw_alarms(frame, alarm_area, alarm, view);
+    if foot.height > 0 {
+        let block = Block::new()
+            .borders(Borders::TOP)
+            .title(View::title(LOG))
+            .border_style(view.frame(LOG));
+        log(frame, foot, state, view, block);
+    }
+    keys_line(frame, keys, state, view);
 }
 
 fn all_panels(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
     let [top, bottom] = Layout::vertical([Constraint::Fill(1); 2]).areas(area);
     let top: [Rect; 2] = Layout::horizontal([Constraint::Fill(1); 2]).areas(top);
-    // Wide enough for every expert of a usual mixture; the frame, the router's number, and five
+    // Wide enough for every expert of a usual mixture: the frame, the router's number, and five
     // characters an expert.
     let experts = state.expert_load.first().map_or(0, Vec::len);
-    let wide = (6 + 5 * experts as u16).clamp(area.width / 3, area.width / 2);
+    let wide = (7 + 5 * experts as u16).clamp(area.width / 3, area.width * 2 / 5);
     let parts = [
         Constraint::Fill(1),
         Constraint::Fill(1),
@@ -69,113 +110,67 @@ fn all_panels(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View
     }
 }
 
-fn header(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
-    let [title, gauge, facts] = Layout::vertical([
-        Constraint::Length(1),
-        Constraint::Length(1),
-        Constraint::Length(2),
-    ])
-    .areas(area);
-    let bold = view.ink(Color::White).add_modifier(Modifier::BOLD);
-    frame.render_widget(
-        Line::from(vec![
-            Span::styled(format!(" {} ", state.title), bold),
-            Span::styled(format!(" on {} ", state.device), view.ink(Color::DarkGray)),
-        ]),
-        title,
-    );
-    let bar = Gauge::default()
-        .ratio(state.progress().clamp(0.0, 1.0))
-        .label(progress_label(state))
-        .use_unicode(true)
-        .gauge_style(view.ink(Color::Cyan));
-    frame.render_widget(bar, gauge);
-    frame.render_widget(Paragraph::new(facts_lines(state)), facts);
-}
-
-fn progress_label(state: &DashboardState) -> String {
-    match &state.phase {
-        Phase::Preparing => "preparing".into(),
-        Phase::Training => {
-            let epoch = state.step as f64 / state.steps_per_epoch.max(1) as f64;
-            let left = state.seconds_left().map_or("?".into(), clock);
-            format!(
-                "step {}/{}  epoch {epoch:.2}  {left} left",
-                state.step, state.total_steps
-            )
-        }
-        Phase::Evaluating { name, done, total } => format!("{name}: {done}/{total}"),
-        Phase::Reporting => "bootstrap and report".into(),
-        Phase::Done => "done".into(),
-    }
-}
-
-fn facts_lines(state: &DashboardState) -> Vec<Line<'static>> {
-    let mut first = vec![format!(
-        " {:.0} tokens/s   {:.2} GiB   {}",
-        state.tokens_per_second,
-        state.memory as f64 / f64::from(1 << 30),
-        clock(state.seconds)
-    )];
-    if let Some(point) = state.train.last() {
-        first.push(format!(
-            "useful tokens {:.0} %",
-            point.useful_tokens * 100.0
-        ));
-    }
-    let second = match state.train.last() {
-        Some(point) => {
-            let terms = point.terms.iter().map(|(name, v)| format!("{name} {v:.3}"));
-            let flu = point.flu.map(|flu| format!("flu {flu:.3}"));
-            let parts: Vec<String> = std::iter::once(format!("loss {:.3}", point.loss))
-                .chain(terms)
-                .chain(flu)
-                .collect();
-            format!(" {}", parts.join("   "))
-        }
-        None => String::new(),
+/// What the last line says: how to stop and look around, or that it is stopping.
+fn keys_line(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
+    let text = match state.stopping {
+        true => " Stopping after this step: a checkpoint is written, --resume goes on. ",
+        false => HELP,
     };
-    vec![Line::from(first.join("   ")), Line::from(second)]
+    frame.render_widget(Paragraph::new(text).style(view.ink(Color::DarkGray)), area);
 }
 
-/// Rows of the alarms: none without one.
-fn alarm_rows(state: &DashboardState) -> u16 {
-    if state.alarms.is_empty() { 0 } else { 2 }
-}
-
-/// How many alarms there were, and what the last one said.
-fn alarms(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
+/// How many alarms there were, and what the last one said; no rows without one.
+fn alarms(state: &DashboardState, width: u16) -> Vec<String> {
     let Some(last) = state.alarms.last() else {
-        return;
+        return Vec::new();
     };
     let text = match state.alarms.len() {
-        1 => format!(" ! {last}"),
-        n => format!(" ! {n} alarms, the last: {last}"),
+        1 => format!("! {last}"),
+        n => format!("! {n} alarms, the last: {last}"),
     };
-    let style = view.ink(Color::Red).add_modifier(Modifier::BOLD);
-    let shown = Paragraph::new(text).style(style).wrap(Wrap { trim: false });
-    frame.render_widget(shown, area);
+    shortened(&text, usize::from(width).saturating_sub(2), ALARM_ROWS)
 }
 
-fn events(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
-    let shown = area.height.saturating_sub(1) as usize;
-    let skip = state.log.len().saturating_sub(shown);
-    let lines: Vec<Line> = state
-        .log
-        .iter()
-        .skip(skip)
-        .map(|line| Line::from(format!(" {line}")))
+fn draw_alarms(frame: &mut Frame, area: Rect, rows: Vec<String>, view: &View) {
+    let style = view.ink(Color::Red).add_modifier(Modifier::BOLD);
+    let rows: Vec<Line> = rows
+        .into_iter()
+        .map(|row| Line::from(format!(" {row}")))
         .collect();
-    let block = Block::new()
-        .borders(Borders::TOP)
-        .border_style(view.ink(Color::DarkGray));
-    frame.render_widget(Paragraph::new(lines).block(block), area);
+    frame.render_widget(Paragraph::new(rows).style(style), area);
+}
+
+/// Every key, over the middle of the screen.
+fn help(frame: &mut Frame, area: Rect, view: &View) {
+    let wide = KEYS.iter().map(|(key, _)| Span::raw(*key).width()).max();
+    let wide = wide.unwrap_or(0);
+    let rows: Vec<Line> = KEYS
+        .iter()
+        .map(|(key, what)| {
+            let pad = " ".repeat(wide - Span::raw(*key).width());
+            let bold = view.ink(Color::Cyan).add_modifier(Modifier::BOLD);
+            Line::from(vec![
+                Span::styled(format!(" {key}{pad}  "), bold),
+                Span::raw(format!("{what} ")),
+            ])
+        })
+        .collect();
+    let width = rows.iter().map(Line::width).max().unwrap_or(0) as u16 + 2;
+    let middle = area.centered(
+        Constraint::Length(width),
+        Constraint::Length(rows.len() as u16 + 2),
+    );
+    let block = Block::bordered()
+        .title(" Keys ")
+        .border_style(view.ink(Color::Cyan));
+    frame.render_widget(Clear, middle);
+    frame.render_widget(Paragraph::new(rows).block(block), middle);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dashboard::state::{HeldOutPoint, TrainPoint};
+    use crate::dashboard::state::{CardMemory, Earlier, HeldOutPoint, Phase, TrainPoint};
     use crate::prediction::ScoredRow;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
@@ -201,13 +196,15 @@ mod tests {
                 step,
                 loss: 1.0 / step as f64,
                 terms: vec![
-                    ("cross_entropy", 0.9 / step as f64),
-                    ("load_balancing_loss", 1.1),
-                    ("calibration_loss", 0.2),
+                    ("cross_entropy".into(), 0.9 / step as f64),
+                    ("load_balancing_loss".into(), 1.1),
+                    ("calibration_loss".into(), 0.2),
                 ],
                 accuracy: 0.5 + 0.02 * step as f64,
                 flu: Some(0.4),
                 gradient_norm: Some(1.5),
+                learning_rate: Some(2e-4),
+                tokens: 1234,
                 tokens_per_second: 250.0,
                 useful_tokens: 0.96,
             };
@@ -231,6 +228,13 @@ mod tests {
         state
     }
 
+    fn plain() -> View {
+        View {
+            color: false,
+            ..View::default()
+        }
+    }
+
     fn screen(state: &DashboardState, view: &View, width: u16, height: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| draw(frame, state, view)).unwrap();
@@ -241,10 +245,7 @@ mod tests {
     fn small_screens_show_one_panel_at_a_time() {
         let state = training();
         for (panel, name) in PANELS.iter().enumerate() {
-            let view = View {
-                panel,
-                color: false,
-            };
+            let view = View { panel, ..plain() };
             insta::assert_snapshot!(format!("small-{name}"), screen(&state, &view, 80, 24));
         }
     }
@@ -290,7 +291,7 @@ mod tests {
                 &training(),
                 &View {
                     panel: 2,
-                    color: false
+                    ..plain()
                 },
                 200,
                 60
@@ -332,7 +333,8 @@ mod tests {
         let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
         let view = View {
             panel: 3,
-            color: false,
+            help: true,
+            ..plain()
         };
         terminal
             .draw(|frame| draw(frame, &training(), &view))
@@ -343,5 +345,122 @@ mod tests {
                 .iter()
                 .all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset)
         );
+    }
+
+    #[test]
+    fn a_usual_screen_shows_all_panels_with_whole_titles() {
+        let mut state = training();
+        // As the main job: 24 layers of two routers of eight experts.
+        state.expert_load = vec![vec![0.125; 8]; 48];
+        state.card_memory = Some(CardMemory {
+            used: 5 << 30,
+            total: 139 << 30,
+        });
+        let drawn = screen(&state, &plain(), 120, 40);
+        insta::assert_snapshot!("usual", drawn);
+        for whole in [
+            "held-out questions, n = 8",
+            "▲ over 2x, ▼ under 1/4",
+            "right 0.52",
+        ] {
+            assert!(drawn.contains(whole), "{whole}: {drawn}");
+        }
+        assert!(drawn.contains("GPU 5.0 of 139.0 GiB"), "{drawn}");
+    }
+
+    #[test]
+    fn a_panel_takes_the_whole_screen_and_keys_lie_over_it() {
+        let state = training();
+        let view = View {
+            panel: 1,
+            zoomed: true,
+            ..plain()
+        };
+        insta::assert_snapshot!("zoomed", screen(&state, &view, 80, 24));
+        let view = View { help: true, ..view };
+        insta::assert_snapshot!("keys", screen(&state, &view, 80, 24));
+    }
+
+    #[test]
+    fn before_the_first_step_every_panel_says_what_is_awaited() {
+        let mut state = DashboardState::new("boolq · uq4ct · tiny".into(), "cpu".into());
+        let every = |state: &DashboardState, said: &str| {
+            for panel in 0..LOG {
+                let view = View { panel, ..plain() };
+                let drawn = screen(state, &view, 80, 24);
+                assert!(drawn.contains(said), "{panel}: {drawn}");
+            }
+        };
+        every(&state, "Model and questions are being read.");
+        state.begin_training(0, 40, 20);
+        every(&state, "The first step is being computed.");
+        // Only a step without routers says that there are none.
+        let point = TrainPoint {
+            step: 1,
+            ..TrainPoint::default()
+        };
+        let row = ScoredRow::from_probabilities("a", 0, &[0.6, 0.4], None);
+        state.on_train(point, &[row], Vec::new());
+        let view = View {
+            panel: 4,
+            ..plain()
+        };
+        assert!(screen(&state, &view, 80, 24).contains("no routers"));
+    }
+
+    #[test]
+    fn nothing_is_cut_off_however_long_it_is() {
+        let mut state = training();
+        state.title =
+            "custom · uq4ct · /a/directory/far/down/that/holds/a/model/of/ones/own".into();
+        state.say("A checkpoint cannot be gone on from, the one before serves: it holds 12 bytes fewer than its list says".into());
+        let drawn = screen(&state, &plain(), 80, 24);
+        for end in ["of/ones/own on cpu", "its list says", "GiB", "1:00"] {
+            assert!(drawn.contains(end), "{end}: {drawn}");
+        }
+    }
+
+    #[test]
+    fn the_log_is_scrolled_back_and_says_so() {
+        let mut state = training();
+        (0..100).for_each(|line| state.say(format!("line {line}")));
+        let mut view = View {
+            panel: LOG,
+            ..plain()
+        };
+        assert!(screen(&state, &view, 80, 24).contains("line 99"));
+        view.scroll(-50, state.log_numbers());
+        let drawn = screen(&state, &view, 80, 24);
+        assert!(
+            drawn.contains("line 49 ") && !drawn.contains("line 50 "),
+            "{drawn}"
+        );
+        assert!(drawn.contains("50 newer"), "{drawn}");
+        view.scroll(isize::MIN, state.log_numbers());
+        assert!(screen(&state, &view, 80, 24).contains("step 12: held-out"));
+    }
+
+    #[test]
+    fn curves_begin_at_the_first_step_after_a_resume() {
+        let before = training();
+        let mut state = DashboardState::new("boolq · uq4ct · tiny".into(), "cpu".into());
+        state.begin_training(12, 40, 20);
+        state.recall(Earlier {
+            train: before.train.clone(),
+            held_out: before.held_out.clone(),
+        });
+        assert_eq!(state.steps().count(), 12);
+        let view = View {
+            panel: 1,
+            ..plain()
+        };
+        let drawn = screen(&state, &view, 80, 24);
+        for name in ["● held-out accuracy", "× held-out ECE", "○ held-out FLU"] {
+            assert!(drawn.contains(name), "{drawn}");
+        }
+        assert_eq!(state.tokens(), 12 * 1234);
+        // Another member begins anew.
+        state.begin_training(0, 40, 20);
+        assert_eq!(state.steps().count(), 0);
     }
 }

@@ -154,7 +154,7 @@ mod tests {
             let point = TrainPoint {
                 step,
                 loss: 1.5,
-                terms: vec![("cross_entropy", 1.25)],
+                terms: vec![("cross_entropy".into(), 1.25)],
                 ..TrainPoint::default()
             };
             state.on_train(point, &[], vec![]);

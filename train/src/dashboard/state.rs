@@ -1,6 +1,8 @@
 //! What the dashboard knows. Plain data: the drawing is a function of it.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::metric::calibration::{Bin, BinEdge, reliability};
 use crate::prediction::ScoredRow;
@@ -45,13 +47,17 @@ pub struct TrainPoint {
     /// Weighted sum of the terms.
     pub loss: f64,
     /// Unweighted terms by name.
-    pub terms: Vec<(&'static str, f64)>,
+    pub terms: Vec<(Cow<'static, str>, f64)>,
     /// Accuracy over this step's questions.
     pub accuracy: f64,
     /// Mean FLU over this step's questions; absent without routers.
     pub flu: Option<f64>,
     /// Norm of the whole gradient before it was clipped, where it is known.
     pub gradient_norm: Option<f64>,
+    /// The learning rate of the step, where it is known; routers may have one of their own.
+    pub learning_rate: Option<f64>,
+    /// Tokens of the step, padding left out.
+    pub tokens: usize,
     /// Speed, padding left out.
     pub tokens_per_second: f64,
     /// Share of computed tokens that are not padding.
@@ -75,8 +81,26 @@ pub struct HeldOutPoint {
     pub flu: Option<f64>,
 }
 
+/// Memory of a graphics card, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CardMemory {
+    /// In use.
+    pub used: u64,
+    /// All there is.
+    pub total: u64,
+}
+
 /// A question as the diagrams see it: confidence, right, FLU.
 pub type Answer = (f64, bool, Option<f64>);
+
+/// What earlier processes made of a training, by its metrics log.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Earlier {
+    /// Optimizer steps.
+    pub train: Vec<TrainPoint>,
+    /// Held-out scorings.
+    pub held_out: Vec<HeldOutPoint>,
+}
 
 /// What the dashboard draws.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -97,10 +121,14 @@ pub struct DashboardState {
     pub steps_per_epoch: usize,
     /// Seconds of training in this process.
     pub seconds: f64,
-    /// Every optimizer step of this process.
+    /// Every optimizer step of this process, of one training after the other.
     pub train: Vec<TrainPoint>,
-    /// Every held-out scoring of this process.
+    /// Every held-out scoring of this process, of one training after the other.
     pub held_out: Vec<HeldOutPoint>,
+    /// Where the training under way begins in `train` and `held_out`.
+    pub begins: [usize; 2],
+    /// What earlier processes made of the training under way.
+    pub earlier: Earlier,
     /// The last training questions: confidence, right, FLU.
     pub window: VecDeque<Answer>,
     /// The last held-out questions.
@@ -111,10 +139,14 @@ pub struct DashboardState {
     pub tokens_per_second: f64,
     /// Resident memory, in bytes.
     pub memory: u64,
+    /// Memory of the graphics cards, where there are any that say so.
+    pub card_memory: Option<CardMemory>,
     /// A stop was asked for.
     pub stopping: bool,
     /// Lines of the log, the latest last.
     pub log: VecDeque<String>,
+    /// Lines that were ever said; those that `log` holds are the last of them.
+    pub said: usize,
     /// Alarms of this process, the latest last.
     pub alarms: Vec<String>,
 }
@@ -135,17 +167,55 @@ impl DashboardState {
             self.log.pop_front();
         }
         self.log.push_back(line);
+        self.said += 1;
     }
 
-    /// Training starts, or goes on after `done` steps.
+    /// Numbers of the lines that the log holds, counted from the first that was ever said.
+    pub fn log_numbers(&self) -> Range<usize> {
+        self.said.saturating_sub(self.log.len())..self.said
+    }
+
+    /// Training starts, or goes on after `done` steps, of which [`recall`](Self::recall) tells.
     pub fn begin_training(&mut self, done: usize, total: usize, per_epoch: usize) {
         self.phase = Phase::Training;
         self.alarms.clear();
+        self.window.clear();
+        self.held_out_window.clear();
+        self.expert_load.clear();
+        self.begins = [self.train.len(), self.held_out.len()];
+        self.earlier = Earlier::default();
         (self.step, self.first_step) = (done, done);
         (self.total_steps, self.steps_per_epoch) = (total, per_epoch);
         if done > 0 {
             self.say(format!("Going on after step {done} of {total}."));
         }
+    }
+
+    /// What earlier processes made of the training under way.
+    pub fn recall(&mut self, earlier: Earlier) {
+        self.earlier = earlier;
+    }
+
+    /// The optimizer steps of the training under way, those of earlier processes too.
+    pub fn steps(&self) -> impl Iterator<Item = &TrainPoint> {
+        let own = &self.train[self.begins[0].min(self.train.len())..];
+        self.earlier.train.iter().chain(own)
+    }
+
+    /// The held-out scorings of the training under way, those of earlier processes too.
+    pub fn scorings(&self) -> impl Iterator<Item = &HeldOutPoint> {
+        let own = &self.held_out[self.begins[1].min(self.held_out.len())..];
+        self.earlier.held_out.iter().chain(own)
+    }
+
+    /// The last optimizer step of the training under way that this process made.
+    pub fn last_step(&self) -> Option<&TrainPoint> {
+        self.train.get(self.begins[0]..)?.last()
+    }
+
+    /// Tokens that the training under way has seen, padding left out.
+    pub fn tokens(&self) -> usize {
+        self.steps().map(|point| point.tokens).sum()
     }
 
     /// An optimizer step raised alarms.

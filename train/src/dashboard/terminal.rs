@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io::IsTerminal;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use data::loader::LoaderState;
 use ratatui::crossterm::event::{self, Event};
 
+use super::card::Cards;
 use super::draw::draw;
 use super::hangup::{Hangup, LineSink, hang_up, hung_up};
 use super::keys::action;
@@ -20,6 +22,8 @@ use super::view::View;
 
 /// Time between two drawings.
 const TICK: Duration = Duration::from_millis(150);
+/// Drawings between two looks at the graphics cards' memory.
+const CARD_TICKS: usize = 10;
 
 /// The dashboard while it is shown; dropping it restores the terminal.
 pub struct Terminal {
@@ -72,10 +76,19 @@ impl Terminal {
                 ..View::default()
             };
             let mut began = None;
+            let mut cards = None;
+            let mut ticks = 0..;
             while !watched.load(Ordering::SeqCst) && !hung_up() {
-                {
+                let log = {
                     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
                     state.memory = resident_memory();
+                    if ticks
+                        .next()
+                        .is_some_and(|tick: usize| tick.is_multiple_of(CARD_TICKS))
+                    {
+                        let cards = cards.get_or_insert_with(|| Cards::of(&state.device));
+                        state.card_memory = cards.memory();
+                    }
                     state.stopping = stop.stop.load(Ordering::SeqCst);
                     if state.phase == Phase::Training {
                         let began = began.get_or_insert_with(Instant::now);
@@ -90,8 +103,9 @@ impl Terminal {
                         hang_up();
                         break;
                     }
-                }
-                match keys(&mut watch, &mut view) {
+                    snapshot.log_numbers()
+                };
+                match keys(&mut watch, &mut view, &log) {
                     Found::Nothing => {}
                     Found::Stop => stop.stop.store(true, Ordering::SeqCst),
                     Found::End => hang_up(),
@@ -142,7 +156,7 @@ enum Found {
 }
 
 /// Waits a tick for keys.
-fn keys(watch: &mut Watch, view: &mut View) -> Found {
+fn keys(watch: &mut Watch, view: &mut View, log: &Range<usize>) -> Found {
     match watch.waits() {
         Ok(true) => {}
         Ok(false) => return Found::Nothing,
@@ -150,7 +164,7 @@ fn keys(watch: &mut Watch, view: &mut View) -> Found {
     }
     while event::poll(Duration::ZERO).unwrap_or(false) {
         if let Ok(Event::Key(key)) = event::read()
-            && action(key).is_some_and(|action| action.apply(view))
+            && action(key).is_some_and(|action| action.apply(view, log.clone()))
         {
             return Found::Stop;
         }

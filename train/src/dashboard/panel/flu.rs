@@ -6,19 +6,21 @@ use ratatui::style::Color;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
-use super::bar;
+use super::{bar, instead, waiting};
 use crate::dashboard::state::{DashboardState, FLU_BARS};
 use crate::dashboard::view::View;
 
 /// A line a bar of FLU.
 pub(super) fn flu(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
-    let (what, _) = state.shown();
-    let block = view.block(3).title_bottom(format!(" {what} "));
+    let (what, rows) = state.shown();
+    let block = view.block(3);
     let Some([right, wrong]) = state.flu_histogram() else {
-        let text = " no routers, so no FLU";
-        frame.render_widget(Paragraph::new(text).block(block), area);
-        return;
+        let none = "This method has no routers, so there is no FLU.";
+        let none = Some(none).filter(|_| !rows.is_empty());
+        let text = none.or(waiting(state)).unwrap_or("No questions yet.");
+        return instead(frame, area, block, text);
     };
+    let block = block.title_bottom(format!(" {what} "));
     let inner = block.inner(area);
     let most = right
         .iter()
@@ -28,13 +30,19 @@ pub(super) fn flu(frame: &mut Frame, area: Rect, state: &DashboardState, view: &
         .unwrap_or(1)
         .max(1) as f64;
     let width = (inner.width as usize).saturating_sub(10) / 2;
+    // As wide as the bars below it.
     let heading = |what: &str, counts, color| {
-        Span::styled(format!("{what} (mean {})", mean(counts)), view.ink(color))
+        let text = format!("{what}, mean {}", mean(counts));
+        let text = match text.len() > width {
+            true => format!("{what} {}", mean(counts)),
+            false => text,
+        };
+        Span::styled(format!("{text:<width$}"), view.ink(color))
     };
     let mut lines = vec![Line::from(vec![
         Span::raw("  FLU  "),
         heading("right", &right, Color::Green),
-        Span::raw("  "),
+        Span::raw(" "),
         heading("wrong", &wrong, Color::Red),
     ])];
     for i in (0..FLU_BARS).filter(|i| right[*i] + wrong[*i] > 0) {
