@@ -1,33 +1,38 @@
-//! `uq4ct evaluate`: a finished run on other datasets, or asked by another method.
+//! `uq4ct evaluate`: finished runs on other questions, or asked by another method.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
+use data::dataset::DATASETS;
 use data::prompt::LabelStyle;
 use train::RunConfig;
 use train::config::ConfigLayers;
 use train::config::readers::{is_about_written_answers, is_read_when_asking};
 use train::dashboard::hangup::LineSink;
-use train::dashboard::plain::Plain;
+use train::dashboard::plain::{EVERY, Plain};
 use train::dashboard::state::DashboardState;
-use train::fitted::{FittedRun, QuestionSet};
+use train::elsewhere::{Elsewhere, evaluate};
 use train::prepare::{LeftOut, prepare_test};
 use train::registry;
-use train::run_directory::RunDirectory;
+use train::report::majority;
+use train::run_directory::{HELD_OUT, RunDirectory};
 
-use super::flags::PlaceArgs;
+use super::figures::{Asked, side_by_side, table};
+use super::flags::{FieldArgs, PlaceArgs};
+use super::newest::run_or_newest;
 use super::process::{logging, print, tell};
 
 /// Flags of `evaluate`.
 #[derive(Debug, Args)]
 pub(super) struct EvaluateArgs {
-    /// A finished run's directory
-    run: PathBuf,
-    /// Datasets, separated by commas; the run's own only with another --method
-    #[arg(long, value_delimiter = ',', required = true)]
+    /// Finished runs' directories [default: the newest below runs]
+    runs: Vec<PathBuf>,
+    /// Datasets, or files of questions of your own, separated by commas; the run's own dataset only
+    /// with another --method
+    #[arg(long, value_name = "NAME|FILE", value_delimiter = ',', required = true)]
     on: Vec<String>,
     /// Another method that asks the same training, such as mc_dropout for a lora run
     #[arg(long)]
@@ -38,6 +43,11 @@ pub(super) struct EvaluateArgs {
     /// At most this many test questions of each
     #[arg(long)]
     limit: Option<usize>,
+    /// Print every figure as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    fields: FieldArgs,
     #[command(flatten)]
     places: PlaceArgs,
 }
@@ -45,71 +55,172 @@ pub(super) struct EvaluateArgs {
 /// Runs `evaluate`.
 pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
     logging();
-    let (run, trained) = RunDirectory::open(&args.run)?;
-    let config = settings(&args, &trained)?;
-    for dataset in &args.on {
-        if args.method.is_none() && *dataset == trained.data.dataset {
-            bail!(
-                "--on {dataset}: the run was trained on it and has scored it already, see {}",
-                args.run.join("report.md").display()
-            );
-        }
+    let runs = match args.runs.is_empty() {
+        true => vec![run_or_newest(None)?],
+        false => args.runs.clone(),
+    };
+    let mut found = Vec::new();
+    for run in &runs {
+        found.extend(one(&args, run, runs.len() > 1)?);
     }
-    let asked: Vec<RunConfig> = args
-        .on
-        .iter()
-        .map(|dataset| on(&config, dataset, &args))
-        .collect::<Result<_>>()?;
-    let _lock = RunDirectory::lock(&args.run)?;
-    let state = Arc::new(Mutex::new(DashboardState::default()));
-    let _lines = Plain::start(state.clone(), 30, LineSink::new(None));
-    let setup = args.places.finished(&args.run, &config, state)?;
-    let mut sets = Vec::new();
-    for config in &asked {
-        let set = prepare_test(config, &setup.finder)?;
-        for sentence in LeftOut::sentences(&set.left_out) {
-            tell(sentence);
+    match (args.json, runs.len()) {
+        (true, _) => print(serde_json::to_string_pretty(&found)?),
+        (false, 1) => {
+            for asked in &found {
+                print(format_args!(
+                    "{} on {}\n{}\nReport: {}",
+                    asked.run.display(),
+                    asked.on,
+                    table(&asked.figures, asked.majority),
+                    asked.report.display()
+                ));
+            }
         }
-        sets.push(set);
-    }
-    let fitted = FittedRun::open(&run, &config, &setup, &sets)?;
-    for ((dataset, config), prepared) in args.on.iter().zip(&asked).zip(&sets) {
-        let name = match &args.method {
-            Some(_) => format!("{dataset}-{}", config.method.title()),
-            None => dataset.clone(),
-        };
-        let set = QuestionSet::test(&name, config, prepared);
-        let metrics = fitted.evaluate(&run, dataset, &set)?;
-        let show = |e: train::metric::Estimate| e.value.map_or("-".into(), |v| format!("{v:.4}"));
-        print(format_args!(
-            "{dataset}: n {}  accuracy {}  ECE {}  NLL {}",
-            metrics.n,
-            show(metrics.accuracy),
-            show(metrics.expected_calibration_error),
-            show(metrics.negative_log_likelihood)
-        ));
+        (false, _) => {
+            for (place, target) in args.on.iter().enumerate() {
+                if place > 0 {
+                    print("");
+                }
+                let beside: Vec<&Asked> = found.iter().filter(|f| f.on == *target).collect();
+                print(side_by_side(&beside));
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// Scores one run on everything. Beside other runs, a run's own test questions count as its
+/// training scored them.
+fn one(args: &EvaluateArgs, directory: &Path, beside: bool) -> Result<Vec<Asked>> {
+    let (run, trained) = RunDirectory::open(directory)?;
+    let config = settings(args, directory, &trained)?;
+    let own = |target: &String| args.method.is_none() && *target == trained.data.dataset;
+    let as_trained = beside && args.set.is_empty() && args.limit.is_none();
+    if let (Some(target), false) = (args.on.iter().find(|target| own(target)), as_trained) {
+        bail!(
+            "--on {target}: the run was trained on it and has scored it already, see {}",
+            directory.join("report.md").display()
+        );
+    }
+    let others: Vec<&String> = args.on.iter().filter(|target| !own(target)).collect();
+    let mut found = score(args, &run, (&trained, &config), &others)?;
+    for (place, target) in args.on.iter().enumerate().filter(|(_, target)| own(target)) {
+        let rows = run.predictions(target)?;
+        let name = format!("evaluation/{target}/metrics.json");
+        found.insert(
+            place,
+            Asked {
+                run: directory.into(),
+                on: target.clone(),
+                method: config.method.title().into(),
+                model: config.model.name.clone(),
+                majority: majority(&rows).map(|(_, share)| share),
+                figures: run.read_json(&name)?,
+                report: directory.join("report.html"),
+            },
+        );
+    }
+    Ok(found)
+}
+
+/// Scores one run on other questions than its own.
+fn score(
+    args: &EvaluateArgs,
+    run: &RunDirectory,
+    (trained, config): (&RunConfig, &RunConfig),
+    targets: &[&String],
+) -> Result<Vec<Asked>> {
+    if targets.is_empty() {
+        return Ok(Vec::new());
+    }
+    let asked: Vec<RunConfig> = targets
+        .iter()
+        .map(|target| on(config, target, args))
+        .collect::<Result<_>>()?;
+    let _lock = RunDirectory::lock(run.root())?;
+    let state = Arc::new(Mutex::new(DashboardState::default()));
+    let setup = args.places.finished(run.root(), config, state.clone())?;
+    let mut sets: Vec<Elsewhere> = Vec::new();
+    for (target, asked) in targets.iter().zip(asked) {
+        let prepared = prepare_test(&asked, &setup.finder)?;
+        for sentence in LeftOut::sentences(&prepared.left_out) {
+            tell(sentence);
+        }
+        let other = args.method.as_ref().map(|_| config);
+        let name = folder(target, &asked, trained, other);
+        if sets.iter().any(|known| known.name == name) {
+            bail!("--on {target}: another set has the same name, {name}: rename the file");
+        }
+        sets.push(Elsewhere {
+            shown: asked.data.title(),
+            name,
+            config: asked,
+            prepared,
+        });
+    }
+    let scored = {
+        let _lines = Plain::start(state, EVERY, LineSink::new(None));
+        evaluate(run, config, &setup, &sets, args.method.is_none())?
+    };
+    let scored = targets.iter().zip(&sets).zip(scored);
+    Ok(scored
+        .map(|((target, set), scored)| Asked {
+            run: run.root().into(),
+            on: target.to_string(),
+            method: config.method.title().into(),
+            model: config.model.name.clone(),
+            majority: scored.majority().map(|(_, share)| share),
+            figures: scored.figures(),
+            report: run.evaluation(&set.name).join("report.html"),
+        })
+        .collect())
+}
+
+/// Whether the questions are in a file of the user's own.
+fn is_file(target: &str) -> bool {
+    Path::new(target).is_file() || data::rows::has_known_ending(Path::new(target))
+}
+
+/// The set's directory below `evaluation/`: the dataset's name, or the file's where no dataset is
+/// called so; and the other method's.
+fn folder(
+    target: &str,
+    asked: &RunConfig,
+    trained: &RunConfig,
+    other: Option<&RunConfig>,
+) -> String {
+    let title = asked.data.title();
+    let taken = title == HELD_OUT
+        || title == trained.data.dataset
+        || DATASETS.iter().any(|dataset| dataset.name() == title);
+    let name = match is_file(target) && taken {
+        true => format!("file-{title}"),
+        false => title,
+    };
+    match other {
+        Some(config) => format!("{name}-{}", config.method.title()),
+        None => name,
+    }
+}
+
 /// The run's settings on another dataset's test questions, with what is given about how they are
 /// asked.
-fn on(config: &RunConfig, dataset: &str, args: &EvaluateArgs) -> Result<RunConfig> {
-    let mut config = config.asked_on(dataset)?;
+fn on(own: &RunConfig, target: &str, args: &EvaluateArgs) -> Result<RunConfig> {
+    let mut config = located(own, target, args)?.asked_on(&dataset(target))?;
     config.data.test_limit = args.limit;
     let mut layers = ConfigLayers::default();
     layers.text(&config.to_toml(), "the run's settings")?;
     // A setting about written answers is meant for the open-ended questions alone, where questions
     // with choices are asked beside them.
-    let written = |name: &str| {
-        let asked = config.on(name);
+    let written = |target: &str| {
+        let asked = located(own, target, args)?.on(&dataset(target));
         Ok::<_, anyhow::Error>(asked.data.dataset()?.labels() == LabelStyle::Written)
     };
     let mut beside = false;
     for other in &args.on {
         beside |= written(other)?;
     }
-    let chosen = beside && !written(dataset)?;
+    let chosen = beside && !written(target)?;
     for assignment in &args.set {
         let written = is_about_written_answers(key_of(assignment));
         if is_asking(assignment) && !(chosen && written) {
@@ -117,6 +228,29 @@ fn on(config: &RunConfig, dataset: &str, args: &EvaluateArgs) -> Result<RunConfi
         }
     }
     Ok(layers.resolve()?)
+}
+
+/// The dataset's name by which the settings know what is asked.
+fn dataset(target: &str) -> String {
+    match is_file(target) {
+        true => "custom".into(),
+        false => target.into(),
+    }
+}
+
+/// The settings with the file of questions in them, read by the run's own fields where no flag
+/// names others.
+fn located(config: &RunConfig, target: &str, args: &EvaluateArgs) -> Result<RunConfig> {
+    let mut config = config.clone();
+    if !is_file(target) {
+        return Ok(config);
+    }
+    let path = std::path::absolute(target).with_context(|| format!("{target}: no such file"))?;
+    let writes = config.data.writes()?;
+    let mut custom = args.fields.over(&config.data.custom).writing(writes);
+    (custom.train, custom.held_out, custom.test) = (None, None, Some(path));
+    config.data.custom = custom;
+    Ok(config)
 }
 
 /// Whether an assignment is about how questions are asked, whatever the method.
@@ -130,7 +264,7 @@ fn key_of(assignment: &str) -> &str {
 }
 
 /// The run's settings, with another method's if one is asked for.
-fn settings(args: &EvaluateArgs, trained: &RunConfig) -> Result<RunConfig> {
+fn settings(args: &EvaluateArgs, directory: &Path, trained: &RunConfig) -> Result<RunConfig> {
     let mut given = ConfigLayers::default();
     for assignment in &args.set {
         if !assignment.starts_with("method.") && !is_asking(assignment) {
@@ -160,7 +294,7 @@ fn settings(args: &EvaluateArgs, trained: &RunConfig) -> Result<RunConfig> {
         bail!(
             "--method {name} queries a {} training, but {} is a {} one",
             asked.method.name,
-            args.run.display(),
+            directory.display(),
             known.method.name
         );
     }

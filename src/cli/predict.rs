@@ -20,13 +20,14 @@ use train::lock::Lock;
 use train::run_directory::RunDirectory;
 
 use super::flags::{FieldArgs, PlaceArgs, PromiseArgs, explain};
+use super::newest::run_or_newest;
 use super::process::{logging, print, tell};
 
 /// Flags of `predict`.
 #[derive(Debug, Args)]
 pub(super) struct PredictArgs {
-    /// A finished run's directory
-    run: PathBuf,
+    /// A finished run's directory [default: the newest below runs]
+    run: Option<PathBuf>,
     /// One question
     #[arg(long, conflicts_with = "input")]
     question: Option<String>,
@@ -98,8 +99,9 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
 }
 
 fn open(args: &PredictArgs) -> Result<Answerer> {
-    let (_, config) = RunDirectory::open(&args.run)?;
-    let setup = args.places.finished(&args.run, &config, Arc::default())?;
+    let run = run_or_newest(args.run.as_deref())?;
+    let (_, config) = RunDirectory::open(&run)?;
+    let setup = args.places.finished(&run, &config, Arc::default())?;
     Ok(Answerer::open(
         &setup,
         args.promise.alpha,

@@ -9,13 +9,14 @@ use serde::Serialize;
 use train::metric::{Bootstrap, Estimate, Metrics};
 use train::run_directory::RunDirectory;
 
+use super::newest::{RUNS, below};
 use super::process::{print, tell};
 
 /// Flags of `runs`.
 #[derive(Debug, Args)]
 pub(super) struct RunsArgs {
     /// Directory to look through, four levels deep
-    #[arg(default_value = "runs")]
+    #[arg(default_value = RUNS)]
     directory: PathBuf,
     /// A JSON line a run
     #[arg(long)]
@@ -45,10 +46,7 @@ pub(super) fn run(args: &RunsArgs) -> Result<ExitCode> {
     if !args.directory.is_dir() {
         bail!("{}: no such directory", args.directory.display());
     }
-    let mut found = Vec::new();
-    look(&args.directory, 4, &mut found);
-    found.sort();
-    let rows: Vec<Row> = found
+    let rows: Vec<Row> = below(&args.directory)
         .iter()
         .filter_map(|root| row(&args.directory, root))
         .collect();
@@ -63,25 +61,6 @@ pub(super) fn run(args: &RunsArgs) -> Result<ExitCode> {
         false => print(table(&rows)),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Every directory with a `config.toml`, but for those inside a run.
-fn look(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
-    if directory.join("config.toml").is_file() {
-        found.push(directory.into());
-        return;
-    }
-    let Some(depth) = depth.checked_sub(1) else {
-        return;
-    };
-    let Ok(entries) = std::fs::read_dir(directory) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            look(&entry.path(), depth, found);
-        }
-    }
 }
 
 /// A run's line in the list; none for a `config.toml` that is no run's.

@@ -15,6 +15,7 @@ use train::dashboard::hangup::hang_up;
 use train::run_directory::RunDirectory;
 
 use super::flags::{PlaceArgs, PromiseArgs, explain};
+use super::newest::run_or_newest;
 use super::process::{hangup_is_ignored, logging, open_files, print, tell};
 use crate::serve::connections::{ConnectionLimits, serve};
 use crate::serve::metrics::Metrics;
@@ -24,8 +25,8 @@ use crate::serve::{Limits, router};
 /// Flags of `serve`.
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// A finished run's directory
-    run: PathBuf,
+    /// A finished run's directory [default: the newest below runs]
+    run: Option<PathBuf>,
     /// Address to listen on; anything but this machine itself needs a token
     #[arg(long, default_value = "127.0.0.1")]
     host: IpAddr,
@@ -118,8 +119,9 @@ fn start(
     args: &ServeArgs,
     metrics: Arc<Metrics>,
 ) -> Result<(Worker, serde_json::Value, std::thread::JoinHandle<()>)> {
-    let (_, config) = RunDirectory::open(&args.run)?;
-    let setup = args.places.finished(&args.run, &config, Arc::default())?;
+    let directory = run_or_newest(args.run.as_deref())?;
+    let (_, config) = RunDirectory::open(&directory)?;
+    let setup = args.places.finished(&directory, &config, Arc::default())?;
     let (alpha, promise) = (args.promise.alpha, args.promise.promise());
     let batching = Batching {
         questions: args.batch.into(),
@@ -127,7 +129,7 @@ fn start(
         queue: args.queue.into(),
         time: Duration::from_secs(args.timeout),
     };
-    let run = args.run.display().to_string();
+    let run = directory.display().to_string();
     let describe = move |answerer: &Answerer| {
         let rule = answerer.abstention.as_ref();
         json!({

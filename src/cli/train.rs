@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use train::RunConfig;
 use train::config::ConfigLayers;
@@ -14,16 +14,20 @@ use train::export::start;
 use train::fine_tune::{RunOutcome, fine_tune};
 use train::prepare::{LeftOut, Prepared, prepare};
 use train::registry;
-use train::report::Scored;
 use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
 
+use super::figures::table;
 use super::flags::PlaceArgs;
+use super::newest::RUNS;
 use super::process::{
-    OnHangup, STOPPED, StopSignal, display, environment, logging, print, tell, threads,
+    OnHangup, STOPPED, StopSignal, display, environment, logging, print, quoted, tell, threads,
 };
 use super::short;
 use crate::backend::NamedDevice;
+
+/// What `--resume` alone means.
+const LATEST: &str = "latest";
 
 /// Flags of `train`.
 #[derive(Debug, Args)]
@@ -53,9 +57,10 @@ pub(super) struct TrainArgs {
     /// The run's directory [default: runs/<dataset>-<method>-<model>-s<seed>]
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
-    /// Go on with an interrupted run
-    #[arg(long, conflicts_with = "overwrite", num_args = 0..=1, default_missing_value = "latest", value_parser = ["latest"], value_name = "latest")]
-    resume: Option<String>,
+    /// Go on with an interrupted run: the one in DIR, by its own settings, or else the one that the
+    /// other flags name
+    #[arg(long, conflicts_with = "overwrite", num_args = 0..=1, default_missing_value = LATEST, value_name = "DIR")]
+    resume: Option<PathBuf>,
     /// Replace what an earlier run left in the directory
     #[arg(long)]
     overwrite: bool,
@@ -93,11 +98,13 @@ fn methods() -> String {
 pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     logging();
     let device = args.places.device()?;
-    let (config, shortened) = settings(&args, &device)?;
-    let root = args
-        .run
-        .clone()
-        .unwrap_or_else(|| config.directory(&PathBuf::from("runs")));
+    let resumed = args.resume.as_deref().filter(|dir| *dir != LATEST);
+    let (config, shortened) = match resumed {
+        Some(root) => (as_it_was(&args, root)?, false),
+        None => settings(&args, &device)?,
+    };
+    let named = resumed.or(args.run.as_deref()).map(Path::to_path_buf);
+    let root = named.unwrap_or_else(|| config.directory(RUNS.as_ref()));
     if args.dry_run {
         return dry_run(&args, &config, &device, shortened);
     }
@@ -110,13 +117,17 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     );
     let state = Arc::new(Mutex::new(DashboardState::new(title, device.name.clone())));
     let telemetry = Telemetry::new(state.clone());
+    let mut environment = environment(&device);
+    if resumed.is_some() {
+        environment.command = begun_by(&root);
+    }
     let setup = Setup {
         device: device.device.clone(),
         others: args.places.others()?,
         finder: args.places.finder(&config.model.name),
         run: root.clone(),
         resume: args.resume.is_some(),
-        environment: environment(&device),
+        environment,
         telemetry: telemetry.clone(),
         state: signal.state.clone(),
     };
@@ -145,6 +156,42 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         fine_tune(&config, &setup, prepared)
     };
     conclude(outcome?, &setup)
+}
+
+/// The settings of the run of `--resume DIR`. What the flags say must be what they are.
+fn as_it_was(args: &TrainArgs, root: &Path) -> Result<RunConfig> {
+    let name = root.display();
+    for (flag, given) in [("--run", args.run.is_some()), ("--full", args.full)] {
+        if given {
+            bail!(
+                "{flag}: --resume {name} names the run, and its settings say the rest: leave {flag} out"
+            );
+        }
+    }
+    let (run, known) =
+        RunDirectory::open(root).with_context(|| format!("--resume {name}: holds no run"))?;
+    let mut layers = ConfigLayers::default();
+    layers.text(&known.to_toml(), "the run's settings")?;
+    // The preset of the run's own method may have been changed by other flags.
+    if let Some(method) = args.method.as_ref().filter(|m| **m != known.method.title()) {
+        layers.method(method)?;
+    }
+    layers.layer(given(args)?);
+    let config = layers.resolve()?.anchored();
+    run.same_settings(&config)?;
+    Ok(config)
+}
+
+/// The command that repeats a run: the one that began it.
+fn begun_by(root: &Path) -> String {
+    match RunDirectory::at(root).environment() {
+        Ok(begun) => begun.command,
+        Err(_) => {
+            let word = |path: &Path| quoted(&path.display().to_string());
+            let (config, run) = (word(&root.join("config.toml")), word(root));
+            format!("uq4ct train --config {config} --run {run}")
+        }
+    }
 }
 
 /// `--dataset`: a name, or a file of the user's own.
@@ -294,12 +341,14 @@ fn conclude(outcome: RunOutcome, setup: &Setup) -> Result<ExitCode> {
     match outcome {
         RunOutcome::Stopped(steps) => {
             tell(format_args!(
-                "Stopped after {steps} optimizer steps. Repeat the command with --resume to go on."
+                "Stopped after {steps} optimizer steps. To go on: uq4ct train --resume {}",
+                quoted(&setup.run.display().to_string())
             ));
             Ok(ExitCode::from(STOPPED))
         }
         RunOutcome::Finished(scored) => {
-            print(table(&scored));
+            let majority = scored.majority().map(|(_, share)| share);
+            print(table(&scored.figures(), majority));
             let peak = peak_memory() as f64 / f64::from(1 << 30);
             print(format_args!("Peak memory {peak:.2} GiB."));
             print(format_args!(
@@ -309,45 +358,4 @@ fn conclude(outcome: RunOutcome, setup: &Setup) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
-}
-
-/// The figures that matter most, for the terminal.
-fn table(scored: &Scored) -> String {
-    let (base, tuned) = (&scored.base, &scored.tuned);
-    let percent = |e: train::metric::Estimate| match (e.value, e.low, e.high) {
-        (Some(v), Some(lo), Some(hi)) => {
-            format!("{:.1} [{:.1}, {:.1}]", v * 100.0, lo * 100.0, hi * 100.0)
-        }
-        (Some(v), _, _) => format!("{:.1}", v * 100.0),
-        _ => "-".into(),
-    };
-    let plain = |e: train::metric::Estimate| match (e.value, e.low, e.high) {
-        (Some(v), Some(lo), Some(hi)) => format!("{v:.3} [{lo:.3}, {hi:.3}]"),
-        (Some(v), _, _) => format!("{v:.3}"),
-        _ => "-".into(),
-    };
-    let line = |name: &str, base: String, tuned: String| format!("{name:<14}{base:>22}{tuned:>24}");
-    [
-        line(
-            &format!("test, n = {}", tuned.n),
-            "base model".into(),
-            "tuned model".into(),
-        ),
-        line(
-            "accuracy, %",
-            percent(base.accuracy),
-            percent(tuned.accuracy),
-        ),
-        line(
-            "ECE, %",
-            percent(base.expected_calibration_error),
-            percent(tuned.expected_calibration_error),
-        ),
-        line(
-            "NLL",
-            plain(base.negative_log_likelihood),
-            plain(tuned.negative_log_likelihood),
-        ),
-    ]
-    .join("\n")
 }

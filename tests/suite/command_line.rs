@@ -4,7 +4,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::fixture;
-use crate::support::programs::{TINY, fails, json_lines, program, succeeds, text};
+use crate::support::programs::{
+    TINY, fails, json, json_lines, program, stdout, succeeds, text, train, uq4ct,
+};
 
 #[test]
 fn the_cards_command_trains_and_reports() {
@@ -57,14 +59,22 @@ fn a_run_is_never_overwritten_unasked_and_evaluates_elsewhere() {
         &["evaluate", "r", "--on", "arc-easy,openbookqa"],
     );
     assert!(
-        printed.contains("arc-easy: n 20") && printed.contains("openbookqa: n 20"),
+        printed.contains("r on arc-easy\ntest, n = 20") && printed.contains("r on openbookqa\n"),
         "{printed}"
     );
-    assert!(
-        root.path()
-            .join("r/evaluation/arc-easy/metrics.json")
-            .is_file()
-    );
+    let figures = json(&root.path().join("r/evaluation/arc-easy/metrics.json"));
+    let tuned = &figures["tuned"]["accuracy"];
+    assert!(tuned["low"].as_f64() <= tuned["value"].as_f64(), "{tuned}");
+    assert_eq!(figures["base"]["n"], 20);
+    let report = root.path().join("r/evaluation/arc-easy/report.md");
+    let report = std::fs::read_to_string(report).unwrap();
+    for part in [
+        "20 of 20 test (from test); trained on boolq, calibrated on",
+        "| figure | base | tuned | better |",
+        "Test, after calibration on held-out questions",
+    ] {
+        assert!(report.contains(part), "no {part} in {report}");
+    }
     succeeds(
         root.path(),
         &[&TINY[..], &["--run", "r", "--overwrite"]].concat(),
@@ -266,7 +276,7 @@ fn what_cannot_be_done_is_refused_with_place_and_remedy() {
     fails(at, &args, &["boolq/train.jsonl", "holds no question"]);
 }
 
-/// Ctrl-C saves and leaves; the same command with `--resume` goes on.
+/// Ctrl-C saves and leaves; `--resume DIR` goes on.
 #[cfg(unix)]
 #[test]
 fn an_interrupt_saves_and_resume_goes_on() {
@@ -307,12 +317,40 @@ fn an_interrupt_saves_and_resume_goes_on() {
         std::thread::sleep(Duration::from_millis(20));
     };
     assert_eq!(output.status.code(), Some(130), "{}", text(&output));
-    assert!(text(&output).contains("--resume"));
-    // The same settings are needed, so the end comes by another interrupt.
+    let said = text(&output);
+    assert!(said.contains("To go on: uq4ct train --resume r"), "{said}");
+    let began = |root: &std::path::Path| json(&root.join("r/environment.json"))["command"].clone();
+    let command = began(root.path());
+    // Its own settings are needed, so the end comes by another interrupt.
+    let resume = ["train", "--resume", "r", "--plain"];
+    let others = [
+        "--method",
+        "lora",
+        "--seed",
+        "7",
+        "--set",
+        "train.epochs=3",
+        "--dry-run",
+    ];
+    let own = "go on by its own with --resume r alone";
+    let parts = [
+        "method.name is \"uq4ct\", not \"lora\"",
+        "train.seed is 42, not 7",
+        "train.epochs is 4000.0, not 3.0",
+        own,
+    ];
+    fails(root.path(), &[&resume[..], &others].concat(), &parts);
+    let again = [&long[..], &["--resume", "--set", "adapter.rank=3"]].concat();
+    fails(root.path(), &again, &["adapter.rank is ", ", not 3", own]);
+    let full = [&resume[..], &["--full"]].concat();
+    fails(root.path(), &full, &["leave --full out"]);
+    let nowhere = ["train", "--resume", "nowhere"];
+    fails(root.path(), &nowhere, &["--resume nowhere: holds no run"]);
+    let same = ["--method", "uq4ct", "--dataset", "boolq"];
     let mut child = program(
         env!("CARGO_BIN_EXE_uq4ct"),
         root.path(),
-        &[&long[..], &["--resume"]].concat(),
+        &[&resume[..], &same].concat(),
     )
     .stdout(Stdio::null())
     .stderr(Stdio::piped())
@@ -332,6 +370,7 @@ fn an_interrupt_saves_and_resume_goes_on() {
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut printed).unwrap();
     assert_eq!(status.code(), Some(130), "{printed}");
     assert!(printed.contains("Going on after step"), "{printed}");
+    assert_eq!(began(root.path()), command);
 }
 
 /// Only a reader that has left may be ignored.
@@ -452,4 +491,138 @@ fn a_training_without_numbers_names_its_rows_and_keeps_the_last_good_checkpoint(
     let alarms = json_lines(&alarms);
     assert_eq!(alarms.len(), 10, "{alarms:?}");
     assert!(alarms.iter().all(|alarm| alarm["kind"] == "not_finite"));
+}
+
+#[test]
+fn several_runs_are_scored_on_a_file_of_ones_own() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    let short = ["--set", "data.max_tokens=150"];
+    train(at, "a", &short);
+    train(at, "b", &["--method", "lora"]);
+    let rows: String = (0..12)
+        .map(|i| {
+            let choice = if i == 7 {
+                "so ".repeat(60)
+            } else {
+                "so".into()
+            };
+            let row = serde_json::json!({
+                "id": format!("q{i}"),
+                "ask": format!("is {i} even"),
+                "choices": [choice, "not"],
+                "answer": i % 2,
+            });
+            format!("{row}\n")
+        })
+        .collect();
+    std::fs::write(at.join("mine.jsonl"), rows).unwrap();
+    let asked = [
+        "evaluate",
+        "a",
+        "b",
+        "--on",
+        "mine.jsonl,arc-easy",
+        "--json",
+    ];
+    let fields = ["--question-field", "ask"];
+    let output = uq4ct(at, &[&asked[..], &fields].concat());
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("1 test question(s) of mine cannot be asked and are left out: q7"),
+        "{said}"
+    );
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let found = found.as_array().unwrap();
+    let names: Vec<_> = found
+        .iter()
+        .map(|f| {
+            (
+                f["run"].as_str().unwrap(),
+                f["on"].as_str().unwrap(),
+                f["figures"]["tuned"]["n"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    // The run of short prompts cannot ask one of the file's questions.
+    assert_eq!(
+        names,
+        [
+            ("a", "mine.jsonl", 11),
+            ("a", "arc-easy", 20),
+            ("b", "mine.jsonl", 12),
+            ("b", "arc-easy", 20)
+        ]
+    );
+    for one in found {
+        assert_eq!(one["figures"]["base"]["n"], one["figures"]["tuned"]["n"]);
+        assert!(one["majority"].as_f64().unwrap() >= 0.25);
+        let report = std::fs::read_to_string(at.join(one["report"].as_str().unwrap())).unwrap();
+        assert!(report.contains("tuned model") && report.contains("trained on boolq"));
+    }
+    // The limit may rise.
+    let more = ["--limit", "20", "--set", "data.max_tokens=400"];
+    let one = ["evaluate", "a", "--on", "mine.jsonl"];
+    let printed = succeeds(at, &[&one[..], &fields, &more].concat());
+    assert!(
+        printed.contains("a on mine.jsonl\ntest, n = 12"),
+        "{printed}"
+    );
+    // The table of several; what a run was trained on counts as its training scored it.
+    let printed = stdout(at, &["evaluate", "a", "b", "--on", "boolq,arc-easy"]);
+    let lines: Vec<&str> = printed.lines().collect();
+    for (line, start) in [
+        (0, "boolq "),
+        (1, "base model, tiny "),
+        (2, "a "),
+        (3, "b "),
+        (4, "always the most frequent answer "),
+        (5, "Report: a/report.html"),
+        (6, "Report: b/report.html"),
+        (8, "arc-easy "),
+        // Asked with other limits, it says other things.
+        (9, "base model of a "),
+        (10, "a "),
+        (11, "base model of b "),
+        (12, "b "),
+    ] {
+        assert!(lines[line].starts_with(start), "{line}: {printed}");
+    }
+    let scored = json(&at.join("a/evaluation/boolq/metrics.json"));
+    let accuracy = 100.0 * scored["tuned"]["accuracy"]["value"].as_f64().unwrap();
+    assert!(lines[2].contains(&format!(" {accuracy:.1} [")), "{printed}");
+    // Another dataset's folder is not written over.
+    std::fs::rename(at.join("mine.jsonl"), at.join("boolq.jsonl")).unwrap();
+    let one = ["evaluate", "b", "--on", "boolq.jsonl"];
+    let printed = succeeds(at, &[&one[..], &fields].concat());
+    assert!(
+        printed.contains("evaluation/file-boolq/report.html"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn who_names_no_run_asks_the_newest_finished_one() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    let ask = ["predict", "--question", "is ice warm", "--choice", "true"];
+    let ask = [&ask[..], &["--choice", "false"]].concat();
+    fails(at, &ask, &["no finished run below runs/"]);
+    train(at, "runs/first", &[]);
+    train(at, "runs/deeper/second", &["--set", "train.max_steps=1"]);
+    // Begun later, and not finished.
+    std::fs::create_dir(at.join("runs/third")).unwrap();
+    let config = "config.toml";
+    std::fs::copy(
+        at.join("runs/first").join(config),
+        at.join("runs/third").join(config),
+    )
+    .unwrap();
+    let newest = "The newest finished run: runs/deeper/second";
+    let said = succeeds(at, &ask);
+    assert!(said.contains(newest), "{said}");
+    let said = succeeds(at, &["evaluate", "--on", "arc-easy"]);
+    assert!(said.contains(newest), "{said}");
+    assert!(said.contains("runs/deeper/second on arc-easy"), "{said}");
 }

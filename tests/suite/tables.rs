@@ -351,7 +351,7 @@ fn runs_are_compared_and_asked_by_another_method() {
             "method.samples=2",
         ],
     );
-    assert_eq!(text(&asked.stdout).lines().count(), 2);
+    assert_eq!(text(&asked.stdout).matches("accuracy, %").count(), 2);
     assert!(
         root.path()
             .join("lora/evaluation/mmlu-law-mc_dropout/cost.json")

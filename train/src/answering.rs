@@ -17,7 +17,7 @@ use crate::context::Setup;
 use crate::error::TrainError;
 use crate::fitted::{FittedRun, trainings};
 use crate::forward::{best_choice, input};
-use crate::posthoc::abstention::{Abstention, Promise, Refusal};
+use crate::posthoc::abstention::{Abstention, DELTA, Promise, Refusal};
 use crate::posthoc::conformal::{Conformal, Score};
 use crate::posthoc::trust::{Trust, Trusted};
 use crate::prediction::ScoredRow;
@@ -152,7 +152,7 @@ impl Answerer {
         let abstention = match promise {
             Some(promise) => Some(
                 Abstention::fit(&held_out, promise)
-                    .map_err(|refusal| refused(refusal, held_out.len(), setup))?,
+                    .map_err(|refusal| refused(refusal, &held_out, setup))?,
             ),
             None => None,
         };
@@ -161,7 +161,7 @@ impl Answerer {
             false => 0,
         };
         Ok(Self {
-            run: FittedRun::open(&run, &config, setup, &[])?,
+            run: FittedRun::open(&run, &config, setup)?,
             trust: Trust::fit(&held_out),
             first_answers: calibrated.then_some(first_answers),
             sets: (!held_out.is_empty()).then(|| Conformal::fit(&held_out, Score::Lac, alpha)),
@@ -347,7 +347,9 @@ fn identity(run: &RunDirectory, config: &RunConfig, asked: &str) -> Result<Strin
     Ok(digest(text.as_bytes())[..12].to_owned())
 }
 
-fn refused(refusal: Refusal, rows: usize, setup: &Setup) -> TrainError {
+/// Why a promise cannot be given, and what can be promised instead, the lowest risk first.
+fn refused(refusal: Refusal, held_out: &[ScoredRow], setup: &Setup) -> TrainError {
+    let rows = held_out.len();
     let reason = match refusal {
         Refusal::TooFew { needed } => format!(
             "its {rows} held-out questions are too few to promise that risk: at least {needed} without an error are needed; ask for a higher risk, or train with more held-out questions"
@@ -356,5 +358,19 @@ fn refused(refusal: Refusal, rows: usize, setup: &Setup) -> TrainError {
             "no threshold keeps that risk on its {rows} held-out questions: the most confident answers are wrong too often; ask for a higher risk"
         ),
     };
-    TrainError::file(&setup.run, reason)
+    let table = Abstention::promises(held_out, DELTA);
+    let instead = match table.is_empty() {
+        true => "No risk below one half can be promised at 95 %: more held-out questions, or --coverage, which promises no risk.".into(),
+        false => {
+            let lines: String = table
+                .iter()
+                .map(|line| {
+                    let [risk, answered, wrong, _] = line.cells();
+                    format!("\n  --target-risk {:.3}: {risk} % promised at 95 %; of the held-out questions {answered} % answered, {wrong} % of those wrong", line.target())
+                })
+                .collect();
+            format!("What can be promised, each by itself:{lines}")
+        }
+    };
+    TrainError::file(&setup.run, format!("{reason}. {instead}"))
 }

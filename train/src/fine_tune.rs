@@ -12,14 +12,11 @@ use crate::error::TrainError;
 use crate::evaluation::Evaluated;
 use crate::export::start::import;
 use crate::fitted::{LoadedRun, QuestionSet, chosen, only_temperature, trainings};
-use crate::metric::Metrics;
-use crate::posthoc::CalibratedMetrics;
 use crate::posthoc::trust::FEW;
-use crate::prediction::ScoredRow;
 use crate::prepare::{LeftOut, Prepared};
 use crate::provenance;
 use crate::registry;
-use crate::report::{self, Scored};
+use crate::report::{self, Said, Scored};
 use crate::run_directory::{HELD_OUT, RunDirectory};
 use crate::training::{self, Start, TrainingQuestions};
 
@@ -185,7 +182,11 @@ fn score(loaded: LoadedRun, setup: &Setup) -> Result<Scored, TrainError> {
     run.write_predictions(HELD_OUT, &tuned.held_out.rows)?;
     run.write_base_predictions(dataset, &base.test.rows)?;
     run.write_predictions(dataset, &tuned.test.rows)?;
-    let scored = figures(&config, base, tuned);
+    let said = |answered: Answered| Said {
+        held_out: answered.held_out.rows,
+        test: answered.test,
+    };
+    let scored = Scored::of(&config, said(base), said(tuned));
     run.keep_json(
         &format!("evaluation/{dataset}/metrics.json"),
         &scored.figures(),
@@ -193,21 +194,4 @@ fn score(loaded: LoadedRun, setup: &Setup) -> Result<Scored, TrainError> {
     report::write(&run, &config, &scored, &prepared.splits.test)?;
     setup.telemetry.phase(Phase::Done);
     Ok(scored)
-}
-
-/// What the scored rows say.
-fn figures(config: &RunConfig, base: Answered, tuned: Answered) -> Scored {
-    let (bins, bootstrap) = (config.evaluation.bins, config.bootstrap());
-    let figures = |rows: &[ScoredRow]| Metrics::of(rows, bins, bootstrap);
-    Scored {
-        calibrated: CalibratedMetrics::of(&tuned.held_out.rows, &tuned.test.rows, bins, bootstrap),
-        base: figures(&base.test.rows),
-        tuned: figures(&tuned.test.rows),
-        base_held_out: figures(&base.held_out.rows),
-        tuned_held_out: figures(&tuned.held_out.rows),
-        cost: tuned.test.cost,
-        base_rows: base.test.rows,
-        tuned_rows: tuned.test.rows,
-        held_out_rows: tuned.held_out.rows,
-    }
 }

@@ -20,7 +20,6 @@ use crate::error::TrainError;
 use crate::evaluation::{Evaluated, evaluate};
 use crate::method::base::Base;
 use crate::method::{FitContext, Method, Predictor, Sample};
-use crate::metric::Metrics;
 use crate::prediction::ScoredRow;
 use crate::prepare::{Prepared, prepare_finished};
 use crate::prequential::PrequentialTemperature;
@@ -164,6 +163,24 @@ impl LoadedRun {
         let directories = members.iter().map(|member| &member.directory);
         let temperature = only_temperature(directories)?;
         Self::new(config, setup, prepared, base, adapted, temperature)
+    }
+
+    /// Loads a finished run from its own directory, for new questions and for those of other
+    /// `sets`.
+    ///
+    /// # Errors
+    /// As [`prepare_finished`], [`members`] and [`Self::open`].
+    pub fn of(
+        directory: &RunDirectory,
+        config: &RunConfig,
+        setup: &Setup,
+        sets: &[&Prepared],
+    ) -> Result<Self, TrainError> {
+        let prepared = prepare_finished(config, &setup.finder)?;
+        let members = members(config, directory, &prepared)?;
+        let positions = sets.iter().map(|set| set.positions());
+        let longest = positions.fold(prepared.most_positions(), usize::max);
+        Self::open(config, setup, prepared, longest, &members)
     }
 
     /// Whether the run's method adapts the base model at all.
@@ -332,42 +349,16 @@ pub struct NewRow {
 }
 
 impl FittedRun {
-    /// Opens a finished run for new questions, and for the test questions of other `sets`.
+    /// Opens a finished run for new questions.
     ///
     /// # Errors
-    /// As [`prepare_finished`], [`members`], [`LoadedRun::open`] and [`LoadedRun::fit`].
+    /// As [`LoadedRun::of`] and [`LoadedRun::fit`].
     pub fn open(
         directory: &RunDirectory,
         config: &RunConfig,
         setup: &Setup,
-        sets: &[Prepared],
     ) -> Result<Self, TrainError> {
-        let prepared = prepare_finished(config, &setup.finder)?;
-        let members = members(config, directory, &prepared)?;
-        let positions = sets.iter().map(Prepared::positions);
-        let longest = positions.fold(prepared.most_positions(), usize::max);
-        LoadedRun::open(config, setup, prepared, longest, &members)?.fit()
-    }
-
-    /// Scores a set and writes what it shows below `evaluation/<set>/`: predictions, settings,
-    /// figures, cost.
-    ///
-    /// # Errors
-    /// As [`Self::score`], or files that cannot be written.
-    pub fn evaluate(
-        &self,
-        directory: &RunDirectory,
-        shown: &str,
-        set: &QuestionSet,
-    ) -> Result<Metrics, TrainError> {
-        let QuestionSet { name, config, .. } = set;
-        let Evaluated { rows, cost } = self.score(shown, set)?;
-        let metrics = Metrics::of(&rows, config.evaluation.bins, config.bootstrap());
-        directory.write_predictions(name, &rows)?;
-        directory.keep_text(&format!("evaluation/{name}/config.toml"), &config.to_toml())?;
-        directory.keep_json(&format!("evaluation/{name}/metrics.json"), &metrics)?;
-        directory.keep_json(&format!("evaluation/{name}/cost.json"), &cost)?;
-        Ok(metrics)
+        LoadedRun::of(directory, config, setup, &[])?.fit()
     }
 
     /// Scores questions, in their own order, together with the other wordings that the method

@@ -47,6 +47,7 @@
 //! |---|---|
 //! | [`reproduce`] | the paper's tables: plan, work, results |
 //! | [`fine_tune`] | the recipe on one page |
+//! | [`elsewhere`] | a finished run scored on other questions |
 //! | [`answering`] | a finished run answers questions of the user's own |
 //! | [`export`] | an adapter for others with its calibration, and theirs to start from |
 //! | [`fitted`] | a finished run: open, score, answer |
@@ -89,6 +90,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod context;
 pub mod dashboard;
+pub mod elsewhere;
 pub mod error;
 pub mod estimate;
 pub mod evaluation;

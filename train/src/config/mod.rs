@@ -12,6 +12,7 @@
 //! Nothing here knows a method: [`crate::registry`] does, and [`crate::resolve`] checks settings
 //! against it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use data::prompt::LabelStyle;
@@ -114,6 +115,26 @@ impl RunConfig {
             }
         }
         layers.parse()
+    }
+
+    /// Where other settings differ from these: `train.epochs is 2.0, not 3.0`.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let show = |value: Option<&Value>| value.map_or("unset".into(), Value::to_string);
+        let (own, others): (BTreeMap<_, _>, BTreeMap<_, _>) = (
+            self.values().into_iter().collect(),
+            other.values().into_iter().collect(),
+        );
+        let keys: BTreeSet<&String> = own.keys().chain(others.keys()).collect();
+        keys.into_iter()
+            .filter(|key| own.get(*key) != others.get(*key))
+            .map(|key| {
+                format!(
+                    "{key} is {}, not {}",
+                    show(own.get(key)),
+                    show(others.get(key))
+                )
+            })
+            .collect()
     }
 
     /// Every setting by its dotted key.

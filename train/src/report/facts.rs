@@ -42,10 +42,17 @@ impl Report<'_> {
             ),
             (
                 "Questions".into(),
-                format!(
-                    "{train} of {all_train} train, {held_out} of {all_held_out} held-out (from {}), {test} of {all_test} test (published split: {})",
-                    split.held_out_from, split.test_from
-                ),
+                match &self.trained_on {
+                    Some(other) => format!(
+                        "{test} of {all_test} test (from {}); trained on {other}, calibrated on {} of its held-out questions",
+                        split.test_from,
+                        self.scored.held_out_rows.len()
+                    ),
+                    None => format!(
+                        "{train} of {all_train} train, {held_out} of {all_held_out} held-out (from {}), {test} of {all_test} test (published split: {})",
+                        split.held_out_from, split.test_from
+                    ),
+                },
             ),
             (
                 "Leaks dropped from train".into(),

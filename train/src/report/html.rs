@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use super::figures::{CONFIDENCES, Line, calibrated_lines, lines, show};
-use super::{PROMPT, Report, plot};
+use super::{PROMISES_ABOUT, PROMISES_TITLE, PROMPT, Report, plot};
 use crate::error::TrainError;
+use crate::posthoc::abstention::PROMISES;
 
 const STYLE: &str = "
 body{font:16px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
@@ -76,19 +77,24 @@ fn figures(body: &mut String, report: &Report) {
         body,
         table(&title, heads, &lines(&scored.base, &scored.tuned)),
     );
-    let calibrated = table(
-        &format!("Test questions, after calibration on held-out questions (n = {n})"),
-        ["temperature", "confidence with FLU"],
-        &calibrated_lines(&scored.calibrated),
-    );
-    push(body, calibrated);
+    if report.calibrates() {
+        let calibrated = table(
+            &format!("Test questions, after calibration on held-out questions (n = {n})"),
+            ["temperature", "confidence with FLU"],
+            &calibrated_lines(&scored.calibrated),
+        );
+        push(body, calibrated);
+    }
     for sentence in report.calibration() {
         push(body, format!("<p class=small>{}</p>", escape(&sentence)));
     }
     confidences(body, report);
-    let title = format!("Held-out questions (n = {})", scored.tuned_held_out.n);
-    let held_out = lines(&scored.base_held_out, &scored.tuned_held_out);
-    push(body, table(&title, heads, &held_out));
+    promises(body, report);
+    if report.calibrates() {
+        let title = format!("Held-out questions (n = {})", scored.tuned_held_out.n);
+        let held_out = lines(&scored.base_held_out, &scored.tuned_held_out);
+        push(body, table(&title, heads, &held_out));
+    }
     push(
         body,
         format!(
@@ -116,6 +122,28 @@ fn confidences(body: &mut String, report: &Report) {
             body,
             format!(
                 "<h2>{title}</h2><table><tr><th>{name}</th><th class=n>{ece}</th><th class=n>{auroc}</th></tr>{rows}</table>"
+            ),
+        );
+    }
+}
+
+fn promises(body: &mut String, report: &Report) {
+    let cells = |tag: &str, cells: &[String]| -> String {
+        let one = |cell: &String| format!("<{tag} class=n>{}</{tag}>", escape(cell));
+        format!("<tr>{}</tr>", cells.iter().map(one).collect::<String>())
+    };
+    let rows: String = report
+        .promises()
+        .iter()
+        .map(|line| cells("td", line))
+        .collect();
+    if !rows.is_empty() {
+        let head = cells("th", &PROMISES.map(String::from));
+        push(
+            body,
+            format!(
+                "<h2>{PROMISES_TITLE}</h2><p class=small>{}</p><table>{head}{rows}</table>",
+                escape(PROMISES_ABOUT)
             ),
         );
     }

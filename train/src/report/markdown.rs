@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use super::figures::{CONFIDENCES, Line, calibrated_lines, lines, show};
-use super::{PROMPT, Report};
+use super::{PROMISES_ABOUT, PROMISES_TITLE, PROMPT, Report};
+use crate::posthoc::abstention::PROMISES;
 
 pub(super) fn render(report: &Report) -> String {
     let mut text = format!("# {}\n\n", report.title());
@@ -22,14 +23,16 @@ pub(super) fn render(report: &Report) -> String {
         heads,
         &lines(&scored.base, &scored.tuned),
     );
-    let held_out = lines(&scored.base_held_out, &scored.tuned_held_out);
-    let title = format!("Held-out (n = {})", scored.tuned_held_out.n);
-    text += &table(&title, heads, &held_out);
-    text += &table(
-        "Test, after calibration on held-out questions",
-        ["temperature", "confidence with FLU"],
-        &calibrated_lines(&scored.calibrated),
-    );
+    if report.calibrates() {
+        let held_out = lines(&scored.base_held_out, &scored.tuned_held_out);
+        let title = format!("Held-out (n = {})", scored.tuned_held_out.n);
+        text += &table(&title, heads, &held_out);
+        text += &table(
+            "Test, after calibration on held-out questions",
+            ["temperature", "confidence with FLU"],
+            &calibrated_lines(&scored.calibrated),
+        );
+    }
     let confidences = report.confidences();
     if !confidences.is_empty() {
         let (title, heads) = CONFIDENCES;
@@ -46,6 +49,17 @@ pub(super) fn render(report: &Report) -> String {
     for sentence in report.calibration() {
         text += &sentence;
         text.push('\n');
+    }
+    let promises = report.promises();
+    if !promises.is_empty() {
+        let _ = write!(
+            text,
+            "\n## {PROMISES_TITLE}\n\n{PROMISES_ABOUT}\n\n| {} |\n|---:|---:|---:|---:|\n",
+            PROMISES.join(" | ")
+        );
+        for cells in promises {
+            let _ = writeln!(text, "| {} |", cells.join(" | "));
+        }
     }
     text += "\n## How it was made\n\n";
     for (name, value) in report.facts().iter().chain(&report.sources()) {

@@ -17,8 +17,10 @@ use data::source::SourceKind;
 use crate::alarm::Alarm;
 use crate::config::RunConfig;
 use crate::error::TrainError;
+use crate::posthoc::abstention::{Abstention, DELTA};
 use crate::prediction::ScoredRow;
-use crate::run_directory::{Environment, Provenance, RunDirectory};
+use crate::prepare::Prepared;
+use crate::run_directory::{ChatRecord, Environment, Provenance, RunDirectory};
 use crate::tracker::MetricsLine;
 
 pub(crate) mod chart;
@@ -30,7 +32,12 @@ pub(crate) mod plot;
 mod scored;
 mod summary;
 
-pub use scored::{Figures, Scored};
+pub use scored::{Figures, Said, Scored, majority};
+
+/// Title of the table of promises.
+const PROMISES_TITLE: &str = "Abstention: what can be promised";
+/// What its lines say.
+const PROMISES_ABOUT: &str = "Risk is the share of wrong answers among those given. Each line by itself holds with probability 95 % for questions like the held-out ones, on which it was found; --target-risk gives it. The lowest risk that can be proved comes first.";
 
 /// Title of the question that is shown as the model reads it.
 const PROMPT: &str = "A test question, exactly as the model reads it";
@@ -44,6 +51,8 @@ struct Report<'a> {
     history: Vec<MetricsLine>,
     alarms: Vec<Alarm>,
     worst: Vec<Worst<'a>>,
+    /// The dataset that the run was trained on, where the questions are of another one.
+    trained_on: Option<String>,
 }
 
 /// A confident error.
@@ -81,9 +90,50 @@ pub fn write(
         history: run.metrics()?,
         alarms: run.alarms()?,
         worst: worst(&scored.tuned_rows, questions),
+        trained_on: None,
     };
     run.write_text("report.html", &html::render(&report)?)?;
     run.write_text("report.md", &markdown::render(&report))
+}
+
+/// Writes both reports of a finished run on the test questions of `prepared`, into the folder of
+/// the set.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_elsewhere(
+    run: &RunDirectory,
+    set: &str,
+    config: &RunConfig,
+    environment: &Environment,
+    scored: &Scored,
+    prepared: &Prepared,
+) -> Result<(), TrainError> {
+    let (_, trained) = RunDirectory::open(run.root())?;
+    let prompt = prepared.test.first().map(|question| &question.prompt);
+    let prompt = prompt.map(|tokens| prepared.tokenizer().decode(tokens));
+    let shortened = prepared.test.iter().filter(|q| q.shortened).count();
+    let report = Report {
+        config,
+        scored,
+        trained_on: Some(trained.data.title()),
+        provenance: Provenance {
+            chat: ChatRecord::of(prepared),
+            prompt: prompt.transpose()?,
+            split: prepared.splits.account.clone(),
+            left_out: prepared.left_out.clone(),
+            shortened: [0, 0, shortened],
+            answers_cut: 0,
+            ..run.provenance()?
+        },
+        environment: environment.clone(),
+        history: Vec::new(),
+        alarms: run.alarms()?,
+        worst: worst(&scored.tuned_rows, &prepared.splits.test),
+    };
+    let file = |name: &str| format!("evaluation/{set}/{name}");
+    run.write_text(&file("report.html"), &html::render(&report)?)?;
+    run.write_text(&file("report.md"), &markdown::render(&report))
 }
 
 /// The ten wrong answers of highest confidence.
@@ -109,7 +159,7 @@ impl Report<'_> {
         format!(
             "{} on {}, {}",
             self.config.method.title(),
-            self.config.data.dataset,
+            self.config.data.title(),
             self.config.model.name
         )
     }
@@ -121,6 +171,18 @@ impl Report<'_> {
             .iter()
             .chain(&self.provenance.split.files)
             .any(|file| file.source == SourceKind::Bundled)
+    }
+
+    /// What can be promised of the answers, the lowest risk first.
+    fn promises(&self) -> Vec<[String; 4]> {
+        let held_out = &self.scored.held_out_rows;
+        let table = Abstention::promises(held_out, DELTA);
+        table.iter().map(Abstention::cells).collect()
+    }
+
+    /// Whether there are held-out answers to calibrate on.
+    fn calibrates(&self) -> bool {
+        !self.scored.held_out_rows.is_empty()
     }
 
     /// Whether the model wrote the answers itself.

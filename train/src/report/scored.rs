@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::evaluation::Cost;
+use crate::config::RunConfig;
+use crate::evaluation::{Cost, Evaluated};
 use crate::metric::Metrics;
 use crate::posthoc::CalibratedMetrics;
 use crate::prediction::ScoredRow;
@@ -47,7 +48,33 @@ pub struct Figures {
     pub cost: Cost,
 }
 
+/// What a model was found to say: of held-out questions, and of test questions.
+#[derive(Debug, Clone)]
+pub struct Said {
+    /// Answers to held-out questions; none where they were not asked.
+    pub held_out: Vec<ScoredRow>,
+    /// Answers to test questions, with their cost.
+    pub test: Evaluated,
+}
+
 impl Scored {
+    /// The figures of what base model and tuned model said.
+    pub fn of(config: &RunConfig, base: Said, tuned: Said) -> Self {
+        let (bins, bootstrap) = (config.evaluation.bins, config.bootstrap());
+        let figures = |rows: &[ScoredRow]| Metrics::of(rows, bins, bootstrap);
+        Self {
+            calibrated: CalibratedMetrics::of(&tuned.held_out, &tuned.test.rows, bins, bootstrap),
+            base: figures(&base.test.rows),
+            tuned: figures(&tuned.test.rows),
+            base_held_out: figures(&base.held_out),
+            tuned_held_out: figures(&tuned.held_out),
+            cost: tuned.test.cost,
+            base_rows: base.test.rows,
+            tuned_rows: tuned.test.rows,
+            held_out_rows: tuned.held_out,
+        }
+    }
+
     /// The figures without the rows.
     pub fn figures(&self) -> Figures {
         Figures {
@@ -59,4 +86,24 @@ impl Scored {
             cost: self.cost,
         }
     }
+    /// As [`majority()`], of the test questions.
+    pub fn majority(&self) -> Option<(usize, f64)> {
+        majority(&self.tuned_rows)
+    }
+}
+
+/// The most frequent right choice and its share: what a model that knows nothing could reach. None
+/// where rows differ in their number of choices, where the model writes, or for an empty set.
+pub fn majority(rows: &[ScoredRow]) -> Option<(usize, f64)> {
+    let first = rows.first()?;
+    if first.written.is_some() {
+        return None;
+    }
+    let choices = first.probabilities.len();
+    if rows.iter().any(|r| r.probabilities.len() != choices) {
+        return None;
+    }
+    let count = |choice: usize| rows.iter().filter(|r| r.label == choice).count();
+    let best = (0..choices).max_by_key(|choice| (count(*choice), std::cmp::Reverse(*choice)))?;
+    Some((best, count(best) as f64 / rows.len() as f64))
 }

@@ -5,7 +5,6 @@ use super::figures::{Unit, show};
 use crate::metric::Estimate;
 use crate::posthoc::confidence::Information;
 use crate::posthoc::{ALPHA, CalibratedMetrics};
-use crate::prediction::ScoredRow;
 
 impl Report<'_> {
     /// What the figures say, in a few plain sentences.
@@ -21,7 +20,7 @@ impl Report<'_> {
             tuned.n,
             percent(base.accuracy)
         )];
-        if let Some((choice, share)) = most_frequent(&self.scored.tuned_rows) {
+        if let Some((choice, share)) = self.scored.majority() {
             text.push(format!(
                 "Always giving choice {} would be right for {:.1} %.",
                 choice + 1,
@@ -79,6 +78,9 @@ impl Report<'_> {
 
     /// What calibration on held-out questions makes of the tuned model, in sentences.
     pub(super) fn calibration(&self) -> Vec<String> {
+        if !self.calibrates() {
+            return Vec::new();
+        }
         let CalibratedMetrics {
             temperature,
             confidence,
@@ -126,20 +128,4 @@ impl Report<'_> {
         }
         sentences
     }
-}
-
-/// The most frequent right choice and its share: what a model that knows nothing could reach. None
-/// where rows differ in their number of choices, where the model writes, or for an empty set.
-fn most_frequent(rows: &[ScoredRow]) -> Option<(usize, f64)> {
-    let first = rows.first()?;
-    if first.written.is_some() {
-        return None;
-    }
-    let choices = first.probabilities.len();
-    if rows.iter().any(|r| r.probabilities.len() != choices) {
-        return None;
-    }
-    let count = |choice: usize| rows.iter().filter(|r| r.label == choice).count();
-    let best = (0..choices).max_by_key(|choice| (count(*choice), std::cmp::Reverse(*choice)))?;
-    Some((best, count(best) as f64 / rows.len() as f64))
 }

@@ -73,16 +73,7 @@ impl RunDirectory {
                     format!("nothing to resume ({e}); start without --resume"),
                 )
             })?;
-            // Runs of earlier versions hold relative paths.
-            let mut known = known.anchored();
-            // How a training goes on after a fault changes no step that was sound.
-            known.train.on_nan = config.train.on_nan;
-            if known != config.anchored() {
-                return Err(TrainError::file(
-                    &file,
-                    "the run was started with other settings: repeat its command, or choose another --run",
-                ));
-            }
+            run.same(&known, config)?;
         } else if file.exists() {
             return Err(TrainError::file(
                 root,
@@ -92,6 +83,31 @@ impl RunDirectory {
         fs::create_dir_all(root).map_err(|e| TrainError::file(root, e))?;
         run.keep_text(CONFIG, &config.to_toml())?;
         Ok(run)
+    }
+
+    /// Refuses settings that differ from those the run was started with.
+    ///
+    /// # Errors
+    /// Every key that differs, with both values, and a run that cannot be opened.
+    pub fn same_settings(&self, config: &RunConfig) -> Result<(), TrainError> {
+        self.same(&self.config()?, config)
+    }
+
+    fn same(&self, known: &RunConfig, config: &RunConfig) -> Result<(), TrainError> {
+        // Runs of earlier versions hold relative paths.
+        let mut known = known.anchored();
+        // How a training goes on after a fault changes no step that was sound.
+        known.train.on_nan = config.train.on_nan;
+        let differences = known.differences(&config.anchored());
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let reason = format!(
+            "the run was started with other settings: {}; go on by its own with --resume {} alone, or choose another --run",
+            differences.join(", "),
+            self.root.display()
+        );
+        Err(TrainError::file(self.config_path(), reason))
     }
 
     /// The directory of a run that may not exist yet.

@@ -70,6 +70,18 @@ impl RunDirectory {
         self.keep_text(&format!("evaluation/{set}/{file}"), &text)
     }
 
+    /// What the base model says of the questions of a set; none where it was not asked.
+    ///
+    /// # Errors
+    /// A line that is malformed.
+    pub fn base_predictions(&self, set: &str) -> Result<Vec<ScoredRow>, TrainError> {
+        let file = self.evaluation(set).join(BASE_PREDICTIONS);
+        match file.is_file() {
+            true => read_predictions(&file),
+            false => Ok(Vec::new()),
+        }
+    }
+
     /// Whether the predictions on held-out questions are there, whole or not.
     pub fn has_held_out_predictions(&self, config: &RunConfig) -> bool {
         self.held_out_file(config).exists()

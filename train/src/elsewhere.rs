@@ -1,0 +1,105 @@
+//! A finished run on other questions than its own: scored beside its base model, with the report
+//! that training makes.
+
+use crate::config::RunConfig;
+use crate::context::Setup;
+use crate::dashboard::state::Phase;
+use crate::error::TrainError;
+use crate::evaluation::Evaluated;
+use crate::fitted::{LoadedRun, QuestionSet};
+use crate::prediction::ScoredRow;
+use crate::prepare::Prepared;
+use crate::report::{self, Said, Scored};
+use crate::run_directory::{HELD_OUT, RunDirectory};
+
+/// Questions to score a run on.
+#[derive(Debug)]
+pub struct Elsewhere {
+    /// Name of the set's directory below `evaluation/`.
+    pub name: String,
+    /// The name that is shown.
+    pub shown: String,
+    /// Settings by which the questions are asked.
+    pub config: RunConfig,
+    /// The questions.
+    pub prepared: Prepared,
+}
+
+/// Scores a finished run on sets of questions, and writes below `evaluation/<set>/` what training
+/// writes: both models' predictions, settings, figures, cost and report. `calibrates` says whether
+/// the run's held-out answers are those of the method that is asked.
+///
+/// # Errors
+/// A run that cannot be opened, questions that cannot be put, files that cannot be written.
+pub fn evaluate(
+    run: &RunDirectory,
+    config: &RunConfig,
+    setup: &Setup,
+    sets: &[Elsewhere],
+    calibrates: bool,
+) -> Result<Vec<Scored>, TrainError> {
+    let prepared: Vec<&Prepared> = sets.iter().map(|set| &set.prepared).collect();
+    let loaded = LoadedRun::of(run, config, setup, &prepared)?;
+    let mut base: Vec<Option<Evaluated>> = Vec::new();
+    for set in sets {
+        // A run without an adapter is the base model itself.
+        base.push(match loaded.is_adapted() {
+            true => {
+                let shown = format!("base model on {}", set.shown);
+                Some(loaded.score_base(&shown, &questions(set))?)
+            }
+            false => None,
+        });
+    }
+    let held_out = match calibrates && run.has_held_out_predictions(config) {
+        true => run.held_out_predictions(config)?,
+        false => Vec::new(),
+    };
+    let base_held_out: Vec<ScoredRow> = match held_out.is_empty() {
+        true => Vec::new(),
+        false => run.base_predictions(HELD_OUT)?,
+    };
+    let fitted = loaded.fit()?;
+    let mut all = Vec::new();
+    for (set, base) in sets.iter().zip(base) {
+        let test = fitted.score(&set.shown, &questions(set))?;
+        setup.telemetry.phase(Phase::Reporting);
+        // Chosen answers say nothing of a confidence in written ones.
+        let alike = set.config.data.writes()? == config.data.writes()?;
+        let known = |rows: &Vec<ScoredRow>| match alike {
+            true => rows.clone(),
+            false => Vec::new(),
+        };
+        let base = Said {
+            held_out: known(&base_held_out),
+            test: base.unwrap_or_else(|| test.clone()),
+        };
+        let held_out = known(&held_out);
+        let scored = Scored::of(&set.config, base, Said { held_out, test });
+        write(run, setup, set, &scored)?;
+        all.push(scored);
+    }
+    setup.telemetry.phase(Phase::Done);
+    Ok(all)
+}
+
+fn questions(set: &Elsewhere) -> QuestionSet<'_> {
+    QuestionSet::test(&set.name, &set.config, &set.prepared)
+}
+
+fn write(
+    run: &RunDirectory,
+    setup: &Setup,
+    set: &Elsewhere,
+    scored: &Scored,
+) -> Result<(), TrainError> {
+    let Elsewhere { name, config, .. } = set;
+    let file = |file: &str| format!("evaluation/{name}/{file}");
+    run.write_base_predictions(name, &scored.base_rows)?;
+    run.write_predictions(name, &scored.tuned_rows)?;
+    run.keep_text(&file("config.toml"), &config.to_toml())?;
+    run.keep_json(&file("metrics.json"), &scored.figures())?;
+    let environment = &setup.environment;
+    report::write_elsewhere(run, name, config, environment, scored, &set.prepared)?;
+    run.keep_json(&file("cost.json"), &scored.cost)
+}
