@@ -29,6 +29,9 @@ pub struct CheckedFile {
     pub path: PathBuf,
     /// Names of the first row's fields.
     pub fields: Vec<String>,
+    /// What was found by itself about the fields, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
     /// Number of rows in the file.
     pub rows: usize,
     /// Number of rows that training or a test can use.
@@ -70,6 +73,7 @@ impl CheckedFile {
         let mut file = Self {
             path: path.into(),
             fields: first.map_or(Vec::new(), |row| row.keys().cloned().collect()),
+            found: fields.found_by_itself(),
             rows: rows.len(),
             usable: 0,
             unanswered: 0,

@@ -63,6 +63,9 @@ pub struct SplitAccount {
     pub used: [usize; 3],
     /// Every file that was read, with its source and digest.
     pub files: Vec<Located>,
+    /// What was found by itself about the fields of the user's own files, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A random draw. Each has a generator of its own, so that no limit changes another split's sample.
@@ -102,7 +105,7 @@ pub fn split(
         ));
     }
     let train = load(dataset, OfficialSplit::Train, finder)?;
-    let (mut train, mut files) = (train.questions, train.located);
+    let (mut train, mut files, mut notes) = (train.questions, train.located, train.notes);
     let listed = DATASETS.iter().any(|d| d.name() == dataset.name());
     let rows = train.len();
     let percent = format!("{:.0} % of train", options.held_out_fraction * 100.0);
@@ -110,6 +113,7 @@ pub fn split(
         Some(split) => {
             let loaded = load(dataset, split, finder)?;
             files.extend(loaded.located);
+            notes.extend(loaded.notes);
             Ok((loaded.questions, split.name().to_owned()))
         }
         None => {
@@ -154,6 +158,7 @@ pub fn split(
             available: [train.len(), held_out.len(), test.len()],
             used: [0; 3],
             files,
+            notes,
         },
         train: sample(train, options.train_limit, &mut Draw::Train.rng(options)),
         held_out: sample(
@@ -219,6 +224,7 @@ pub fn test_only(
             available: [0, 0, available],
             used: [0, 0, test_questions.len()],
             files: test.located,
+            notes: test.notes,
         },
         train: Vec::new(),
         held_out: Vec::new(),

@@ -11,7 +11,8 @@ use train::RunConfig;
 use train::config::ConfigLayers;
 use train::prepare::prepare_model;
 
-use super::flags::{FieldArgs, SourceArgs};
+use super::dataset::FieldArgs;
+use super::flags::SourceArgs;
 use super::process::{logging, print, quoted};
 use super::short;
 use crate::backend;
@@ -89,7 +90,7 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
             (0, false) => format!(
                 "Usable: uq4ct train --dataset {}{}{}",
                 quoted(&args.file.display().to_string()),
-                args.fields.settings(),
+                args.fields.flags(),
                 given(&args)
             ),
             (0, true) => unanswered(&files),
@@ -209,6 +210,10 @@ fn describe(file: &CheckedFile) -> String {
         file.unanswered,
         file.bad.len()
     );
+    if let Some(found) = &file.found {
+        text +=
+            &format!("  found by itself: {found} (other fields: --question-field and the like)\n");
+    }
     text += &bad_rows(file, &file.bad);
     if file.usable == 0 {
         return text;

@@ -20,8 +20,9 @@ use train::registry;
 use train::report::majority;
 use train::run_directory::{HELD_OUT, RunDirectory};
 
+use super::dataset::FieldArgs;
 use super::figures::{Asked, side_by_side, table};
-use super::flags::{FieldArgs, PlaceArgs};
+use super::flags::PlaceArgs;
 use super::newest::run_or_newest;
 use super::process::{logging, print, tell};
 
@@ -143,6 +144,9 @@ fn score(
     let mut sets: Vec<Elsewhere> = Vec::new();
     for (target, asked) in targets.iter().zip(asked) {
         let prepared = prepare_test(&asked, &setup.finder)?;
+        for note in &prepared.splits.account.notes {
+            tell(format_args!("found in {note}"));
+        }
         for sentence in LeftOut::sentences(&prepared.left_out) {
             tell(sentence);
         }
@@ -238,8 +242,8 @@ fn dataset(target: &str) -> String {
     }
 }
 
-/// The settings with the file of questions in them, read by the run's own fields where no flag
-/// names others.
+/// The settings with the file of questions in them, read by the run's own fields where it has them
+/// and no flag names others.
 fn located(config: &RunConfig, target: &str, args: &EvaluateArgs) -> Result<RunConfig> {
     let mut config = config.clone();
     if !is_file(target) {
@@ -247,7 +251,9 @@ fn located(config: &RunConfig, target: &str, args: &EvaluateArgs) -> Result<RunC
     }
     let path = std::path::absolute(target).with_context(|| format!("{target}: no such file"))?;
     let writes = config.data.writes()?;
-    let mut custom = args.fields.over(&config.data.custom).writing(writes);
+    let rows = data::rows::read(&path, &[])?;
+    let own = config.data.custom.where_present(&rows);
+    let mut custom = args.fields.over(&own).writing(writes);
     (custom.train, custom.held_out, custom.test) = (None, None, Some(path));
     config.data.custom = custom;
     Ok(config)

@@ -1,4 +1,4 @@
-//! Flags that several verbs have: where things are, how fields are named, when to abstain.
+//! Flags that several verbs have: where things are, when to abstain.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use anyhow::Result;
 use burn::tensor::Device;
 use clap::Args;
-use data::dataset::custom::Custom;
 use data::source::Finder;
 use train::RunConfig;
 use train::context::Setup;
@@ -14,7 +13,7 @@ use train::dashboard::state::DashboardState;
 use train::posthoc::abstention::{Abstention, Promise};
 use train::telemetry::Telemetry;
 
-use super::process::{environment, quoted};
+use super::process::environment;
 use crate::backend::{self, NamedDevice};
 
 /// Flags about where files are.
@@ -93,81 +92,6 @@ impl PlaceArgs {
     pub(super) fn others(&self) -> Result<Vec<Device>> {
         let names = self.devices.iter().skip(1);
         names.map(|name| Ok(backend::find(name)?.device)).collect()
-    }
-}
-
-/// Flags that name the fields of a file of questions.
-#[derive(Debug, Args)]
-pub(super) struct FieldArgs {
-    /// Field of the question
-    #[arg(long, default_value = "question")]
-    question_field: String,
-    /// Field of the list of choices, or the fields of the single ones, separated by commas
-    #[arg(long, default_value = "choices", value_delimiter = ',')]
-    choices_field: Vec<String>,
-    /// Field of the right answer: an index from 0, a letter or the choice's text
-    #[arg(long, default_value = "answer")]
-    answer_field: String,
-    /// Field of a text that answers the question
-    #[arg(long, default_value = "context")]
-    context_field: String,
-    /// Field of what a row shares with others, such as a document
-    #[arg(long, default_value = "group")]
-    group_field: String,
-    /// Field of the list of other accepted answers, where the model writes the answer
-    #[arg(long, default_value = "aliases")]
-    aliases_field: String,
-}
-
-impl FieldArgs {
-    /// The flags by which `train` reads the same fields.
-    pub(super) fn settings(&self) -> String {
-        let (own, plain) = (self.custom(), Custom::default());
-        [
-            ("question", &own.question, &plain.question),
-            ("choices", &own.choices.join(","), &plain.choices.join(",")),
-            ("answer", &own.answer, &plain.answer),
-            ("passage", &own.passage, &plain.passage),
-            ("group", &own.group, &plain.group),
-            ("aliases", &own.aliases, &plain.aliases),
-        ]
-        .iter()
-        .filter(|(_, own, plain)| own != plain)
-        .map(|(key, own, _)| {
-            let value = match *key {
-                "choices" => format!("{:?}", self.choices_field),
-                _ => (*own).clone(),
-            };
-            format!(" --set {}", quoted(&format!("data.custom.{key}={value}")))
-        })
-        .collect()
-    }
-
-    /// The fields as settings. `others` count where a flag is not given.
-    pub(super) fn over(&self, others: &Custom) -> Custom {
-        let plain = Custom::default();
-        let mut fields = others.clone();
-        let texts = [
-            (&self.question_field, &plain.question, &mut fields.question),
-            (&self.answer_field, &plain.answer, &mut fields.answer),
-            (&self.context_field, &plain.passage, &mut fields.passage),
-            (&self.group_field, &plain.group, &mut fields.group),
-            (&self.aliases_field, &plain.aliases, &mut fields.aliases),
-        ];
-        for (own, plain, field) in texts {
-            if own != plain {
-                field.clone_from(own);
-            }
-        }
-        if self.choices_field != plain.choices {
-            fields.choices.clone_from(&self.choices_field);
-        }
-        fields
-    }
-
-    /// The fields as settings.
-    pub(super) fn custom(&self) -> Custom {
-        self.over(&Custom::default())
     }
 }
 

@@ -1,5 +1,5 @@
-//! One file a verb. `flags` and `process` hold what several of them need, `crash` what a user
-//! sees of a fault.
+//! One file a verb. `dataset`, `flags` and `process` hold what several of them need, `crash` what a
+//! user sees of a fault.
 
 use std::process::ExitCode;
 
@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod compare;
 pub mod crash;
 mod data;
+mod dataset;
 mod doctor;
 mod evaluate;
 mod export;

@@ -14,12 +14,13 @@ use data::error::DataError;
 use data::rows::{self, Row};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use train::TrainError;
 use train::answering::{Answer, Answerer, Asked, Decision};
 use train::lock::Lock;
 use train::run_directory::RunDirectory;
+use train::{RunConfig, TrainError};
 
-use super::flags::{FieldArgs, PlaceArgs, PromiseArgs, explain};
+use super::dataset::FieldArgs;
+use super::flags::{PlaceArgs, PromiseArgs, explain};
 use super::newest::run_or_newest;
 use super::process::{logging, print, tell};
 
@@ -71,19 +72,26 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
         Some(path) if path != Path::new("-") => Some(rows::read(path, &[])?),
         _ => None,
     };
-    let answerer = open(&args)?;
+    let run = run_or_newest(args.run.as_deref())?;
+    let (_, config) = RunDirectory::open(&run)?;
+    let answerer = open(&args, &run, &config)?;
     tell(answerer.calibration());
     if let Some(rule) = &answerer.abstention {
         tell(explain(rule, answerer.held_out));
     }
-    let fields = args.fields.custom().writing(answerer.writes());
+    // The run's own names serve where the rows have them.
+    let own = config.data.custom.clone().writing(answerer.writes());
+    let fields_of = |rows: &[Row]| args.fields.over(&own.where_present(rows));
     match (&args.input, file) {
         (None, _) => one(&args, &answerer)?,
         (Some(path), Some(rows)) => {
-            let fields = fields.decided_by(&rows);
+            let fields = fields_of(&rows).decided_by(&rows);
+            if let Some(found) = fields.found_by_itself() {
+                tell(format_args!("found in {}: {found}", path.display()));
+            }
             let total = Some(rows.len());
             let rows = rows.into_iter().map(Ok);
-            many(&args, &answerer, (path, &fields), rows, total)?;
+            many(&args, &answerer, (path, &|_| fields.clone()), rows, total)?;
         }
         (Some(path), None) => {
             let lines = BufReader::new(stdin()).lines().enumerate();
@@ -92,16 +100,18 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
                 Ok(line) => Some(rows::json_line(path, number + 1, &line)),
                 Err(error) => Some(Err(DataError::io(path, error))),
             });
-            many(&args, &answerer, (path, &fields), rows, None)?;
+            let alone = |row: &Row| {
+                let row = std::slice::from_ref(row);
+                fields_of(row).with_columns(row)
+            };
+            many(&args, &answerer, (path, &alone), rows, None)?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(args: &PredictArgs) -> Result<Answerer> {
-    let run = run_or_newest(args.run.as_deref())?;
-    let (_, config) = RunDirectory::open(&run)?;
-    let setup = args.places.finished(&run, &config, Arc::default())?;
+fn open(args: &PredictArgs, run: &Path, config: &RunConfig) -> Result<Answerer> {
+    let setup = args.places.finished(run, config, Arc::default())?;
     Ok(Answerer::open(
         &setup,
         args.promise.alpha,
@@ -201,13 +211,15 @@ fn confidence(answer: &Answer) -> String {
 fn many(
     args: &PredictArgs,
     answerer: &Answerer,
-    (path, fields): (&Path, &Custom),
+    (path, fields): (&Path, &dyn Fn(&Row) -> Custom),
     rows: impl Iterator<Item = Result<Row, DataError>>,
     total: Option<usize>,
 ) -> Result<()> {
     let mut told = answerer.reads_context();
     let mut asked = rows.map(|row| -> Result<Asked> {
-        let (number, row) = row?;
+        let row = row?;
+        let fields = fields(&row);
+        let (number, row) = row;
         let (mut question, answer) = fields.ask(&row).map_err(|reason| DataError::Row {
             path: path.into(),
             row: number,

@@ -17,6 +17,7 @@ use train::registry;
 use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
 
+use super::dataset::DatasetArgs;
 use super::figures::table;
 use super::flags::PlaceArgs;
 use super::newest::RUNS;
@@ -32,8 +33,8 @@ const LATEST: &str = "latest";
 /// Flags of `train`.
 #[derive(Debug, Args)]
 pub(super) struct TrainArgs {
-    #[arg(long, help = datasets())]
-    dataset: Option<String>,
+    #[command(flatten)]
+    questions: DatasetArgs,
     #[arg(long, help = methods())]
     method: Option<String>,
     /// Short name, owner/name on the Hub, directory, .gguf file, or tiny
@@ -75,15 +76,6 @@ pub(super) struct TrainArgs {
     on_hangup: OnHangup,
     #[command(flatten)]
     places: PlaceArgs,
-}
-
-/// The values of `--dataset`.
-fn datasets() -> String {
-    let names: Vec<&str> = data::dataset::DATASETS.iter().map(|d| d.name()).collect();
-    format!(
-        "{}, a file of your own (.jsonl, .json, .csv, .tsv, .parquet), or custom with data.custom settings",
-        names.join(", ")
-    )
 }
 
 /// The values of `--method`.
@@ -135,6 +127,9 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     let prepared = prepare(&config, &setup.finder)?;
     for file in prepared.origins() {
         tell(format_args!("from {}", file.origin));
+    }
+    for note in &prepared.splits.account.notes {
+        tell(format_args!("found in {note}"));
     }
     if shortened {
         tell(banner(&config, &prepared));
@@ -194,19 +189,6 @@ fn begun_by(root: &Path) -> String {
     }
 }
 
-/// `--dataset`: a name, or a file of the user's own.
-fn name_dataset(given: &mut ConfigLayers, dataset: &str) -> Result<()> {
-    let path = Path::new(dataset);
-    let is_file = path.is_file() || data::rows::has_known_ending(path);
-    if !is_file {
-        return Ok(given.set_text("data.dataset", dataset)?);
-    }
-    given.set("data.dataset=custom")?;
-    // A run may be resumed or evaluated from another directory.
-    let path = std::path::absolute(path).with_context(|| format!("{dataset}: no such file"))?;
-    Ok(given.set_text("data.custom.train", &path.display().to_string())?)
-}
-
 /// The settings in their layers, and whether they were shortened for a processor.
 fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)> {
     let mut given = given(args)?;
@@ -233,7 +215,9 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
     }
     given.refuse_ignored(&preset, &layers)?;
     layers.layer(given);
-    Ok((layers.resolve()?.anchored(), shorten))
+    let config = layers.resolve()?.anchored();
+    args.questions.refuse_unread(&config.data.dataset)?;
+    Ok((config, shorten))
 }
 
 /// What a short run is, in one line.
@@ -253,9 +237,7 @@ fn given(args: &TrainArgs) -> Result<ConfigLayers> {
     for file in &args.config {
         given.file(file)?;
     }
-    if let Some(dataset) = &args.dataset {
-        name_dataset(&mut given, dataset)?;
-    }
+    args.questions.lay(&mut given)?;
     if let Some(model) = &args.model {
         given.set_text("model.name", model)?;
     }
@@ -303,6 +285,9 @@ fn dry_run(
         print(format_args!("# from {}", file.origin));
     }
     let account = &prepared.splits.account;
+    for note in &account.notes {
+        print(format_args!("# found in {note}"));
+    }
     print(format_args!(
         "# questions: {} train, {} held-out (from {}), {} test; {} leaks dropped",
         account.used[0],

@@ -130,23 +130,22 @@ fn a_file_says_what_it_lacks_and_what_its_rows_lose() {
         let args = [&["data", "check", name], model, more].concat();
         outcome(folder.path(), &args)
     };
-    let (code, out, _) = check("a.csv", "stem;A;B;key\nwhich?;x;y;A\n", &[]);
+    let (code, out, _) = check("a.csv", "stem;one;two;key\nwhich?;x;y;A\n", &[]);
     assert_eq!(code, 1, "{out}");
     for part in [
-        "a.csv, row 1: choices: is missing",
-        "stem",
+        "a.csv, row 1: choices: is missing; the row has stem, one, two, key",
         "--choices-field",
     ] {
         assert!(out.contains(part), "{part}: {out}");
     }
-    let unanswered = r#"{"question": "which?", "choices": ["x", "y"], "key": "A"}"#;
+    let unanswered = r#"{"question": "which?", "choices": ["x", "y"], "right": "A"}"#;
     let (code, out, _) = check("b.json", unanswered, &[]);
     assert_eq!(code, 1, "{out}");
     assert!(
         out.contains("no row has an answer; the fields are "),
         "{out}"
     );
-    let (code, out, _) = check("b.json", unanswered, &["--answer-field", "key"]);
+    let (code, out, _) = check("b.json", unanswered, &["--answer-field", "right"]);
     assert_eq!(code, 0, "{out}");
     let long = format!(
         r#"{{"question": "{}", "choices": ["x", "y"], "label": 1}}"#,
@@ -224,5 +223,99 @@ fn a_row_that_cannot_be_asked_is_left_out_and_named() {
             "--plain",
         ],
         &["can be asked, the first because its choices alone need"],
+    );
+}
+
+/// A sheet with columns as people name them, its answers counted from 1.
+fn sheet(path: &Path, rows: std::ops::Range<usize>) {
+    let mut text = String::from("Nr;Question Text;Option A;Option B;Option C;Correct Option\n");
+    for i in rows {
+        text += &format!(
+            "{i};What is {i} plus {}?;{};{};{};{}\n",
+            i % 3,
+            i,
+            i + 1,
+            i + 2,
+            i % 3 + 1
+        );
+    }
+    std::fs::write(path, text).unwrap();
+}
+
+#[test]
+fn usual_columns_are_found_told_and_remembered_by_every_verb() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    sheet(&at("train.csv"), 0..30);
+    sheet(&at("test.csv"), 30..39);
+    let found = "question from Question Text; choices from Option A, Option B, Option C; answer from Correct Option; answers counted from 1";
+    let check = ["data", "check", "train.csv", "--model", "tiny"];
+    let out = succeeds(folder.path(), &check);
+    assert!(out.contains(found), "{out}");
+    let train = ["train", "--model", "tiny", "--plain", "--run", "r"];
+    let files = ["--dataset", "train.csv", "--test", "test.csv"];
+    let short = ["--set", "train.max_steps=2"];
+    let out = succeeds(folder.path(), &[&train[..], &files, &short].concat());
+    for file in ["train.csv", "test.csv"] {
+        assert!(out.contains(&format!("{file}: {found}")), "{out}");
+    }
+    let data = json(&at("r/data.json"));
+    assert_eq!(data["split"]["used"][2], 9);
+    assert_eq!(data["split"]["notes"].as_array().unwrap().len(), 2);
+    let ask = ["predict", "r", "--input", "test.csv", "--output", "a.jsonl"];
+    succeeds(folder.path(), &ask);
+    let answers = std::fs::read_to_string(at("a.jsonl")).unwrap();
+    assert_eq!(answers.matches("\"correct\":").count(), 9, "{answers}");
+}
+
+#[test]
+fn given_names_serve_in_train_and_in_predict_of_its_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = |range: std::ops::Range<usize>| -> String {
+        let row = |i: usize| serde_json::json!({"frage": format!("Was ist {i}?"), "eins": "x", "zwei": format!("y{i}"), "loesung": "B"});
+        range.map(|i| format!("{}\n", row(i))).collect()
+    };
+    std::fs::write(folder.path().join("own.jsonl"), rows(0..20)).unwrap();
+    std::fs::write(folder.path().join("held.jsonl"), rows(20..26)).unwrap();
+    let names = [
+        "--question-field",
+        "frage",
+        "--choices-field",
+        "eins,zwei",
+        "--answer-field",
+        "loesung",
+    ];
+    let check = ["data", "check", "own.jsonl", "--model", "tiny"];
+    let out = succeeds(folder.path(), &[&check[..], &names].concat());
+    let command = "--question-field frage --answer-field loesung --choices-field eins,zwei";
+    assert!(out.contains(command), "{out}");
+    let train = ["train", "--model", "tiny", "--plain", "--run", "r"];
+    let files = ["--dataset", "own.jsonl", "--held-out", "held.jsonl"];
+    let short = ["--set", "train.max_steps=2"];
+    succeeds(
+        folder.path(),
+        &[&train[..], &files, &short, &names].concat(),
+    );
+    let data = json(&folder.path().join("r/data.json"));
+    assert_eq!(data["split"]["used"][1], 6);
+    let ask = [
+        "predict",
+        "r",
+        "--input",
+        "held.jsonl",
+        "--output",
+        "a.jsonl",
+    ];
+    succeeds(folder.path(), &ask);
+    let named = ["train", "--model", "tiny", "--dataset", "boolq", "--plain"];
+    fails(
+        folder.path(),
+        &[&named[..], &names].concat(),
+        &["--question-field: is about files of your own, but the dataset is boolq"],
+    );
+    fails(
+        folder.path(),
+        &[&named[..], &["--test", "held.jsonl"]].concat(),
+        &["--test: is about files of your own"],
     );
 }

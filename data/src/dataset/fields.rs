@@ -100,20 +100,25 @@ fn listed_choices(nested: &Value) -> Result<LabelledChoices, String> {
         .map(|pairs| pairs.into_iter().unzip())
 }
 
-/// The Hub's shape: an object of two lists, `label` and `text`.
+/// The Hub's shape of `choices`.
 pub(super) fn hub_choices(row: &Value) -> Result<LabelledChoices, String> {
+    labelled_lists("choices", row.get("choices").unwrap_or(&Value::Null))
+}
+
+/// The Hub's shape: an object of two lists, `label` and `text`.
+pub(super) fn labelled_lists(name: &str, choices: &Value) -> Result<LabelledChoices, String> {
     let list = |field: &str| {
-        row.get("choices")
-            .and_then(|c| c.get(field))
+        choices
+            .get(field)
             .and_then(Value::as_array)
             .and_then(|l| l.iter().map(|v| v.as_str().map(str::to_owned)).collect())
-            .ok_or_else(|| format!("choices.{field}: expected a list of texts"))
+            .ok_or_else(|| format!("{name}.{field}: expected a list of texts"))
     };
     let (labels, texts): LabelledChoices = (list("label")?, list("text")?);
     match labels.len() == texts.len() {
         true => Ok((labels, texts)),
         false => Err(format!(
-            "choices: {} labels for {} texts",
+            "{name}: {} labels for {} texts",
             labels.len(),
             texts.len()
         )),

@@ -16,6 +16,8 @@ pub struct LoadedSplit {
     pub questions: Vec<MultipleChoice>,
     /// The files that served.
     pub located: Vec<Located>,
+    /// What was found by itself about the files' fields, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Finds and reads a split.
@@ -33,12 +35,13 @@ pub fn load(
         return Ok(LoadedSplit {
             questions: parse_all(dataset, Path::new(&name), rows)?,
             located: vec![Located::bundled(&name, text)],
+            notes: Vec::new(),
         });
     }
-    let (mut questions, mut located) = (Vec::new(), Vec::new());
+    let (mut questions, mut located, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     for artifact in dataset.parts(split) {
         let files = finder.find(&artifact)?;
-        questions.extend(read_part(dataset, &artifact, &files)?);
+        questions.extend(read_part(dataset, &artifact, &files, &mut notes)?);
         located.extend(files);
     }
     if questions.is_empty() {
@@ -50,7 +53,11 @@ pub fn load(
         });
     }
     rename_repeats(&mut questions);
-    Ok(LoadedSplit { questions, located })
+    Ok(LoadedSplit {
+        questions,
+        located,
+        notes,
+    })
 }
 
 /// The fields of a file's first row, in words, for an error about what the file lacks.
@@ -70,6 +77,7 @@ fn read_part(
     dataset: &dyn Dataset,
     artifact: &Artifact,
     files: &[Located],
+    notes: &mut Vec<String>,
 ) -> Result<Vec<MultipleChoice>, DataError> {
     let mut read = Vec::new();
     for file in files {
@@ -77,7 +85,11 @@ fn read_part(
         for (field, value) in &artifact.only {
             rows.retain(|(_, row)| row.get(*field).is_none_or(|found| found == value));
         }
-        read.push(parse_all(dataset, &file.path, rows)?);
+        let decided = dataset.decided_by(&rows);
+        let dataset = decided.as_deref().unwrap_or(dataset);
+        let found = dataset.found_by_itself();
+        notes.extend(found.map(|found| format!("{}: {found}", file.path.display())));
+        read.push(parse_decided(dataset, &file.path, rows)?);
     }
     let mut read = read.into_iter();
     let mut questions = read.next().unwrap_or_default();
@@ -109,7 +121,14 @@ pub fn parse_all(
     rows: Vec<Row>,
 ) -> Result<Vec<MultipleChoice>, DataError> {
     let decided = dataset.decided_by(&rows);
-    let dataset = decided.as_deref().unwrap_or(dataset);
+    parse_decided(decided.as_deref().unwrap_or(dataset), path, rows)
+}
+
+fn parse_decided(
+    dataset: &dyn Dataset,
+    path: &Path,
+    rows: Vec<Row>,
+) -> Result<Vec<MultipleChoice>, DataError> {
     let mut questions = Vec::with_capacity(rows.len());
     for (row, value) in rows {
         let fail = |reason: String| DataError::Row {

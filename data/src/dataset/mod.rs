@@ -89,6 +89,11 @@ pub trait Dataset: Sync {
     fn decided_by(&self, _rows: &[Row]) -> Option<Box<dyn Dataset>> {
         None
     }
+    /// What [`Self::decided_by`] found by itself about the fields, in words; none where there is
+    /// nothing to say.
+    fn found_by_itself(&self) -> Option<String> {
+        None
+    }
     /// The project's own miniature of a split as JSON lines: a few made-up questions for tests. The
     /// user's own dataset has none.
     fn miniature(&self, split: OfficialSplit) -> Option<&'static str> {

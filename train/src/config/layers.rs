@@ -82,6 +82,15 @@ impl ConfigLayers {
         )
     }
 
+    /// Sets `section.key` to a list of texts, whatever characters they hold.
+    ///
+    /// # Errors
+    /// A key that does not exist, or one that takes no list.
+    pub fn set_texts(&mut self, path: &str, texts: &[String]) -> Result<(), TrainError> {
+        let list = texts.iter().cloned().map(Value::String).collect();
+        self.lay(path, Value::Array(list), format!("--set {path}={texts:?}"))
+    }
+
     fn lay(&mut self, path: &str, value: Value, place: String) -> Result<(), TrainError> {
         let layer = nested(path, value);
         RunConfig::deserialize(Value::Table(layer.clone()))

@@ -679,6 +679,7 @@ mod tests {
                     available: [5, 4, 3],
                     used: [3, 2, 1],
                     files: Vec::new(),
+                    notes: Vec::new(),
                 },
                 shortened: [1, 0, 0],
                 answers_cut: 0,

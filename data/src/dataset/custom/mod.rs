@@ -1,0 +1,448 @@
+//! The user's own questions, in any jsonl, json, csv, tsv or parquet file. The names of the fields
+//! are settings; a file whose fields have other usual names is understood without them.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::fields::accepted;
+use super::{Dataset, OfficialSplit};
+use crate::example::MultipleChoice;
+use crate::prompt::LabelStyle;
+use crate::rows::Row;
+use crate::source::Artifact;
+
+mod answers;
+mod choices;
+mod columns;
+
+use answers::{Counting, Found, Readings, counting};
+use choices::{missing, numeric, plain};
+use columns::Columns;
+
+/// `[data.custom]`: files and the names of their fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Custom {
+    /// Training questions.
+    pub train: Option<PathBuf>,
+    /// Held-out questions; absent: a share of train.
+    pub held_out: Option<PathBuf>,
+    /// Test questions; absent: a share of train.
+    pub test: Option<PathBuf>,
+    /// Field of the question.
+    pub question: String,
+    /// Field of the list of choices, or one field a choice.
+    pub choices: Vec<String>,
+    /// Field of the right answer: an index, a letter from A, or the choice's text. Which of them,
+    /// and whether indices count from 0 or 1, the file's rows tell together. Where a row lacks the
+    /// field `answer`, `label` and `answerKey` serve.
+    pub answer: String,
+    /// Field of a text that answers the question; rows may lack it.
+    pub passage: String,
+    /// Field of the row's name; rows may lack it.
+    pub id: String,
+    /// Field of what a row shares with others (a document, a patient): rows of one group stay on
+    /// one side where train is divided.
+    pub group: String,
+    /// The choices themselves are the answer's words, as in true or false; otherwise letters are.
+    pub answer_by_choice: bool,
+    /// Questions without choices: the model writes the answer itself.
+    pub written: bool,
+    /// Field of the list of other texts that count as right where the model writes the answer; rows
+    /// may lack it.
+    pub aliases: String,
+    /// The splits that have a file.
+    #[serde(skip)]
+    splits: Vec<OfficialSplit>,
+    /// The ways of reading an answer that hold for every row of the file; absent where that is not
+    /// known.
+    #[serde(skip)]
+    readings: Option<Readings>,
+    /// How the file's indices count.
+    #[serde(skip)]
+    counting: Counting,
+    /// What was found by itself: the setting, and the field's name.
+    #[serde(skip)]
+    found: Vec<(&'static str, String)>,
+}
+
+impl Default for Custom {
+    fn default() -> Self {
+        Self {
+            train: None,
+            held_out: None,
+            test: None,
+            question: "question".into(),
+            choices: vec!["choices".into()],
+            answer: "answer".into(),
+            passage: "context".into(),
+            id: "id".into(),
+            group: "group".into(),
+            answer_by_choice: false,
+            written: false,
+            aliases: "aliases".into(),
+            splits: Vec::new(),
+            readings: None,
+            counting: Counting::FromZero,
+            found: Vec::new(),
+        }
+    }
+}
+
+impl Custom {
+    /// The same settings with the splits that have a file worked out, as [`Dataset`] needs them.
+    pub fn prepared(mut self) -> Self {
+        let files = [
+            (OfficialSplit::Train, &self.train),
+            (OfficialSplit::Validation, &self.held_out),
+            (OfficialSplit::Test, &self.test),
+        ];
+        self.splits = files
+            .into_iter()
+            .filter_map(|(split, file)| file.as_ref().map(|_| split))
+            .collect();
+        self
+    }
+
+    /// The same settings for questions whose answer the model writes, or chooses.
+    pub fn writing(self, written: bool) -> Self {
+        Self { written, ..self }
+    }
+
+    /// Reads a question, and the index of its answer if the row has one. Without an answer the
+    /// question's own index is 0 and means nothing.
+    ///
+    /// # Errors
+    /// The field that cannot be used.
+    pub fn ask(&self, row: &Value) -> Result<(MultipleChoice, Option<usize>), String> {
+        let choices = self.choices(row)?;
+        let answer = self.answer(row, &choices)?;
+        let question = self.question(row, choices, answer.unwrap_or(0))?;
+        // What the model is to write need not be known.
+        if answer.is_some() || !self.written {
+            question.check()?;
+        }
+        Ok((question, answer))
+    }
+
+    /// The right answer and its other wordings, where the model writes it.
+    fn accepted(&self, row: &Value) -> Result<Vec<String>, String> {
+        if let [field] = &self.choices[..]
+            && let Some(Value::Array(list)) = row.get(field)
+            && !list.is_empty()
+        {
+            return Err(format!(
+                "{field}: open-ended questions have none: leave the field out, or data.custom.written"
+            ));
+        }
+        let answer = match row.get(&self.answer) {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(value) => plain(&self.answer, value)?,
+        };
+        if answer.is_empty() {
+            return Ok(Vec::new());
+        }
+        let field = &self.aliases;
+        let aliases = match row.get(field) {
+            Some(Value::String(cell)) if cell.trim().is_empty() => None,
+            // A cell of a csv file holds a list as JSON.
+            Some(Value::String(cell)) => Some(serde_json::from_str(cell).map_err(|_| {
+                format!("{field}: expected a list such as [\"a\", \"b\"], got {cell:?}")
+            })?),
+            other => other.cloned(),
+        };
+        accepted(&answer, aliases.as_ref()).map_err(|reason| reason.replacen("aliases", field, 1))
+    }
+
+    fn question(
+        &self,
+        row: &Value,
+        choices: Vec<String>,
+        answer: usize,
+    ) -> Result<MultipleChoice, String> {
+        // A field that nobody named may be there for another purpose: a list or an object is not
+        // meant.
+        let own = Self::default();
+        let unnamed = |field: &str| field == own.group || field == own.passage;
+        let optional = |field: &str| match row.get(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Array(_) | Value::Object(_)) if unnamed(field) => Ok(None),
+            Some(value) => plain(field, value).map(Some),
+        };
+        let question = optional(&self.question)?;
+        let mut passage = optional(&self.passage)?;
+        // The uniform format's name.
+        if passage.is_none() && self.passage == "context" {
+            passage = optional("passage")?;
+        }
+        Ok(MultipleChoice {
+            id: optional(&self.id)?.unwrap_or_default(),
+            question: question.ok_or_else(|| missing(row, &self.question, "question"))?,
+            passage: passage.filter(|passage| !passage.is_empty()),
+            group: optional(&self.group)?.filter(|group| !group.is_empty()),
+            written: self.written,
+            choices,
+            answer,
+        })
+    }
+
+    fn choices(&self, row: &Value) -> Result<Vec<String>, String> {
+        match self.written {
+            true => self.accepted(row),
+            false => choices::read(row, &self.choices),
+        }
+    }
+
+    /// The same settings for a file that need not have their fields: those that none of its rows
+    /// has are looked for by their usual names.
+    pub fn where_present(&self, rows: &[Row]) -> Self {
+        let (columns, plain) = (Columns::of(rows), Self::default());
+        let mut own = self.clone();
+        for (field, plain) in [
+            (&mut own.question, plain.question),
+            (&mut own.answer, plain.answer),
+            (&mut own.passage, plain.passage),
+            (&mut own.group, plain.group),
+            (&mut own.aliases, plain.aliases),
+        ] {
+            if !columns.has(field) {
+                *field = plain;
+            }
+        }
+        if !own.choices.iter().all(|field| columns.has(field)) {
+            own.choices = plain.choices;
+        }
+        own
+    }
+
+    /// The same settings, with the usual names of fields that the rows have in place of the
+    /// defaults that they lack. A name that was given stays.
+    pub fn with_columns(&self, rows: &[Row]) -> Self {
+        let (columns, plain) = (Columns::of(rows), Self::default());
+        let mut own = self.clone();
+        let gap = |field: &str, plain: &str| field == plain && !columns.has(field);
+        if gap(&own.question, &plain.question)
+            && let Some(found) = columns.question()
+        {
+            own.take("question", &[found]);
+        }
+        if !own.written
+            && own.choices == plain.choices
+            && gap("choices", "choices")
+            && let Some(found) = columns.choices()
+        {
+            own.take("choices", &found);
+        }
+        // The uniform format's name is known.
+        if gap(&own.passage, &plain.passage)
+            && !columns.has("passage")
+            && let Some(found) = columns.passage()
+        {
+            own.take("passage", &[found]);
+        }
+        if gap(&own.answer, &plain.answer)
+            && let Some(found) = own.likeliest_answer(&columns, rows)
+        {
+            own.take("answer", &[found]);
+        }
+        own
+    }
+
+    fn take(&mut self, setting: &'static str, names: &[&str]) {
+        let field = match setting {
+            "question" => &mut self.question,
+            "passage" => &mut self.passage,
+            "answer" => &mut self.answer,
+            _ => {
+                self.choices = names.iter().map(ToString::to_string).collect();
+                self.found.push((setting, self.choices.join(", ")));
+                return;
+            }
+        };
+        names[0].clone_into(field);
+        self.found.push((setting, names[0].to_owned()));
+    }
+
+    /// Of the columns that may hold the right answer, the one by which most rows have one.
+    fn likeliest_answer<'a>(&self, columns: &Columns<'a>, rows: &[Row]) -> Option<&'a str> {
+        let mut best: Option<(usize, &str)> = None;
+        for name in columns.answers() {
+            let own = Self {
+                answer: name.into(),
+                ..self.clone()
+            };
+            let (mut read, mut given) = (0, 0);
+            for (_, row) in rows {
+                let Ok(choices) = own.choices(row) else {
+                    continue;
+                };
+                let found = own.found(row, &choices);
+                given += usize::from(!matches!(found, Ok(None)));
+                read += usize::from(match found {
+                    Ok(Some(Found::Index(index))) => index <= choices.len(),
+                    Ok(Some(Found::Text(found))) => found.readings().any() || own.written,
+                    _ => false,
+                });
+            }
+            // A column of another purpose, such as a free text, is no answer.
+            if read > 0 && 2 * read >= given && best.is_none_or(|(known, _)| read > known) {
+                best = Some((read, name));
+            }
+        }
+        best.map(|(_, name)| name)
+    }
+
+    /// The same settings, with what all rows of a file together tell about its fields and answers.
+    pub fn decided_by(&self, rows: &[Row]) -> Self {
+        let mut own = self.with_columns(rows);
+        let read: Vec<_> = rows
+            .iter()
+            .filter_map(|(_, row)| Some((row, own.choices(row).ok()?)))
+            .collect();
+        let unlabelled = |row: &Value| choices::labels(row, &own.choices).is_none();
+        let answers = read.iter().filter_map(|(row, choices)| {
+            let value = row.get(own.answer_field(row))?;
+            let given = !value.is_null() && value.as_str().is_none_or(|text| !text.is_empty());
+            given.then_some((value, &choices[..]))
+        });
+        let counts = !own.written && read.iter().all(|(row, _)| unlabelled(row));
+        let counting = match counts {
+            true => counting(answers),
+            false => Counting::FromZero,
+        };
+        own.counting = counting;
+        let mut readings = Readings::ALL;
+        for (row, choices) in &read {
+            if let Ok(Some(Found::Text(found))) = own.found(row, choices) {
+                readings = readings.and(found.readings());
+            }
+        }
+        own.readings = readings.any().then_some(readings);
+        own
+    }
+
+    /// What was found by itself about a file's fields, in words; none where the settings say it
+    /// all.
+    pub fn found_by_itself(&self) -> Option<String> {
+        let found = self.found.iter();
+        let mut parts: Vec<String> = found
+            .map(|(setting, field)| format!("{setting} from {field}"))
+            .collect();
+        if self.counting == Counting::FromOne {
+            parts.push("answers counted from 1".into());
+        }
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    /// The field of the answer: where a row lacks the usual one, the published datasets' names of
+    /// it serve.
+    fn answer_field(&self, row: &Value) -> &str {
+        const USUAL: [&str; 3] = ["answer", "label", "answerKey"];
+        let has = |field: &str| row.get(field).is_some_and(|value| !value.is_null());
+        match row.get(&self.answer) {
+            None if USUAL.contains(&&*self.answer) => USUAL
+                .into_iter()
+                .find(|field| has(field))
+                .unwrap_or(&self.answer),
+            _ => &self.answer,
+        }
+    }
+
+    fn answer(&self, row: &Value, choices: &[String]) -> Result<Option<usize>, String> {
+        if self.written {
+            return Ok((!choices.is_empty()).then_some(0));
+        }
+        let found = match self.found(row, choices)? {
+            None => return Ok(None),
+            Some(Found::Index(index)) => return Ok(Some(index)),
+            Some(Found::Text(found)) => found,
+        };
+        let field = self.answer_field(row);
+        let (text, means) = (&found.text, found.means(self.readings));
+        match means[..] {
+            [(index, _)] => Ok(Some(index)),
+            [] => Err(format!(
+                "{field}: expected an index from 0, a letter from A, or one of {choices:?}, got {text:?}; another field: data.custom.answer or --answer-field"
+            )),
+            [(one, first), (other, second), ..] => Err(format!(
+                "{field}: {text:?} is both {first} ({:?}) and {second} ({:?}), and the file's rows do not tell which is meant: give letters in every row, or texts that are no letters and no numbers",
+                choices[one], choices[other]
+            )),
+        }
+    }
+
+    /// What stands in the answer's field.
+    fn found(&self, row: &Value, choices: &[String]) -> Result<Option<Found>, String> {
+        let field = self.answer_field(row);
+        let value = match row.get(field) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(value) => value,
+        };
+        let labels = choices::labels(row, &self.choices).unwrap_or_default();
+        let numeric = numeric(row, &self.choices);
+        Found::read((field, value), choices, &labels, numeric, self.counting)
+    }
+}
+
+impl Dataset for Custom {
+    fn name(&self) -> &'static str {
+        "custom"
+    }
+
+    fn labels(&self) -> LabelStyle {
+        match (self.written, self.answer_by_choice) {
+            (true, _) => LabelStyle::Written,
+            (false, true) => LabelStyle::Choice,
+            (false, false) => LabelStyle::Letter,
+        }
+    }
+
+    fn splits(&self) -> &[OfficialSplit] {
+        &self.splits
+    }
+
+    fn parts(&self, split: OfficialSplit) -> Vec<Artifact> {
+        let path = match split {
+            OfficialSplit::Train => &self.train,
+            OfficialSplit::Validation => &self.held_out,
+            OfficialSplit::Test => &self.test,
+        };
+        vec![Artifact {
+            name: "custom".into(),
+            path: path.clone(),
+            ..Artifact::default()
+        }]
+    }
+
+    fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
+        let choices = self.choices(row)?;
+        // A row without an answer is of no use here, whatever else it lacks.
+        match self.answer(row, &choices)? {
+            None => Ok(None),
+            Some(answer) => self.question(row, choices, answer).map(Some),
+        }
+    }
+
+    fn decided_by(&self, rows: &[Row]) -> Option<Box<dyn Dataset>> {
+        Some(Box::new(self.decided_by(rows)))
+    }
+
+    fn found_by_itself(&self) -> Option<String> {
+        self.found_by_itself()
+    }
+
+    /// What the user calls held-out stays held out.
+    fn validation_is_test(&self) -> bool {
+        self.train.is_none()
+    }
+
+    fn miniature(&self, _: OfficialSplit) -> Option<&'static str> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;
