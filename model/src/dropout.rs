@@ -4,7 +4,7 @@
 //! the masks of an uninterrupted one, whatever else draws random numbers.
 
 use burn::prelude::*;
-use burn::tensor::Distribution;
+use burn::tensor::IntDType;
 use rayon::prelude::*;
 
 /// Whether dropout and weight noise act, and from which seed. Each place in the model derives a
@@ -43,19 +43,27 @@ fn hash(value: u64) -> u64 {
 }
 
 /// A dropout mask: each value is zeroed with probability `p` (to a 65536th), the others are divided
-/// by `1 - p`.
+/// by `1 - p`. A pure function of seed and index, in 32-bit arithmetic, so that every device draws
+/// the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mask {
-    seed: u64,
+    seed: [u32; 2],
     threshold: u16,
 }
+
+/// Values that share sixteen hashes: the first half takes the low 16 bits of each, the second half
+/// the high ones.
+const GROUP: usize = 32;
 
 impl Mask {
     /// A mask with drop probability `p`; `None` where nothing would be dropped.
     pub fn new(p: f64, seed: DropoutSeed) -> Option<Self> {
         let threshold = (p * 65536.0).round() as u16;
         let seed = seed.0.filter(|_| threshold > 0)?;
-        Some(Self { seed, threshold })
+        Some(Self {
+            seed: [seed as u32, (seed >> 32) as u32],
+            threshold,
+        })
     }
 
     /// The probability with which a value is kept.
@@ -65,37 +73,89 @@ impl Mask {
 
     /// Masks a part of the values; `first` is the index of the part's first value in the whole.
     pub fn apply(&self, values: &mut [f32], first: usize) {
-        let lead = (first.next_multiple_of(4) - first).min(values.len());
+        let lead = (first.next_multiple_of(GROUP) - first).min(values.len());
         let (head, rest) = values.split_at_mut(lead);
-        for (value, factor) in head.iter_mut().zip(&self.draws(first / 4)[first % 4..]) {
+        for (value, factor) in head
+            .iter_mut()
+            .zip(&self.group(first / GROUP)[first % GROUP..])
+        {
             *value *= factor;
         }
-        mask_blocks(self, rest, (first + lead) / 4);
+        mask_groups(self, rest, (first + lead) / GROUP);
     }
 
-    /// The factors of four values: 16-bit draws from one hash. The device's own generator took a
-    /// tenth of a step.
+    /// The factors of a group of values.
     #[inline(always)]
-    fn draws(&self, group: usize) -> [f32; 4] {
+    fn group(&self, group: usize) -> [f32; GROUP] {
         let factor = (1.0 / self.keep()) as f32;
-        let bits = hash(self.seed ^ hash(group as u64));
-        std::array::from_fn(|i| {
-            let draw = (bits >> (16 * i)) as u16;
-            if draw < self.threshold { 0.0 } else { factor }
-        })
+        let threshold = u32::from(self.threshold);
+        let mut factors = [0f32; GROUP];
+        let (low, high) = factors.split_at_mut(GROUP / 2);
+        for lane in 0..GROUP / 2 {
+            let bits =
+                hash32(hash32((group * (GROUP / 2) + lane) as u32 ^ self.seed[0]) ^ self.seed[1]);
+            low[lane] = if bits & 0xFFFF < threshold {
+                0.0
+            } else {
+                factor
+            };
+            high[lane] = if bits >> 16 < threshold { 0.0 } else { factor };
+        }
+        factors
+    }
+
+    /// The factors of a matrix of values, computed on the device.
+    fn factors(&self, shape: [usize; 2], device: &Device) -> Tensor<2> {
+        let index = Tensor::<1, Int>::arange(0..(shape[0] * shape[1]) as i64, device);
+        let index = index.cast(IntDType::I32);
+        let (group, lane) = (
+            index.clone().bitwise_right_shift_scalar(5),
+            index.clone().bitwise_and_scalar(15),
+        );
+        let seeded =
+            |x: Tensor<1, Int>, seed: u32| hash32_of(x.bitwise_xor_scalar(i64::from(seed as i32)));
+        let bits = seeded(seeded(group * 16 + lane, self.seed[0]), self.seed[1]);
+        let low = bits.clone().bitwise_and_scalar(0xFFFF);
+        let high = shifted_right(bits, 16);
+        let second = index.bitwise_right_shift_scalar(4).bitwise_and_scalar(1);
+        let draw = low.clone() + (high - low) * second;
+        let kept = draw.greater_equal_scalar(i64::from(self.threshold));
+        kept.float().reshape(shape) / self.keep()
     }
 }
 
-#[pulp::with_simd(mask_blocks = pulp::Arch::new())]
+/// A bijection of 32 bits with little bias (`lowbias32` of C. Wellons' hash-prospector).
 #[inline(always)]
-fn mask_blocks_with<'a, S: pulp::Simd>(
+fn hash32(mut x: u32) -> u32 {
+    x = (x ^ (x >> 16)).wrapping_mul(0x7FEB_352D);
+    x = (x ^ (x >> 15)).wrapping_mul(0x846C_A68B);
+    x ^ (x >> 16)
+}
+
+/// [`hash32`] of 32-bit integers. Products wrap.
+fn hash32_of(x: Tensor<1, Int>) -> Tensor<1, Int> {
+    let mixed = |x: Tensor<1, Int>, by: u32| x.clone().bitwise_xor(shifted_right(x, by));
+    let x = mixed(x, 16) * i64::from(0x7FEB_352D_u32 as i32);
+    let x = mixed(x, 15) * i64::from(0x846C_A68B_u32 as i32);
+    mixed(x, 16)
+}
+
+/// The bits of 32-bit integers shifted right, with zeros from the left.
+fn shifted_right(x: Tensor<1, Int>, by: u32) -> Tensor<1, Int> {
+    x.bitwise_right_shift_scalar(i64::from(by))
+        .bitwise_and_scalar((1 << (32 - by)) - 1)
+}
+
+#[pulp::with_simd(mask_groups = pulp::Arch::new())]
+#[inline(always)]
+fn mask_groups_with<'a, S: pulp::Simd>(
     _simd: S,
     mask: &'a Mask,
     values: &'a mut [f32],
     first_group: usize,
 ) {
-    for (group, values) in (first_group..).zip(values.chunks_mut(4)) {
-        for (value, factor) in values.iter_mut().zip(mask.draws(group)) {
+    for (group, values) in (first_group..).zip(values.chunks_mut(GROUP)) {
+        for (value, factor) in values.iter_mut().zip(mask.group(group)) {
             *value *= factor;
         }
     }
@@ -118,9 +178,8 @@ pub fn masked(x: Tensor<2>, mask: Option<Mask>) -> Tensor<2> {
             .for_each(|(block, values)| mask.apply(values, block * BLOCK));
         Tensor::from_data(TensorData::new(values, x.dims()), &device)
     } else {
-        // On a GPU a mask from the host would cost a transfer of the size of x. Training seeds the
-        // device before each step.
-        Tensor::random(x.dims(), Distribution::Bernoulli(mask.keep()), &device) / mask.keep()
+        // From the host it would cost a transfer of the size of x.
+        mask.factors(x.dims(), &device)
     };
     let kind = x.dtype();
     x * factors.cast(kind)
@@ -208,6 +267,10 @@ mod tests {
         assert!((mean - 1.0).abs() < 0.01, "{mean}");
         assert_eq!(values, draw(7));
         assert_ne!(values, draw(8));
+        let mask = Mask::new(0.1, DropoutSeed::new(7)).unwrap();
+        let computed = mask.factors([1000, 100], &Device::flex()).into_data();
+        let all = TensorData::new(values.clone(), [1000, 100]);
+        computed.assert_approx_eq::<f32>(&all, burn::tensor::Tolerance::absolute(1e-6));
         let seed = DropoutSeed::new(1);
         assert_ne!(seed.at(0), seed.at(1));
         assert_eq!(DropoutSeed::OFF.at(3), DropoutSeed::OFF);

@@ -254,10 +254,9 @@ impl Llama {
             None => new,
             Some(cache) => cache.extend(new, self.layers.len()),
         };
-        // The fused operation needs no masks. It cannot look back past its own tokens.
+        // Only the composed form and a look back past a pass's own tokens read masks.
         let heads = self.layers.iter().map(|layer| layer.self_attn.heads());
-        let bounded = heads.clone().any(|heads| heads.soft_cap.is_some());
-        let fused = first && !bounded && fused::serves(&input.tokens.device());
+        let unmasked = first && !fused::is_composed();
         Context {
             routers_apart: input.routers_apart,
             residual: self.multipliers.residual,
@@ -266,7 +265,7 @@ impl Llama {
                 .iter()
                 .map(|rope| rope.angles(input.positions.clone()))
                 .collect(),
-            visibility: match fused {
+            visibility: match unmasked {
                 true => visibility,
                 false => visibility.with_masks(heads),
             },

@@ -9,7 +9,7 @@ use crate::adapter::{Initializer, LoraConfig, MixtureWeights, Routing};
 use crate::dropout::{DropoutSeed, Mask, flipout, masked};
 use crate::fused::activation::Activation;
 use crate::fused::adapted_linear::{adapted_linear, serves};
-use crate::fused::linear::linear;
+use crate::fused::linear::in_its_type;
 use crate::fused::low_rank::{Mixture, add_low_rank};
 
 /// A frozen linear map, with a bias where the model has one.
@@ -84,8 +84,7 @@ impl Dense {
     /// # Shapes
     /// - x: `[tokens, d_in]`, output: `[tokens, d_out]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let (input, kind) = (x.dtype(), self.weight.dtype());
-        self.with_bias(linear(x.cast(kind), self.weight.clone()).cast(input))
+        self.with_bias(in_its_type(x, self.weight.clone()))
     }
 
     fn with_bias(&self, y: Tensor<2>) -> Tensor<2> {

@@ -85,11 +85,23 @@ impl Visibility {
         }
     }
 
+    /// The same outside any graph, without masks.
+    pub(crate) fn plain(&self) -> Self {
+        let of = |t: &Tensor<2, Int>| t.clone().without_autodiff();
+        Self {
+            segments: of(&self.segments),
+            branches: of(&self.branches),
+            positions: of(&self.positions),
+            asking: self.asking,
+            masks: Vec::new(),
+        }
+    }
+
     /// The same visibility with a mask for each kind of layer.
     pub fn with_masks(mut self, layers: impl Iterator<Item = Heads>) -> Self {
         for heads in layers {
             if self.masks.iter().all(|(known, _)| *known != heads) {
-                self.masks.push((heads, self.hidden(heads)));
+                self.masks.push((heads, self.hidden_by_head(heads)));
             }
         }
         self
@@ -108,26 +120,42 @@ impl Visibility {
     }
 
     /// Builds the mask that [`Self::mask`] returns.
-    fn hidden(&self, heads: Heads) -> Tensor<4, Bool> {
+    fn hidden_by_head(&self, heads: Heads) -> Tensor<4, Bool> {
         let [batch, sequence] = self.segments.dims();
         let asking = self.asking;
         let groups = heads.queries / heads.keys;
+        self.hidden(sequence - asking, asking, heads.window)
+            .reshape([batch, 1, 1, asking, sequence])
+            .expand([batch, heads.keys, groups, asking, sequence])
+            .reshape([batch, heads.keys, groups * asking, sequence])
+    }
+
+    /// Where some tokens of each row, those from `first` on, must not look, among the tokens up to
+    /// the last of them: `[batch, asking, first + asking]`.
+    pub(crate) fn hidden(
+        &self,
+        first: usize,
+        asking: usize,
+        window: Option<usize>,
+    ) -> Tensor<3, Bool> {
+        let [batch, _] = self.segments.dims();
+        let seen = first + asking;
         // The values of the asking tokens i and of all tokens j.
         let pairs = |t: &Tensor<2, Int>| {
-            let last = t.clone().narrow(1, sequence - asking, asking);
-            let all = t.clone().reshape([batch, 1, sequence]);
-            (last.reshape([batch, asking, 1]), all)
+            let own = t.clone().narrow(1, first, asking);
+            let all = t.clone().narrow(1, 0, seen);
+            (
+                own.reshape([batch, asking, 1]),
+                all.reshape([batch, 1, seen]),
+            )
         };
-        let order = Tensor::<1, Int>::arange(0..sequence as i64, &self.segments.device());
-        let order_i = order.clone().narrow(0, sequence - asking, asking);
-        let (order_i, order_j) = (
-            order_i.reshape([1, asking, 1]),
-            order.reshape([1, 1, sequence]),
-        );
+        let order = Tensor::<1, Int>::arange(0..seen as i64, &self.segments.device());
+        let order_i = order.clone().narrow(0, first, asking);
+        let (order_i, order_j) = (order_i.reshape([1, asking, 1]), order.reshape([1, 1, seen]));
         let (segment_i, segment_j) = pairs(&self.segments);
         let (branch_i, branch_j) = pairs(&self.branches);
         let (position_i, position_j) = pairs(&self.positions);
-        let square = [batch, asking, sequence];
+        let square = [batch, asking, seen];
         let mut hidden = order_j
             .greater(order_i)
             .expand(square)
@@ -138,12 +166,9 @@ impl Visibility {
                 .not_equal(branch_j.clone())
                 .bool_and(branch_j.not_equal_scalar(0).expand(square)),
         );
-        if let Some(window) = heads.window {
+        if let Some(window) = window {
             hidden = hidden.bool_or((position_i - position_j).greater_equal_scalar(window as i64));
         }
         hidden
-            .reshape([batch, 1, 1, asking, sequence])
-            .expand([batch, heads.keys, groups, asking, sequence])
-            .reshape([batch, heads.keys, groups * asking, sequence])
     }
 }

@@ -17,6 +17,7 @@ mod datasets;
 mod every_prompt;
 mod export;
 mod families;
+mod forms;
 mod fuzz;
 mod gguf;
 mod housekeeping;

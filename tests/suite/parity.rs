@@ -9,6 +9,7 @@ use burn::tensor::FloatDType;
 use burn::tensor::activation::log_softmax;
 use data::QuestionBatcher;
 use data::encoded::EncodedQuestion;
+use model::fused::{Form, in_form};
 use model::load::safetensors::Safetensors;
 use model::{
     AdapterConfig, DropoutSeed, KeyValueCache, Llama, LlamaInput, LoraConfig, MixLoraConfig,
@@ -153,7 +154,16 @@ fn run_config(placement: Placement, weights: MixtureWeights) -> RunConfig {
     config
 }
 
+/// Checks an adapter on every device, and there in every form of the operations.
 fn check_adapter(case: &str, adapter: &AdapterConfig, method: &dyn Method) {
+    check_adapter_in_one_form(case, adapter, method);
+    for form in [Form::Lean, Form::Composed] {
+        let case = || check_adapter_in_one_form(case, adapter, method);
+        in_form(form, case);
+    }
+}
+
+fn check_adapter_in_one_form(case: &str, adapter: &AdapterConfig, method: &dyn Method) {
     for (name, device, tolerance) in devices() {
         let folder = fixture("parity").join(format!("adapter_{case}"));
         let expected = tensors(&folder.join("expected.safetensors"));

@@ -10,6 +10,7 @@ use burn::backend::{Backend, Dispatch, ExtensionType, Flex, TensorMetadata, flex
 use burn::tensor::Tensor;
 
 use super::flex::scale_rows;
+use super::graph::plain;
 use super::{rms_norm, swiglu};
 
 /// A matrix of activations, a row for each token, with what it was computed from.
@@ -60,6 +61,24 @@ impl Activation {
         self.value
     }
 
+    /// Where a backward pass finds the activation again, outside the graph.
+    pub(super) fn plain_origin(&self) -> PlainOrigin {
+        match &self.origin {
+            Origin::Unknown => PlainOrigin::Kept {
+                x: plain(&self.value),
+            },
+            Origin::SwiGlu { gate, up } => PlainOrigin::SwiGlu {
+                gate: plain(gate),
+                up: plain(up),
+            },
+            Origin::RmsNorm { x, gain, eps } => PlainOrigin::RmsNorm {
+                x: plain(x),
+                gain: plain(gain),
+                eps: *eps,
+            },
+        }
+    }
+
     /// The activation as Burn dispatches it, and where a backward pass finds it again.
     pub(super) fn into_dispatch(self) -> (FloatTensor<Dispatch>, Source<Dispatch>) {
         let value = self.value.into_dispatch();
@@ -76,6 +95,35 @@ impl Activation {
             },
         };
         (value, source)
+    }
+}
+
+/// Where a lean operation finds an activation again: [`Origin`] outside the graph, the activation
+/// itself where nothing else is known.
+#[derive(Clone, Debug)]
+pub(super) enum PlainOrigin {
+    Kept {
+        x: Tensor<2>,
+    },
+    SwiGlu {
+        gate: Tensor<2>,
+        up: Tensor<2>,
+    },
+    RmsNorm {
+        x: Tensor<2>,
+        gain: Tensor<1>,
+        eps: f64,
+    },
+}
+
+impl PlainOrigin {
+    /// The activation, computed again.
+    pub(super) fn value(self) -> Tensor<2> {
+        match self {
+            Self::Kept { x } => x,
+            Self::SwiGlu { gate, up } => swiglu::composed(gate, up),
+            Self::RmsNorm { x, gain, eps } => rms_norm::composed(x, gain, eps),
+        }
     }
 }
 

@@ -14,7 +14,8 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension, flex::FlexTensor
 use burn::tensor::Tensor;
 
 use super::activation::{Activation, Source};
-use super::linear::{self, linear};
+use super::linear;
+use super::low_rank::lean::{Base, lean};
 use super::low_rank::{self, Mixture, MixturePrimitive, Saved, add_low_rank};
 use super::{Implementation, propagate, tracked};
 
@@ -29,15 +30,14 @@ pub fn adapted_linear(x: Activation, weight: Tensor<2>, mixture: Mixture) -> Ten
             let (weight, mixture) = (weight.into_dispatch(), mixture.into_dispatch());
             Tensor::from_dispatch(Dispatch::adapted_linear(x, weight, mixture, source))
         }
+        Implementation::Lean => lean(Base::Weight(weight), x, mixture),
         Implementation::Composed => composed(x.value, weight, mixture),
     }
 }
 
 /// [`adapted_linear()`] from its two parts. The frozen product runs in the weight's type.
 pub fn composed(x: Tensor<2>, weight: Tensor<2>, mixture: Mixture) -> Tensor<2> {
-    let (input, kind) = (x.dtype(), weight.dtype());
-    let base = linear(x.clone().cast(kind), weight).cast(input);
-    add_low_rank(base, x, mixture)
+    add_low_rank(linear::in_its_type(x.clone(), weight), x, mixture)
 }
 
 /// Whether [`adapted_linear()`] has a kernel for this input and this frozen weight.
@@ -133,6 +133,10 @@ mod tests {
         Kept,
         /// One operation that computes x again.
         Again,
+        /// The lean form, which keeps x.
+        LeanKept,
+        /// The lean form, which computes x again.
+        LeanAgain,
     }
 
     #[test]
@@ -196,6 +200,10 @@ mod tests {
                         }
                         How::Kept => adapted_linear(x.value.into(), frozen.clone(), mixture),
                         How::Again => adapted_linear(x, frozen.clone(), mixture),
+                        How::LeanKept => {
+                            lean(Base::Weight(frozen.clone()), x.value.into(), mixture)
+                        }
+                        How::LeanAgain => lean(Base::Weight(frozen.clone()), x, mixture),
                     };
                     let grads = (y.clone() * upstream.clone()).sum().backward();
                     let of = |t: &Tensor<2>| t.grad(&grads);
@@ -210,7 +218,7 @@ mod tests {
                     [(true, false), (false, false), (true, true), (false, true)]
                 {
                     let parts = run(How::Parts, tracked, normed);
-                    for how in [How::Kept, How::Again] {
+                    for how in [How::Kept, How::Again, How::LeanKept, How::LeanAgain] {
                         let fused = run(how, tracked, normed);
                         assert_close(fused.0, parts.0.clone(), 1e-5);
                         for (fused, part) in fused.1.into_iter().zip(parts.1.clone()) {

@@ -21,6 +21,7 @@ use crate::rope::Angles;
 use crate::visibility::{Heads, Visibility};
 
 mod flex;
+mod lean;
 
 /// `softmax(rotate(q) rotate(k)^T / sqrt(head_dim)) v` over what each token may see, the scores
 /// bounded where the heads say so. The output at a token that sees nothing has no meaning, but is
@@ -40,7 +41,10 @@ pub fn rotary_attention(
 ) -> Tensor<2> {
     match Implementation::of(&[&q]) {
         // The kernels know no bound.
-        _ if heads.soft_cap.is_some() => composed([q, k, v], angles, visibility, heads),
+        Implementation::Flex if heads.soft_cap.is_some() => {
+            lean::lean([q, k, v], angles, visibility, heads)
+        }
+        Implementation::Lean => lean::lean([q, k, v], angles, visibility, heads),
         Implementation::Flex => Tensor::from_dispatch(Dispatch::rotary_attention(Attention {
             q: q.into_dispatch(),
             k: k.into_dispatch(),
@@ -217,18 +221,20 @@ mod tests {
     fn attention_equals_its_composed_form_in_value_and_gradients() {
         let device = Device::flex();
         device.seed(7);
-        for (sequence, queries, keys, head_dim, rotated, window) in [
-            (1, 1, 1, 2, 2, None),
-            (13, 4, 2, 6, 6, Some(4)),
-            (13, 4, 2, 6, 4, None),
-            (150, 3, 1, 8, 8, None),
-            (150, 4, 4, 16, 12, Some(70)),
+        for (sequence, queries, keys, head_dim, rotated, window, soft_cap) in [
+            (1, 1, 1, 2, 2, None, None),
+            (13, 4, 2, 6, 6, Some(4), None),
+            (13, 4, 2, 6, 4, None, Some(1.5)),
+            (150, 3, 1, 8, 8, None, None),
+            (150, 4, 4, 16, 12, Some(70), None),
+            // Two blocks of the lean form.
+            (530, 2, 1, 4, 4, Some(300), Some(2.0)),
         ] {
             let heads = Heads {
                 queries,
                 keys,
                 window,
-                soft_cap: None,
+                soft_cap,
             };
             let visibility = rows(sequence, &device).with_masks(std::iter::once(heads));
             let tokens = 4 * sequence;
@@ -258,11 +264,12 @@ mod tests {
                 let all = [q, k, v].map(|t| t.grad(&grads).unwrap());
                 (y.without_autodiff(), all)
             };
-            let fused = run(rotary_attention);
             let composed = run(composed);
-            assert_close(fused.0, composed.0, 1e-5);
-            for (fused, composed) in fused.1.into_iter().zip(composed.1) {
-                assert_close(fused, composed, 1e-4);
+            for found in [run(rotary_attention), run(lean::lean)] {
+                assert_close(found.0, composed.0.clone(), 1e-5);
+                for (found, composed) in found.1.into_iter().zip(composed.1.clone()) {
+                    assert_close(found, composed, 1e-4);
+                }
             }
         }
     }

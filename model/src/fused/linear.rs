@@ -23,8 +23,21 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
         Implementation::Flex => {
             Tensor::from_dispatch(Dispatch::linear(x.into_dispatch(), weight.into_dispatch()))
         }
-        Implementation::Composed => composed(x, weight),
+        // Burn's own product keeps no more than the weight: x is not read again.
+        Implementation::Lean | Implementation::Composed => composed(x, weight),
     }
+}
+
+/// [`linear()`] in the weight's type, the result in the type of x.
+pub(crate) fn in_its_type(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    let (input, kind) = (x.dtype(), weight.dtype());
+    linear(x.cast(kind), weight).cast(input)
+}
+
+/// The gradient to x of [`in_its_type`], outside the graph: `dy W`.
+pub(super) fn gradient_in_its_type(grad: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    let (input, kind) = (grad.dtype(), weight.dtype());
+    grad.cast(kind).matmul(weight).cast(input)
 }
 
 /// [`linear()`] from Burn's own operations.

@@ -8,15 +8,16 @@ use burn::backend::autodiff::{
     ops::{Backward, Ops},
 };
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, Dispatch, Flex, backend_extension, flex::FlexTensor};
+use burn::backend::{Backend, Dispatch, DispatchTensor, Flex, backend_extension, flex::FlexTensor};
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
 use super::flex::buffer::Buffer;
 use super::flex::exponential::{exp, largest};
 use super::flex::{dims, integers, tensor, values};
+use super::graph::{Kept, enter, plain};
 use super::{Implementation, propagate, tracked};
 
 /// `log p(token)` of each target, read in its row.
@@ -30,6 +31,7 @@ pub fn log_likelihood(logits: Tensor<2>, row: Tensor<1, Int>, token: Tensor<1, I
             row.into_dispatch(),
             token.into_dispatch(),
         )),
+        Implementation::Lean => lean(logits, row, token),
         Implementation::Composed => composed(logits, row, token),
     }
 }
@@ -40,6 +42,59 @@ pub fn composed(logits: Tensor<2>, row: Tensor<1, Int>, token: Tensor<1, Int>) -
     log_softmax(logits, 1)
         .reshape([rows * vocabulary])
         .select(0, row * vocabulary as i64 + token)
+}
+
+/// [`log_likelihood()`] from Burn's own operations, which keeps the logits alone.
+pub fn lean(logits: Tensor<2>, row: Tensor<1, Int>, token: Tensor<1, Int>) -> Tensor<1> {
+    let plain_logits = plain(&logits);
+    let [row, token] = [row, token].map(Tensor::without_autodiff);
+    let [rows, vocabulary] = plain_logits.dims();
+    let largest = plain_logits.clone().max_dim(1);
+    let sums = (plain_logits.clone() - largest.clone())
+        .exp()
+        .sum_dim(1)
+        .log()
+        + largest;
+    let place = row.clone() * vocabulary as i64 + token;
+    let read = plain_logits
+        .clone()
+        .reshape([rows * vocabulary])
+        .select(0, place.clone());
+    let y = read - sums.clone().reshape([rows]).select(0, row.clone());
+    let kept = Lean {
+        logits: plain_logits,
+        sums,
+        row,
+        place,
+    };
+    enter([logits.into_dispatch()], y, kept)
+}
+
+/// What [`lean`] keeps.
+#[derive(Debug, Clone)]
+struct Lean {
+    logits: Tensor<2>,
+    /// `ln sum exp` of each row, `[rows, 1]`.
+    sums: Tensor<2>,
+    row: Tensor<1, Int>,
+    /// Flat indices of the targets.
+    place: Tensor<1, Int>,
+}
+
+impl Kept<1> for Lean {
+    /// As the kernel's: with G the sum of the gradients of a row's targets, `-G softmax`, plus each
+    /// target's gradient at its token.
+    fn backward(self, grad: DispatchTensor, _: [bool; 1]) -> [Option<DispatchTensor>; 1] {
+        let grad = Tensor::<1>::from_dispatch(grad);
+        let [rows, vocabulary] = self.logits.dims();
+        let zeros = |count| Tensor::<1>::zeros([count], (&grad.device(), grad.dtype()));
+        let add = IndexingUpdateOp::Add;
+        let totals = zeros(rows).select_assign(0, self.row, grad.clone(), add);
+        let spread = (self.logits - self.sums).exp() * totals.neg().reshape([rows, 1]);
+        let found = spread.reshape([rows * vocabulary]);
+        let found = found.select_assign(0, self.place, grad, IndexingUpdateOp::Add);
+        [Some(found.reshape([rows, vocabulary]).into_dispatch())]
+    }
 }
 
 /// The forward and backward pass of [`log_likelihood()`] as a backend implements them.
@@ -203,10 +258,11 @@ mod tests {
                 let grads = (y.clone() * upstream.clone()).sum().backward();
                 (y.without_autodiff(), logits.grad(&grads).unwrap())
             };
-            let fused = run(log_likelihood);
             let composed = run(composed);
-            assert_close(fused.0, composed.0, 1e-5);
-            assert_close(fused.1, composed.1, 1e-5);
+            for found in [run(log_likelihood), run(lean)] {
+                assert_close(found.0, composed.0.clone(), 1e-5);
+                assert_close(found.1, composed.1.clone(), 1e-5);
+            }
         }
     }
 }

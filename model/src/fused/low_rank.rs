@@ -16,6 +16,7 @@ use crate::dropout::{Mask, masked};
 
 mod flex;
 mod groups;
+pub(super) mod lean;
 
 /// Low-rank matrices of several experts, and which of them serve each row. A plain LoRA is a
 /// mixture of one.
@@ -46,6 +47,7 @@ pub fn add_low_rank(base: Tensor<2>, x: Tensor<2>, mixture: Mixture) -> Tensor<2
             x.into_dispatch(),
             mixture.into_dispatch(),
         )),
+        Implementation::Lean => lean::lean(lean::Base::Given(base), x.into(), mixture),
         Implementation::Composed => composed(base, x, mixture),
     }
 }
@@ -250,13 +252,18 @@ mod tests {
                     let d_base = base.grad(&grads).unwrap();
                     (y.without_autodiff(), (dx, d_base), da, db, dw)
                 };
-                let (f, c) = (run(add_low_rank), run(composed));
-                assert_close(f.0, c.0, 1e-5);
-                assert_close(f.1.0, c.1.0, 1e-4);
-                assert_close(f.1.1, c.1.1, 1e-6);
-                assert_close(f.2, c.2, 1e-4);
-                assert_close(f.3, c.3, 1e-4);
-                assert_close(f.4, c.4, 1e-4);
+                let c = run(composed);
+                let lean = |base, x: Tensor<2>, mixture| {
+                    lean::lean(lean::Base::Given(base), x.into(), mixture)
+                };
+                for f in [run(add_low_rank), run(lean)] {
+                    assert_close(f.0, c.0.clone(), 1e-5);
+                    assert_close(f.1.0, c.1.0.clone(), 1e-4);
+                    assert_close(f.1.1, c.1.1.clone(), 1e-6);
+                    assert_close(f.2, c.2.clone(), 1e-4);
+                    assert_close(f.3, c.3.clone(), 1e-4);
+                    assert_close(f.4, c.4.clone(), 1e-4);
+                }
             }
         }
     }

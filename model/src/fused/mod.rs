@@ -23,6 +23,8 @@
 //! Under Burn's fusion, `Cube` is `Fusion<CubeBackend>`. `Kernels` then goes through the macro as
 //! well, with tuples or structs in place of arrays.
 
+use std::cell::Cell;
+
 use burn::backend::autodiff::{
     Autodiff,
     checkpoint::strategy::CheckpointStrategy,
@@ -37,6 +39,7 @@ pub mod adamw;
 pub mod adapted_linear;
 pub mod attention;
 mod flex;
+mod graph;
 pub mod linear;
 pub mod log_likelihood;
 pub mod low_rank;
@@ -44,12 +47,48 @@ pub mod rms_norm;
 pub mod route;
 pub mod swiglu;
 
+/// A form of the operations that runs everywhere, see [`in_form`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Burn's own operations, in whose graph only what has to be kept is kept.
+    Lean,
+    /// Burn's own operations, each with its own place in the graph.
+    Composed,
+}
+
+thread_local! {
+    static CHOSEN: Cell<Option<Form>> = const { Cell::new(None) };
+}
+
+/// Runs `work` with all operations of this thread in one form, instead of the best that the device
+/// has: to compare and to measure them.
+pub fn in_form<R>(form: Form, work: impl FnOnce() -> R) -> R {
+    /// Puts back what was chosen before, after a panic too.
+    struct Before(Option<Form>);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            CHOSEN.set(self.0);
+        }
+    }
+    let _before = Before(CHOSEN.replace(Some(form)));
+    work()
+}
+
+/// Whether operations of this thread need what only their composed form reads.
+pub(crate) fn is_composed() -> bool {
+    CHOSEN.get() == Some(Form::Composed)
+}
+
 /// The implementations that an operation chooses from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Implementation {
     /// Kernels for the CPU: f32 on `flex`.
     Flex,
-    /// Burn's own operations: every device and type.
+    /// Burn's own operations, which keep for the backward pass what they say and no more: every
+    /// other device.
+    Lean,
+    /// Burn's own operations, whose graph keeps what each of them reads again. What the others are
+    /// compared with.
     Composed,
 }
 
@@ -57,9 +96,11 @@ impl Implementation {
     /// The implementation for operands that all have to be served by it.
     fn of<const D: usize>(operands: &[&Tensor<D>]) -> Self {
         let flex = |x: &&Tensor<D>| serves(&x.device()) && x.dtype() == DType::F32;
-        match operands.iter().all(flex) {
-            true => Self::Flex,
-            false => Self::Composed,
+        match CHOSEN.get() {
+            Some(Form::Lean) => Self::Lean,
+            Some(Form::Composed) => Self::Composed,
+            None if operands.iter().all(flex) => Self::Flex,
+            None => Self::Lean,
         }
     }
 }

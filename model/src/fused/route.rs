@@ -8,15 +8,16 @@ use burn::backend::autodiff::{
     ops::{Backward, Ops},
 };
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, backend_extension, flex::FlexTensor};
+use burn::backend::{Backend, Dispatch, DispatchTensor, Flex, backend_extension, flex::FlexTensor};
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 use rayon::prelude::*;
 
-use super::activation::{Activation, Source};
+use super::activation::{Activation, PlainOrigin, Source};
 use super::flex::buffer::Buffer;
 use super::flex::matrix::{Mat, Store, matmul};
 use super::flex::{dims, dot, exponential, scale_rows, tensor, values};
+use super::graph::{Kept, enter, plain};
 use super::{Implementation, propagate, tracked};
 
 /// Probabilities over the experts, in f32.
@@ -29,6 +30,7 @@ pub fn route(x: Activation, weight: Tensor<2>) -> Tensor<2> {
             let (x, source) = x.into_dispatch();
             Tensor::from_dispatch(Dispatch::route(x, weight.into_dispatch(), source))
         }
+        Implementation::Lean => lean(x, weight),
         Implementation::Composed => composed(x.value, weight),
     }
 }
@@ -36,6 +38,40 @@ pub fn route(x: Activation, weight: Tensor<2>) -> Tensor<2> {
 /// [`route()`] from Burn's own operations.
 pub fn composed(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     softmax(x.matmul(weight), 1)
+}
+
+/// [`route()`] from Burn's own operations, which keeps the probabilities and what x came from.
+pub fn lean(x: Activation, weight: Tensor<2>) -> Tensor<2> {
+    let (source, value) = (x.plain_origin(), x.value);
+    let plain_weight = plain(&weight);
+    let p = composed(plain(&value), plain_weight.clone());
+    let kept = Lean {
+        source,
+        weight: plain_weight,
+        p: p.clone(),
+    };
+    enter([value.into_dispatch(), weight.into_dispatch()], p, kept)
+}
+
+/// What [`lean`] keeps.
+#[derive(Debug, Clone)]
+struct Lean {
+    source: PlainOrigin,
+    weight: Tensor<2>,
+    p: Tensor<2>,
+}
+
+impl Kept<2> for Lean {
+    /// As the kernel's: with `dl = p (dp - p . dp)`, `dx = dl W^T` and `dW = x^T dl`.
+    fn backward(self, grad: DispatchTensor, needs: [bool; 2]) -> [Option<DispatchTensor>; 2] {
+        let Self { source, weight, p } = self;
+        let dp = Tensor::<2>::from_dispatch(grad);
+        let shared = (p.clone() * dp.clone()).sum_dim(1);
+        let dl = p * (dp - shared);
+        let dx = needs[0].then(|| dl.clone().matmul(weight.transpose()).into_dispatch());
+        let dw = needs[1].then(|| source.value().transpose().matmul(dl).into_dispatch());
+        [dx, dw]
+    }
 }
 
 /// The forward and backward pass of [`route()`] as a backend implements them.
@@ -208,7 +244,7 @@ mod tests {
             let upstream = random([n, experts], &device);
             // What x is made from is followed to its own gradient, or x is cut off.
             for (normed, tracked) in [(false, true), (true, true), (true, false)] {
-                let run = |fused: bool| {
+                let run = |op: fn(Activation, Tensor<2>) -> Tensor<2>| {
                     let (start, weight) = (leaf(&x), leaf(&weight));
                     let mut x = Activation::from(start.clone());
                     if normed {
@@ -222,21 +258,20 @@ mod tests {
                     if !tracked {
                         x.value = x.value.detach();
                     }
-                    let p = match fused {
-                        true => route(x, weight.clone()),
-                        false => composed(x.value, weight.clone()),
-                    };
+                    let p = op(x, weight.clone());
                     let grads = (p.clone() * upstream.clone()).sum().backward();
                     let found = (start.grad(&grads), weight.grad(&grads).unwrap());
                     (p.without_autodiff(), found)
                 };
-                let (fused, composed) = (run(true), run(false));
-                assert_close(fused.0, composed.0, 1e-5);
-                assert_eq!(fused.1.0.is_some(), tracked);
-                if let (Some(fused), Some(composed)) = (fused.1.0, composed.1.0) {
-                    assert_close(fused, composed, 1e-5);
+                let composed = run(|x, weight| composed(x.value, weight));
+                for found in [run(route), run(lean)] {
+                    assert_close(found.0, composed.0.clone(), 1e-5);
+                    assert_eq!(found.1.0.is_some(), tracked);
+                    if let (Some(found), Some(composed)) = (found.1.0, composed.1.0.clone()) {
+                        assert_close(found, composed, 1e-5);
+                    }
+                    assert_close(found.1.1, composed.1.1.clone(), 1e-5);
                 }
-                assert_close(fused.1.1, composed.1.1, 1e-5);
             }
         }
     }

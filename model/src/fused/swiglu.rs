@@ -7,15 +7,16 @@ use burn::backend::autodiff::{
     ops::{Backward, Ops},
 };
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, backend_extension, flex::FlexTensor};
+use burn::backend::{Backend, Dispatch, DispatchTensor, Flex, backend_extension, flex::FlexTensor};
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
+use burn::tensor::activation::{sigmoid, silu};
 use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
 use super::flex::buffer::Buffer;
 use super::flex::exponential::exp;
 use super::flex::{dims, tensor, values};
+use super::graph::{Kept, enter, plain};
 use super::{Implementation, propagate, tracked};
 
 /// The gated activation of a LLaMA block: `gate / (1 + exp(-gate)) * up`.
@@ -27,6 +28,7 @@ pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
         Implementation::Flex => {
             Tensor::from_dispatch(Dispatch::swiglu(gate.into_dispatch(), up.into_dispatch()))
         }
+        Implementation::Lean => lean(gate, up),
         Implementation::Composed => composed(gate, up),
     }
 }
@@ -34,6 +36,38 @@ pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 /// [`swiglu()`] from Burn's own operations.
 pub fn composed(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     silu(gate) * up
+}
+
+/// [`swiglu()`] from Burn's own operations, which keeps gate and up alone.
+pub fn lean(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    let kept = Lean {
+        gate: plain(&gate),
+        up: plain(&up),
+    };
+    let y = composed(kept.gate.clone(), kept.up.clone());
+    enter([gate.into_dispatch(), up.into_dispatch()], y, kept)
+}
+
+/// What [`lean`] keeps.
+#[derive(Debug, Clone)]
+struct Lean {
+    gate: Tensor<2>,
+    up: Tensor<2>,
+}
+
+impl Kept<2> for Lean {
+    /// As the kernel's: with `s = sigmoid(gate)`, `dgate = dy up s (1 + gate (1 - s))` and
+    /// `dup = dy gate s`.
+    fn backward(self, grad: DispatchTensor, needs: [bool; 2]) -> [Option<DispatchTensor>; 2] {
+        let Self { gate, up } = self;
+        let scaled = Tensor::<2>::from_dispatch(grad) * sigmoid(gate.clone());
+        let d_gate = needs[0].then(|| {
+            let slope = (sigmoid(gate.clone()).neg() + 1.0) * gate.clone() + 1.0;
+            (scaled.clone() * up * slope).into_dispatch()
+        });
+        let d_up = needs[1].then(|| (scaled * gate).into_dispatch());
+        [d_gate, d_up]
+    }
 }
 
 /// The forward and backward pass of [`swiglu()`] as a backend implements them.
@@ -118,7 +152,7 @@ impl Kernels for Flex {
 }
 
 #[inline(always)]
-fn sigmoid(x: f32) -> f32 {
+fn logistic(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
@@ -126,7 +160,7 @@ fn sigmoid(x: f32) -> f32 {
 #[inline(always)]
 fn gated_with<'a, S: Simd>(_simd: S, y: &'a mut [f32], gate: &'a [f32], up: &'a [f32]) {
     for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
-        *y = g * sigmoid(*g) * u;
+        *y = g * logistic(*g) * u;
     }
 }
 
@@ -140,7 +174,7 @@ fn gradients_with<'a, S: Simd>(
 ) {
     let places = d_gate.iter_mut().zip(d_up).zip(gate).zip(up).zip(grad);
     for ((((d_gate, d_up), g), u), dy) in places {
-        let s = sigmoid(*g);
+        let s = logistic(*g);
         *d_gate = dy * u * s * (1.0 + g * (1.0 - s));
         *d_up = dy * g * s;
     }
@@ -168,10 +202,12 @@ mod tests {
                 let (d_gate, d_up) = (gate.grad(&grads).unwrap(), up.grad(&grads).unwrap());
                 (y.without_autodiff(), d_gate, d_up)
             };
-            let (fused, composed) = (run(swiglu), run(composed));
-            assert_close(fused.0, composed.0, 1e-5);
-            assert_close(fused.1, composed.1, 1e-5);
-            assert_close(fused.2, composed.2, 1e-5);
+            let composed = run(composed);
+            for found in [run(swiglu), run(lean)] {
+                assert_close(found.0, composed.0.clone(), 1e-5);
+                assert_close(found.1, composed.1.clone(), 1e-5);
+                assert_close(found.2, composed.2.clone(), 1e-5);
+            }
         }
     }
 }

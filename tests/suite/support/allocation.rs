@@ -57,3 +57,12 @@ pub(crate) fn most_bytes<T>(compute: impl FnOnce() -> T) -> (T, usize) {
     COUNTS.set(false);
     (result, MOST.get().max(0) as usize)
 }
+
+/// The result of a computation, and the bytes that it left taken on this thread.
+pub(crate) fn bytes_held<T>(compute: impl FnOnce() -> T) -> (T, usize) {
+    HELD.set(0);
+    COUNTS.set(true);
+    let result = compute();
+    COUNTS.set(false);
+    (result, HELD.get().max(0) as usize)
+}
