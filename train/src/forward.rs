@@ -1,5 +1,7 @@
 //! One forward pass over a batch: what goes in, and what is read from what comes out.
 
+use std::ops::Range;
+
 use burn::prelude::*;
 use data::Batch;
 use data::batch::Continuations;
@@ -25,13 +27,6 @@ pub fn input(batch: &Batch, dropout: DropoutSeed) -> LlamaInput {
         dropout,
         probe: None,
         routers_apart: false,
-    }
-}
-
-/// Seeds the device's own generator, from which dropout draws off flex.
-pub(crate) fn seed_device(device: &Device, seed: DropoutSeed) {
-    if let Some(seed) = seed.value() {
-        device.seed(seed);
     }
 }
 
@@ -61,8 +56,8 @@ impl Reading {
         let [all, _] = logits.dims();
         let read = batch.choices.reads();
         let sequence = batch.answers.next_tokens.as_ref();
-        let sequence_logits = sequence.map(|_| logits.clone().narrow(0, read, all - read));
-        let logits = logits.narrow(0, 0, read);
+        let sequence_logits = sequence.map(|_| rows(logits.clone(), read..all));
+        let logits = rows(logits, 0..read);
         let targets = batch.choices.continuations.as_ref();
         let tokens = targets.map(|targets| token_log_probabilities(logits.clone(), targets));
         let choice_logits = scores(logits.clone(), tokens.clone(), batch);
@@ -124,7 +119,22 @@ fn without_graph(routing: Routing) -> Routing {
 
 /// The logits after which choices are read, without those of a loss over the sequence.
 pub fn read_logits(output: &LlamaOutput, batch: &Batch) -> Tensor<2> {
-    output.logits.clone().narrow(0, 0, batch.choices.reads())
+    rows(output.logits.clone(), 0..batch.choices.reads())
+}
+
+/// Some rows of a matrix.
+///
+/// By their indices: the backward pass of `narrow`, an assignment to a slice, has given wrong
+/// gradients under Burn's fusion.
+fn rows(matrix: Tensor<2>, range: Range<usize>) -> Tensor<2> {
+    if range == (0..matrix.dims()[0]) {
+        return matrix;
+    }
+    let device = matrix.device().without_autodiff();
+    matrix.select(
+        0,
+        Tensor::arange(range.start as i64..range.end as i64, &device),
+    )
 }
 
 /// The score of each row's own choices, absent ones at minus infinity: the label's logit, or the

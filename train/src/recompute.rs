@@ -22,7 +22,6 @@ pub fn gradients<T>(
     input: &LlamaInput,
     objective: impl FnOnce(LlamaOutput) -> (Tensor<1>, T),
 ) -> Recomputed<T> {
-    let device = input.tokens.device();
     let last = llama.layers() - 1;
     let mut kept = Kept::of(llama, input);
     // The graph's end: the last layer, and from all routers' probabilities to the loss.
@@ -30,7 +29,6 @@ pub fn gradients<T>(
     let leaves: Vec<Routing> = kept.decisions.iter().map(leaf).collect();
     let mut routing = leaves.clone();
     let x = tracked(kept.inputs.pop().expect("the last layer's input"));
-    reseed(&device, input, last);
     let hidden = blocks.forward(last, x.clone(), &mut routing);
     let output = llama.output(hidden, routing, input);
     let (loss, facts) = objective(output);
@@ -50,7 +48,6 @@ pub fn gradients<T>(
     for place in (0..last).rev() {
         let x = tracked(kept.inputs.pop().expect("each layer's input"));
         let mut routing = Vec::new();
-        reseed(&device, input, place);
         let y = blocks.forward(place, x.clone(), &mut routing);
         let own = at_routers.split_off(kept.first_decision(place));
         let Some(sum) = surrogate((y, upstream.take()), routing, own) else {
@@ -87,7 +84,6 @@ impl Kept {
             layers: Vec::new(),
         };
         for place in 0..llama.layers() - 1 {
-            reseed(&input.tokens.device(), input, place);
             let x = kept.inputs[place].clone();
             let x = blocks.forward(place, x, &mut kept.decisions);
             kept.inputs.push(x.without_autodiff());
@@ -125,14 +121,6 @@ fn surrogate(
 /// A tensor at which a graph begins.
 fn tracked(tensor: Tensor<2>) -> Tensor<2> {
     tensor.autodiff().require_grad()
-}
-
-/// Seeds a layer's dropout. Off flex, dropout draws from the device's generator: each layer must
-/// draw the same masks both times.
-fn reseed(device: &Device, input: &LlamaInput, place: usize) {
-    if let Some(seed) = input.dropout.at(place as u64).value() {
-        device.clone().without_autodiff().seed(seed);
-    }
 }
 
 /// A decision whose gradients all arrive at its probabilities, and at those apart.

@@ -219,9 +219,6 @@ impl TrainStep for Trainee {
 
     fn step(&self, mut batch: Batch) -> TrainOutput<StepOutput> {
         let part = *batch.training.get_or_insert_default();
-        // Off flex, dropout draws from the device's generator: seeded by (run, step), a resumed run
-        // draws the same masks.
-        batch.device().without_autodiff().seed(part.seed);
         self.at.0.store(part.step, Ordering::SeqCst);
         if self.recompute {
             return self.step_recomputing(batch, part);

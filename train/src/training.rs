@@ -178,7 +178,6 @@ fn learn(
     questions: TrainingQuestions,
     start: Start,
 ) -> Result<Llama, TrainError> {
-    refuse_unrepeatable_masks(config, setup)?;
     let trainee = set_up(config, start, questions.train.len())?;
     let fits = |record: ModuleRecord| {
         let fitted = trainee.clone().try_load_record(record);
@@ -248,20 +247,6 @@ impl Walk {
     fn chunks(&self) -> usize {
         chunk_ends(&self.schedule, self.questions, self.done()).len()
     }
-}
-
-/// A GPU's generator belongs to the process: another device's thread would draw between a layer's
-/// first and second pass.
-fn refuse_unrepeatable_masks(config: &RunConfig, setup: &Setup) -> Result<(), TrainError> {
-    let shared = setup.others.iter().any(|other| *other != Device::flex());
-    if config.train.recompute && shared && config.adapter.dropout > 0.0 {
-        return Err(TrainError::config(
-            "train.recompute",
-            "cannot draw the same dropout masks twice on several devices: use one device, or \
-             adapter.dropout = 0",
-        ));
-    }
-    Ok(())
 }
 
 /// The base model with an adapter at its beginning, and the method that trains it.

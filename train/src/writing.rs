@@ -11,7 +11,7 @@ use data::{Batch, Tokenizer};
 use model::{KeyValueCache, LlamaInput};
 
 use crate::error::TrainError;
-use crate::forward::{input, read_logits, seed_device};
+use crate::forward::{input, read_logits};
 use crate::functional_uncertainty::{FluTokens, functional_uncertainty};
 use crate::linear_algebra::{integers, values};
 use crate::method::Sample;
@@ -122,7 +122,6 @@ fn read(
     let mut flu: Vec<Tensor<2>> = Vec::new();
     let mean = mean(writers, |writer| {
         let (llama, seed) = writer.sample;
-        seed_device(&batch.device(), seed);
         let output = llama.forward_with_cache(&input(batch, seed), &mut writer.cache);
         if !output.routing.is_empty() {
             let weights = flu_tokens.weights(batch, || batch.answers.index.clone());
@@ -142,7 +141,6 @@ fn step(writers: &mut [Writer], tokens: &[i64], positions: Vec<i64>, batch: &Bat
     let ones = column(vec![1; rows]);
     mean(writers, |writer| {
         let (llama, dropout) = writer.sample;
-        seed_device(&batch.device(), dropout);
         let input = LlamaInput {
             tokens: column(tokens.to_vec()),
             positions: column(positions.clone()),

@@ -12,7 +12,7 @@ use model::{AdapterConfig, DropoutSeed, Llama, LlamaOutput};
 
 use crate::config::{AnswerTemperature, RunConfig};
 use crate::error::TrainError;
-use crate::forward::{Reading, input, seed_device};
+use crate::forward::{Reading, input};
 use crate::functional_uncertainty::FluTokens;
 use crate::loss::{Objective, Term};
 use crate::posthoc::temperature::Temperature;
@@ -312,7 +312,6 @@ impl Predictor for Members {
 /// Several passes over a batch.
 pub(crate) fn sample(samples: Vec<Sample<'_>>, batch: &Batch, flu_tokens: FluTokens) -> Prediction {
     let passes = samples.into_iter().map(|(llama, seed)| {
-        seed_device(&batch.device(), seed);
         let output = llama.forward(&input(batch, seed));
         Prediction::of(&Reading::of(output, batch, flu_tokens), batch)
     });

@@ -84,10 +84,16 @@ impl Probed {
 
 /// Column `choice` of `[batch, choices]`, 0 where it is absent, summed.
 pub(super) fn column(scores: Tensor<2>, choice: usize, batch: &Batch) -> Tensor<1> {
-    scores
-        .mask_fill(batch.choices.missing.clone(), 0.0)
-        .narrow(1, choice, 1)
-        .sum()
+    let [_, choices] = scores.dims();
+    let device = scores.device().without_autodiff();
+    // By its index: the backward pass of `narrow`, an assignment to a slice, has given wrong
+    // gradients under Burn's fusion.
+    let others = Tensor::<1, Int>::arange(0..choices as i64, &device)
+        .not_equal_scalar(choice as i64)
+        .unsqueeze_dim::<2>(0)
+        .expand(scores.dims());
+    let hidden = batch.choices.missing.clone().bool_or(others);
+    scores.mask_fill(hidden, 0.0).sum()
 }
 
 /// The Jacobians of a batch's choice logits by every covered matrix.
