@@ -54,12 +54,12 @@ const FLOPS_PER_CORE: f64 = 65e9;
 const PROCESS: f64 = 60e6;
 
 /// Values that the backward pass keeps for each token of one layer: the residual stream before both
-/// norms, q, k, v and attention's output, gate and up, and each projection's hidden rows. Where the
-/// fused operation does not serve (off the processor, other types than f32, random weights, experts
-/// that are whole blocks) also both norms' outputs and the product of gate and up, of which whole
-/// experts keep all three for each, and with dropout on a plain LoRA a mask and a masked input for
-/// each projection.
-fn activations(config: &ModelConfig, adapter: &AdapterConfig, serves: bool) -> usize {
+/// norms, q, k, v and attention's output, gate and up, and each projection's hidden rows, of all
+/// experts where the product is not grouped by expert. Where A is random, the frozen output is
+/// scaled, or experts are whole blocks, also both norms' outputs and the product of gate and up,
+/// of which whole experts keep all three for each; with a random A and dropout a mask and a masked
+/// input for each projection.
+fn activations(config: &ModelConfig, adapter: &AdapterConfig, grouped: bool) -> usize {
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let q = config.num_attention_heads * config.head_dim;
     let kv = config.num_key_value_heads * config.head_dim;
@@ -72,9 +72,9 @@ fn activations(config: &ModelConfig, adapter: &AdapterConfig, serves: bool) -> u
                 true => 2 * (5 * d + q + f),
                 false => 0,
             };
-            let around = match serves && lora.posterior_std.is_none() {
-                true => fused,
-                false => composed + dropped,
+            let around = match lora.posterior_std {
+                None => fused,
+                Some(_) => composed + dropped,
             };
             around + 7 * lora.rank
         }
@@ -82,21 +82,21 @@ fn activations(config: &ModelConfig, adapter: &AdapterConfig, serves: bool) -> u
             let around = match (mix.placement, mix.mixture_weights) {
                 // Every frozen product, too: it is scaled by the routers' mass.
                 (Placement::All, MixtureWeights::Raw) => composed + q + 2 * kv + 2 * d + 2 * f,
-                (Placement::All, _) if serves => fused,
-                (Placement::All, _) => composed,
+                (Placement::All, _) => fused,
                 // The frozen block beside the experts.
                 (Placement::Ffn, MixtureWeights::RawDelta | MixtureWeights::NormalizedDelta) => {
                     composed + 3 * f * mix.top_k
                 }
                 (Placement::Ffn, _) => composed + 3 * f * (mix.top_k - 1),
             };
-            around + 7 * mix.lora.rank * mix.top_k
+            let experts = if grouped { mix.top_k } else { mix.num_experts };
+            around + 7 * mix.lora.rank * experts
         }
     }
 }
 
-/// Estimates a run. `weight_bytes` is the size of one frozen weight, `serves` says whether the
-/// fused operations do.
+/// Estimates a run. `weight_bytes` is the size of one frozen weight, `grouped` says whether
+/// a mixture computes the chosen experts alone.
 #[expect(
     clippy::too_many_arguments,
     reason = "plain facts of one run, used once"
@@ -109,7 +109,7 @@ pub fn estimate(
     train: &[EncodedQuestion],
     scored: &[&[EncodedQuestion]],
     weight_bytes: usize,
-    serves: bool,
+    grouped: bool,
     recompute: bool,
     cores: usize,
 ) -> RunEstimate {
@@ -131,7 +131,7 @@ pub fn estimate(
     let evaluation = evaluation_tokens as f64 * (base + low_rank);
     let longest = train.iter().map(EncodedQuestion::length).max().unwrap_or(0);
     let widest = (schedule.micro_batch * longest).min(schedule.micro_tokens.max(longest));
-    let kept = activations(config, adapter, serves);
+    let kept = activations(config, adapter, grouped);
     let values = match recompute {
         // Every layer's input, and one layer whole.
         true => config.num_hidden_layers * config.hidden_size + kept,

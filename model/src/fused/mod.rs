@@ -1,10 +1,11 @@
 //! Operations with a hand-written forward and backward pass, each in a file of its own.
 //!
 //! An operation's file holds, from top to bottom: the public function, which chooses the
-//! implementation; the composed form, made of Burn's own operations, which runs on every device
-//! and type; `Kernels`, the forward and backward pass as a backend implements them; `Extension`,
-//! the operation as Burn dispatches it, with and without a graph; the kernels for `flex`; the
-//! tests, which compare each implementation with the composed form in value and gradients.
+//! implementation; the composed form, made of Burn's own operations; the lean form, the same with
+//! a backward pass of its own (see `graph.rs`), which runs on every device and type; `Kernels`,
+//! the forward and backward pass as a backend implements them; `Extension`, the operation as Burn
+//! dispatches it, with and without a graph; the kernels for `flex`; the tests, which compare each
+//! implementation with the composed form in value and gradients.
 //! Long kernels have a file beside it: `attention/flex.rs`.
 //!
 //! # A kernel for another backend
@@ -17,7 +18,7 @@
 //!    every backend that has `Kernels`, so the graph needs no further code.
 //! 3. Here, add a variant to `Implementation`, with the devices and types that it serves. The
 //!    compiler then asks each operation for an arm. One without such a kernel names the variant
-//!    beside `Composed`.
+//!    beside `Lean`.
 //! 4. Let the test in the operation's file run on the backend's device.
 //!
 //! Under Burn's fusion, `Cube` is `Fusion<CubeBackend>`. `Kernels` then goes through the macro as
