@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
 use burn::tensor::Device;
+use data::names::suggestion;
 
 /// The values of `--device`.
 pub const DEVICES: &str = "auto, cpu, ndarray, wgpu[:index], cuda[:index]";
@@ -28,12 +28,26 @@ impl NamedDevice {
     }
 }
 
-/// The device of a name; `auto` takes a GPU if one is there.
+/// A name that stands for no device here, and what to do.
+#[derive(Debug)]
+pub struct DeviceError(String);
+
+impl std::fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for DeviceError {}
+
+/// The device of a name, whatever its case; `auto` takes a GPU if one is there.
 ///
 /// # Errors
 /// An unknown name, a backend that is not compiled in, or a device that is not present. The error
 /// says what to do.
-pub fn find(name: &str) -> Result<NamedDevice> {
+pub fn find(name: &str) -> Result<NamedDevice, DeviceError> {
+    let refuse = |reason: String| Err(DeviceError(format!("--device {name}: {reason}")));
+    let name = &*name.to_ascii_lowercase();
     if name == "auto" {
         let mut all = available();
         let gpu = all.iter().position(|d| d.name.starts_with("cuda"));
@@ -42,7 +56,7 @@ pub fn find(name: &str) -> Result<NamedDevice> {
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => match index.parse::<usize>() {
             Ok(index) => (kind, index),
-            Err(_) => bail!("--device {name}: expected a number after the colon, got {index:?}"),
+            Err(_) => return refuse(format!("expected a number after the colon, got {index:?}")),
         },
         None => (name, 0),
     };
@@ -52,10 +66,14 @@ pub fn find(name: &str) -> Result<NamedDevice> {
         "ndarray" => Some(cfg!(feature = "ndarray")),
         "wgpu" => Some(cfg!(feature = "wgpu")),
         "cuda" => Some(cfg!(feature = "cuda")),
-        _ => bail!("--device {name}: expected one of {DEVICES}"),
+        _ => {
+            let known = ["auto", "cpu", "ndarray", "wgpu", "cuda"];
+            let hint = suggestion(kind, known);
+            return refuse(format!("expected one of {DEVICES}.{hint}"));
+        }
     };
     if feature == Some(false) {
-        bail!("--device {name}: not compiled in; build with `--features {kind}`");
+        return refuse(format!("not compiled in; build with `--features {kind}`"));
     }
     let of_kind: Vec<NamedDevice> = available()
         .into_iter()
@@ -64,9 +82,9 @@ pub fn find(name: &str) -> Result<NamedDevice> {
     let present = of_kind.len();
     match of_kind.into_iter().nth(index) {
         Some(device) => Ok(device),
-        None => bail!(
-            "--device {name}: {present} such device(s) found on this machine; `--device cpu` always works"
-        ),
+        None => refuse(format!(
+            "{present} such device(s) found on this machine; `--device cpu` always works"
+        )),
     }
 }
 
@@ -178,11 +196,13 @@ mod tests {
     fn devices_that_cannot_serve_are_refused_with_the_reason() {
         let message = |name: &str| find(name).unwrap_err().to_string();
         assert!(message("gpu").contains("expected one of auto, cpu"));
+        assert!(message("cdua").contains("Did you mean `cuda`?"));
         assert!(message("cuda:x").contains("expected a number"));
         assert!(message("cpu:1").contains("1 such device(s) found"));
         if !cfg!(feature = "cuda") {
             assert!(message("cuda").contains("--features cuda"));
         }
-        assert_eq!(find("flex").unwrap().name, "cpu");
+        assert_eq!(find("Flex").unwrap().name, "cpu");
+        assert_eq!(find("CPU").unwrap().name, "cpu");
     }
 }

@@ -232,9 +232,12 @@ impl Tokenizer {
                 return Err(DataError::setting(
                     "answer label",
                     format!(
-                        "{label:?} after {:?} must be one token, but it is {:?}: use another template or model",
+                        "{label:?} after {:?} must be one token, but it is {}: use another template or model",
                         prompt.end(),
-                        grown.map(|g| g.len()),
+                        match grown {
+                            Some(tokens) => format!("{}", tokens.len()),
+                            None => "joined with what stands before it".into(),
+                        },
                     ),
                 ));
             };

@@ -70,6 +70,7 @@
 //! | [`written`] | when an answer in the model's own words is right |
 //! | [`rouge`] | the likeness of two texts |
 //! | [`seed`] | seeds derived from other seeds |
+//! | [`names`] | names that a user types |
 //! | [`error`] | what can go wrong between a name and a batch |
 
 pub mod batch;
@@ -83,6 +84,7 @@ pub mod error;
 pub mod example;
 pub mod leaks;
 pub mod loader;
+pub mod names;
 pub mod perturbation;
 pub mod prompt;
 pub mod rendering;

@@ -7,7 +7,8 @@ use anyhow::Result;
 use clap::Args;
 use train::reproduce::compare::compare;
 
-use super::process::{logging, print};
+use super::flags;
+use super::process::{logging, print, tell};
 
 /// Flags of `compare`.
 #[derive(Debug, Args)]
@@ -16,11 +17,14 @@ pub(super) struct CompareArgs {
     #[arg(required = true)]
     runs: Vec<PathBuf>,
     /// Dataset whose test questions are compared [default: the runs' own]
-    #[arg(long)]
+    #[arg(long, value_parser = flags::dataset)]
     on: Option<String>,
     /// Where compare.html, .md, .csv, .tex and .json are written
     #[arg(long, default_value = ".")]
     out: PathBuf,
+    /// Print the comparison as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs `compare`.
@@ -28,8 +32,18 @@ pub(super) fn run(args: &CompareArgs) -> Result<ExitCode> {
     logging();
     let comparison = compare(&args.runs, args.on.as_deref())?;
     comparison.write(&args.out)?;
-    print(comparison.markdown());
     let written = args.out.join("compare.html");
-    print(format_args!("Written to {}", written.display()));
+    let written = format!("Written to {}", written.display());
+    if args.json {
+        print(serde_json::json!({
+            "dataset": comparison.dataset,
+            "table": comparison.by_method,
+            "differences": comparison.differences,
+        }));
+        tell(written);
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(comparison.markdown());
+    print(written);
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use fault::AtHand;
 
-use super::process::tell;
+use super::process::complain;
 
 /// Exit code of a fault in the program itself, `EX_SOFTWARE` of sysexits.h.
 pub const FAULT: u8 = 70;
@@ -21,10 +21,10 @@ pub fn guarded(program: impl FnOnce() -> ExitCode) -> ExitCode {
             return;
         }
         // A panic while it is told would end the program without its code.
-        tell(line(panic));
+        complain(line(panic));
         let way = Backtrace::capture();
         if way.status() == BacktraceStatus::Captured {
-            tell(way);
+            complain(way);
         }
     }));
     std::panic::catch_unwind(AssertUnwindSafe(program)).unwrap_or_else(|_| ExitCode::from(FAULT))

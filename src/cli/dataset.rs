@@ -7,6 +7,7 @@ use clap::Args;
 use data::dataset::custom::Custom;
 use train::config::ConfigLayers;
 
+use super::flags;
 use super::process::quoted;
 
 /// Flags that name the fields of a file of questions. Without one, usual names are looked for.
@@ -108,7 +109,7 @@ impl FieldArgs {
 /// Flags that say which questions are trained on and tested with.
 #[derive(Debug, Args)]
 pub(super) struct DatasetArgs {
-    #[arg(long, help = datasets())]
+    #[arg(long, help = datasets(), value_parser = flags::dataset)]
     dataset: Option<String>,
     /// Test questions, beside a --dataset of your own [default: a share of it]
     #[arg(long, value_name = "FILE")]
@@ -151,7 +152,7 @@ impl DatasetArgs {
 }
 
 /// The values of `--dataset`.
-fn datasets() -> String {
+pub(super) fn datasets() -> String {
     let names: Vec<&str> = data::dataset::DATASETS.iter().map(|d| d.name()).collect();
     format!(
         "{}, a file of your own (.jsonl, .json, .csv, .tsv, .parquet), or custom with data.custom settings",

@@ -22,7 +22,7 @@ use train::run_directory::{HELD_OUT, RunDirectory};
 
 use super::dataset::FieldArgs;
 use super::figures::{Asked, side_by_side, table};
-use super::flags::PlaceArgs;
+use super::flags::{self, PlaceArgs};
 use super::newest::run_or_newest;
 use super::process::{logging, print, tell};
 
@@ -33,10 +33,10 @@ pub(super) struct EvaluateArgs {
     runs: Vec<PathBuf>,
     /// Datasets, or files of questions of your own, separated by commas; the run's own dataset only
     /// with another --method
-    #[arg(long, value_name = "NAME|FILE", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "NAME|FILE", value_delimiter = ',', required = true, value_parser = flags::dataset)]
     on: Vec<String>,
     /// Another method that asks the same training, such as mc_dropout for a lora run
-    #[arg(long)]
+    #[arg(long, value_parser = flags::method)]
     method: Option<String>,
     /// A setting of how the run is asked, such as method.samples=20; may be repeated
     #[arg(long, value_name = "SECTION.KEY=VALUE")]

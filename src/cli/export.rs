@@ -19,7 +19,7 @@ pub(super) struct ExportArgs {
     /// A finished run's directory
     run: PathBuf,
     /// The form to write the adapter in
-    #[arg(long)]
+    #[arg(long, ignore_case = true)]
     format: FormatName,
     /// Directory to write to; new or empty
     #[arg(long, value_name = "DIR")]
@@ -30,6 +30,9 @@ pub(super) struct ExportArgs {
     /// Read it again and compare its logits with the run's
     #[arg(long)]
     verify: bool,
+    /// Print what was written, and the difference, as JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     places: PlaceArgs,
 }
@@ -67,6 +70,13 @@ pub(super) fn run(args: &ExportArgs) -> Result<ExitCode> {
         FormatName::Uq4ct => Format::Own,
     };
     let exported = export(&setup, format, &args.output, args.verify)?;
+    if args.json {
+        print(serde_json::json!({
+            "directories": exported.directories,
+            "difference": exported.difference,
+        }));
+        return Ok(ExitCode::SUCCESS);
+    }
     for directory in &exported.directories {
         print(format_args!("Written to {}", directory.display()));
     }

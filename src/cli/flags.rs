@@ -6,11 +6,15 @@ use std::sync::{Arc, Mutex};
 use anyhow::Result;
 use burn::tensor::Device;
 use clap::Args;
-use data::source::Finder;
+use data::dataset;
+use data::names;
+use data::source::{Finder, models};
 use train::RunConfig;
 use train::context::Setup;
 use train::dashboard::state::DashboardState;
 use train::posthoc::abstention::{Abstention, Promise};
+use train::registry;
+use train::reproduce::tables;
 use train::telemetry::Telemetry;
 
 use super::process::environment;
@@ -20,10 +24,10 @@ use crate::backend::{self, NamedDevice};
 #[derive(Debug, Args)]
 pub(super) struct SourceArgs {
     /// Directory with datasets in their original, the Hub's or the uniform format [env: UQ4CT_DATA]
-    #[arg(long, value_name = "DIR")]
+    #[arg(hide_short_help = true, long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Do not use the network
-    #[arg(long)]
+    #[arg(hide_short_help = true, long)]
     offline: bool,
 }
 
@@ -39,7 +43,7 @@ pub(super) struct PlaceArgs {
         help = format!("Where to compute: {}", backend::DEVICES)
     )]
     device: String,
-    #[arg(long, value_delimiter = ',', help = backend::SEVERAL)]
+    #[arg(hide_short_help = true, long, value_delimiter = ',', help = backend::SEVERAL)]
     devices: Vec<String>,
 }
 
@@ -65,7 +69,7 @@ impl PlaceArgs {
 
     /// The device asked for.
     pub(super) fn device(&self) -> Result<NamedDevice> {
-        backend::find(self.devices.first().unwrap_or(&self.device))
+        Ok(backend::find(self.devices.first().unwrap_or(&self.device))?)
     }
 
     /// Where and how a finished run is asked. `state` shows what takes long.
@@ -102,7 +106,7 @@ pub(super) struct PromiseArgs {
     #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "coverage")]
     target_risk: Option<f64>,
     /// How often that promise may fail
-    #[arg(long, default_value_t = 0.05, value_parser = share)]
+    #[arg(hide_short_help = true, long, default_value_t = 0.05, value_parser = share)]
     delta: f64,
     /// Abstain from the least confident answers so that this share is given
     #[arg(long, value_name = "SHARE", value_parser = share)]
@@ -122,6 +126,44 @@ impl PromiseArgs {
             Some(Promise::Coverage { target })
         })
     }
+}
+
+/// The name of a dataset, or a file of the user's own.
+pub(super) fn dataset(text: &str) -> Result<String, String> {
+    let path = Path::new(text);
+    match path.is_file() || data::rows::has_known_ending(path) {
+        true => Ok(text.to_owned()),
+        false => listed_dataset(text),
+    }
+}
+
+/// The name of a dataset, whatever its case.
+pub(super) fn listed_dataset(text: &str) -> Result<String, String> {
+    let names = dataset::names();
+    let found = names::known(text, names.iter().copied());
+    found
+        .map(str::to_owned)
+        .ok_or_else(|| names::unknown("dataset", text, &names))
+}
+
+/// The name of a method or of its preset, whatever its case.
+pub(super) fn method(text: &str) -> Result<String, String> {
+    let presets = registry::method_presets();
+    let found = names::known(text, presets.iter().copied());
+    found
+        .map(str::to_owned)
+        .ok_or_else(|| names::unknown("method", text, &presets))
+}
+
+/// The name of a model: a short one, whatever its case, or where its files are.
+pub(super) fn model(text: &str) -> Result<String, String> {
+    models::named_or_place(text).map_err(|error| error.to_string())
+}
+
+/// The name of a table, whatever its case.
+pub(super) fn table(text: &str) -> Result<String, String> {
+    let found = tables::find(text).map_err(|error| error.to_string())?;
+    Ok(found.name.into())
 }
 
 /// A number strictly between 0 and 1.

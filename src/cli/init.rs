@@ -35,7 +35,7 @@ pub(super) fn run(args: &InitArgs) -> Result<ExitCode> {
     file.write_all(text.as_bytes())
         .with_context(|| format!("{name} cannot be written"))?;
     print(format_args!(
-        "{name}: take the # off what you change, then: uq4ct train --config {name} --dry-run"
+        "{name}: take the # off what you change, then: uq4ct train --config {name} --dataset boolq --dry-run"
     ));
     Ok(ExitCode::SUCCESS)
 }

@@ -23,6 +23,7 @@ use super::dataset::FieldArgs;
 use super::flags::{PlaceArgs, PromiseArgs, explain};
 use super::newest::run_or_newest;
 use super::process::{logging, print, tell};
+use super::usage::wrong;
 
 /// Flags of `predict`.
 #[derive(Debug, Args)]
@@ -65,7 +66,9 @@ const NO_CONTEXT: &str = "this run's prompt has no place for it, so it is not re
 pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
     logging();
     if args.question.is_none() && args.input.is_none() {
-        bail!("nothing to answer: give --question, with --choice, or --input FILE");
+        return Err(wrong(
+            "nothing to answer: give --question, with --choice, or --input FILE",
+        ));
     }
     // Before the weights are loaded: a file that cannot be read should cost no waiting.
     let file = match &args.input {

@@ -16,13 +16,17 @@ use train::dashboard::state::DashboardState;
 use train::dashboard::terminal::{self, Terminal};
 use train::run_directory::Environment;
 
-use crate::backend::NamedDevice;
+use super::manners;
+use crate::backend::{self, NamedDevice};
 
 /// Diagnostics on standard error, as `RUST_LOG` says; warnings by default. Coloured on a terminal
 /// alone.
 pub(super) fn logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let filter = match manners::level() {
+        Some(level) => tracing_subscriber::EnvFilter::new(level),
+        None => tracing_subscriber::EnvFilter::try_from_default_env()
+            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+    };
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(colours())
@@ -30,8 +34,11 @@ pub(super) fn logging() {
         .try_init();
 }
 
-/// Whether standard error is a terminal that shows colours.
+/// Whether standard error is a terminal that shows colours, where no flag says so.
 fn colours() -> bool {
+    if let Some(asked) = manners::color() {
+        return asked;
+    }
     let term = std::env::var_os("TERM");
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     std::io::stderr().is_terminal() && terminal::draws(term.as_deref()) && !plain
@@ -153,10 +160,11 @@ pub(super) fn hangup_is_ignored() -> bool {
 pub(super) enum Display {
     Dashboard { _terminal: Terminal },
     Lines { _plain: Plain },
+    Nothing,
 }
 
-/// Dashboard on a terminal, lines elsewhere. Once the terminal is gone, lines go to a file in
-/// `directory`.
+/// Dashboard on a terminal, lines elsewhere, nothing with `--quiet`. Once the terminal is gone,
+/// lines go to a file in `directory`.
 pub(super) fn display(
     plain: bool,
     state: Arc<Mutex<DashboardState>>,
@@ -164,6 +172,9 @@ pub(super) fn display(
     on_hangup: OnHangup,
     directory: &Path,
 ) -> Result<Display> {
+    if manners::quiet() {
+        return Ok(Display::Nothing);
+    }
     let sink = LineSink::new(Some(directory.join(LINES)));
     if terminal::available() && !plain {
         let terminal = Terminal::start(state, stop, on_hangup.hangup(), sink)
@@ -193,25 +204,36 @@ pub(super) fn environment(device: &NamedDevice) -> Environment {
     }
 }
 
-/// The command line with words quoted where a shell would split them.
+/// The command line as it was typed, with words quoted where a shell would split them.
 fn command() -> String {
     // Lossy: a path that is not Unicode must not end the program.
     let mut words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
-    let program = words.next().unwrap_or_default();
-    let program = std::path::Path::new(&program)
-        .file_name()
-        .map_or("uq4ct".into(), |name| name.to_string_lossy().into_owned());
-    // The report's command repeats the run from its start.
-    let words = words.filter(|word| {
-        !matches!(
-            word.as_str(),
-            "--resume" | "--resume=latest" | "--overwrite"
-        )
-    });
-    std::iter::once(format!("cargo run --release --bin {program} --"))
+    let typed = words.next().unwrap_or_default();
+    let by_cargo = std::env::var("CARGO_PKG_NAME").is_ok_and(|name| name == "uq4ct");
+    let program = match by_cargo {
+        true => by_cargo_run(Path::new(&typed)),
+        false => quoted(&typed),
+    };
+    std::iter::once(program)
         .chain(words.map(|word| quoted(&word)))
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// What was typed where cargo has started the program.
+fn by_cargo_run(program: &Path) -> String {
+    let name = program.file_name().map(|name| name.to_string_lossy());
+    let release = program
+        .components()
+        .any(|part| part.as_os_str() == "release");
+    let features = backend::compiled().join(",");
+    let mut words = vec!["cargo run".to_owned()];
+    words.extend(release.then(|| "--release".into()));
+    if !features.is_empty() {
+        words.push(format!("--features {features}"));
+    }
+    words.push(format!("--bin {} --", name.unwrap_or("uq4ct".into())));
+    words.join(" ")
 }
 
 /// A word as a shell takes it.
@@ -231,8 +253,8 @@ pub(super) fn print(line: impl std::fmt::Display) {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe && !gone(&error) => {
-            tell(format_args!(
-                "Error: standard output cannot be written: {error}"
+            complain(format_args!(
+                "error: standard output cannot be written: {error}"
             ));
             std::process::exit(1);
         }
@@ -246,8 +268,16 @@ fn gone(error: &std::io::Error) -> bool {
     hung_up() && error.raw_os_error() == Some(EIO)
 }
 
-/// Writes a line to standard error. Who is not there to read it does not end the program.
+/// Writes a note to standard error, unless `--quiet` leaves notes out.
 pub(super) fn tell(line: impl std::fmt::Display) {
+    if !manners::quiet() {
+        complain(line);
+    }
+}
+
+/// Writes a line about what went wrong to standard error. Who is not there to read it does not end
+/// the program.
+pub(super) fn complain(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{}", printable(&line.to_string()));
 }
 

@@ -12,21 +12,23 @@ use train::context::Setup;
 use train::dashboard::state::{DashboardState, clock};
 use train::reproduce::scheduler::{Ended, Job, Schedule};
 use train::reproduce::work::Estimates;
-use train::reproduce::{Options, Plan, Recorded, TABLES, render, table_files, tables};
+use train::reproduce::{Options, Plan, Recorded, ResultTable, TABLES, render, table_files, tables};
 use train::telemetry::Telemetry;
 
-use super::flags::PlaceArgs;
+use super::flags::{PlaceArgs, model, table};
 use super::process::{
-    OnHangup, STOPPED, StopSignal, display, environment, logging, print, quoted, tell, threads,
+    OnHangup, STOPPED, StopSignal, complain, display, environment, logging, print, quoted, tell,
+    threads,
 };
+use super::usage::wrong;
 
 /// Flags of `reproduce`.
 #[derive(Debug, Args)]
 pub(super) struct ReproduceArgs {
-    #[arg(help = names())]
+    #[arg(help = names(), value_parser = table)]
     table: String,
     /// Base model, as `train` takes it [default: what --config says, else smollm2-135m]
-    #[arg(long)]
+    #[arg(long, value_parser = model)]
     model: Option<String>,
     /// Seeds of every row
     #[arg(long, default_value_t = 3)]
@@ -56,7 +58,7 @@ pub(super) struct ReproduceArgs {
     #[arg(long)]
     plan: bool,
     /// Do this one training or evaluation of the plan alone
-    #[arg(long, conflicts_with = "plan")]
+    #[arg(hide_short_help = true, long, conflicts_with = "plan")]
     job: Option<String>,
     /// Print the table from recorded results, and do nothing else: DIR or DIR/TABLE with a
     /// reproduce.toml and runs.parquet, or with trainings and evaluations beside it or in DIR, or a
@@ -64,21 +66,29 @@ pub(super) struct ReproduceArgs {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["seeds", "model", "limit", "train_limit", "methods", "on", "config", "set", "plan", "job"])]
     from: Option<PathBuf>,
     /// Write the recorded table to a directory too, in all its forms
-    #[arg(long, value_name = "DIR", requires = "from")]
+    #[arg(hide_short_help = true, long, value_name = "DIR", requires = "from")]
     out: Option<PathBuf>,
     /// Keep it in DIR/TABLE: the table, its settings, and everything that it is made from in one
     /// small file
-    #[arg(long, value_name = "DIR", requires = "from")]
+    #[arg(hide_short_help = true, long, value_name = "DIR", requires = "from")]
     keep: Option<PathBuf>,
     /// With --keep: SHORT in the place of PREFIX where a recorded path begins with it; may be
     /// repeated
-    #[arg(long, value_name = "PREFIX=SHORT", requires = "keep")]
+    #[arg(
+        hide_short_help = true,
+        long,
+        value_name = "PREFIX=SHORT",
+        requires = "keep"
+    )]
     rename: Vec<String>,
+    /// Print the table as JSON
+    #[arg(long, conflicts_with = "plan")]
+    json: bool,
     /// Lines instead of the dashboard
     #[arg(long)]
     plain: bool,
     /// What to do when the terminal is gone (SIGHUP, a closed window)
-    #[arg(long, default_value = "end")]
+    #[arg(hide_short_help = true, long, default_value = "end")]
     on_hangup: OnHangup,
     #[command(flatten)]
     places: PlaceArgs,
@@ -143,7 +153,7 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
         }
         Ended::Failed { failures, open } => {
             for failure in &failures {
-                tell(format_args!("failed: {failure}"));
+                complain(format_args!("failed: {failure}"));
             }
             bail!("{} of {open} pieces failed", failures.len());
         }
@@ -151,8 +161,8 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
     }
     if args.job.is_none() {
         let (folder, table) = table_files::write(&options, &plan, true)?;
-        print(render::markdown(&table));
-        print(format_args!("Written to {}", folder.display()));
+        show(&args, &table)?;
+        also(&args, format_args!("Written to {}", folder.display()));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -165,19 +175,38 @@ fn print_recorded(args: &ReproduceArgs, from: &Path) -> Result<ExitCode> {
     if let Some(out) = &args.out {
         table_files::write_forms(out, &table)?;
     }
-    print(render::markdown(&table));
+    show(args, &table)?;
     if let Some(directory) = &args.keep {
         let folder = recorded.keep(directory, &renamed)?;
-        print(format_args!("Kept in {}", folder.display()));
+        also(args, format_args!("Kept in {}", folder.display()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a table, for a reader or for a program.
+fn show(args: &ReproduceArgs, table: &ResultTable) -> Result<()> {
+    match args.json {
+        true => print(serde_json::to_string_pretty(table)?),
+        false => print(render::markdown(table)),
+    }
+    Ok(())
+}
+
+/// A line beside the table, which must not stand in its JSON.
+fn also(args: &ReproduceArgs, line: impl std::fmt::Display) {
+    match args.json {
+        true => tell(line),
+        false => print(line),
+    }
 }
 
 /// Pairs of `--rename PREFIX=SHORT`.
 fn renamed(pairs: &[String]) -> Result<Vec<(String, String)>> {
     let pair = |text: &String| match text.split_once('=') {
         Some((prefix, short)) if !prefix.is_empty() => Ok((prefix.to_owned(), short.to_owned())),
-        _ => bail!("--rename {text}: expected PREFIX=SHORT"),
+        _ => Err(wrong(format_args!(
+            "--rename {text}: expected PREFIX=SHORT"
+        ))),
     };
     pairs.iter().map(pair).collect()
 }
@@ -206,7 +235,7 @@ fn options(args: &ReproduceArgs) -> Result<Options> {
         ("--train-limit", args.train_limit),
     ] {
         if value == Some(0) {
-            bail!("{flag}: expected at least 1, got 0");
+            return Err(wrong(format_args!("{flag}: expected at least 1, got 0")));
         }
     }
     Ok(Options {

@@ -17,6 +17,7 @@ use train::run_directory::RunDirectory;
 use super::flags::{PlaceArgs, PromiseArgs, explain};
 use super::newest::run_or_newest;
 use super::process::{hangup_is_ignored, logging, open_files, print, tell};
+use super::usage::wrong;
 use crate::serve::connections::{ConnectionLimits, serve};
 use crate::serve::metrics::Metrics;
 use crate::serve::worker::{Batching, Worker};
@@ -37,28 +38,28 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Questions asked together at most, of all requests that wait, by turns
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(hide_short_help = true, long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
     /// Milliseconds that a question waits for others to be asked with it
-    #[arg(long, default_value_t = 5)]
+    #[arg(hide_short_help = true, long, default_value_t = 5)]
     wait: u64,
     /// Requests that may wait; more are turned away
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(hide_short_help = true, long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     queue: u16,
     /// Questions of one request
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(hide_short_help = true, long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     max_questions: u16,
     /// Bytes of one request
-    #[arg(long, default_value_t = 1 << 20)]
+    #[arg(hide_short_help = true, long, default_value_t = 1 << 20)]
     max_body: usize,
     /// Seconds for one request. One that would take longer is refused
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(hide_short_help = true, long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
     /// Connections at a time; one more takes the place of the one that has been idle longest
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(hide_short_help = true, long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
     /// Seconds that a connection may take for the head of a request, or stay unused
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(hide_short_help = true, long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     idle: u64,
     #[command(flatten)]
     promise: PromiseArgs,
@@ -163,14 +164,14 @@ fn token(args: &ServeArgs) -> Result<Option<String>> {
         None => match std::env::var("UQ4CT_TOKEN") {
             Ok(token) => ("UQ4CT_TOKEN".into(), token),
             Err(std::env::VarError::NotPresent) => return Ok(None),
-            Err(error) => bail!("UQ4CT_TOKEN: {error}"),
+            Err(error) => return Err(wrong(format_args!("UQ4CT_TOKEN: {error}"))),
         },
     };
     let token = text.trim();
     if token.len() < 16 || !token.chars().all(|c| c.is_ascii_graphic()) {
-        bail!(
+        return Err(wrong(format_args!(
             "{place}: expected a token of at least 16 plain characters, such as `openssl rand -hex 16` makes"
-        );
+        )));
     }
     Ok(Some(token.into()))
 }

@@ -17,14 +17,15 @@ use train::registry;
 use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
 
-use super::dataset::DatasetArgs;
+use super::dataset::{DatasetArgs, datasets};
 use super::figures::table;
-use super::flags::PlaceArgs;
+use super::flags::{self, PlaceArgs};
 use super::newest::RUNS;
 use super::process::{
     OnHangup, STOPPED, StopSignal, display, environment, logging, print, quoted, tell, threads,
 };
 use super::short;
+use super::usage::wrong;
 use crate::backend::NamedDevice;
 
 /// What `--resume` alone means.
@@ -35,13 +36,15 @@ const LATEST: &str = "latest";
 pub(super) struct TrainArgs {
     #[command(flatten)]
     questions: DatasetArgs,
-    #[arg(long, help = methods())]
+    #[arg(long, help = methods(), value_parser = flags::method)]
     method: Option<String>,
     /// Short name, owner/name on the Hub, directory, .gguf file, or tiny
-    #[arg(long)]
+    #[arg(long, value_parser = flags::model)]
     model: Option<String>,
+    #[command(flatten)]
+    plain_settings: PlainSettings,
     /// An adapter to start from: peft's LoRA, MixLoRA's, or an export of this program
-    #[arg(long, value_name = "DIR")]
+    #[arg(hide_short_help = true, long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// Settings to lay over the presets; may be repeated
     #[arg(long, value_name = "FILE")]
@@ -68,14 +71,58 @@ pub(super) struct TrainArgs {
     /// Print settings, sizes and estimates, and stop
     #[arg(long)]
     dry_run: bool,
+    /// Print the figures, or with --dry-run the settings, sizes and estimates, as JSON
+    #[arg(long)]
+    json: bool,
     /// Lines instead of the dashboard
     #[arg(long)]
     plain: bool,
     /// What to do when the terminal is gone (SIGHUP, a closed window)
-    #[arg(long, default_value = "end")]
+    #[arg(hide_short_help = true, long, default_value = "end")]
     on_hangup: OnHangup,
     #[command(flatten)]
     places: PlaceArgs,
+}
+
+/// The settings that are changed most, as flags of their own.
+#[derive(Debug, Args)]
+struct PlainSettings {
+    /// Passes over the training questions; may be a fraction [train.epochs]
+    #[arg(long, value_name = "N")]
+    epochs: Option<f64>,
+    /// Learning rate of AdamW [train.learning_rate]
+    #[arg(long, value_name = "RATE", alias = "learning-rate")]
+    lr: Option<f64>,
+    /// Questions of one optimizer step [train.batch_size]
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// At most this many test questions, and as many held-out ones [data.test_limit,
+    /// data.held_out_limit]
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// At most this many training questions [data.train_limit]
+    #[arg(long, value_name = "N")]
+    train_limit: Option<usize>,
+}
+
+impl PlainSettings {
+    /// The same as assignments.
+    fn assignments(&self) -> Vec<String> {
+        fn say(key: &str, value: Option<impl std::fmt::Display>) -> Option<String> {
+            value.map(|value| format!("{key}={value}"))
+        }
+        [
+            say("train.epochs", self.epochs),
+            say("train.learning_rate", self.lr),
+            say("train.batch_size", self.batch_size),
+            say("data.test_limit", self.limit),
+            say("data.held_out_limit", self.limit),
+            say("data.train_limit", self.train_limit),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
 }
 
 /// The values of `--method`.
@@ -110,7 +157,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     let state = Arc::new(Mutex::new(DashboardState::new(title, device.name.clone())));
     let telemetry = Telemetry::new(state.clone());
     let mut environment = environment(&device);
-    if resumed.is_some() {
+    if args.resume.is_some() && RunDirectory::at(&root).exists() {
         environment.command = begun_by(&root);
     }
     let setup = Setup {
@@ -150,7 +197,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         )?;
         fine_tune(&config, &setup, prepared)
     };
-    conclude(outcome?, &setup)
+    conclude(outcome?, &setup, args.json)
 }
 
 /// The settings of the run of `--resume DIR`. What the flags say must be what they are.
@@ -249,8 +296,14 @@ fn given(args: &TrainArgs) -> Result<ConfigLayers> {
         let path = std::path::absolute(directory).context("--adapter")?;
         given.set_text("adapter.from", &path.display().to_string())?;
     }
-    for assignment in &args.set {
+    for assignment in args.plain_settings.assignments().iter().chain(&args.set) {
         given.set(assignment)?;
+    }
+    if !given.has("data.dataset") && args.resume.is_none() {
+        return Err(wrong(format_args!(
+            "which questions? Give --dataset: {}. `uq4ct train --dataset boolq` is the main job",
+            datasets()
+        )));
     }
     Ok(given)
 }
@@ -279,6 +332,23 @@ fn dry_run(
     let prepared: Prepared = prepare(config, &args.places.finder(&config.model.name))?;
     let adapter = registry::build(config)?.adapter();
     let estimate = prepared.estimate(config, &device.device, threads())?;
+    if args.json {
+        let [train, held_out, test] = prepared.splits.account.used;
+        print(serde_json::json!({
+            "settings": config,
+            "device": device.name,
+            "files": prepared.origins(),
+            "questions": {"train": train, "held_out": held_out, "test": test},
+            "left_out": prepared.left_out,
+            "parameters": {
+                "frozen": prepared.model.base_parameters(),
+                "trained": adapter.parameters(&prepared.model),
+            },
+            "short_run": shortened,
+            "estimate": estimate,
+        }));
+        return Ok(ExitCode::SUCCESS);
+    }
     print(config.to_toml());
     print(format_args!("# device: {}", device.name));
     for file in prepared.origins() {
@@ -322,7 +392,7 @@ fn dry_run(
     Ok(ExitCode::SUCCESS)
 }
 
-fn conclude(outcome: RunOutcome, setup: &Setup) -> Result<ExitCode> {
+fn conclude(outcome: RunOutcome, setup: &Setup, json: bool) -> Result<ExitCode> {
     match outcome {
         RunOutcome::Stopped(steps) => {
             tell(format_args!(
@@ -330,6 +400,13 @@ fn conclude(outcome: RunOutcome, setup: &Setup) -> Result<ExitCode> {
                 quoted(&setup.run.display().to_string())
             ));
             Ok(ExitCode::from(STOPPED))
+        }
+        RunOutcome::Finished(scored) if json => {
+            print(serde_json::json!({
+                "run": setup.run,
+                "figures": scored.figures(),
+            }));
+            Ok(ExitCode::SUCCESS)
         }
         RunOutcome::Finished(scored) => {
             let majority = scored.majority().map(|(_, share)| share);

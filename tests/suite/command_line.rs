@@ -33,7 +33,7 @@ fn the_cards_command_trains_and_reports() {
     assert!(run.join("report.html").is_file());
     let report = std::fs::read_to_string(run.join("report.md")).unwrap();
     assert!(
-        report.contains("cargo run --release --bin train -- --dataset boolq --model tiny"),
+        report.contains("/train --dataset boolq --model tiny"),
         "{report}"
     );
     let data = std::fs::read_to_string(run.join("data.json")).unwrap();
@@ -219,7 +219,10 @@ fn what_cannot_be_done_is_refused_with_place_and_remedy() {
             &["--set", "train.epoch=1"],
             &["--set train.epoch=1", "Did you mean `epochs`"],
         ),
-        (&["--set", "data.dataset=bolq"], &["expected one of boolq"]),
+        (
+            &["--set", "data.dataset=bolq"],
+            &["Did you mean `boolq`", "arc-easy"],
+        ),
         (&["--method", "uq4c"], &["Did you mean `uq4ct`"]),
         (
             &["--config", "bad.toml"],

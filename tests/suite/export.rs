@@ -205,7 +205,10 @@ fn what_a_format_cannot_hold_and_another_base_are_refused() {
         ("lora", "mixlora", "plain LoRA: use peft"),
     ] {
         let (code, _, err) = outcome(root, &["export", run, "--format", format, "--output", "no"]);
-        assert!(code == 1 && err.contains(reason), "{run} {format}: {err}");
+        assert!(
+            code == 2 && err.contains(reason),
+            "{run} {format}: {code} {err}"
+        );
     }
     outcome(
         root,

@@ -25,6 +25,7 @@ mod hub;
 mod imports;
 mod invariants;
 mod malformed;
+mod manners;
 mod methods;
 mod metrics;
 mod models;

@@ -105,6 +105,8 @@ fn init_writes_settings_that_train_takes_and_never_over_a_file() {
         "train",
         "--config",
         "uq4ct.toml",
+        "--dataset",
+        "boolq",
         "--model",
         "tiny",
         "--dry-run",

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::support::programs::{
-    ASK, fails, json, json_lines, outcome, predictions, stdout, succeeds, train,
+    ASK, TINY, fails, json, json_lines, outcome, predictions, stdout, succeeds, train,
 };
 
 const CALIBRATED: [&str; 2] = ["--method", "calibrated"];
@@ -120,9 +120,6 @@ fn what_has_no_first_answers_is_refused() {
         "--set",
         "method.temperature=prequential",
     ];
-    let (code, _, err) = outcome(
-        root,
-        &[&["train", "--model", "tiny", "--plain"], &unread[..]].concat(),
-    );
+    let (code, _, err) = outcome(root, &[&TINY[..], &unread[..]].concat());
     assert!(code != 0 && err.contains("method.temperature"), "{err}");
 }

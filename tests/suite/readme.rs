@@ -32,6 +32,7 @@ fn every_flag_of_the_readme_and_the_guides_is_known() {
         "export",
         "runs",
         "doctor",
+        "download",
     ];
     let known: String = verbs.map(help).concat();
     // Flags of cargo and of TensorBoard.
@@ -41,6 +42,7 @@ fn every_flag_of_the_readme_and_the_guides_is_known() {
         "--quiet",
         "--features",
         "--workspace",
+        "--path",
         "--logdir",
         "--",
     ];

@@ -401,7 +401,10 @@ fn runs_are_compared_and_asked_by_another_method() {
         ],
         "does not read it",
     );
-    refused(&["reproduce", "table9"], "expected one of fig3, table1");
+    refused(
+        &["reproduce", "table9"],
+        "unknown table `table9`. Did you mean `table1`?",
+    );
 }
 
 /// Every folder below `results` that says how a table was made.

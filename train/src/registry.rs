@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use crate::config::layers::unknown;
+use data::names::{self, unknown};
+
 use crate::config::{ConfigLayers, METHOD_PRESETS, RunConfig, method_preset};
 use crate::error::TrainError;
 use crate::method::{
@@ -31,12 +32,10 @@ pub const METHODS: &[Entry] = &[
 /// # Errors
 /// An unknown name, with the known ones.
 pub fn entry(name: &str) -> Result<&'static Entry, TrainError> {
-    METHODS.iter().find(|e| e.name == name).ok_or_else(|| {
+    let found = METHODS.iter().find(|e| e.name.eq_ignore_ascii_case(name));
+    found.ok_or_else(|| {
         let known: Vec<_> = METHODS.iter().map(|e| e.name).collect();
-        TrainError::config(
-            "method.name",
-            format!("expected one of {}, got {name:?}", known.join(", ")),
-        )
+        TrainError::config("method.name", unknown("method", name, &known))
     })
 }
 
@@ -102,6 +101,7 @@ impl ConfigLayers {
     /// # Errors
     /// An unknown name, with the known ones and the nearest.
     pub fn method(&mut self, name: &str) -> Result<(), TrainError> {
+        let name = names::known(name, method_presets()).unwrap_or(name);
         if let Some(text) = method_preset(name) {
             return self.text(text, &format!("configs/method/{name}.toml"));
         }

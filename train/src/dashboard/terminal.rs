@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -46,6 +46,24 @@ pub fn draws(term: Option<&OsStr>) -> bool {
     }
 }
 
+/// Colours everywhere, or nowhere, whatever the environment says.
+pub fn colours(shown: bool) {
+    ratatui::crossterm::style::force_color_output(shown);
+    COLOURS.store(if shown { 1 } else { 2 }, Ordering::SeqCst);
+}
+
+/// 0: as the environment says; 1: shown; 2: not.
+static COLOURS: AtomicU8 = AtomicU8::new(0);
+
+/// Whether the dashboard is drawn in colour.
+fn in_colour() -> bool {
+    match COLOURS.load(Ordering::SeqCst) {
+        1 => true,
+        2 => false,
+        _ => std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+    }
+}
+
 /// Gives the terminal back as it was; does nothing where it was never taken, or is gone.
 pub fn restore() {
     if available() && !hung_up() {
@@ -72,7 +90,7 @@ impl Terminal {
         let watched = end.clone();
         let thread = std::thread::spawn(move || {
             let mut view = View {
-                color: std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+                color: in_colour(),
                 ..View::default()
             };
             let mut began = None;

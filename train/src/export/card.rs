@@ -9,7 +9,7 @@ use data::source::{Located, models, sha256};
 use data::template::Template;
 use serde::{Deserialize, Serialize};
 
-use crate::config::RunConfig;
+use crate::config::{RunConfig, spelled};
 use crate::error::TrainError;
 use crate::fitted::LoadedRun;
 use crate::functional_uncertainty::FluTokens;
@@ -297,10 +297,10 @@ pub(super) fn fits(
         != (data.template, data.scoring, data.normalization)
     {
         tracing::warn!(
-            "{}: was trained with data.template = {:?}, data.scoring = {:?}: its confidence need not hold with other ones",
+            "{}: was trained with data.template = {}, data.scoring = {}: its confidence need not hold with other ones",
             directory.display(),
-            prompt.template,
-            prompt.scoring
+            spelled(&prompt.template),
+            spelled(&prompt.scoring)
         );
     }
     if prompt.chat != ChatCard::of(prepared) {
@@ -321,10 +321,10 @@ pub(super) fn fits(
     let routed = registry::build(config)?.adapter().mixture().is_some();
     if routed && prompt.flu_tokens != config.objective.flu_tokens {
         tracing::warn!(
-            "{}: its FLU is that of objective.flu_tokens = {:?}, the run's of {:?}: another quantity",
+            "{}: its FLU is that of objective.flu_tokens = {}, the run's of {}: another quantity",
             directory.display(),
-            prompt.flu_tokens,
-            config.objective.flu_tokens
+            spelled(&prompt.flu_tokens),
+            spelled(&config.objective.flu_tokens)
         );
     }
     let written = WrittenCard::of(config)?;

@@ -6,7 +6,7 @@ use model::AdapterConfig;
 use model::exchange::{self, Adapter};
 
 use super::card::{CARD, Card, base_name, fits};
-use crate::config::RunConfig;
+use crate::config::{RunConfig, spelled};
 use crate::error::TrainError;
 use crate::prepare::Prepared;
 use crate::run_directory::RunDirectory;
@@ -86,19 +86,11 @@ pub fn shape(adapter: &AdapterConfig) -> Vec<String> {
         format!("adapter.target_modules={targets:?}"),
     ];
     if let Some(mix) = mixture {
-        let word =
-            |value: serde_json::Result<serde_json::Value>| value.unwrap_or_default().to_string();
         settings.extend([
             format!("adapter.num_experts={}", mix.num_experts),
             format!("adapter.top_k={}", mix.top_k),
-            format!(
-                "adapter.placement={}",
-                word(serde_json::to_value(mix.placement))
-            ),
-            format!(
-                "adapter.mixture_weights={}",
-                word(serde_json::to_value(mix.mixture_weights))
-            ),
+            format!("adapter.placement={}", spelled(&mix.placement)),
+            format!("adapter.mixture_weights={}", spelled(&mix.mixture_weights)),
         ]);
     }
     settings

@@ -6,6 +6,7 @@ use data::split::SplitAccount;
 
 use super::Report;
 use crate::alarm::Alarm;
+use crate::config::spelled;
 use crate::prepare::LeftOut;
 
 impl Report<'_> {
@@ -54,10 +55,7 @@ impl Report<'_> {
                     ),
                 },
             ),
-            (
-                "Leaks dropped from train".into(),
-                leaks(split),
-            ),
+            ("Leaks dropped from train".into(), leaks(split)),
             (
                 "Prompts shortened".into(),
                 format!(
@@ -83,13 +81,13 @@ impl Report<'_> {
                 "Scoring".into(),
                 match self.config.data.scoring {
                     _ if self.written() => format!(
-                        "written, at most {} tokens, exact match with an accepted answer, confidence: {:?}",
-                        self.config.data.answer_tokens, self.config.evaluation.answer_confidence
-                    )
-                    .to_lowercase(),
+                        "written, at most {} tokens, exact match with an accepted answer, confidence: {}",
+                        self.config.data.answer_tokens,
+                        spelled(&self.config.evaluation.answer_confidence)
+                    ),
                     Scoring::Letters => "letters".into(),
                     Scoring::Cloze => {
-                        format!("cloze, per {:?}", self.config.data.normalization).to_lowercase()
+                        format!("cloze, per {}", spelled(&self.config.data.normalization))
                     }
                 },
             ),

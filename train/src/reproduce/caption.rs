@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 use super::records::Records;
-use crate::config::RunConfig;
+use crate::config::{RunConfig, spelled};
 use crate::prepare::LeftOut;
 
 /// Whether a model is the paper's: by its short name, or its repository.
@@ -98,11 +98,11 @@ fn budget(config: &RunConfig) -> String {
     let limit = |n: Option<usize>| n.map_or("all".into(), |n: usize| format!("at most {n}"));
     let steps = config.train.max_steps;
     format!(
-        "Model {}, template {:?}, scoring {:?}, {} training and {} test questions, {} epochs of batches \
+        "Model {}, template {}, scoring {}, {} training and {} test questions, {} epochs of batches \
          of {}{}, learning rate {}.",
         config.model.name,
-        config.data.template,
-        config.data.scoring,
+        spelled(&config.data.template),
+        spelled(&config.data.scoring),
         limit(config.data.train_limit),
         limit(config.data.test_limit),
         config.train.epochs,

@@ -2,6 +2,7 @@
 
 use data::DataError;
 use data::dataset::{self, OfficialSplit};
+use data::names::unknown;
 use data::source::Finder;
 
 use super::options::Options;
@@ -17,7 +18,12 @@ pub(super) fn columns(
     notes: &mut Vec<String>,
 ) -> Result<Vec<Column>, TrainError> {
     known(options)?;
-    let named = |test: &str| options.on.iter().any(|name| name == test);
+    let named = |test: &str| {
+        options
+            .on
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(test))
+    };
     let wanted = |test: &str| options.on.is_empty() || named(test);
     let mut columns = Vec::new();
     for column in options.table.columns {
@@ -52,19 +58,17 @@ pub(super) fn columns(
 fn known(options: &Options) -> Result<(), TrainError> {
     let all = options.table.columns;
     let knows = |column: &Column, name: &str| {
-        column.test == name || column.stand_in.is_some_and(|other| other.dataset == name)
+        column.test.eq_ignore_ascii_case(name)
+            || column
+                .stand_in
+                .is_some_and(|other| other.dataset.eq_ignore_ascii_case(name))
     };
     for name in &options.on {
         if !all.iter().any(|column| knows(column, name)) {
             let known: Vec<&str> = all.iter().map(|c| c.test).collect();
-            return Err(TrainError::config(
-                "--on",
-                format!(
-                    "{} has no column {name:?}, only {}",
-                    options.table.name,
-                    known.join(", ")
-                ),
-            ));
+            let table = options.table.name;
+            let reason = unknown(&format!("column of {table}"), name, &known);
+            return Err(TrainError::config("--on", reason));
         }
     }
     Ok(())

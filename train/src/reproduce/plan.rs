@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use data::names::unknown;
 use data::source::Finder;
 use sha2::{Digest, Sha256};
 
@@ -9,7 +10,7 @@ use super::columns::columns;
 use super::options::Options;
 use super::tables::{Column, Row, Table};
 use crate::config::readers::is_read_by_evaluation_alone;
-use crate::config::{ConfigLayers, EvaluationSection, RunConfig, TrainSection};
+use crate::config::{ConfigLayers, EvaluationSection, RunConfig, TrainSection, spelled};
 use crate::error::TrainError;
 use crate::registry;
 
@@ -165,24 +166,26 @@ impl Plan {
 
 fn rows(options: &Options) -> Result<Vec<Row>, TrainError> {
     let all = (options.table.rows)();
-    let named = |row: &Row, name: &str| row.preset == name || row.label == name;
+    // A row's label may be another row's preset in capitals, so case counts where it tells apart.
+    let named = |row: &Row, name: &str| {
+        let exactly = |row: &Row| row.preset == name || row.label == name;
+        match all.iter().any(exactly) {
+            true => exactly(row),
+            false => row.preset.eq_ignore_ascii_case(name) || row.label.eq_ignore_ascii_case(name),
+        }
+    };
     for name in &options.methods {
         if !all.iter().any(|row| named(row, name)) {
             let known: Vec<&str> = all.iter().map(|row| row.preset).collect();
-            return Err(TrainError::config(
-                "--methods",
-                format!(
-                    "{} has no row {name:?}, only {}",
-                    options.table.name,
-                    known.join(", ")
-                ),
-            ));
+            let table = options.table.name;
+            let reason = unknown(&format!("row of {table}"), name, &known);
+            return Err(TrainError::config("--methods", reason));
         }
     }
-    let kept = all.into_iter().filter(|row| {
+    let kept = all.iter().filter(|row| {
         options.methods.is_empty() || options.methods.iter().any(|name| named(row, name))
     });
-    Ok(kept.collect())
+    Ok(kept.cloned().collect())
 }
 
 /// Leaves out the rows whose preset scores choices in another way than the others do.
@@ -198,8 +201,9 @@ fn comparable(options: &Options, rows: Vec<Row>) -> Result<(Vec<Row>, Vec<String
             kept.push(row);
         } else {
             left_out.push(format!(
-                "{} is about {own:?} scoring and left out: `--set data.scoring=..` decides for all rows.",
-                row.label
+                "{} is about {} scoring and left out: `--set data.scoring=..` decides for all rows.",
+                row.label,
+                spelled(&own)
             ));
         }
     }

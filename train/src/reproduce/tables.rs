@@ -1,5 +1,7 @@
 //! What the paper's tables compare.
 
+use data::names::unknown;
+
 use crate::error::TrainError;
 
 /// A column: trained on one dataset, tested on another or the same.
@@ -422,12 +424,10 @@ pub static TABLES: &[Table] = &[
 /// # Errors
 /// An unknown name, with the known ones.
 pub fn find(name: &str) -> Result<&'static Table, TrainError> {
-    TABLES.iter().find(|t| t.name == name).ok_or_else(|| {
+    let found = TABLES.iter().find(|t| t.name.eq_ignore_ascii_case(name));
+    found.ok_or_else(|| {
         let known: Vec<_> = TABLES.iter().map(|t| t.name).collect();
-        TrainError::config(
-            "reproduce",
-            format!("expected one of {}, got {name:?}", known.join(", ")),
-        )
+        TrainError::config("reproduce", unknown("table", name, &known))
     })
 }
 
