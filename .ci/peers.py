@@ -96,13 +96,40 @@ def we_read_peft():
     for name, settings in {
         "plain": {"target_modules": ["q_proj", "v_proj", "down_proj"]},
         "rank-stabilised": {"target_modules": "all-linear", "use_rslora": True},
+        "DoRA": {"target_modules": "all-linear", "use_dora": True},
+        "patterned": {"target_modules": r".*\.(q_proj|down_proj)", "rank_pattern": {"layers.0.self_attn.q_proj": 2},
+                      "alpha_pattern": {"down_proj": 6}},
+        "PiSSA": {"target_modules": ["q_proj", "up_proj"], "init_lora_weights": "pissa"},
+        "one layer's": {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1]},
     }.items():
         torch.manual_seed(0)
         # B as well as A is random: an adapter that does something.
-        model = get_peft_model(load(ROOT / "base"), LoraConfig(r=4, lora_alpha=16, init_lora_weights=False, **settings))
-        model.save_pretrained(ROOT / f"from-peft-{name}")
-        train(f"asked-{name}", "--method", "lora", "--adapter", f"from-peft-{name}", "--set", "train.max_steps=0")
-        same(f"we read peft's {name} LoRA", f"asked-{name}", model)
+        model = get_peft_model(load(ROOT / "base"), LoraConfig(**({"r": 4, "lora_alpha": 16, "init_lora_weights": False} | settings)))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter) * 0.05)
+        folder = "from-peft-" + re.sub("[^a-z]", "-", name.lower())
+        model.save_pretrained(ROOT / folder)
+        train(f"asked-{folder}", "--method", "lora", "--adapter", folder, "--set", "train.max_steps=0")
+        same(f"we read peft's {name} LoRA", f"asked-{folder}", model)
+
+
+def peft_reads_our_variants():
+    shape = ["--set", "adapter.rank=4", "--set", "adapter.alpha=8", "--set", "train.epochs=4", "--set", "train.learning_rate=3e-3"]
+    for name, settings in {
+        "rslora": ["adapter.use_rslora=true", "train.lora_plus_ratio=4"],
+        "dora": ["adapter.use_dora=true"],
+        "pissa": ["adapter.init_lora_weights=pissa", "train.learning_rate=1e-3"],
+        "dora-pissa": ["adapter.use_dora=true", "adapter.init_lora_weights=pissa_niter_4", "train.learning_rate=1e-3"],
+        "patterns": ["adapter.rank_pattern={q_proj = 2}", "adapter.alpha_pattern={'layers.1.*' = 4.0}",
+                     "adapter.target_modules='model\\.layers\\..*(q|v|down)_proj'"],
+    }.items():
+        train(name, "--method", "lora", *shape, *[word for setting in settings for word in ("--set", setting)])
+        uq4ct("export", name, "--format", "peft", "--output", f"peft-{name}", "--verify")
+        same(f"peft reads our {name}", name, PeftModel.from_pretrained(load(ROOT / "base"), ROOT / f"peft-{name}"))
+        uq4ct("export", name, "--format", "merged", "--output", f"merged-{name}", "--verify")
+        same(f"transformers reads our merged {name}", name, load(ROOT / f"merged-{name}"))
 
 
 def mixlora_reads_ours():
@@ -198,6 +225,7 @@ def chromium_shows_the_page():
 base_model()
 peft_reads_ours()
 we_read_peft()
+peft_reads_our_variants()
 mixlora_reads_ours()
 we_read_mixlora()
 tensorboard_reads_ours()

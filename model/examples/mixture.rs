@@ -20,7 +20,7 @@ fn main() -> Result<(), ModelError> {
             alpha: 8.0,
             dropout: 0.05,
             target_modules: TargetModule::ALL.into(),
-            posterior_std: None,
+            ..LoraConfig::default()
         },
         num_experts: 8,
         top_k: 2,

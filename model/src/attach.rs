@@ -4,7 +4,7 @@ use burn::module::{ModuleVisitor, Param};
 use burn::prelude::*;
 
 use crate::adapter::{
-    AdapterConfig, Initializer, LoraConfig, MixLoraConfig, Placement, Router, TargetModule,
+    AdapterConfig, Initializer, LoraConfig, MixLoraConfig, Placement, Router, Shape, TargetModule,
 };
 use crate::error::ModelError;
 use crate::llama::{DecoderLayer, Llama};
@@ -15,15 +15,42 @@ impl Llama {
     /// weights are shared, not copied.
     ///
     /// # Errors
-    /// Settings of the adapter out of range.
+    /// Settings of the adapter that are out of range or fit no projection.
     pub fn attach(&self, adapter: &AdapterConfig, seed: u64) -> Result<Self, ModelError> {
-        adapter.validate()?;
-        let mut init = Initializer::new(seed, &self.embed_tokens.device());
+        self.attached(adapter, Initializer::new(seed, &self.embed_tokens.device()))
+    }
+
+    /// The model with an adapter whose parameters are about to be replaced: [`Self::attach`]
+    /// without the work of first values.
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub fn attach_blank(&self, adapter: &AdapterConfig) -> Result<Self, ModelError> {
+        self.attached(adapter, Initializer::blank(&self.embed_tokens.device()))
+    }
+
+    fn attached(
+        &self,
+        adapter: &AdapterConfig,
+        mut init: Initializer,
+    ) -> Result<Self, ModelError> {
+        adapter.check_on(self.layers.len())?;
         let mut model = self.clone();
-        for layer in &mut model.layers {
-            layer.attach(adapter, &mut init);
+        for (place, layer) in model.layers.iter_mut().enumerate() {
+            layer.attach(adapter, place, &mut init)?;
         }
         Ok(model)
+    }
+
+    /// The number of plain LoRAs in the layers before `layer`.
+    pub fn loras_before(&self, layer: usize) -> usize {
+        let layers = self.layers.iter().take(layer).cloned();
+        let count = |mut layer: DecoderLayer| {
+            let all = TargetModule::ALL.into_iter();
+            all.filter(|t| matches!(layer.projection(*t), Projection::Lora(_)))
+                .count()
+        };
+        layers.map(count).sum()
     }
 
     /// The model with every plain LoRA replaced by what `f` makes of it, in the order of the
@@ -57,7 +84,8 @@ impl Llama {
         self
     }
 
-    /// The number of values in all parameters, which are the adapter's.
+    /// The number of values in all parameters, which are the adapter's, but for those with which
+    /// PiSSA began.
     pub fn trainable_parameters(&self) -> usize {
         struct Count(usize);
         impl ModuleVisitor for Count {
@@ -67,30 +95,45 @@ impl Llama {
         }
         let mut count = Count(0);
         self.visit(&mut count);
-        count.0
+        let mut initial = 0;
+        let _ = self.clone().map_lora(|lora| {
+            let both = [&lora.initial_a, &lora.initial_b].into_iter().flatten();
+            initial += both.map(|p| p.shape().num_elements()).sum::<usize>();
+            lora
+        });
+        count.0 - initial
     }
 }
 
 impl DecoderLayer {
-    fn attach(&mut self, adapter: &AdapterConfig, init: &mut Initializer) {
+    fn attach(
+        &mut self,
+        adapter: &AdapterConfig,
+        place: usize,
+        init: &mut Initializer,
+    ) -> Result<(), ModelError> {
         self.attention_router = None;
         self.mlp_router = None;
         self.mlp.whole_experts = None;
         for target in TargetModule::ALL {
             let projection = self.projection(target);
+            let dense = || Ok(Projection::Dense(projection.base().clone()));
             *projection = match adapter {
-                AdapterConfig::Lora(lora) if lora.target_modules.contains(&target) => {
-                    projection.with_lora(lora, init)
-                }
-                AdapterConfig::MixLora(mix) if mix.lora.target_modules.contains(&target) => {
-                    attach_mixture(projection, mix, target, init)
-                }
-                _ => Projection::Dense(projection.base().clone()),
+                AdapterConfig::None => dense()?,
+                AdapterConfig::Lora(lora) => match lora.on(place, target) {
+                    Some(shape) => projection.with_lora(lora, shape, init)?,
+                    None => dense()?,
+                },
+                AdapterConfig::MixLora(mix) => match mix.lora.on(place, target) {
+                    Some(shape) => attach_mixture(projection, mix, target, shape, init)?,
+                    None => dense()?,
+                },
             };
         }
         if let AdapterConfig::MixLora(mix) = adapter {
             self.attach_routers(mix, init);
         }
+        Ok(())
     }
 
     fn attach_routers(&mut self, mix: &MixLoraConfig, init: &mut Initializer) {
@@ -127,11 +170,13 @@ fn attach_mixture(
     projection: &Projection,
     mix: &MixLoraConfig,
     target: TargetModule,
+    shape: Shape,
     init: &mut Initializer,
-) -> Projection {
+) -> Result<Projection, ModelError> {
     let lora: &LoraConfig = &mix.lora;
     if mix.placement == Placement::Ffn && !target.is_mlp() {
-        return projection.with_lora(lora, init);
+        return projection.with_lora(lora, shape, init);
     }
-    projection.with_mixture(lora, mix.num_experts, mix.mixture_weights, init)
+    let (experts, weights) = (mix.num_experts, mix.mixture_weights);
+    Ok(projection.with_mixture(lora.dropout, shape, experts, weights, init))
 }

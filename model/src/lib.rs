@@ -26,7 +26,7 @@
 //!         alpha: 8.0,
 //!         dropout: 0.05,
 //!         target_modules: TargetModule::ALL.into(),
-//!         posterior_std: None,
+//!         ..LoraConfig::default()
 //!     },
 //!     num_experts: 8,
 //!     top_k: 2,
@@ -93,7 +93,8 @@ pub mod visibility;
 
 pub use adapter::probe::{Capture, Probe};
 pub use adapter::{
-    AdapterConfig, LoraConfig, MixLoraConfig, MixtureWeights, Placement, Routing, TargetModule,
+    AdapterConfig, ByName, InitialWeights, LoraConfig, MixLoraConfig, MixtureWeights, Placement,
+    Routing, TargetModule, Targets,
 };
 pub use cache::KeyValueCache;
 pub use config::{ModelConfig, RopeScaling};

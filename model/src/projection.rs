@@ -5,8 +5,9 @@ use burn::prelude::*;
 use burn::tensor::DType;
 
 use crate::adapter::probe::Pass;
-use crate::adapter::{Initializer, LoraConfig, MixtureWeights, Routing};
+use crate::adapter::{Initializer, LoraConfig, MixtureWeights, Routing, Shape};
 use crate::dropout::{DropoutSeed, Mask, flipout, masked};
+use crate::error::ModelError;
 use crate::fused::activation::Activation;
 use crate::fused::adapted_linear::{adapted_linear, serves};
 use crate::fused::linear::in_its_type;
@@ -20,8 +21,12 @@ pub struct Dense {
     bias: Option<Tensor<1>>,
 }
 
-/// A projection with a LoRA: `W x + (alpha / r) B A drop(x)`. A may be random:
-/// `A ~ N(lora_a, G^2 * G^2)` (BLoB).
+/// A projection with a LoRA: `W x + s B A drop(x)`, s the scaling.
+///
+/// - A may be random: `A ~ N(lora_a, G^2 * G^2)` (BLoB).
+/// - A and B may begin at singular vectors of W, which are taken out of it, s B_0 A_0 (PiSSA).
+/// - Each output may have a magnitude (DoRA): `(m / |V|) V x` with `V = W + s B A` and the norm of
+///   each of its rows, through which no gradient passes.
 #[derive(Module, Debug)]
 pub struct LoraLinear {
     base: Dense,
@@ -31,6 +36,13 @@ pub struct LoraLinear {
     pub lora_b: Param<Tensor<2>>,
     /// G, whose square is the standard deviation of A, `[d_in, r]`; `None`: A is fixed.
     pub lora_g: Option<Param<Tensor<2>>>,
+    /// The magnitude of each output, `[d_out]`; `None`: that of the sum.
+    pub magnitude: Option<Param<Tensor<1>>>,
+    /// A as it began, whose update is taken out of W, `[d_in, r]`; `None`: W is whole. Never
+    /// trained.
+    pub initial_a: Option<Param<Tensor<2>>>,
+    /// B as it began, `[r, d_out]`.
+    pub initial_b: Option<Param<Tensor<2>>>,
     #[module(skip)]
     scaling: f64,
     #[module(skip)]
@@ -84,7 +96,12 @@ impl Dense {
     /// # Shapes
     /// - x: `[tokens, d_in]`, output: `[tokens, d_out]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.with_bias(in_its_type(x, self.weight.clone()))
+        self.with_bias(self.product(x))
+    }
+
+    /// The product without the bias.
+    fn product(&self, x: Tensor<2>) -> Tensor<2> {
+        in_its_type(x, self.weight.clone())
     }
 
     fn with_bias(&self, y: Tensor<2>) -> Tensor<2> {
@@ -108,20 +125,80 @@ impl LoraLinear {
     }
 
     fn forward(&self, x: Activation, pass: Pass) -> Tensor<2> {
+        let y = match &self.magnitude {
+            None => self.sum(x, pass),
+            Some(magnitude) => {
+                let gain = (magnitude.val() / self.norms()).unsqueeze();
+                match Mask::new(self.dropout, pass.seed) {
+                    None => self.sum(x, pass) * gain,
+                    // As in peft, dropout acts on all that the magnitude changes.
+                    Some(mask) => {
+                        let x = x.into_value();
+                        let dropped = masked(x.clone(), Some(mask));
+                        let frozen = self.frozen(dropped.clone());
+                        let sum = frozen.clone() + self.update(dropped, pass);
+                        self.frozen(x) - frozen + sum * gain
+                    }
+                }
+            }
+        };
+        self.base.with_bias(y)
+    }
+
+    /// What is frozen and the update, without magnitudes and the bias.
+    fn sum(&self, x: Activation, pass: Pass) -> Tensor<2> {
         let plain = self.lora_g.is_none() && !pass.is_recorded();
-        if plain && serves(&x.value, &self.base.weight) {
-            let weight = self.base.weight.clone();
-            let mixture = self.mixture_of_one(&x.value, pass.seed);
-            return self.base.with_bias(adapted_linear(x, weight, mixture));
+        if !(plain && serves(&x.value, &self.base.weight)) {
+            let x = x.into_value();
+            let branch = masked(x.clone(), Mask::new(self.dropout, pass.seed));
+            return self.frozen(x) + self.update(branch, pass);
         }
-        let x = x.into_value();
-        let branch = masked(x.clone(), Mask::new(self.dropout, pass.seed));
-        let mut hidden = branch.clone().matmul(self.lora_a.val());
+        let taken = self.taken(&x.value);
+        let mixture = self.mixture_of_one(&x.value, pass.seed);
+        let sum = adapted_linear(x, self.base.weight.clone(), mixture);
+        match taken {
+            Some(taken) => sum - taken,
+            None => sum,
+        }
+    }
+
+    /// What is frozen, without the bias: W, less what PiSSA took out.
+    fn frozen(&self, x: Tensor<2>) -> Tensor<2> {
+        match self.taken(&x) {
+            Some(taken) => self.base.product(x) - taken,
+            None => self.base.product(x),
+        }
+    }
+
+    /// `s B_0 A_0 x`, where PiSSA took it out of W.
+    fn taken(&self, x: &Tensor<2>) -> Option<Tensor<2>> {
+        let (a, b) = (self.initial_a.as_ref()?, self.initial_b.as_ref()?);
+        Some(x.clone().matmul(a.val()).matmul(b.val()) * self.scaling)
+    }
+
+    /// `s B A x`, x after dropout.
+    fn update(&self, x: Tensor<2>, pass: Pass) -> Tensor<2> {
+        let mut hidden = x.clone().matmul(self.lora_a.val());
         if let Some(g) = &self.lora_g {
-            hidden = flipout(hidden, branch.clone(), g.val().square(), pass.seed);
+            hidden = flipout(hidden, x.clone(), g.val().square(), pass.seed);
         }
-        let update = pass.second_product(branch, hidden, self.lora_b.val());
-        self.base.forward(x) + update * self.scaling
+        pass.second_product(x, hidden, self.lora_b.val()) * self.scaling
+    }
+
+    /// The norm of each output's weights, `[d_out]`, without a graph.
+    fn norms(&self) -> Tensor<1> {
+        let product = |a: &Param<Tensor<2>>, b: &Param<Tensor<2>>| {
+            let (a, b) = (a.val().without_autodiff(), b.val().without_autodiff());
+            (a.matmul(b) * self.scaling).transpose()
+        };
+        let weight = self.base.weight.clone().without_autodiff();
+        let mut sum = weight.cast(DType::F32) + product(&self.lora_a, &self.lora_b);
+        if let (Some(a), Some(b)) = (&self.initial_a, &self.initial_b) {
+            sum = sum - product(a, b);
+        }
+        let norms = sum.square().sum_dim(1).sqrt().squeeze_dim(1);
+        // Of weights that are all zero, whatever they are divided by.
+        norms.clamp_min(1e-30)
     }
 
     /// The update as a mixture whose one expert serves every row of x.
@@ -216,25 +293,47 @@ impl Projection {
     }
 
     /// The same frozen part with a fresh LoRA.
-    pub(crate) fn with_lora(&self, config: &LoraConfig, init: &mut Initializer) -> Self {
+    ///
+    /// # Errors
+    /// A frozen matrix without as many singular vectors as PiSSA takes.
+    pub(crate) fn with_lora(
+        &self,
+        config: &LoraConfig,
+        shape: Shape,
+        init: &mut Initializer,
+    ) -> Result<Self, ModelError> {
         let base = self.base().clone();
         let [d_in, d_out] = base.sizes();
-        Self::Lora(LoraLinear {
-            lora_a: init.lora_a([d_in, config.rank], d_in),
-            lora_b: init.lora_b([config.rank, d_out]),
+        let start = config.init_lora_weights;
+        let ([lora_a, lora_b], initial) = if start.is_pissa() {
+            let [a, b, initial_a, initial_b] = init.pissa(base.weight.clone(), shape, start)?;
+            ([a, b], Some((initial_a, initial_b)))
+        } else {
+            let a = init.lora_a([d_in, shape.rank], d_in);
+            ([a, init.lora_b([shape.rank, d_out])], None)
+        };
+        let (initial_a, initial_b) = initial.unzip();
+        let weight = || base.weight.clone();
+        Ok(Self::Lora(LoraLinear {
+            lora_a,
+            lora_b,
             lora_g: config
                 .posterior_std
-                .map(|std| init.posterior_g([d_in, config.rank], std)),
-            scaling: config.scaling(),
+                .map(|std| init.posterior_g([d_in, shape.rank], std)),
+            magnitude: config.use_dora.then(|| init.magnitudes(weight())),
+            initial_a,
+            initial_b,
+            scaling: shape.scaling,
             dropout: config.dropout,
             base,
-        })
+        }))
     }
 
     /// The same frozen part with a mixture of fresh experts.
     pub(crate) fn with_mixture(
         &self,
-        config: &LoraConfig,
+        dropout: f64,
+        shape: Shape,
         experts: usize,
         mixture_weights: MixtureWeights,
         init: &mut Initializer,
@@ -242,10 +341,10 @@ impl Projection {
         let base = self.base().clone();
         let [d_in, d_out] = base.sizes();
         Self::MixLora(MixLoraLinear {
-            lora_a: init.lora_a([experts, d_in, config.rank], d_in),
-            lora_b: init.lora_b([experts, config.rank, d_out]),
-            scaling: config.scaling(),
-            dropout: config.dropout,
+            lora_a: init.lora_a([experts, d_in, shape.rank], d_in),
+            lora_b: init.lora_b([experts, shape.rank, d_out]),
+            scaling: shape.scaling,
+            dropout,
             mixture_weights,
             base,
         })

@@ -275,12 +275,12 @@ fn what_a_format_cannot_hold_and_another_base_are_refused() {
     assert!(code == 1 && err.contains("was trained on"), "{err}");
     std::fs::write(
         root.join("p/adapter_config.json"),
-        r#"{"peft_type": "LORA", "r": 8, "lora_alpha": 8, "use_dora": true}"#,
+        r#"{"peft_type": "LORA", "r": 8, "lora_alpha": 8, "use_qalora": true}"#,
     )
     .unwrap();
     let (code, _, err) = from("lora");
     assert!(
-        code == 1 && err.contains("use_dora = true is not implemented"),
+        code == 1 && err.contains("use_qalora = true is not implemented"),
         "{err}"
     );
     let (code, _, err) = outcome(

@@ -14,7 +14,7 @@ use train::forward::{self, Reading};
 use train::functional_uncertainty::FluTokens;
 use train::method::{self, Training};
 
-use crate::parity::{all_logits, load as load_llama, lora, questions, real_rows};
+use crate::parity::{all_logits, generate, load as load_llama, lora, questions, real_rows};
 use crate::support::{assert_close, devices, fixture, floats, named_gradients, tensors};
 
 /// Positions of the longest question of the fixtures.
@@ -36,12 +36,17 @@ const MODELS: [&str; 12] = [
     "llama_wide",
 ];
 
-fn load(name: &str, device: &Device) -> Llama {
+pub(crate) fn load(name: &str, device: &Device) -> Llama {
+    load_for(name, POSITIONS, device)
+}
+
+/// The model for sequences of so many tokens.
+pub(crate) fn load_for(name: &str, positions: usize, device: &Device) -> Llama {
     let folder = fixture("families").join(name);
     let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
     let config = ModelConfig::from_json(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
     let mut weights = model::load::weights(&folder, &config).unwrap();
-    Llama::load(&config, &mut *weights, POSITIONS, FloatDType::F32, device).unwrap()
+    Llama::load(&config, &mut *weights, positions, FloatDType::F32, device).unwrap()
 }
 
 #[test]
@@ -115,6 +120,38 @@ fn further_families_write_token_by_token_as_they_read_at_once() {
                 last = floats(llama.forward_with_cache(&next, &mut cache).logits);
             }
             assert_close(&format!("{family} on {name}"), &last, &whole, tolerance);
+        }
+    }
+}
+
+#[test]
+fn greedy_generation_of_every_family_equals_transformers() {
+    let text = std::fs::read_to_string(fixture("generated.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for (name, device, tolerance) in devices() {
+        for (family, _) in expected.as_object().unwrap() {
+            if family == "transformers" {
+                continue;
+            }
+            let llama = match fixture("parity").join(family).is_dir() {
+                true => load_llama(family, &device),
+                false => load_for(family, 64, &device),
+            };
+            for forget in [8, 3] {
+                let found = generate(&llama, 8, forget, &device);
+                for (row, (tokens, logs)) in found.into_iter().enumerate() {
+                    let steps = if row == 0 { 8.min(forget + 1) } else { 8 };
+                    assert_eq!(tokens.len(), steps);
+                    let expected = &expected[family][row];
+                    let what = format!("{family} on {name}, row {row}");
+                    let known: Vec<i64> =
+                        serde_json::from_value(expected["tokens"].clone()).unwrap();
+                    assert_eq!(tokens, known[..steps], "{what}");
+                    let known: Vec<f32> =
+                        serde_json::from_value(expected["log_probabilities"].clone()).unwrap();
+                    assert_close(&what, &logs, &known[..steps], tolerance);
+                }
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 #[global_allocator]
 static ALLOCATOR: support::allocation::Counting = support::allocation::Counting;
 
+mod adapters;
 mod calibration;
 mod chat;
 mod choice_losses;

@@ -9,7 +9,7 @@ use burn::prelude::*;
 use burn::tensor::FloatDType;
 use data::encoded::EncodedQuestion;
 use model::load::tiny::{self, RandomWeights};
-use model::{AdapterConfig, Llama, LoraConfig, MixLoraConfig, TargetModule};
+use model::{AdapterConfig, Llama, LoraConfig, MixLoraConfig};
 
 pub(crate) mod allocation;
 pub(crate) mod programs;
@@ -192,9 +192,7 @@ pub(crate) fn mixture() -> MixLoraConfig {
         lora: LoraConfig {
             rank: 3,
             alpha: 6.0,
-            dropout: 0.0,
-            target_modules: TargetModule::ALL.into(),
-            posterior_std: None,
+            ..LoraConfig::default()
         },
         num_experts: 4,
         top_k: 2,

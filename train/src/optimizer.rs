@@ -84,8 +84,11 @@ impl Optimizer for OnePassAdamW {
     }
 }
 
-/// The learning rate by optimizer step, of `total`; the routers may have one of their own.
-pub(crate) fn learning_rate(
+/// The learning rate by optimizer step, of `total`; the routers, and B, may have one of their own.
+///
+/// # Errors
+/// Rates that Burn's schedulers refuse.
+pub fn learning_rate(
     train: &TrainSection,
     total: usize,
 ) -> Result<ModuleLrScheduler, TrainError> {
@@ -96,6 +99,12 @@ pub(crate) fn learning_rate(
         let routers = ParamGroup::from_predicate("router");
         let peak = peak * train.router_rate_factor;
         rates = rates.with_group(routers, rate_by_step(train, peak, total));
+    }
+    if train.lora_plus_ratio != 1.0 {
+        // As peft's `create_loraplus_optimizer`, which counts vectors with B.
+        let of_b = ParamGroup::from_any_predicates(vec!["lora_b", "magnitude"]);
+        let peak = peak * train.lora_plus_ratio;
+        rates = rates.with_group(of_b, rate_by_step(train, peak, total));
     }
     rates
         .init()

@@ -149,6 +149,7 @@ fn kind(property: &Value, inner: &Value) -> String {
         Some("number") => "number".into(),
         Some("boolean") => "true or false".into(),
         Some("array") => "list".into(),
+        Some("object") => "table".into(),
         _ => "text".into(),
     };
     if !words(inner).is_empty() {
@@ -242,6 +243,8 @@ pub fn commented_toml() -> String {
         ("train", "\"train.jsonl\""),
         ("held_out", "\"held-out.jsonl\""),
         ("test", "\"test.jsonl\""),
+        ("rank_pattern", "{ down_proj = 4 }"),
+        ("alpha_pattern", "{ down_proj = 8.0 }"),
     ]);
     for section in sections {
         text += &format!("\n[{}]\n", section.name);

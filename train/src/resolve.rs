@@ -6,7 +6,6 @@ use std::path::Path;
 use data::chat::ChatMode;
 use data::rendering::{Normalization, Scoring};
 use data::template::Template;
-use model::AdapterConfig;
 
 use crate::config::ranges::RANGES;
 use crate::config::readers::is_about_written_answers;
@@ -88,8 +87,9 @@ impl RunConfig {
         self.check_choice_loss()?;
         self.check_flu()?;
         self.check_correctness()?;
-        AdapterConfig::MixLora(self.adapter.mixture()).validate()?;
+        self.adapter.mixture().validate_numbers()?;
         let method = registry::build(self)?;
+        method.adapter().validate()?;
         method.check(self)?;
         if !self.data.writes()? {
             return self.check_nothing_about_written_answers();

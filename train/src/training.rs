@@ -114,7 +114,7 @@ pub fn load(
     questions: usize,
 ) -> Result<Trained, TrainError> {
     let adapter = registry::build(config)?.adapter();
-    let fresh = base.attach(&adapter, config.train.seed)?;
+    let fresh = base.attach_blank(&adapter)?;
     if adapter == AdapterConfig::None {
         return Ok(Trained {
             last: fresh,
@@ -252,10 +252,11 @@ impl Walk {
 /// The base model with an adapter at its beginning, and the method that trains it.
 fn set_up(config: &RunConfig, start: Start, questions: usize) -> Result<Trainee, TrainError> {
     let method = registry::build(config)?;
-    let mut tuned = start.base.attach(&method.adapter(), config.train.seed)?;
-    if let Some(adapter) = start.adapter {
-        tuned = tuned.with_adapter_tensors(&adapter.adapter.tensors)?;
-    }
+    let tuned = start.base.attach(&method.adapter(), config.train.seed)?;
+    let tuned = match start.adapter {
+        Some(adapter) => tuned.with_adapter_tensors(&adapter.adapter.tensors)?,
+        None => tuned,
+    };
     Ok(Trainee::new(tuned, method, &config.train, questions))
 }
 

@@ -2,10 +2,13 @@
 
 use burn::module::{Param, ParamId};
 use burn::prelude::*;
+use burn::tensor::DType;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::MixLoraConfig;
+use super::config::{InitialWeights, MixLoraConfig, Shape};
+use super::pissa;
+use crate::error::ModelError;
 
 /// Draws initial parameters from one seed. It draws on the host, so that every backend starts from
 /// the same numbers.
@@ -15,6 +18,8 @@ pub struct Initializer {
     device: Device,
     /// Parameters drawn so far.
     drawn: u64,
+    /// Whether the values are about to be replaced, so that none is worth much work.
+    blank: bool,
 }
 
 impl Initializer {
@@ -24,6 +29,15 @@ impl Initializer {
             rng: ChaCha8Rng::seed_from_u64(seed),
             device: device.clone(),
             drawn: 0,
+            blank: false,
+        }
+    }
+
+    /// A source of parameters of the right shapes, whose values are about to be replaced.
+    pub fn blank(device: &Device) -> Self {
+        Self {
+            blank: true,
+            ..Self::new(0, device)
         }
     }
 
@@ -44,13 +58,52 @@ impl Initializer {
         self.draw(shape, |rng| rng.random_range(low..=high))
     }
 
-    /// Normal draws, `N(0, std^2)`, by Box and Muller.
+    /// Normal draws, `N(0, std^2)`.
     pub fn normal<const D: usize>(&mut self, shape: [usize; D], std: f64) -> Param<Tensor<D>> {
-        self.draw(shape, |rng| {
-            let (radius, turn): (f64, f64) = (rng.random(), rng.random());
-            let radius = (-2.0 * (1.0 - radius).ln()).sqrt();
-            (std * radius * (2.0 * std::f64::consts::PI * turn).cos()) as f32
-        })
+        self.draw(shape, |rng| normal(rng, std))
+    }
+
+    /// DoRA's first magnitudes: the norm of each output's frozen weights.
+    ///
+    /// # Shapes
+    /// - weight: `[d_out, d_in]`, output: `[d_out]`
+    pub(crate) fn magnitudes(&mut self, weight: Tensor<2>) -> Param<Tensor<1>> {
+        let [d_out, _] = weight.dims();
+        let norms = weight.cast(DType::F32).square().sum_dim(1).sqrt();
+        let mut norms = norms.into_data().iter::<f32>().collect::<Vec<_>>().into_iter();
+        self.draw([d_out], |_| norms.next().unwrap_or_default())
+    }
+
+    /// PiSSA's first A and B of a frozen matrix, and the same once more, never to be trained: what
+    /// they take out of the matrix.
+    ///
+    /// # Shapes
+    /// - weight: `[d_out, d_in]`
+    ///
+    /// # Errors
+    /// A rank that the matrix does not have, or values that are no numbers.
+    pub(crate) fn pissa(
+        &mut self,
+        weight: Tensor<2>,
+        shape: Shape,
+        start: InitialWeights,
+    ) -> Result<[Param<Tensor<2>>; 4], ModelError> {
+        let [d_out, d_in] = weight.dims();
+        let shapes = [[d_in, shape.rank], [shape.rank, d_out]];
+        let factors = match self.blank {
+            true => shapes.map(|[rows, columns]| vec![0.0; rows * columns]),
+            false => pissa::factors(weight, shape, start, || normal(&mut self.rng, 1.0))?,
+        };
+        let mut next = |place: usize| {
+            let mut values = factors[place].iter().copied();
+            self.draw(shapes[place], |_| values.next().unwrap_or_default())
+        };
+        Ok([
+            next(0),
+            next(1),
+            next(0).set_require_grad(false),
+            next(1).set_require_grad(false),
+        ])
     }
 
     /// The kept mass of a router without preference, k / E: where a running mean begins.
@@ -74,4 +127,11 @@ impl Initializer {
         param.id = ParamId::from(self.drawn);
         param
     }
+}
+
+/// A normal draw, `N(0, std^2)`, by Box and Muller.
+fn normal(rng: &mut ChaCha8Rng, std: f64) -> f32 {
+    let (radius, turn): (f64, f64) = (rng.random(), rng.random());
+    let radius = (-2.0 * (1.0 - radius).ln()).sqrt();
+    (std * radius * (2.0 * std::f64::consts::PI * turn).cos()) as f32
 }

@@ -3,11 +3,16 @@
 
 mod config;
 mod initializer;
+mod pissa;
 pub mod probe;
 pub mod router;
 mod target;
+mod targets;
 
-pub use config::{AdapterConfig, LoraConfig, MixLoraConfig, MixtureWeights, Placement};
+pub use config::{
+    AdapterConfig, InitialWeights, LoraConfig, MixLoraConfig, MixtureWeights, Placement, Shape,
+};
 pub use initializer::Initializer;
 pub use router::{Router, Routing};
-pub use target::TargetModule;
+pub use target::{FusedModule, TargetModule};
+pub use targets::{ByName, Expression, Targets};

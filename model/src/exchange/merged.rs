@@ -1,4 +1,5 @@
-//! A plain LoRA added to its base model, in Hugging Face's layout: `W + (alpha / r) (A B)^T`.
+//! A LoRA added to its base model, in Hugging Face's layout: `W + s (A B)^T`; with PiSSA less what
+//! A and B began as, and with DoRA each row scaled to its magnitude.
 
 use std::path::Path;
 
@@ -6,7 +7,7 @@ use burn::tensor::{DType, TensorData};
 use serde_json::json;
 
 use super::{Tensors, floats, shape, view, write_json};
-use crate::adapter::{LoraConfig, TargetModule};
+use crate::adapter::{FusedModule, LoraConfig, TargetModule};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::load::{Weights, at};
@@ -34,16 +35,24 @@ pub fn write(
     let mut bytes = 0;
     let names = names(shape_of);
     let (mut total, last) = (0, names.len() - 1);
-    for (place, (name, adapted)) in names.into_iter().enumerate() {
-        let base = weights.tensor(&name)?;
-        let base = match keep_type {
-            true => base,
-            false => base.convert::<f32>(),
-        };
-        let merged = match adapted.and_then(|module| update(&module, tensors)) {
-            Some((a, b)) => add(&base, a, b, lora.scaling()),
-            None => base,
-        };
+    for (place, (name, parts)) in names.into_iter().enumerate() {
+        let mut merged = Vec::new();
+        for (part, adapted) in parts {
+            let base = weights.tensor(&part)?;
+            let base = match keep_type {
+                true => base,
+                false => base.convert::<f32>(),
+            };
+            let update = adapted.and_then(|(layer, target)| {
+                let scaling = lora.on(layer, target)?.scaling;
+                Update::of(&format!("layers.{layer}.{}", target.path()), scaling, tensors)
+            });
+            merged.push(match update {
+                Some(update) => update.add(&base),
+                None => base,
+            });
+        }
+        let merged = rows_joined(merged);
         bytes += merged.as_bytes().len();
         total += merged.as_bytes().len();
         held.insert(name.clone(), merged);
@@ -96,35 +105,76 @@ fn flush(path: &Path, held: &Tensors) -> Result<(), ModelError> {
     safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| at(path, e.to_string()))
 }
 
-/// A and B of a module, if it is adapted.
-fn update<'a>(module: &str, tensors: &'a Tensors) -> Option<(&'a TensorData, &'a TensorData)> {
-    let part = |matrix: &str| tensors.get(&format!("{module}.{matrix}"));
-    Some((part("lora_a")?, part("lora_b")?))
+/// Matrices below one another; a single one as it is.
+fn rows_joined(mut parts: Vec<TensorData>) -> TensorData {
+    let Some(first) = parts.first().filter(|_| parts.len() > 1) else {
+        return parts.remove(0);
+    };
+    let (mut shape, kind) = (shape(first), first.dtype());
+    shape[0] = parts.iter().map(|part| super::shape(part)[0]).sum();
+    let bytes = parts.iter().flat_map(|part| part.as_bytes().to_vec());
+    TensorData::from_bytes_vec(bytes.collect(), shape, kind)
 }
 
-/// `W + scaling (A B)^T`, computed in f64 and stored in the base's type.
-fn add(base: &TensorData, a: &TensorData, b: &TensorData, scaling: f64) -> TensorData {
-    let ([d_in, rank], [_, d_out]) = (pair(a), pair(b));
-    let (a, b) = (floats(a), floats(b));
-    let mut merged = floats(base);
-    let mut row = vec![0f64; d_in];
-    for o in 0..d_out {
-        row.fill(0.0);
-        for r in 0..rank {
-            let factor = f64::from(b[r * d_out + o]) * scaling;
-            row.iter_mut()
-                .enumerate()
-                .for_each(|(i, sum)| *sum += f64::from(a[i * rank + r]) * factor);
+/// What an adapter does to one matrix.
+struct Update<'a> {
+    /// A, B and what their product is multiplied by.
+    products: Vec<(&'a TensorData, &'a TensorData, f64)>,
+    /// The norm of each row of the sum.
+    magnitude: Option<Vec<f32>>,
+}
+
+impl<'a> Update<'a> {
+    /// The update of a module, if it is adapted.
+    fn of(module: &str, scaling: f64, tensors: &'a Tensors) -> Option<Self> {
+        let part = |matrix: &str| tensors.get(&format!("{module}.{matrix}"));
+        let mut products = vec![(part("lora_a")?, part("lora_b")?, scaling)];
+        if let (Some(a), Some(b)) = (part("initial_a"), part("initial_b")) {
+            products.push((a, b, -scaling));
         }
-        let out = &mut merged[o * d_in..][..d_in];
-        out.iter_mut()
-            .zip(&row)
-            .for_each(|(w, delta)| *w = (f64::from(*w) + delta) as f32);
+        Some(Self {
+            products,
+            magnitude: part("magnitude").map(floats),
+        })
     }
-    let merged = TensorData::new(merged, [d_out, d_in]);
-    match base.dtype() {
-        DType::F32 => merged,
-        other => merged.convert_dtype(other),
+
+    /// The changed matrix, computed in f64 and stored in the base's type.
+    fn add(&self, base: &TensorData) -> TensorData {
+        let (_, first, _) = self.products[0];
+        let [_, d_out] = pair(first);
+        let mut merged = floats(base);
+        let d_in = merged.len() / d_out.max(1);
+        let products: Vec<(Vec<f32>, Vec<f32>, f64)> = self
+            .products
+            .iter()
+            .map(|(a, b, scaling)| (floats(a), floats(b), *scaling))
+            .collect();
+        let mut row = vec![0f64; d_in];
+        for o in 0..d_out {
+            let out = &mut merged[o * d_in..][..d_in];
+            row.iter_mut().zip(&*out).for_each(|(sum, w)| *sum = f64::from(*w));
+            for (a, b, scaling) in &products {
+                let rank = a.len() / d_in;
+                for r in 0..rank {
+                    let factor = f64::from(b[r * d_out + o]) * scaling;
+                    row.iter_mut()
+                        .enumerate()
+                        .for_each(|(i, sum)| *sum += f64::from(a[i * rank + r]) * factor);
+                }
+            }
+            let gain = self.magnitude.as_ref().map_or(1.0, |magnitude| {
+                let norm = row.iter().map(|w| w * w).sum::<f64>().sqrt();
+                f64::from(magnitude[o]) / norm.max(1e-30)
+            });
+            out.iter_mut()
+                .zip(&row)
+                .for_each(|(w, sum)| *w = (sum * gain) as f32);
+        }
+        let merged = TensorData::new(merged, [d_out, d_in]);
+        match base.dtype() {
+            DType::F32 => merged,
+            other => merged.convert_dtype(other),
+        }
     }
 }
 
@@ -133,30 +183,47 @@ fn pair(data: &TensorData) -> [usize; 2] {
     [shape[0], shape[1]]
 }
 
-/// Hugging Face's names of all weights of a model. A projection's weight comes with the name of its
-/// module among the adapter's.
-fn names(config: &ModelConfig) -> Vec<(String, Option<String>)> {
-    let mut names = vec![("model.embed_tokens.weight".to_owned(), None)];
+/// A weight as it is read, with the projection if it is one.
+type Part = (String, Option<(usize, TargetModule)>);
+
+/// Hugging Face's names of all weights of a model, each with the weights that it is made of: one
+/// but where the files hold several projections as one matrix.
+fn names(config: &ModelConfig) -> Vec<(String, Vec<Part>)> {
+    let plain = |name: String| (name.clone(), vec![(name, None)]);
+    let mut names = vec![plain("model.embed_tokens.weight".into())];
     for layer in 0..config.num_hidden_layers {
         for target in TargetModule::ALL {
-            let module = format!("layers.{layer}.{}", target.path());
-            let bias = match target {
+            let fused = target.fused().filter(|_| config.variant.fused_projections);
+            let path = fused.map_or(target.path(), FusedModule::path);
+            let parts = fused.map_or(vec![target], |fused| fused.parts().to_vec());
+            if parts.first() != Some(&target) {
+                continue;
+            }
+            let name = format!("model.layers.{layer}.{path}");
+            let has_bias = match target {
                 TargetModule::QProj | TargetModule::KProj | TargetModule::VProj => config.qkv_bias,
                 TargetModule::OProj => config.output_bias,
                 _ => config.mlp_bias,
             };
-            if bias {
-                names.push((format!("model.{module}.bias"), None));
+            let of = |kind: &str, adapted: bool| {
+                let part = |target: &TargetModule| {
+                    let name = format!("{}.{kind}", target.full_name(layer));
+                    (name, adapted.then_some((layer, *target)))
+                };
+                (format!("{name}.{kind}"), parts.iter().map(part).collect())
+            };
+            if has_bias {
+                names.push(of("bias", false));
             }
-            names.push((format!("model.{module}.weight"), Some(module)));
+            names.push(of("weight", true));
         }
         for norm in config.variant.all_norm_names() {
-            names.push((format!("model.layers.{layer}.{norm}.weight"), None));
+            names.push(plain(format!("model.layers.{layer}.{norm}.weight")));
         }
     }
-    names.push(("model.norm.weight".into(), None));
+    names.push(plain("model.norm.weight".into()));
     if !config.tie_word_embeddings {
-        names.push(("lm_head.weight".into(), None));
+        names.push(plain("lm_head.weight".into()));
     }
     names
 }

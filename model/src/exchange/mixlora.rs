@@ -27,7 +27,10 @@ const DROPOUT: f64 = 1e-12;
 /// # Errors
 /// An adapter for which the public code would compute something else.
 pub fn serves(mix: &MixLoraConfig) -> Result<(), ModelError> {
+    let lora = &mix.lora;
+    let patterns = !(lora.rank_pattern.is_empty() && lora.alpha_pattern.is_empty());
     let wrong = match (mix.placement, mix.mixture_weights) {
+        _ if patterns => "it has one rank and one alpha for all (no rank_pattern, alpha_pattern)",
         (Placement::All, _) => {
             "experts in every projection (adapter.placement = all) have no place in it"
         }
@@ -49,7 +52,7 @@ pub fn write(
     base_model: &str,
 ) -> Result<(), ModelError> {
     serves(mix)?;
-    let names: Vec<&str> = mix.lora.target_modules.iter().map(|t| t.name()).collect();
+    let names: Vec<&str> = mix.targets().map(TargetModule::name).collect();
     let settings = json!({
         "peft_type": "MIXLORA",
         "task_type": "CAUSAL_LM",
@@ -58,6 +61,7 @@ pub fn write(
         "r": mix.lora.rank,
         // The public code asks for a whole number.
         "lora_alpha": whole(mix.lora.alpha)?,
+        "use_rslora": mix.lora.use_rslora,
         "lora_dropout": DROPOUT,
         "target_modules": names,
         "routing_strategy": "mixlora",
@@ -124,7 +128,6 @@ pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
         &[
             ("routing_strategy", json!("mixlora")),
             ("use_dora", json!(false)),
-            ("use_rslora", json!(false)),
             ("bias", json!("none")),
             ("act_fn", json!("silu")),
             ("jitter_noise", json!(0.0)),
@@ -144,15 +147,17 @@ pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
         }
     }
     let experts = number(&path, config, "num_experts")? as usize;
+    let targets = targets(&path, &config["target_modules"])?;
+    let mut found = read_tensors(directory)?;
+    let tensors = own_tensors(&mut found, &targets, experts)?;
     let lora = LoraConfig {
         rank: rank as usize,
         alpha,
         dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
-        target_modules: targets(&path, &config["target_modules"])?,
-        posterior_std: None,
+        target_modules: targets.into(),
+        use_rslora: config["use_rslora"].as_bool().unwrap_or(false),
+        ..LoraConfig::default()
     };
-    let mut found = read_tensors(directory)?;
-    let tensors = own_tensors(&mut found, &lora.target_modules, experts)?;
     if let Some(other) = found.keys().next() {
         return Err(at(&path, format!("`{other}` is not implemented")));
     }

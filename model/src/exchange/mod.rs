@@ -2,10 +2,10 @@
 //!
 //! | module | format |
 //! |---|---|
-//! | [`peft`] | plain LoRA, in the format of Hugging Face's `peft` |
+//! | [`peft`] | LoRA and its variants, in the format of Hugging Face's `peft` |
 //! | [`mixlora`] | mixtures with placement `ffn`, in the format of the public MixLoRA code |
 //! | [`own`] | every adapter, in a format of this project |
-//! | [`merged`] | plain LoRA added to its base, as a whole model in Hugging Face's layout |
+//! | [`merged`] | LoRA added to its base, as a whole model in Hugging Face's layout |
 //! | [`torch`] | the container of `adapter_model.bin` |
 //!
 //! [`crate::Llama::adapter_tensors`] and [`crate::Llama::with_adapter_tensors`] take the parameters
@@ -83,10 +83,13 @@ fn read_any(directory: &Path) -> Result<Adapter, ModelError> {
     match config["peft_type"].as_str() {
         Some("LORA") => peft::read(directory, &config),
         Some("MIXLORA") => mixlora::read(directory, &config),
-        other => Err(at(
+        Some(other) => Err(at(
             &path,
-            format!("peft_type: expected LORA or MIXLORA, got {other:?}"),
+            format!(
+                "peft_type: {other} is not implemented, LORA and MIXLORA are. If peft can merge it into its base model (merge_and_unload), do that and give the merged model as --model"
+            ),
         )),
+        None => Err(at(&path, "peft_type: expected LORA or MIXLORA, got none")),
     }
 }
 
@@ -197,6 +200,19 @@ fn transposed(data: &TensorData) -> TensorData {
     TensorData::new(turned, [columns, rows])
 }
 
+/// Some columns of a matrix, or some values of a vector.
+fn columns(data: &TensorData, range: std::ops::Range<usize>) -> TensorData {
+    let mut shape = shape(data);
+    let Some(width) = shape.last_mut() else {
+        return data.clone();
+    };
+    let values = floats(data);
+    let rows = values.chunks_exact((*width).max(1));
+    let cut: Vec<f32> = rows.flat_map(|row| row[range.clone()].to_vec()).collect();
+    *width = range.len();
+    TensorData::new(cut, shape)
+}
+
 /// The matrix at `index` of a stack.
 fn slice(data: &TensorData, index: usize) -> TensorData {
     let [_, rows, columns] = shape(data)[..] else {
@@ -283,16 +299,15 @@ mod tests {
         let config = crate::LoraConfig {
             rank: 1,
             alpha: 2.0,
-            dropout: 0.0,
             target_modules: [crate::TargetModule::QProj].into(),
-            posterior_std: None,
+            ..crate::LoraConfig::default()
         };
         let matrix = |shape| TensorData::new(vec![value, 1.0], shape);
         let tensors = Tensors::from([
             ("layers.0.self_attn.q_proj.lora_a".into(), matrix([2, 1])),
             ("layers.0.self_attn.q_proj.lora_b".into(), matrix([1, 2])),
         ]);
-        peft::write(folder.path(), &config, &tensors, "base").unwrap();
+        peft::write(folder.path(), &config, &tensors, "base", None).unwrap();
         let path = folder.path().join("adapter_config.json");
         let mut settings = serde_json::from_str(&read_text(&path).unwrap()).unwrap();
         change(&mut settings);
@@ -306,7 +321,7 @@ mod tests {
             let folder = peft_adapter(1.0, |config| config["init_lora_weights"] = plain.into());
             assert_eq!(read(folder.path()).unwrap().tensors.len(), 2, "{plain}");
         }
-        for other in ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "new"] {
+        for other in ["pissa_niter_16", "olora", "corda", "loftq", "new"] {
             let folder = peft_adapter(1.0, |config| config["init_lora_weights"] = other.into());
             let error = read(folder.path()).unwrap_err().to_string();
             assert!(
@@ -314,12 +329,34 @@ mod tests {
                 "{error}"
             );
         }
-        let some = peft_adapter(1.0, |config| config["layers_to_transform"] = vec![0].into());
+        let some = peft_adapter(1.0, |config| config["use_qalora"] = true.into());
         let error = read(some.path()).unwrap_err().to_string();
         assert!(
-            error.contains("layers_to_transform = [0] is not implemented"),
+            error.contains("use_qalora = true is not implemented"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn other_kinds_of_adapters_are_refused_by_name() {
+        for kind in ["ADALORA", "VERA", "LOHA", "LOKR", "IA3", "OFT", "PREFIX_TUNING"] {
+            let folder = peft_adapter(1.0, |config| config["peft_type"] = kind.into());
+            let error = read(folder.path()).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("{kind} is not implemented")) && error.contains("--model"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn layers_that_peft_left_out_have_no_adapter() {
+        let some = peft_adapter(1.0, |config| config["layers_to_transform"] = vec![0].into());
+        let crate::AdapterConfig::Lora(lora) = read(some.path()).unwrap().config else {
+            panic!("a LoRA");
+        };
+        let q = crate::TargetModule::QProj;
+        assert!(lora.on(0, q).is_some() && lora.on(1, q).is_none());
     }
 
     #[test]

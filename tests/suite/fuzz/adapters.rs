@@ -18,9 +18,8 @@ fn lora() -> LoraConfig {
     LoraConfig {
         rank: 2,
         alpha: 4.0,
-        dropout: 0.0,
         target_modules: [TargetModule::QProj, TargetModule::DownProj].into(),
-        posterior_std: None,
+        ..LoraConfig::default()
     }
 }
 
@@ -75,7 +74,7 @@ fn read(base: &Llama, folder: &Path) -> Result<(), String> {
 fn peft() {
     let lora = lora();
     let seeds = both(&AdapterConfig::Lora(lora.clone()), |folder, llama| {
-        exchange::peft::write(folder, &lora, &llama.adapter_tensors(), "tiny").unwrap();
+        exchange::peft::write(folder, &lora, &llama.adapter_tensors(), "tiny", None).unwrap();
     });
     let base = tiny_base(&Device::flex());
     fuzz("peft", &seeds, &[], |folder| read(&base, folder));

@@ -203,10 +203,18 @@ pub(super) fn nested(key: &str, value: Value) -> Table {
     }
 }
 
+/// Settings that are tables of the user's own keys, which may have dots: one value each.
+const TABLES: [&str; 2] = ["rank_pattern", "alpha_pattern"];
+
+fn is_one_value(key: &str) -> bool {
+    TABLES.contains(&key.rsplit('.').next().unwrap_or(key))
+}
+
 /// Every plain value of a table by its dotted key.
 pub(super) fn values(prefix: &str, value: &Value) -> Vec<(String, Value)> {
-    let Value::Table(table) = value else {
-        return vec![(prefix.to_owned(), value.clone())];
+    let table = match value {
+        Value::Table(table) if !is_one_value(prefix) => table,
+        other => return vec![(prefix.to_owned(), other.clone())],
     };
     let dot = if prefix.is_empty() { "" } else { "." };
     table
@@ -218,7 +226,7 @@ pub(super) fn values(prefix: &str, value: &Value) -> Vec<(String, Value)> {
 pub(super) fn merge(into: &mut Table, from: Table) {
     for (key, value) in from {
         match (into.get_mut(&key), value) {
-            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
+            (Some(Value::Table(old)), Value::Table(new)) if !is_one_value(&key) => merge(old, new),
             (_, value) => {
                 into.insert(key, value);
             }

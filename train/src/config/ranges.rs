@@ -32,6 +32,7 @@ pub const RANGES: &[(&str, Range)] = &[
     ("evaluation.batch_tokens", Range::AtLeastOne),
     ("train.learning_rate", Range::Positive),
     ("train.router_rate_factor", Range::Positive),
+    ("train.lora_plus_ratio", Range::Positive),
     ("train.epochs", Range::Positive),
     // Unset is off; 0 would scale every gradient to nothing.
     ("train.gradient_clip", Range::Positive),

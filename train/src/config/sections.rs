@@ -1,7 +1,7 @@
 //! The sections of the settings that every method shares: model, data, adapter, objective,
 //! training, evaluation.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use data::DataError;
@@ -13,7 +13,10 @@ use data::rendering::{Normalization, Rendering, Scoring};
 use data::schedule::Schedule;
 use data::split::HELD_OUT_FRACTION;
 use data::template::Template;
-use model::{LoraConfig, MixLoraConfig, MixtureWeights, Placement, TargetModule};
+use model::{
+    ByName, InitialWeights, LoraConfig, MixLoraConfig, MixtureWeights, Placement, TargetModule,
+    Targets,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -107,8 +110,35 @@ pub struct AdapterSection {
     pub alpha: f64,
     /// Probability with which an input of A is dropped in training.
     pub dropout: f64,
-    /// Adapted projections.
-    pub target_modules: BTreeSet<TargetModule>,
+    /// Adapted projections, as peft spells them: names, of all layers or of one
+    /// (`layers.0.self_attn.q_proj`), `"all-linear"`, or a text that is a regular expression for
+    /// whole names (`model.layers.0.self_attn.q_proj`). A mixture takes names of all layers.
+    #[schemars(with = "BTreeSet<TargetModule>")]
+    pub target_modules: Targets,
+    /// Ranks of single projections, as peft's: `{ "layers.0.mlp.down_proj" = 4 }`. A key is a
+    /// regular expression for a name or its end.
+    #[serde(skip_serializing_if = "ByName::is_empty")]
+    #[schemars(with = "Option<BTreeMap<String, usize>>")]
+    pub rank_pattern: ByName<usize>,
+    /// Alphas of single projections, as `rank_pattern`.
+    #[serde(skip_serializing_if = "ByName::is_empty")]
+    #[schemars(with = "Option<BTreeMap<String, f64>>")]
+    pub alpha_pattern: ByName<f64>,
+    /// Whether the scaling is `alpha / sqrt(rank)`, so that a larger rank learns as fast (rsLoRA).
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = false))]
+    pub use_rslora: bool,
+    /// Whether each output has a magnitude that is trained beside its direction (DoRA); for a plain
+    /// LoRA alone.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = false))]
+    pub use_dora: bool,
+    /// Where A and B begin: `kaiming`, with B zero; `pissa`, at the largest singular vectors of the
+    /// frozen matrix, or `pissa_niter_N`, by N subspace iterations, which large matrices need. A
+    /// plain LoRA alone.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(with = "String", extend("default" = "kaiming"))]
+    pub init_lora_weights: InitialWeights,
     /// Experts of a mixture, E.
     pub num_experts: usize,
     /// Experts that serve a token, k.
@@ -220,6 +250,10 @@ pub struct TrainSection {
     #[serde(skip_serializing_if = "is_one")]
     #[schemars(extend("default" = 1.0))]
     pub router_rate_factor: f64,
+    /// Factor on the learning rate of B, and of DoRA's magnitudes (LoRA+, which proposes 16).
+    #[serde(skip_serializing_if = "is_one")]
+    #[schemars(extend("default" = 1.0))]
+    pub lora_plus_ratio: f64,
     /// `constant`, `linear` or `cosine`.
     pub schedule: RateSchedule,
     /// Optimizer steps over which the learning rate rises from 0.
@@ -306,6 +340,11 @@ impl Default for AdapterSection {
             alpha: 32.0,
             dropout: 0.05,
             target_modules: TargetModule::ALL.into(),
+            rank_pattern: ByName::default(),
+            alpha_pattern: ByName::default(),
+            use_rslora: false,
+            use_dora: false,
+            init_lora_weights: InitialWeights::Kaiming,
             num_experts: 8,
             top_k: 2,
             placement: Placement::All,
@@ -359,6 +398,7 @@ impl Default for TrainSection {
             micro_tokens: MICRO_TOKENS,
             learning_rate: 2e-4,
             router_rate_factor: 1.0,
+            lora_plus_ratio: 1.0,
             schedule: RateSchedule::Constant,
             warmup_steps: 0,
             weight_decay: 0.01,
@@ -471,6 +511,11 @@ impl AdapterSection {
             dropout: self.dropout,
             target_modules: self.target_modules.clone(),
             posterior_std: None,
+            use_rslora: self.use_rslora,
+            use_dora: self.use_dora,
+            init_lora_weights: self.init_lora_weights,
+            rank_pattern: self.rank_pattern.clone(),
+            alpha_pattern: self.alpha_pattern.clone(),
         }
     }
 

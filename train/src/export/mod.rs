@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
 use model::exchange::{self, Tensors, merged, mixlora, own, peft};
-use model::{AdapterConfig, DropoutSeed, Llama, LlamaInput, ModelConfig};
+use model::{AdapterConfig, DropoutSeed, Llama, LlamaInput};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -32,11 +32,11 @@ use card::{CARD, Card, base_name};
 /// The form in which an adapter is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Plain LoRA for Hugging Face's `peft`.
+    /// LoRA and its variants for Hugging Face's `peft`.
     Peft,
     /// Placement `ffn` for the public MixLoRA code.
     MixLora,
-    /// Plain LoRA added to the base model, as a whole model, in f32 or in the base's own type.
+    /// LoRA added to the base model, as a whole model, in f32 or in the base's own type.
     Merged {
         /// The base's type, which may be 16 bits.
         keep_type: bool,
@@ -70,7 +70,6 @@ pub fn export(
     let (directory, config) = RunDirectory::open(&setup.run)?;
     suits(&registry::build(&config)?.adapter(), format)?;
     let prepared = prepare_model(&config, &setup.finder)?;
-    holds_projections(&prepared.model, format)?;
     let positions = prepared.most_positions();
     let members = members(&config, &directory, &prepared)?;
     let mut run = LoadedRun::open(&config, setup, prepared, positions, &members)?;
@@ -149,20 +148,6 @@ fn suits(adapter: &AdapterConfig, format: Format) -> Result<(), TrainError> {
     }
 }
 
-/// Whether a format can hold the projections as the model's own files do.
-fn holds_projections(model: &ModelConfig, format: Format) -> Result<(), TrainError> {
-    match format {
-        Format::Peft | Format::Merged { .. } if model.variant.fused_projections => {
-            let reason = format!(
-                "the files of {} hold q, k and v as one matrix, the adapter has one for each: use uq4ct",
-                model.model_type
-            );
-            Err(TrainError::config("--format", reason))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn write(
     directory: &Path,
     format: Format,
@@ -173,7 +158,11 @@ fn write(
 ) -> Result<(), TrainError> {
     let base = base_name(config);
     match (adapter, format) {
-        (AdapterConfig::Lora(lora), Format::Peft) => peft::write(directory, lora, tensors, &base)?,
+        (AdapterConfig::Lora(lora), Format::Peft) => {
+            let model = &prepared.model;
+            let fused = model.variant.fused_projections.then_some(model);
+            peft::write(directory, lora, tensors, &base, fused)?;
+        }
         (AdapterConfig::Lora(lora), Format::Merged { keep_type }) => {
             model_files::write(prepared, directory, keep_type)?;
             let shape = prepared.model.clone();
@@ -205,7 +194,7 @@ fn read_again(
     if !matches!(format, Format::Merged { .. }) {
         let adapter = exchange::read(directory)?;
         return Ok(base
-            .attach(&adapter.config, 0)?
+            .attach_blank(&adapter.config)?
             .with_adapter_tensors(&adapter.tensors)?);
     }
     let mut other = config.clone();

@@ -79,12 +79,42 @@ pub fn shape(adapter: &AdapterConfig) -> Vec<String> {
         AdapterConfig::MixLora(mix) => (&mix.lora, Some(mix)),
         AdapterConfig::None => return Vec::new(),
     };
-    let targets: Vec<&str> = lora.target_modules.iter().map(|t| t.name()).collect();
+    let value = |value: Result<toml::Value, toml::ser::Error>| {
+        value.expect("a shape is plain values").to_string()
+    };
     let mut settings = vec![
         format!("adapter.rank={}", lora.rank),
         format!("adapter.alpha={:?}", lora.alpha),
-        format!("adapter.target_modules={targets:?}"),
+        format!(
+            "adapter.target_modules={}",
+            value(toml::Value::try_from(&lora.target_modules))
+        ),
+        format!("adapter.use_rslora={}", lora.use_rslora),
     ];
+    for (key, is_empty, table) in [
+        (
+            "rank_pattern",
+            lora.rank_pattern.is_empty(),
+            toml::Value::try_from(&lora.rank_pattern),
+        ),
+        (
+            "alpha_pattern",
+            lora.alpha_pattern.is_empty(),
+            toml::Value::try_from(&lora.alpha_pattern),
+        ),
+    ] {
+        let table = if is_empty { "{}".into() } else { value(table) };
+        settings.push(format!("adapter.{key}={table}"));
+    }
+    if mixture.is_none() {
+        settings.extend([
+            format!("adapter.use_dora={}", lora.use_dora),
+            format!(
+                "adapter.init_lora_weights={}",
+                value(toml::Value::try_from(lora.init_lora_weights))
+            ),
+        ]);
+    }
     if let Some(mix) = mixture {
         settings.extend([
             format!("adapter.num_experts={}", mix.num_experts),

@@ -20,6 +20,11 @@ pub(super) const TRAINS_WITH: &[&str] = &[
     "adapter.alpha",
     "adapter.dropout",
     "adapter.target_modules",
+    "adapter.rank_pattern",
+    "adapter.alpha_pattern",
+    "adapter.use_rslora",
+    "adapter.use_dora",
+    "adapter.init_lora_weights",
     "objective.cross_entropy",
     "objective.choice_loss",
     "objective.label_smoothing",
@@ -44,6 +49,25 @@ pub const ENTRY: Entry = Entry {
         })
     },
 };
+
+/// Refuses DoRA for a method whose noise is that of a plain LoRA: the norm of a changed row, and
+/// the magnitudes, have no place in it.
+///
+/// # Errors
+/// Settings with DoRA.
+pub(super) fn refuse_dora(config: &RunConfig) -> Result<(), TrainError> {
+    match config.adapter.use_dora {
+        false => Ok(()),
+        true => Err(TrainError::config(
+            "adapter.use_dora",
+            format!(
+                "{} is defined for a plain LoRA: leave use_dora out, or use lora, mc_dropout, \
+                 deep_ensemble, checkpoint_ensemble or spuq",
+                config.method.name
+            ),
+        )),
+    }
+}
 
 /// One LoRA, trained by cross-entropy and asked once.
 #[derive(Debug)]

@@ -189,7 +189,8 @@ impl Method for Tfb {
     }
 
     /// An empty interval would be searched from the wrong end.
-    fn check(&self, _: &RunConfig) -> Result<(), TrainError> {
+    fn check(&self, config: &RunConfig) -> Result<(), TrainError> {
+        lora::refuse_dora(config)?;
         let width = self.settings.max_sigma - self.settings.min_sigma;
         let key = "method.tfb.max_sigma - method.tfb.min_sigma";
         Range::Positive.check(key, width)

@@ -114,6 +114,14 @@ impl Method for Laplace {
             return Err(TrainError::config("method.name", reason));
         }
         let initial = self.settings.prior_mean == PriorMean::Initial;
+        lora::refuse_dora(config)?;
+        if config.adapter.init_lora_weights.is_pissa() && !initial {
+            return Err(TrainError::config(
+                "adapter.init_lora_weights",
+                "the prior's mean is zero, where the model lacks what PiSSA took out of it: use \
+                 method.laplace.prior_mean = initial, or kaiming",
+            ));
+        }
         if initial && config.adapter.from.is_some() {
             return Err(TrainError::config(
                 "method.laplace.prior_mean",

@@ -136,10 +136,8 @@ pub fn posterior(
 /// Squared distance of the covered parameters from those of `initial`, or from zero: of A's and of
 /// B's.
 fn squared_norms(probed: &Probed, initial: Option<&Llama>) -> [f64; 2] {
-    let layers = probed.llama.layers();
     let parameters = adapters(&probed.llama);
-    // The projections come layer by layer, as many in each.
-    let first = parameters.len() / layers * probed.first_layer;
+    let first = probed.llama.loras_before(probed.first_layer);
     let means = initial.map(adapters);
     let mut sums = [0.0; 2];
     for (place, pair) in parameters.into_iter().enumerate().skip(first) {
