@@ -29,11 +29,7 @@ impl Llama {
         self.attached(adapter, Initializer::blank(&self.embed_tokens.device()))
     }
 
-    fn attached(
-        &self,
-        adapter: &AdapterConfig,
-        mut init: Initializer,
-    ) -> Result<Self, ModelError> {
+    fn attached(&self, adapter: &AdapterConfig, mut init: Initializer) -> Result<Self, ModelError> {
         adapter.check_on(self.layers.len())?;
         let mut model = self.clone();
         for (place, layer) in model.layers.iter_mut().enumerate() {

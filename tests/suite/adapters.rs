@@ -202,8 +202,7 @@ fn norms(llama: &Llama, config: &LoraConfig, weights: &BTreeMap<String, Vec<f32>
             let norm = |o: usize| {
                 let squares = (0..d_in).map(|i| {
                     let update = (0..r).map(|k| f64::from(a[i * r + k] * b[k * d_out + o]));
-                    let sum = f64::from(weight[o * d_in + i])
-                        + shape.scaling * update.sum::<f64>();
+                    let sum = f64::from(weight[o * d_in + i]) + shape.scaling * update.sum::<f64>();
                     sum * sum
                 });
                 squares.sum::<f64>().sqrt() as f32
@@ -347,7 +346,12 @@ fn variants_are_settings_that_go_through_a_file_and_have_names_of_their_own() {
     let kept = config.keeping(|key| key.starts_with("adapter.")).unwrap();
     assert_eq!(kept.adapter, config.adapter);
     let changes = config.changes();
-    for key in ["rank_pattern", "alpha_pattern", "use_dora", "lora_plus_ratio"] {
+    for key in [
+        "rank_pattern",
+        "alpha_pattern",
+        "use_dora",
+        "lora_plus_ratio",
+    ] {
         assert!(changes.contains(key), "{changes}");
     }
     let plain = resolved(&["method.name=lora"]).unwrap();
@@ -379,7 +383,10 @@ fn every_method_takes_a_variant_or_says_why_not() {
                 "adapter.init_lora_weights=pissa",
                 mixture || ["laplace", "blob"].contains(&name),
             ),
-            (r#"adapter.target_modules=["layers.0.self_attn.q_proj"]"#, mixture),
+            (
+                r#"adapter.target_modules=["layers.0.self_attn.q_proj"]"#,
+                mixture,
+            ),
         ] {
             let found = resolved(&[&method, "train.snapshots=2", set]);
             let key = set.split('=').next().unwrap();
@@ -389,7 +396,10 @@ fn every_method_takes_a_variant_or_says_why_not() {
             }
         }
     }
-    let initial = ["method.laplace.prior_mean=initial", "adapter.init_lora_weights=pissa"];
+    let initial = [
+        "method.laplace.prior_mean=initial",
+        "adapter.init_lora_weights=pissa",
+    ];
     resolved(&["method.name=laplace", initial[0], initial[1]]).unwrap();
 }
 

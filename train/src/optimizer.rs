@@ -88,10 +88,7 @@ impl Optimizer for OnePassAdamW {
 ///
 /// # Errors
 /// Rates that Burn's schedulers refuse.
-pub fn learning_rate(
-    train: &TrainSection,
-    total: usize,
-) -> Result<ModuleLrScheduler, TrainError> {
+pub fn learning_rate(train: &TrainSection, total: usize) -> Result<ModuleLrScheduler, TrainError> {
     let peak = train.learning_rate;
     let mut rates = ModuleLrSchedulerConfig::new(rate_by_step(train, peak, total));
     if train.router_rate_factor != 1.0 {

@@ -70,7 +70,11 @@ impl Initializer {
     pub(crate) fn magnitudes(&mut self, weight: Tensor<2>) -> Param<Tensor<1>> {
         let [d_out, _] = weight.dims();
         let norms = weight.cast(DType::F32).square().sum_dim(1).sqrt();
-        let mut norms = norms.into_data().iter::<f32>().collect::<Vec<_>>().into_iter();
+        let mut norms = norms
+            .into_data()
+            .iter::<f32>()
+            .collect::<Vec<_>>()
+            .into_iter();
         self.draw([d_out], |_| norms.next().unwrap_or_default())
     }
 

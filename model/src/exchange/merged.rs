@@ -45,7 +45,11 @@ pub fn write(
             };
             let update = adapted.and_then(|(layer, target)| {
                 let scaling = lora.on(layer, target)?.scaling;
-                Update::of(&format!("layers.{layer}.{}", target.path()), scaling, tensors)
+                Update::of(
+                    &format!("layers.{layer}.{}", target.path()),
+                    scaling,
+                    tensors,
+                )
             });
             merged.push(match update {
                 Some(update) => update.add(&base),
@@ -152,7 +156,9 @@ impl<'a> Update<'a> {
         let mut row = vec![0f64; d_in];
         for o in 0..d_out {
             let out = &mut merged[o * d_in..][..d_in];
-            row.iter_mut().zip(&*out).for_each(|(sum, w)| *sum = f64::from(*w));
+            row.iter_mut()
+                .zip(&*out)
+                .for_each(|(sum, w)| *sum = f64::from(*w));
             for (a, b, scaling) in &products {
                 let rank = a.len() / d_in;
                 for r in 0..rank {

@@ -339,7 +339,15 @@ mod tests {
 
     #[test]
     fn other_kinds_of_adapters_are_refused_by_name() {
-        for kind in ["ADALORA", "VERA", "LOHA", "LOKR", "IA3", "OFT", "PREFIX_TUNING"] {
+        for kind in [
+            "ADALORA",
+            "VERA",
+            "LOHA",
+            "LOKR",
+            "IA3",
+            "OFT",
+            "PREFIX_TUNING",
+        ] {
             let folder = peft_adapter(1.0, |config| config["peft_type"] = kind.into());
             let error = read(folder.path()).unwrap_err().to_string();
             assert!(

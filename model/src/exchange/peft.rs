@@ -153,7 +153,12 @@ fn joined(
             let parts: Vec<(TargetModule, Option<Module>)> = fused
                 .parts()
                 .iter()
-                .map(|part| (*part, modules.remove(&format!("layers.{layer}.{}", part.path()))))
+                .map(|part| {
+                    (
+                        *part,
+                        modules.remove(&format!("layers.{layer}.{}", part.path())),
+                    )
+                })
                 .collect();
             if let Some(module) = join(fused, &parts, base)? {
                 modules.insert(format!("layers.{layer}.{}", fused.path()), module);
@@ -243,7 +248,9 @@ fn state_shapes(settings: &mut Value, modules: &BTreeMap<String, Module>) {
         by_last.entry(last(name)).or_default().push(module.shape);
     }
     for (name, module) in modules {
-        let alike = by_last[last(name)].iter().all(|other| *other == module.shape);
+        let alike = by_last[last(name)]
+            .iter()
+            .all(|other| *other == module.shape);
         let key = if alike { last(name) } else { name };
         if module.shape.rank != usual.rank {
             settings["rank_pattern"][key] = module.shape.rank.into();
@@ -325,9 +332,8 @@ fn targets(config: &Value, found: &BTreeSet<(usize, TargetModule)>) -> Targets {
     };
     let modules: BTreeSet<TargetModule> = found.iter().map(|(_, target)| *target).collect();
     let each = || {
-        let name = |(layer, target): &(usize, TargetModule)| {
-            format!("layers.{layer}.{}", target.path())
-        };
+        let name =
+            |(layer, target): &(usize, TargetModule)| format!("layers.{layer}.{}", target.path());
         Targets::Names(found.iter().map(name).collect())
     };
     if is_set("layers_to_transform") || is_set("exclude_modules") {
