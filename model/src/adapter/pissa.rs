@@ -1,6 +1,6 @@
 //! PiSSA (Meng et al. 2024): A and B begin at the largest singular vectors of the frozen matrix.
 //!
-//! With `W = U S V^T` and the scaling s, `A = V_r sqrt(S_r / s)` and `B = sqrt(S_r / s) U_r^T`. What
+//! With `W = U S V^T` and the scaling s, `A = V_r sqrt(S_r / s)`, `B = sqrt(S_r / s) U_r^T`. What
 //! is frozen is `W - s (A B)^T`, so that a fresh adapter changes nothing.
 
 use burn::prelude::*;
