@@ -57,8 +57,8 @@ const PROCESS: f64 = 60e6;
 /// norms, q, k, v and attention's output, gate and up, and each projection's hidden rows, of all
 /// experts where the product is not grouped by expert. Where A is random, the frozen output is
 /// scaled, or experts are whole blocks, also both norms' outputs and the product of gate and up,
-/// of which whole experts keep all three for each; with a random A, or with DoRA, and dropout a mask
-/// and a masked input for each projection.
+/// of which whole experts keep all three for each; with dropout, where A is random or with DoRA, a
+/// mask and a masked input for each projection.
 fn activations(config: &ModelConfig, adapter: &AdapterConfig, grouped: bool) -> usize {
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let q = config.num_attention_heads * config.head_dim;
