@@ -30,11 +30,22 @@ pub(super) struct DoctorArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
-    Good,
+    Ok,
     /// Works, but less well or only for some of it.
     Note,
     /// The main job cannot run.
     Bad,
+}
+
+impl Verdict {
+    /// The word that is printed, as in JSON.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Bad => "bad",
+        }
+    }
 }
 
 /// A line of the diagnosis.
@@ -50,7 +61,7 @@ struct Finding {
 
 fn good(what: &'static str, found: impl Into<String>) -> Finding {
     Finding {
-        verdict: Verdict::Good,
+        verdict: Verdict::Ok,
         what,
         found: found.into(),
         remedy: None,
@@ -76,8 +87,8 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let hub = hub(&finder);
     let pip = pip();
     let route = match (finder.offline, hub.verdict, pip.verdict) {
-        (false, Verdict::Good, _) => Route::Hub,
-        (false, _, Verdict::Good) => Route::Pip,
+        (false, Verdict::Ok, _) => Route::Hub,
+        (false, _, Verdict::Ok) => Route::Pip,
         _ => Route::None,
     };
     findings.extend([hub, token(), pip]);
@@ -94,14 +105,14 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
 }
 
 fn line(finding: &Finding) -> String {
-    let mark = match finding.verdict {
-        Verdict::Good => "ok  ",
-        Verdict::Note => "note",
-        Verdict::Bad => "BAD ",
-    };
     let remedy = finding.remedy.as_ref();
     let remedy = remedy.map_or(String::new(), |text| format!("\n        -> {text}"));
-    format!("{mark}  {}: {}{remedy}", finding.what, finding.found)
+    format!(
+        "{:<4}  {}: {}{remedy}",
+        finding.verdict.word(),
+        finding.what,
+        finding.found
+    )
 }
 
 fn program() -> Finding {

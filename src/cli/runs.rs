@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::Args;
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::{Args, ValueEnum};
 use serde::Serialize;
+use train::lock::holder;
 use train::metric::{Bootstrap, Estimate, Metrics};
 use train::run_directory::RunDirectory;
 
 use super::newest::{RUNS, below};
-use super::process::{print, tell};
+use super::process::{print, quoted, tell};
 
 /// Flags of `runs`.
 #[derive(Debug, Args)]
@@ -18,20 +20,41 @@ pub(super) struct RunsArgs {
     /// Directory to look through, four levels deep
     #[arg(default_value = RUNS)]
     directory: PathBuf,
+    /// Order of the list: the newest, the most accurate or the best calibrated first
+    #[arg(long, value_name = "BY", default_value = "name")]
+    sort: Sort,
     /// A JSON line a run
     #[arg(long)]
     json: bool,
+}
+
+/// The values of `--sort`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Sort {
+    /// By directory
+    Name,
+    /// The one that was written last first
+    Date,
+    /// The highest first
+    Accuracy,
+    /// The lowest expected calibration error first
+    Ece,
 }
 
 /// A run in short.
 #[derive(Debug, Serialize)]
 struct Row {
     run: String,
+    /// When its figures, or what there is of it, were written.
+    date: Option<String>,
     dataset: String,
     method: String,
     model: String,
     seed: u64,
     state: String,
+    /// The command that goes on with it, where it is not finished.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    go_on: Option<String>,
     /// Test questions.
     n: Option<usize>,
     accuracy: Option<f64>,
@@ -46,10 +69,22 @@ pub(super) fn run(args: &RunsArgs) -> Result<ExitCode> {
     if !args.directory.is_dir() {
         bail!("{}: no such directory", args.directory.display());
     }
-    let rows: Vec<Row> = below(&args.directory)
+    let mut rows: Vec<Row> = below(&args.directory)
         .iter()
         .filter_map(|root| row(&args.directory, root))
         .collect();
+    // Who has no figure comes last.
+    let largest = |a: Option<f64>, b: Option<f64>| {
+        let value = |v: Option<f64>| v.unwrap_or(f64::NEG_INFINITY);
+        value(b).total_cmp(&value(a))
+    };
+    let ece = |row: &Row| row.expected_calibration_error.map(|ece| -ece);
+    match args.sort {
+        Sort::Name => {}
+        Sort::Date => rows.sort_by(|a, b| b.date.cmp(&a.date)),
+        Sort::Accuracy => rows.sort_by(|a, b| largest(a.accuracy, b.accuracy)),
+        Sort::Ece => rows.sort_by(|a, b| largest(ece(a), ece(b))),
+    }
     if args.json {
         for row in &rows {
             print(serde_json::to_string(row)?);
@@ -114,14 +149,36 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
             trained => format!("{trained} members trained"),
         },
     };
+    let finished = figures.is_some();
+    let (state, go_on) = match holder(root) {
+        Some(at_work) => (
+            format!("{state}, process {} works on it", at_work.pid),
+            None,
+        ),
+        None if finished || damaged => (state, None),
+        None => (state, Some(go_on(root))),
+    };
+    let files = [
+        run.predictions_file(dataset),
+        root.join("metrics.jsonl"),
+        root.join("config.toml"),
+    ];
+    let written = files
+        .iter()
+        .find_map(|file| file.metadata().ok()?.modified().ok());
     let value = |pick: &dyn Fn(&Metrics) -> Estimate| figures.as_ref().and_then(|f| pick(f).value);
     Some(Row {
         run: name.display().to_string(),
+        date: written.map(|at| {
+            let at: DateTime<Utc> = at.into();
+            at.to_rfc3339_opts(SecondsFormat::Secs, true)
+        }),
         dataset: config.data.title(),
         method: config.method.title().into(),
         model: config.model.name.clone(),
         seed: config.train.seed,
         state,
+        go_on,
         n: figures.as_ref().map(|f| f.n),
         accuracy: value(&|m| m.accuracy),
         expected_calibration_error: value(&|m| m.expected_calibration_error),
@@ -129,6 +186,17 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
         flu_auroc: figures.as_ref().and_then(|f| f.flu.as_ref()?.auroc.value),
         training_seconds: last.map(|line| line.seconds),
     })
+}
+
+/// The command that goes on with a run: a table's is the table's.
+fn go_on(root: &Path) -> String {
+    match RunDirectory::at(root).environment() {
+        Ok(begun) if begun.command.contains(" reproduce ") => begun.command,
+        _ => format!(
+            "uq4ct train --resume {}",
+            quoted(&root.display().to_string())
+        ),
+    }
 }
 
 /// Members of an ensemble whose training has finished.
@@ -143,11 +211,33 @@ fn members(root: &Path) -> usize {
         .count()
 }
 
+/// A figure of a run.
+type Figure = fn(&Row) -> Option<f64>;
+
+/// The figures of a run, each with the sign by which more is better.
+const FIGURES: [(f64, Figure); 4] = [
+    (1.0, |row| row.accuracy),
+    (-1.0, |row| row.expected_calibration_error),
+    (-1.0, |row| row.negative_log_likelihood),
+    (1.0, |row| row.flu_auroc),
+];
+
+/// Marks the best of several runs on as many questions of one dataset.
+const BEST: &str = "*";
+
+/// Whether no other run on as many questions of the same dataset has a better figure.
+fn is_best(row: &Row, rows: &[Row], figure: usize) -> bool {
+    let (sign, pick) = FIGURES[figure];
+    let alike = |other: &&Row| (&other.dataset, other.n) == (&row.dataset, row.n);
+    let others: Vec<f64> = rows.iter().filter(alike).filter_map(pick).collect();
+    let best = others.iter().map(|v| sign * v).max_by(f64::total_cmp);
+    others.len() > 1 && pick(row).is_some_and(|own| Some(sign * own) == best)
+}
+
 fn table(rows: &[Row]) -> String {
-    let share = |value: Option<f64>| value.map_or("-".into(), |v| format!("{:.1}", 100.0 * v));
-    let plain = |value: Option<f64>| value.map_or("-".into(), |v| format!("{v:.3}"));
     let head = [
         "run",
+        "date (UTC)",
         "state",
         "n",
         "accuracy %",
@@ -156,16 +246,29 @@ fn table(rows: &[Row]) -> String {
         "AUROC of FLU %",
         "trained s",
     ];
+    let figure = |row: &Row, place: usize| {
+        let mark = match is_best(row, rows, place) {
+            true => BEST,
+            false => " ",
+        };
+        match (FIGURES[place].1(row), place) {
+            (None, _) => "- ".into(),
+            (Some(value), 2) => format!("{value:.3}{mark}"),
+            (Some(share), _) => format!("{:.1}{mark}", 100.0 * share),
+        }
+    };
     let mut lines: Vec<Vec<String>> = vec![head.map(String::from).into()];
     lines.extend(rows.iter().map(|row| {
+        let date = row.date.as_deref().and_then(|date| date.get(..16));
         vec![
             row.run.clone(),
+            date.map_or("-".into(), |date| date.replace('T', " ")),
             row.state.clone(),
             row.n.map_or("-".into(), |n| n.to_string()),
-            share(row.accuracy),
-            share(row.expected_calibration_error),
-            plain(row.negative_log_likelihood),
-            share(row.flu_auroc),
+            figure(row, 0),
+            figure(row, 1),
+            figure(row, 2),
+            figure(row, 3),
             row.training_seconds
                 .map_or("-".into(), |s| format!("{s:.0}")),
         ]
@@ -181,10 +284,27 @@ fn table(rows: &[Row]) -> String {
     let line = |cells: &Vec<String>| {
         let padded = cells.iter().zip(&widths).enumerate();
         let padded = padded.map(|(place, (cell, width))| match place {
-            0 | 1 => format!("{cell:<width$}"),
+            0..=2 => format!("{cell:<width$}"),
             _ => format!("{cell:>width$}"),
         });
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    lines.iter().map(line).collect::<Vec<_>>().join("\n")
+    let mut text: Vec<String> = lines.iter().map(line).collect();
+    if rows
+        .iter()
+        .any(|row| (0..FIGURES.len()).any(|f| is_best(row, rows, f)))
+    {
+        text.push(format!(
+            "{BEST} the best of the runs on as many questions of the same dataset"
+        ));
+    }
+    let unfinished: Vec<String> = rows
+        .iter()
+        .filter_map(|row| Some(format!("  {}", row.go_on.as_ref()?)))
+        .collect();
+    if !unfinished.is_empty() {
+        text.push("To go on:".into());
+        text.extend(unfinished);
+    }
+    text.join("\n")
 }

@@ -7,6 +7,7 @@
 static ALLOCATOR: support::allocation::Counting = support::allocation::Counting;
 
 mod adapters;
+mod answer_files;
 mod calibration;
 mod chat;
 mod choice_losses;

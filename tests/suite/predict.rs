@@ -25,7 +25,7 @@ fn answers_come_with_probability_confidence_flu_set_and_decision() {
     trained(root);
     let printed = stdout(root, &ASK);
     assert!(
-        printed.contains("calibrated on") && printed.contains("FLU"),
+        printed.contains("% sure [") && printed.contains("FLU"),
         "{printed}"
     );
     let one = json_lines(&stdout(root, &[&ASK[..], &["--json"]].concat()));
@@ -55,6 +55,7 @@ fn answers_come_with_probability_confidence_flu_set_and_decision() {
         );
         assert!(["answer", "abstain"].contains(&answer["decision"].as_str().unwrap()));
     }
+    assert_eq!(answers[0]["calibration"], "as_stated");
     assert_eq!(answers[0]["id"], "sky");
     assert_eq!(answers[1]["id"], "row-00002");
     assert_eq!(answers[1].get("correct"), None);

@@ -230,7 +230,7 @@ fn a_run_on_open_ended_questions_writes_reports_and_predicts() {
     assert_eq!(answer["probability"], answer["probabilities"][0]);
     let printed = stdout(root, &question);
     assert!(
-        printed.contains("confidence ") && printed.contains("calibrated on "),
+        printed.contains("% sure [") && printed.contains("the model states "),
         "{printed}"
     );
     let chosen = [&question[..], &["--choice", "god"]].concat();

@@ -19,7 +19,7 @@ use crate::fitted::{FittedRun, trainings};
 use crate::forward::{best_choice, input};
 use crate::posthoc::abstention::{Abstention, DELTA, Promise, Refusal};
 use crate::posthoc::conformal::{Conformal, Score};
-use crate::posthoc::trust::{Trust, Trusted};
+use crate::posthoc::trust::{Trust, Trusted, Way};
 use crate::prediction::ScoredRow;
 use crate::run_directory::{RunDirectory, digest};
 
@@ -40,6 +40,50 @@ pub enum Decision {
     Answer,
     /// No answer is given: the confidence is below the threshold.
     Abstain,
+}
+
+/// How the confidence of an answer comes about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Calibration {
+    /// As the model states it: held-out questions bear no change, or there are none.
+    AsStated,
+    /// Temperature scaling, fitted on held-out questions.
+    Temperature,
+    /// The calibrator of softmax confidence and FLU, fitted on held-out questions.
+    ConfidenceWithFlu,
+    /// The temperature of the first answers to the training questions.
+    FirstAnswers,
+}
+
+impl Calibration {
+    /// What a confidence rests on, in words, by the number of questions.
+    pub fn reason(self, questions: usize) -> String {
+        match (self, questions) {
+            (Self::AsStated, 0) => {
+                "as the model states it: there were no held-out questions to check it on".into()
+            }
+            (Self::AsStated, n) => {
+                format!("as the model states it: its {n} held-out questions bear no calibration")
+            }
+            (Self::Temperature | Self::ConfidenceWithFlu, n) => {
+                format!("calibrated on {n} held-out questions")
+            }
+            (Self::FirstAnswers, n) => {
+                format!("calibrated on the first answers to {n} training questions")
+            }
+        }
+    }
+}
+
+impl From<Way> for Calibration {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::AsStated => Self::AsStated,
+            Way::Temperature => Self::Temperature,
+            Way::ConfidenceWithFlu => Self::ConfidenceWithFlu,
+        }
+    }
 }
 
 /// A run's answer to one question.
@@ -65,9 +109,11 @@ pub struct Answer {
     /// are few. Absent without any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<[f64; 2]>,
-    /// Number of questions that the confidence was calibrated on: held-out ones, or where
+    /// Number of questions that the calibration was looked for on: held-out ones, or where
     /// `method.temperature` has calibrated it, training questions met for the first time.
     pub calibrated_on: usize,
+    /// How the confidence comes about: which calibration those questions bear, if any.
+    pub calibration: Calibration,
     /// What the calibrator says where that is below chance. The confidence is then chance, one in
     /// the number of choices.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -306,6 +352,10 @@ impl Answerer {
             confidence: trusted.confidence,
             interval: trusted.interval,
             calibrated_on: self.first_answers.unwrap_or(self.trust.calibrated_on),
+            calibration: match self.first_answers {
+                Some(_) => Calibration::FirstAnswers,
+                None => self.trust.way.into(),
+            },
             below_chance: trusted.below_chance,
             flu: row.flu,
             probabilities: row.probabilities.clone(),

@@ -226,6 +226,12 @@ fn namespace() -> String {
     }
 }
 
+/// Who works in a directory now; nobody where its lock was left behind.
+pub fn holder(directory: &Path) -> Option<Holder> {
+    let path = directory.join(LOCK);
+    read(&path).filter(|holder| !stale(&path, holder))
+}
+
 fn read(path: &Path) -> Option<Holder> {
     serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
 }
@@ -280,10 +286,14 @@ mod tests {
         let first = Lock::attempt(root.path()).unwrap();
         assert!(matches!(first, Attempt::Taken(_)));
         match Lock::attempt(root.path()).unwrap() {
-            Attempt::Held(holder) => assert_eq!(holder.pid, std::process::id()),
+            Attempt::Held(known) => {
+                assert_eq!(known.pid, std::process::id());
+                assert_eq!(holder(root.path()), Some(known));
+            }
             Attempt::Taken(_) => panic!("two holders"),
         }
         drop(first);
+        assert_eq!(holder(root.path()), None);
         assert!(matches!(
             Lock::attempt(root.path()).unwrap(),
             Attempt::Taken(_)

@@ -46,8 +46,8 @@ impl Way {
     pub fn words(self) -> &'static str {
         match self {
             Self::AsStated => "as the model states it",
-            Self::Temperature => "temperature scaling",
-            Self::ConfidenceWithFlu => "the calibrator of confidence and FLU",
+            Self::Temperature => "by temperature scaling",
+            Self::ConfidenceWithFlu => "by the calibrator of confidence and FLU",
         }
     }
 }
@@ -226,7 +226,7 @@ impl Trust {
             ),
             false => String::new(),
         };
-        format!("Confidence by {way}, on {n} held-out questions{evidence}.{few}")
+        format!("Confidence {way}, on {n} held-out questions{evidence}.{few}")
     }
 }
 
