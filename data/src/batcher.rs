@@ -8,6 +8,7 @@ use burn::prelude::*;
 
 use crate::batch::{Answers, Batch, BatchInput, Choices, Continuations, NextTokens, TokenMeans};
 use crate::encoded::{Continuation, EncodedQuestion};
+use crate::padding::Padding;
 
 /// What a batch carries beside the prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,6 +18,8 @@ pub struct BatchOptions {
     pub sequence_targets: bool,
     /// Pad on the left, as some public code does; the numbers must not change.
     pub pad_left: bool,
+    /// To what length rows are padded.
+    pub padding: Padding,
 }
 
 /// Turns questions into a [`Batch`], as Burn's data loaders ask for it.
@@ -28,7 +31,7 @@ pub struct QuestionBatcher {
 
 impl Batcher<EncodedQuestion, Batch> for QuestionBatcher {
     fn batch(&self, questions: Vec<EncodedQuestion>, device: &Device) -> Batch {
-        let mut grid = Grid::of(&questions, self.options);
+        let mut grid = Grid::of(&questions, self.options, device);
         let upload = Upload(device);
         let tokens = [grid.rows, grid.sequence];
         Batch {
@@ -155,13 +158,15 @@ struct Grid {
 }
 
 impl Grid {
-    fn of(questions: &[EncodedQuestion], options: BatchOptions) -> Self {
+    fn of(questions: &[EncodedQuestion], options: BatchOptions, device: &Device) -> Self {
         let whole = questions.iter().any(|q| q.whole_choices);
         // A label is appended to its prompt; a text stands in the batch anyway.
         let append = options.sequence_targets && !has_texts(questions) && !whole;
         let length = |q: &EncodedQuestion| q.length() + usize::from(append);
         let lengths: Vec<usize> = questions.iter().map(length).collect();
-        let mut grid = Self::empty(questions, &lengths, whole);
+        let longest = lengths.iter().copied().max().unwrap_or(1);
+        let sequence = options.padding.padded(longest, device);
+        let mut grid = Self::empty(questions, &lengths, sequence, whole);
         for (row, (question, length)) in questions.iter().zip(&lengths).enumerate() {
             let start = match options.pad_left {
                 true => grid.sequence - length,
@@ -177,9 +182,13 @@ impl Grid {
         grid
     }
 
-    fn empty(questions: &[EncodedQuestion], lengths: &[usize], whole_choices: bool) -> Self {
+    fn empty(
+        questions: &[EncodedQuestion],
+        lengths: &[usize],
+        sequence: usize,
+        whole_choices: bool,
+    ) -> Self {
         let rows = questions.len();
-        let sequence = lengths.iter().copied().max().unwrap_or(1);
         let choices = questions.iter().map(|q| q.choices.len()).max().unwrap_or(1);
         let flat = rows * sequence;
         Self {
@@ -380,6 +389,7 @@ mod tests {
         let options = BatchOptions {
             pad_left: true,
             sequence_targets: true,
+            ..Default::default()
         };
         let batch = QuestionBatcher { options }.batch(items, &Device::flex());
         assert_eq!(ints(batch.input.tokens), [5, 6, 7, 2, 0, 0, 8, 3]);
@@ -397,6 +407,7 @@ mod tests {
         let options = BatchOptions {
             sequence_targets: true,
             pad_left: false,
+            ..Default::default()
         };
         let batch = QuestionBatcher { options }.batch(cloze(), &Device::flex());
         assert_eq!(ints(batch.input.tokens), [5, 6, 1, 2, 4, 8, 0, 0, 0, 0]);
@@ -437,6 +448,7 @@ mod tests {
         let options = BatchOptions {
             sequence_targets: true,
             pad_left: false,
+            ..Default::default()
         };
         let batch = QuestionBatcher { options }.batch(items, &Device::flex());
         assert_eq!(

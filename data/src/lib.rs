@@ -65,6 +65,7 @@
 //! | [`encoding`] | questions to token ids; answer labels checked |
 //! | [`batch`] | questions as tensors, grouped by what they serve |
 //! | [`batcher`] | questions to batches |
+//! | [`padding`] | to what length rows are padded |
 //! | [`schedule`] | how many optimizer steps a training has |
 //! | [`loader`] | the loaders that serve batches in training and in evaluation |
 //! | [`written`] | when an answer in the model's own words is right |
@@ -85,6 +86,7 @@ pub mod example;
 pub mod leaks;
 pub mod loader;
 pub mod names;
+pub mod padding;
 pub mod perturbation;
 pub mod prompt;
 pub mod rendering;

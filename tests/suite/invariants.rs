@@ -7,6 +7,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 use data::encoded::EncodedQuestion;
+use data::padding::Padding;
 use data::{Batch, BatchOptions, QuestionBatcher};
 use model::{
     AdapterConfig, DropoutSeed, Llama, LlamaInput, LoraConfig, MixLoraConfig, MixtureWeights,
@@ -28,12 +29,21 @@ fn batch(rows: &[EncodedQuestion], device: &Device) -> Batch {
     QuestionBatcher::default().batch(rows.to_vec(), device)
 }
 
-fn batch_left(rows: &[EncodedQuestion], device: &Device) -> Batch {
-    let options = BatchOptions {
-        pad_left: true,
-        ..Default::default()
-    };
-    QuestionBatcher { options }.batch(rows.to_vec(), device)
+/// The same questions with other padding: on the left, or on a grid, or both.
+fn padded_otherwise(rows: &[EncodedQuestion], device: &Device) -> [Batch; 3] {
+    [
+        (true, Padding::Exact),
+        (false, Padding::Grid),
+        (true, Padding::Grid),
+    ]
+    .map(|(pad_left, padding)| {
+        let options = BatchOptions {
+            pad_left,
+            padding,
+            ..Default::default()
+        };
+        QuestionBatcher { options }.batch(rows.to_vec(), device)
+    })
 }
 
 fn config(method: &str, adapter: &MixLoraConfig) -> RunConfig {
@@ -70,12 +80,13 @@ fn padding_and_batch_composition_change_nothing() {
             let llama = tiny_adapted(&adapter, &device);
             let rows = questions(5);
             let (logits, flu, balance) = numbers(&llama, &batch(&rows, &device));
-            let (left_logits, left_flu, left_balance) =
-                numbers(&llama, &batch_left(&rows, &device));
             let what = format!("{placement:?} on {name}");
-            assert_close(&what, &left_logits, &logits, tolerance);
-            assert_close(&what, &left_flu, &flu, tolerance);
-            assert_close(&what, &left_balance, &balance, tolerance);
+            for other in padded_otherwise(&rows, &device) {
+                let (other_logits, other_flu, other_balance) = numbers(&llama, &other);
+                assert_close(&what, &other_logits, &logits, tolerance);
+                assert_close(&what, &other_flu, &flu, tolerance);
+                assert_close(&what, &other_balance, &balance, tolerance);
+            }
             let width = llama.vocabulary();
             for (i, row) in rows.iter().enumerate() {
                 let (alone, alone_flu, _) =

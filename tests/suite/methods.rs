@@ -66,6 +66,7 @@ fn all_choices_in_one_pass_equal_separate_forwards() {
             let options = data::BatchOptions {
                 sequence_targets: true,
                 pad_left,
+                ..Default::default()
             };
             let batch = QuestionBatcher { options }.batch(rows.clone(), &device);
             let output = llama.forward(&forward::input(&batch, DropoutSeed::OFF));

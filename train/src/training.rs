@@ -320,6 +320,7 @@ fn fit(
         options: BatchOptions {
             sequence_targets: config.objective.cross_entropy == CrossEntropy::Sequence,
             pad_left: false,
+            padding: config.train.padding,
         },
     };
     let loader = TrainLoader::new(

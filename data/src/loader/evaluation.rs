@@ -54,10 +54,11 @@ impl EvaluationLoader {
         let mut sorted = questions.to_vec();
         let length = EncodedQuestion::asked_length;
         sorted.sort_by(|a, b| length(b).cmp(&length(a)).then(a.id.cmp(&b.id)));
+        let padded = |q: &EncodedQuestion| batcher.options.padding.padded(length(q), device);
         let mut batches: Vec<Vec<EncodedQuestion>> = Vec::new();
         for question in sorted {
             match batches.last_mut() {
-                Some(batch) if (batch.len() + 1) * length(&batch[0]) <= max_tokens => {
+                Some(batch) if (batch.len() + 1) * padded(&batch[0]) <= max_tokens => {
                     batch.push(question);
                 }
                 _ => batches.push(vec![question]),

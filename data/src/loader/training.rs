@@ -92,7 +92,8 @@ impl TrainLoader {
 
     /// Micro-batches that each device needs for these rows of one optimizer step.
     fn rounds(&self, rows: &[usize]) -> usize {
-        let length = |row: &usize| self.questions[*row].length();
+        let padding = self.batcher.options.padding;
+        let length = |row: &usize| padding.padded(self.questions[*row].length(), &self.device);
         let fit = |rounds: &usize| {
             let pieces = self.parts * rounds;
             (0..pieces).all(|i| self.schedule.fits(even(rows, i, pieces).iter().map(length)))

@@ -8,6 +8,7 @@ use data::DataError;
 use data::chat::ChatMode;
 use data::dataset::custom::Custom;
 use data::dataset::{self, AnyDataset};
+use data::padding::Padding;
 use data::prompt::LabelStyle;
 use data::rendering::{Normalization, Rendering, Scoring};
 use data::schedule::Schedule;
@@ -271,6 +272,12 @@ pub struct TrainSection {
     pub seed: u64,
     /// Put questions of like length into one batch.
     pub bucket: bool,
+    /// To what length the rows of a training pass are padded. `auto`: `exact` on the processor, to
+    /// the longest row; `grid` elsewhere, to a multiple of 16 tokens, beyond 256 of 64, so that a
+    /// GPU meets few shapes. The dashboard's share of useful tokens is what it costs.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "auto"))]
+    pub padding: Padding,
     /// Keep only each layer's input for the backward pass and run the layer again there: the
     /// activations of one layer in memory, 1.4 times the time, the same gradients.
     #[serde(skip_serializing_if = "is_default")]
@@ -407,6 +414,7 @@ impl Default for TrainSection {
             snapshots: 0,
             seed: 42,
             bucket: true,
+            padding: Padding::Auto,
             recompute: false,
             on_nan: OnNan::Stop,
         }
