@@ -186,6 +186,34 @@ def tensorboard_reads_ours():
         assert len(read) == len(logged), f"{split}: {len(read)} of {len(logged)}"
         assert all(a[0] == b[0] and abs(a[1] - b[1]) < 1e-6 for a, b in zip(read, logged)), split
     print(f"TensorBoard reads our events: {len(tags)} curves")
+    # The plugin's own gathering over all runs below a directory: columns, and a row a run.
+    from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins import base_plugin
+    from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+
+    runs = plugin_event_multiplexer.EventMultiplexer()
+    for run in ("lora", "ffn"):
+        runs.AddRun(str(ROOT / run), run)
+    runs.Reload()
+    provider = data_provider.MultiplexerDataProvider(runs, str(ROOT))
+    backend = backend_context.Context(base_plugin.TBContext(data_provider=provider, multiplexer=runs))
+    experiment = backend.experiment_from_metadata(
+        RequestContext(), "", True, backend.hparams_metadata(RequestContext(), ""), hparams_limit=None)
+    columns = [column.name for column in experiment.hparam_infos]
+    assert {"train.learning_rate", "method.name", "adapter.placement"} <= set(columns), columns
+    assert "test/accuracy" in [metric.name.tag for metric in experiment.metric_infos]
+    request = api_pb2.ListSessionGroupsRequest(slice_size=10, col_params=[
+        api_pb2.ColParams(metric=metric.name) for metric in experiment.metric_infos])
+    groups = list_session_groups.Handler(RequestContext(), backend, "", request).run().session_groups
+    rates = {group.name: group.hparams["train.learning_rate"].number_value for group in groups}
+    assert rates == {"lora": 3e-3, "ffn": 3e-3}, rates
+    for group in groups:
+        name = next(iter((ROOT / group.name / "evaluation").glob("[!h]*/metrics.json")))
+        figures = json.loads(name.read_text())["tuned"]
+        shown = {value.name.tag: value.value for value in group.metric_values}
+        assert abs(shown["test/accuracy"] - figures["accuracy"]["value"]) < 1e-6, (shown, figures)
+    print(f"TensorBoard's hparams show our runs: {len(columns)} settings, {len(experiment.metric_infos)} metrics")
 
 
 def chromium_shows_the_page():
@@ -208,17 +236,18 @@ def chromium_shows_the_page():
         # Chromium writes small numbers with an exponent.
         return text, re.findall(r'style="width: ([0-9.e+-]+)%', text)
 
-    text, bars = shown("ffn", "question=Is%20%3Cb%3E7%3C/b%3E%20odd%3F&choice=x&choice=yes%20%26%20no&choice=no")
-    said = re.search(r'id="says"[^>]*>([^<]*)<', text).group(1)
+    question = "question=Is%20%3Cb%3E7%3C/b%3E%20odd%3F&choice=x&choice=yes%20%26%20no&choice=no"
+    text, bars = shown("ffn", f"{question}&routing=1")
+    said = re.search(r'class="says[^>]*>([^<]*)<', text).group(1)
     assert re.search(r"[ABC]: (x|yes &amp; no|no)", said), said
-    assert len(bars) == 5 and abs(sum(map(float, bars[:3])) - 100) < 0.5, bars
+    assert len(bars) == 4 and abs(sum(map(float, bars[:3])) - 100) < 0.5, bars
     cells = text.count('class="cell"')
     assert cells == 2 * 8, f"{cells} cells for 2 layers of one router of 8 experts"
     print(f"Chromium shows the page: {said!r}, {len(bars)} bars, {cells} cells of routing")
     uq4ct("train", "--model", "tiny", "--plain", "--dataset", "triviaqa", "--set", "train.max_steps=2", "--run", "open")
     text, bars = shown("open", "question=How%20is%20dog%20spelled%20backwards%3F")
     assert re.search(r'id="chosen"[^>]* hidden', text), "an open-ended run asks for choices"
-    assert len(bars) == 3, bars
+    assert len(bars) == 2, bars
     print("Chromium shows the page of a run that writes its answers")
 
 

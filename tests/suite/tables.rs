@@ -325,7 +325,8 @@ fn runs_are_compared_and_asked_by_another_method() {
         "{shown}"
     );
     let page = std::fs::read_to_string(root.path().join("compare.html")).unwrap();
-    assert_eq!(page.matches("<svg").count(), 2);
+    // Risk and coverage of both, and a diagram of each.
+    assert_eq!(page.matches("<svg role=img aria-label=").count(), 3);
     // Another seed joins its method's row.
     let other = run("lora-43");
     train("lora", "43", &other);

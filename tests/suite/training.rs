@@ -124,7 +124,16 @@ fn training_lowers_the_loss_and_writes_a_whole_run() {
             assert!(root.path().join(file).is_file(), "{file}");
         }
         let html = std::fs::read_to_string(root.path().join("report.html")).unwrap();
-        assert!(html.contains("Not a result") && html.matches("<svg").count() >= 6);
+        assert!(html.contains("Not a result") && html.matches("<svg role=img").count() >= 6);
+        // Four figures, then pictures, tables, errors, how it was made, and what its words mean.
+        assert_eq!(html.matches("<div class=card>").count(), 4);
+        let parts: Vec<&str> = html
+            .split("<section class=part id=\"")
+            .skip(1)
+            .map(|part| part.split('"').next().unwrap())
+            .collect();
+        let expected = ["pictures", "figures", "errors", "provenance", "terms"];
+        assert_eq!(parts, expected);
         assert!(!html.contains("http-equiv") && !html.contains("src="));
     }
 }

@@ -18,6 +18,7 @@ use crate::provenance;
 use crate::registry;
 use crate::report::{self, Said, Scored};
 use crate::run_directory::{HELD_OUT, RunDirectory};
+use crate::tracker;
 use crate::training::{self, Start, TrainingQuestions};
 
 /// How a run ended.
@@ -192,6 +193,8 @@ fn score(loaded: LoadedRun, setup: &Setup) -> Result<Scored, TrainError> {
         &scored.figures(),
     )?;
     report::write(&run, &config, &scored, &prepared.splits.test)?;
+    let steps = run.metrics()?.last().map_or(0, |line| line.step);
+    tracker::finish(run.root(), &config, steps, &scored.finals())?;
     setup.telemetry.phase(Phase::Done);
     Ok(scored)
 }

@@ -1,18 +1,17 @@
 //! Where a training's numbers are kept: `metrics.jsonl`, the same as a table in `metrics.csv`, and
-//! an event file for TensorBoard.
+//! an event file for TensorBoard, which the run's settings and final figures go to as well.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prost::Message;
+use events::Events;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::TrainError;
 
-/// How the names of TensorBoard's files begin.
-const EVENTS: &str = "events.out.tfevents.";
+mod events;
 
 /// The table's columns: a line a value, because training and held-out lines carry different ones.
 const COLUMNS: [&str; 5] = ["split", "step", "seconds", "metric", "value"];
@@ -91,7 +90,9 @@ impl MetricsLog {
             ];
             self.csv.write_record(&record)?;
         }
-        self.events.write(line, &numbers)
+        let numbers = numbers.into_iter();
+        let numbers = numbers.map(|(name, value)| (format!("{}/{name}", line.split), value));
+        self.events.scalars(line.step, Some(line.seconds), numbers)
     }
 }
 
@@ -103,113 +104,47 @@ pub fn remove(root: &Path) -> io::Result<()> {
     if !root.is_dir() {
         return Ok(());
     }
-    remove_events(root)?;
+    events::remove(root)?;
     match fs::remove_file(root.join("metrics.csv")) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
 }
 
-fn remove_events(root: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(root)? {
-        let name = entry?.file_name();
-        if name.to_string_lossy().starts_with(EVENTS) {
-            fs::remove_file(root.join(name))?;
+/// Writes the settings of a run and its final figures where TensorBoard looks for hyperparameters
+/// and metrics. Figures of before are left out of sight: TensorBoard takes the last.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn finish(
+    root: &Path,
+    settings: &impl Serialize,
+    step: usize,
+    figures: &[(&str, f64)],
+) -> Result<(), TrainError> {
+    let written = Events::go_on(root).and_then(|mut events| {
+        events.settings(&flat(&serde_json::to_value(settings)?))?;
+        events.scalars(step, None, figures.iter().map(|(n, v)| ((*n).into(), *v)))?;
+        events.end()
+    });
+    written.map_err(|e| TrainError::file(root, e))
+}
+
+/// Settings by their full names, such as `train.learning_rate`. A list is one setting.
+fn flat(settings: &Value) -> Vec<(String, Value)> {
+    let Value::Object(map) = settings else {
+        return Vec::new();
+    };
+    let parts = map.iter().flat_map(|(name, value)| match value {
+        Value::Object(_) => {
+            let inner = flat(value).into_iter();
+            inner
+                .map(|(below, v)| (format!("{name}.{below}"), v))
+                .collect()
         }
-    }
-    Ok(())
-}
-
-/// A file of TensorBoard's events: records of a length, its checksum, a message, and its checksum.
-#[derive(Debug)]
-struct Events {
-    file: File,
-    /// When the training would have begun, had it never paused.
-    began: Duration,
-}
-
-/// `tensorboard.Event`, as far as scalars need it.
-#[derive(Clone, PartialEq, Message)]
-struct Event {
-    #[prost(double, tag = "1")]
-    wall_time: f64,
-    #[prost(int64, tag = "2")]
-    step: i64,
-    #[prost(string, optional, tag = "3")]
-    file_version: Option<String>,
-    #[prost(message, optional, tag = "5")]
-    summary: Option<Summary>,
-}
-
-/// `tensorboard.Summary`
-#[derive(Clone, PartialEq, Message)]
-struct Summary {
-    #[prost(message, repeated, tag = "1")]
-    value: Vec<Scalar>,
-}
-
-/// `tensorboard.Summary.Value` with its `simple_value`.
-#[derive(Clone, PartialEq, Message)]
-struct Scalar {
-    #[prost(string, tag = "1")]
-    tag: String,
-    #[prost(float, tag = "2")]
-    simple_value: f32,
-}
-
-impl Events {
-    /// A new file in place of those of earlier sessions; `seconds` of training lie behind.
-    fn create(root: &Path, seconds: f64) -> io::Result<Self> {
-        remove_events(root)?;
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let host = gethostname::gethostname();
-        let name = format!("{EVENTS}{}.{}", now.as_secs(), host.to_string_lossy());
-        let mut events = Self {
-            file: File::create(root.join(name))?,
-            began: now.saturating_sub(Duration::from_secs_f64(seconds.max(0.0))),
-        };
-        events.record(&Event {
-            wall_time: now.as_secs_f64(),
-            file_version: Some("brain.Event:2".into()),
-            ..Event::default()
-        })?;
-        Ok(events)
-    }
-
-    fn write(&mut self, line: &MetricsLine, numbers: &[(&str, f64)]) -> io::Result<()> {
-        let scalars = numbers.iter().map(|(name, value)| Scalar {
-            tag: format!("{}/{name}", line.split),
-            simple_value: *value as f32,
-        });
-        self.record(&Event {
-            wall_time: self.began.as_secs_f64() + line.seconds,
-            step: line.step as i64,
-            file_version: None,
-            summary: Some(Summary {
-                value: scalars.collect(),
-            }),
-        })
-    }
-
-    fn record(&mut self, event: &Event) -> io::Result<()> {
-        let message = event.encode_to_vec();
-        let length = (message.len() as u64).to_le_bytes();
-        let mut bytes = Vec::with_capacity(message.len() + 16);
-        bytes.extend(length);
-        bytes.extend(masked_checksum(&length).to_le_bytes());
-        bytes.extend(&message);
-        bytes.extend(masked_checksum(&message).to_le_bytes());
-        self.file.write_all(&bytes)
-    }
-}
-
-/// TFRecord's: the checksum of data that may hold checksums is turned and shifted.
-fn masked_checksum(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes)
-        .rotate_right(15)
-        .wrapping_add(0xa282_ead8)
+        other => vec![(name.clone(), other.clone())],
+    });
+    parts.collect()
 }
 
 #[cfg(test)]
@@ -227,27 +162,16 @@ mod tests {
         }
     }
 
-    /// The messages of a file, their checksums checked.
+    use super::events::tests::read;
+    use super::events::{EVENTS, Event};
+
+    /// The messages of the only file.
     fn events(root: &Path) -> Vec<Event> {
         let mut files = fs::read_dir(root).unwrap().map(|e| e.unwrap().path());
         let path = files
             .find(|p| p.to_string_lossy().contains(EVENTS))
             .unwrap();
-        let bytes = fs::read(path).unwrap();
-        let (mut rest, mut found) = (&bytes[..], Vec::new());
-        while !rest.is_empty() {
-            let (length, after) = rest.split_at(8);
-            let size = u64::from_le_bytes(length.try_into().unwrap()) as usize;
-            assert_eq!(masked_checksum(length).to_le_bytes(), after[..4]);
-            let message = &after[4..4 + size];
-            assert_eq!(
-                masked_checksum(message).to_le_bytes(),
-                after[4 + size..8 + size]
-            );
-            found.push(Event::decode(message).unwrap());
-            rest = &after[8 + size..];
-        }
-        found
+        read(&path)
     }
 
     #[test]
@@ -267,7 +191,12 @@ mod tests {
         assert_eq!(found[0].file_version.as_deref(), Some("brain.Event:2"));
         let scalars: Vec<_> = found[1..]
             .iter()
-            .map(|e| (e.step, e.summary.as_ref().unwrap().value[0].simple_value))
+            .map(|e| {
+                (
+                    e.step,
+                    e.summary.as_ref().unwrap().value[0].simple_value.unwrap(),
+                )
+            })
             .collect();
         assert_eq!(scalars, [(1, 0.5), (2, 0.25)]);
         assert!((found[2].wall_time - found[1].wall_time - 1.0).abs() < 1e-6);
@@ -276,5 +205,48 @@ mod tests {
         assert_eq!(events(root.path()).len(), 2);
         remove(root.path()).unwrap();
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn settings_have_full_names_and_final_figures_go_to_the_same_file() {
+        let settings = json!({"seed": 42, "train": {"learning_rate": 1e-4, "gradient_clip": null},
+            "data": {"custom": {"choices": ["a", "b"]}, "chat": "off"}});
+        let names: Vec<String> = flat(&settings).into_iter().map(|(name, _)| name).collect();
+        let expected = ["data.chat", "data.custom.choices", "seed"];
+        assert!(
+            expected
+                .iter()
+                .all(|name| names.contains(&(*name).to_owned())),
+            "{names:?}"
+        );
+        assert!(
+            names.contains(&"train.learning_rate".to_owned()),
+            "{names:?}"
+        );
+        let root = tempfile::tempdir().unwrap();
+        let jsonl = root.path().join("metrics.jsonl");
+        fs::write(&jsonl, "").unwrap();
+        drop(MetricsLog::open(root.path(), &jsonl, &[line(1, 0.0)]).unwrap());
+        finish(root.path(), &settings, 9, &[("test/accuracy", 0.5)]).unwrap();
+        let found = events(root.path());
+        let tags: Vec<String> = found
+            .iter()
+            .filter_map(|event| event.summary.as_ref())
+            .flat_map(|summary| summary.value.iter().map(|value| value.tag.clone()))
+            .collect();
+        let expected = [
+            "train/loss",
+            "_hparams_/session_start_info",
+            "test/accuracy",
+            "_hparams_/session_end_info",
+        ];
+        assert_eq!(tags, expected);
+        // A zero is written like any other number.
+        let zero = &found[1].summary.as_ref().unwrap().value[0];
+        assert_eq!(zero.simple_value, Some(0.0));
+        // A run without a training of its own gets a file.
+        let other = tempfile::tempdir().unwrap();
+        finish(other.path(), &settings, 0, &[("test/accuracy", 0.5)]).unwrap();
+        assert_eq!(events(other.path()).len(), 4);
     }
 }

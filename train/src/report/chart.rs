@@ -11,6 +11,8 @@ use crate::metric::ranking::risk_coverage;
 pub(super) const BLUE: RGBColor = RGBColor(46, 107, 158);
 pub(super) const ORANGE: RGBColor = RGBColor(208, 112, 44);
 pub(super) const GREEN: RGBColor = RGBColor(62, 140, 92);
+pub(super) const VIOLET: RGBColor = RGBColor(150, 90, 160);
+pub(super) const TEAL: RGBColor = RGBColor(29, 127, 138);
 pub(crate) const GREY: RGBColor = RGBColor(140, 140, 140);
 
 /// What is drawn on: an SVG, or a part of one.

@@ -116,19 +116,22 @@ pub(super) fn calibrated_lines(calibrated: &CalibratedMetrics) -> Vec<Line> {
         .collect()
 }
 
+/// `62.2` or `0.622`.
+pub(crate) fn number(value: f64, unit: Unit) -> String {
+    let text = match unit {
+        Unit::Percent => format!("{:.1}", value * 100.0),
+        Unit::Plain => format!("{value:.3}"),
+    };
+    // A tiny negative number rounds to minus zero.
+    match text.trim_start_matches(['-', '0', '.']).is_empty() {
+        true => text.trim_start_matches('-').to_owned(),
+        false => text,
+    }
+}
+
 /// `62.2 [60.5, 63.9]`; a dash where there is none.
 pub(crate) fn show(estimate: Option<Estimate>, unit: Unit) -> String {
-    let number = |v: f64| {
-        let text = match unit {
-            Unit::Percent => format!("{:.1}", v * 100.0),
-            Unit::Plain => format!("{v:.3}"),
-        };
-        // A tiny negative number rounds to minus zero.
-        match text.trim_start_matches(['-', '0', '.']).is_empty() {
-            true => text.trim_start_matches('-').to_owned(),
-            false => text,
-        }
-    };
+    let number = |value: f64| number(value, unit);
     match estimate {
         Some(Estimate {
             value: Some(value),

@@ -1,165 +1,158 @@
-//! `report.html`: one file, no scripts, no links to anywhere.
+//! `report.html`: four figures and what they say, pictures, tables, errors, how it was made.
 
-use std::fmt::Write;
-
-use super::figures::{CONFIDENCES, Line, calibrated_lines, lines, show};
-use super::{PROMISES_ABOUT, PROMISES_TITLE, PROMPT, Report, plot};
+use super::figures::{CONFIDENCES, Line, Unit, calibrated_lines, lines, number, show};
+use super::shell::{self, Card, cards, figures, folded, part, small, table};
+use super::summary::Headline;
+use super::{PROMISES_ABOUT, PROMISES_TITLE, PROMPT, Report, escape::escape, plot};
 use crate::error::TrainError;
 use crate::posthoc::abstention::PROMISES;
 
-const STYLE: &str = "
-body{font:16px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
-h1{font-size:1.6rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;margin:.5rem 0;width:100%} td,th{padding:.25rem .6rem;text-align:left;border-bottom:1px solid #eee;vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:.8rem} svg{max-width:100%;height:auto;border:1px solid #eee}
-.made-up{background:#fff3cd;border:1px solid #e0c36a;padding:.6rem 1rem} .small{color:#666;font-size:.88rem}
-pre{background:#f6f6f6;padding:.7rem 1rem;overflow-x:auto;font-size:.85rem} code{background:#f6f6f6;padding:0 .2rem}
-";
-
 pub(super) fn render(report: &Report) -> Result<String, TrainError> {
-    let mut body = String::new();
-    let title = escape(&report.title());
-    push(
-        &mut body,
-        format!("<h1>How far can this confidence be trusted?</h1><p>{title}</p>"),
+    let parts = [
+        head(report),
+        part("pictures", "Test questions in pictures", &pictures(report)?),
+        part("figures", "Every figure", &tables(report)),
+        errors(report),
+        part("provenance", "How it was made", &provenance(report)),
+    ];
+    Ok(shell::page(&report.title(), &parts.concat()))
+}
+
+/// Title, the four figures, and what else there is to say at once.
+fn head(report: &Report) -> String {
+    let mut text = format!(
+        "<h1>How far can this confidence be trusted?</h1><p>{}, {} test questions</p>\n",
+        escape(&report.title()),
+        report.scored.tuned.n
     );
     if report.made_up() {
-        push(&mut body, "<p class=made-up><b>Not a result.</b> The model or the data of this run were made up to test the program; its figures mean nothing.</p>".into());
+        text += "<p class=made-up><b>Not a result.</b> The model or the data of this run were made up to test the program; its figures mean nothing.</p>\n";
     }
-    for sentence in report.summary() {
-        push(&mut body, format!("<p>{}</p>", escape(&sentence)));
+    text += &cards(&report.headlines().map(card));
+    let sentences = report.remarks();
+    text += &sentences
+        .iter()
+        .map(|sentence| format!("<p>{}</p>\n", escape(sentence)))
+        .collect::<String>();
+    text
+}
+
+fn card(line: Headline) -> Card {
+    let sign = match line.unit {
+        Unit::Percent => " %",
+        Unit::Plain => "",
+    };
+    let shown = |value: f64| number(value, line.unit) + sign;
+    let mut beside = Vec::new();
+    if let (Some(low), Some(high)) = (line.tuned.low, line.tuned.high) {
+        let [low, high] = [low, high].map(|value| number(value, line.unit));
+        beside.push(("95 % interval".to_owned(), format!("{low} to {high}{sign}")));
     }
-    figures(&mut body, report);
-    plots(&mut body, report)?;
-    worst(&mut body, report);
-    provenance(&mut body, report);
-    Ok(page(&report.title(), &body))
-}
-
-/// A whole page around a body.
-pub(crate) fn page(title: &str, body: &str) -> String {
-    let title = escape(title);
-    format!(
-        "<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n"
-    )
-}
-
-fn push(body: &mut String, text: String) {
-    body.push_str(&text);
-    body.push('\n');
-}
-
-fn table(title: &str, heads: [&str; 2], lines: &[Line]) -> String {
-    let mut rows = String::new();
-    for line in lines {
-        let _ = write!(
-            rows,
-            "<tr><td>{}</td><td class=n>{}</td><td class=n>{}</td><td class=small>{}</td></tr>",
-            escape(&line.head()),
-            show(line.base, line.unit),
-            show(line.tuned, line.unit),
-            line.better
-        );
+    if let Some(base) = line.base.value {
+        beside.push(("base model".into(), shown(base)));
     }
-    let [left, right] = heads;
-    format!(
-        "<h2>{title}</h2><table><tr><th>Figure</th><th class=n>{left}</th><th class=n>{right}</th><th>better</th></tr>{rows}</table>"
-    )
+    if let Some((who, value)) = line.nothing {
+        beside.push((who.into(), shown(value)));
+    }
+    Card {
+        name: line.name.into(),
+        value: line.tuned.value.map_or("–".into(), shown),
+        beside,
+        sentence: line.sentence,
+    }
 }
 
-fn figures(body: &mut String, report: &Report) {
+/// Figures of two models, or of two ways to trust one.
+fn compared(heads: [&str; 2], lines: &[Line]) -> String {
+    let [left, right] = heads.map(str::to_owned);
+    let rows: Vec<Vec<String>> = lines
+        .iter()
+        .map(|line| {
+            let figures = [line.base, line.tuned].map(|figure| show(figure, line.unit));
+            let [base, tuned] = figures;
+            vec![line.head(), base, tuned, line.better.into()]
+        })
+        .collect();
+    table(&["Figure".into(), left, right, "better".into()], &rows, 1)
+}
+
+fn tables(report: &Report) -> String {
     let scored = report.scored;
     let n = scored.tuned.n;
     let heads = ["base model", "tuned model"];
-    let title = format!("Test questions (n = {n})");
-    push(
-        body,
-        table(&title, heads, &lines(&scored.base, &scored.tuned)),
+    let mut text = folded(
+        &format!("Test questions (n = {n})"),
+        &compared(heads, &lines(&scored.base, &scored.tuned)),
+        true,
     );
+    text += &small(&format!(
+        "Brackets: 95 % bootstrap interval over questions ({} resamples). ECE and MCE: {} bins of equal width over the confidence in the answer. Nothing was selected on the test questions.",
+        report.config.evaluation.bootstrap, report.config.evaluation.bins
+    ));
     if report.calibrates() {
-        let calibrated = table(
-            &format!("Test questions, after calibration on held-out questions (n = {n})"),
+        let calibrated = compared(
             ["temperature", "confidence with FLU"],
             &calibrated_lines(&scored.calibrated),
         );
-        push(body, calibrated);
+        let sentences: String = report.calibration().iter().map(|s| small(s)).collect();
+        text += &folded(
+            &format!("After calibration on held-out questions (n = {n})"),
+            &(calibrated + &sentences),
+            true,
+        );
     }
-    for sentence in report.calibration() {
-        push(body, format!("<p class=small>{}</p>", escape(&sentence)));
-    }
-    confidences(body, report);
-    promises(body, report);
+    text += &confidences(report);
+    text += &promises(report);
     if report.calibrates() {
-        let title = format!("Held-out questions (n = {})", scored.tuned_held_out.n);
         let held_out = lines(&scored.base_held_out, &scored.tuned_held_out);
-        push(body, table(&title, heads, &held_out));
+        text += &folded(
+            &format!("Held-out questions (n = {})", scored.tuned_held_out.n),
+            &compared(heads, &held_out),
+            false,
+        );
     }
-    push(
-        body,
-        format!(
-            "<p class=small>Brackets: 95 % bootstrap interval over questions ({} resamples). ECE and MCE: {} bins of equal width over the confidence in the answer. Nothing was selected on the test questions.</p>",
-            report.config.evaluation.bootstrap, report.config.evaluation.bins
-        ),
-    );
+    text
 }
 
-fn confidences(body: &mut String, report: &Report) {
-    let (title, [name, ece, auroc]) = CONFIDENCES;
-    let rows: String = report
+fn confidences(report: &Report) -> String {
+    let (title, heads) = CONFIDENCES;
+    let rows: Vec<Vec<String>> = report
         .confidences()
-        .iter()
+        .into_iter()
         .map(|line| {
-            let [ece, auroc] = &line.cells;
-            format!(
-                "<tr><td>{}</td><td class=n>{ece}</td><td class=n>{auroc}</td></tr>",
-                line.name
-            )
+            std::iter::once(line.name.into())
+                .chain(line.cells)
+                .collect()
         })
         .collect();
-    if !rows.is_empty() {
-        push(
-            body,
-            format!(
-                "<h2>{title}</h2><table><tr><th>{name}</th><th class=n>{ece}</th><th class=n>{auroc}</th></tr>{rows}</table>"
-            ),
-        );
+    match rows.is_empty() {
+        true => String::new(),
+        false => folded(title, &table(&heads.map(String::from), &rows, 1), true),
     }
 }
 
-fn promises(body: &mut String, report: &Report) {
-    let cells = |tag: &str, cells: &[String]| -> String {
-        let one = |cell: &String| format!("<{tag} class=n>{}</{tag}>", escape(cell));
-        format!("<tr>{}</tr>", cells.iter().map(one).collect::<String>())
-    };
-    let rows: String = report
-        .promises()
-        .iter()
-        .map(|line| cells("td", line))
-        .collect();
-    if !rows.is_empty() {
-        let head = cells("th", &PROMISES.map(String::from));
-        push(
-            body,
-            format!(
-                "<h2>{PROMISES_TITLE}</h2><p class=small>{}</p><table>{head}{rows}</table>",
-                escape(PROMISES_ABOUT)
-            ),
-        );
+fn promises(report: &Report) -> String {
+    let rows: Vec<Vec<String>> = report.promises().iter().map(|row| row.to_vec()).collect();
+    match rows.is_empty() {
+        true => String::new(),
+        false => {
+            let found = table(&PROMISES.map(String::from), &rows, 0);
+            folded(PROMISES_TITLE, &(small(PROMISES_ABOUT) + &found), true)
+        }
     }
 }
 
-fn plots(body: &mut String, report: &Report) -> Result<(), TrainError> {
+fn pictures(report: &Report) -> Result<String, TrainError> {
     let (scored, bins) = (report.scored, report.config.evaluation.bins);
     let mut found = vec![
         plot::reliability_diagram(
-            "Base model: accuracy by confidence",
-            &scored.base_rows,
+            "Tuned model: accuracy by confidence",
+            &scored.tuned_rows,
             bins,
         )?,
         plot::reliability_diagram(
-            "Tuned model: accuracy by confidence",
-            &scored.tuned_rows,
+            "Base model: accuracy by confidence",
+            &scored.base_rows,
             bins,
         )?,
         plot::risk_coverage_curve(&scored.base_rows, &scored.tuned_rows)?,
@@ -189,76 +182,48 @@ fn plots(body: &mut String, report: &Report) -> Result<(), TrainError> {
             ("train", "accuracy", "accuracy"),
             ("held_out", "accuracy", "held-out accuracy"),
             ("train", "flu", "FLU"),
+            ("held_out", "flu", "held-out FLU"),
             ("held_out", "expected_calibration_error", "held-out ECE"),
         ],
     )?);
-    push(body, "<h2>Test questions in pictures</h2><p class=small>Bars reach the accuracy of a bin; the shaded part runs from there to its mean confidence (orange: over-confident, green: under-confident). Numbers over the bars count questions; the line is perfect calibration.</p>".into());
-    push(body, format!("<div class=plots>{}</div>", found.join("\n")));
-    Ok(())
+    let about = "Bars reach the accuracy of a bin; the other colour runs from there to its mean confidence, above the bar where the model is over-confident and within it where it is under-confident. Below it stand the bins' numbers of questions. Curves of training are smoothed.";
+    Ok(small(about) + &figures(&found))
 }
 
-fn worst(body: &mut String, report: &Report) {
+fn errors(report: &Report) -> String {
     if report.worst.is_empty() {
-        return;
+        return String::new();
     }
-    let mut rows = String::new();
-    for found in &report.worst {
-        let [said, right] = found.answers();
-        let flu = found
-            .row
-            .flu
-            .map_or("–".into(), |flu| format!("{:.1}", flu * 100.0));
-        let _ = write!(
-            rows,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td class=n>{:.1}</td><td class=n>{flu}</td></tr>",
-            escape(&found.question.question),
-            escape(said),
-            escape(right),
-            found.row.confidence() * 100.0
-        );
-    }
-    push(
-        body,
-        format!(
-            "<h2>Most confident errors</h2><table><tr><th>Question</th><th>said</th><th>right</th><th class=n>confidence, %</th><th class=n>FLU, %</th></tr>{rows}</table>"
-        ),
-    );
-}
-
-fn provenance(body: &mut String, report: &Report) {
-    let row = |(name, value): &(String, String)| {
-        format!(
-            "<tr><td>{}</td><td>{}</td></tr>",
-            escape(name),
-            escape(value)
-        )
-    };
-    let facts: String = report
-        .facts()
+    let heads = ["Question", "said", "right", "confidence, %", "FLU, %"].map(String::from);
+    let rows: Vec<Vec<String>> = report
+        .worst
         .iter()
-        .chain(&report.sources())
-        .map(row)
+        .map(|found| {
+            let [said, right] = found.answers().map(str::to_owned);
+            let share = |value: f64| number(value, Unit::Percent);
+            let confidence = share(found.row.confidence());
+            let flu = found.row.flu.map_or("–".into(), share);
+            vec![
+                found.question.question.clone(),
+                said,
+                right,
+                confidence,
+                flu,
+            ]
+        })
         .collect();
-    push(
-        body,
-        format!("<h2>How it was made</h2><table>{facts}</table>"),
-    );
-    if let Some(prompt) = &report.provenance.prompt {
-        let prompt = escape(prompt);
-        push(body, format!("<h2>{PROMPT}</h2><pre>{prompt}</pre>"));
-    }
-    push(
-        body,
-        format!(
-            "<details><summary>Settings (config.toml)</summary><pre>{}</pre></details>",
-            escape(&report.config.to_toml())
-        ),
-    );
+    part("errors", "Most confident errors", &table(&heads, &rows, 3))
 }
 
-pub(crate) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+fn provenance(report: &Report) -> String {
+    let facts = report.facts().into_iter().chain(report.sources());
+    let facts: String = facts
+        .map(|(name, value)| format!("<dt>{}</dt><dd>{}</dd>", escape(&name), escape(&value)))
+        .collect();
+    let mut text = format!("<dl class=facts>{facts}</dl>\n");
+    if let Some(prompt) = &report.provenance.prompt {
+        text += &folded(PROMPT, &format!("<pre>{}</pre>\n", escape(prompt)), true);
+    }
+    let settings = format!("<pre>{}</pre>\n", escape(&report.config.to_toml()));
+    text + &folded("Settings (config.toml)", &settings, false)
 }

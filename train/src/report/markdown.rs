@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::figures::{CONFIDENCES, Line, calibrated_lines, lines, show};
+use super::figures::{CONFIDENCES, Line, Unit, calibrated_lines, lines, number, show};
 use super::{PROMISES_ABOUT, PROMISES_TITLE, PROMPT, Report};
 use crate::posthoc::abstention::PROMISES;
 
@@ -11,7 +11,21 @@ pub(super) fn render(report: &Report) -> String {
     if report.made_up() {
         text += "**Not a result.** The model or the data of this run were made up to test the program.\n\n";
     }
-    for sentence in report.summary() {
+    text += "| | tuned | base | knowing nothing |\n|---|---:|---:|---|\n";
+    for line in report.headlines() {
+        let nothing = line.nothing.map_or("–".into(), |(who, value)| {
+            format!("{} ({who})", number(value, line.unit))
+        });
+        let name = match line.unit {
+            Unit::Percent => format!("{}, %", line.name),
+            Unit::Plain => line.name.into(),
+        };
+        let shown = [line.tuned, line.base].map(|e| show(Some(e), line.unit));
+        let _ = writeln!(text, "| {name} | {} | {nothing} |", shown.join(" | "));
+    }
+    text.push('\n');
+    let sentences = report.headlines().map(|line| line.sentence);
+    for sentence in sentences.into_iter().chain(report.remarks()) {
         text += &sentence;
         text.push('\n');
     }

@@ -7,6 +7,8 @@
 //! | `summary` | what the figures say, in sentences |
 //! | `facts` | how they were made |
 //! | `plot`, `chart` | pictures, and what they are drawn with |
+//! | `shell`, `style.css`, `escape` | what every page is built from |
+//! | `glossary` | what its words mean |
 //! | `html`, `markdown` | the two pages |
 
 use std::collections::HashMap;
@@ -24,12 +26,15 @@ use crate::run_directory::{ChatRecord, Environment, Provenance, RunDirectory};
 use crate::tracker::MetricsLine;
 
 pub(crate) mod chart;
+mod escape;
 mod facts;
 pub(crate) mod figures;
-pub(crate) mod html;
+mod glossary;
+mod html;
 mod markdown;
 pub(crate) mod plot;
 mod scored;
+pub(crate) mod shell;
 mod summary;
 
 pub use scored::{Figures, Said, Scored, majority};

@@ -86,6 +86,40 @@ impl Scored {
             cost: self.cost,
         }
     }
+
+    /// The figures that trackers show beside settings, by their tags; those without a value are
+    /// left out.
+    pub fn finals(&self) -> Vec<(&'static str, f64)> {
+        let (base, tuned) = (&self.base, &self.tuned);
+        let flu = tuned.flu.as_ref().and_then(|flu| flu.auroc.value);
+        [
+            ("test/accuracy", tuned.accuracy.value),
+            (
+                "test/expected_calibration_error",
+                tuned.expected_calibration_error.value,
+            ),
+            (
+                "test/negative_log_likelihood",
+                tuned.negative_log_likelihood.value,
+            ),
+            ("test/brier_score", tuned.brier_score.value),
+            ("test/auroc", tuned.auroc.value),
+            ("test/flu_auroc", flu),
+            ("base/accuracy", base.accuracy.value),
+            (
+                "base/expected_calibration_error",
+                base.expected_calibration_error.value,
+            ),
+            (
+                "base/negative_log_likelihood",
+                base.negative_log_likelihood.value,
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(tag, value)| Some((tag, value?)))
+        .collect()
+    }
+
     /// As [`majority()`], of the test questions.
     pub fn majority(&self) -> Option<(usize, f64)> {
         majority(&self.tuned_rows)

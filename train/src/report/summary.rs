@@ -1,45 +1,103 @@
 //! What a report says in sentences.
 
+use std::collections::BTreeMap;
+
 use super::Report;
 use super::figures::{Unit, show};
-use crate::metric::Estimate;
+use crate::metric::{Estimate, Metrics};
 use crate::posthoc::confidence::Information;
 use crate::posthoc::{ALPHA, CalibratedMetrics};
+use crate::prediction::ScoredRow;
+
+/// One of the four figures that a report begins with.
+pub(super) struct Headline {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// Its unit.
+    pub(super) unit: Unit,
+    /// The tuned model's.
+    pub(super) tuned: Estimate,
+    /// The base model's.
+    pub(super) base: Estimate,
+    /// What knowing nothing of a question reaches, and in words who knows that little.
+    pub(super) nothing: Option<(&'static str, f64)>,
+    /// What it says.
+    pub(super) sentence: String,
+}
+
+/// Who knows nothing but which choice is right most often.
+const MAJORITY: &str = "always the most frequent";
+/// Who knows nothing but how often each choice is right.
+const FREQUENCIES: &str = "the choices' frequencies";
+/// Who knows nothing at all.
+const CHANCE: &str = "chance";
 
 impl Report<'_> {
-    /// What the figures say, in a few plain sentences.
-    pub(super) fn summary(&self) -> Vec<String> {
+    /// Accuracy, ECE, NLL and AUROC, beside the base model and who knows nothing.
+    pub(super) fn headlines(&self) -> [Headline; 4] {
         let (base, tuned) = (&self.scored.base, &self.scored.tuned);
-        let percent = |e: Estimate| {
-            e.value
-                .map_or("–".into(), |v| format!("{:.1} %", v * 100.0))
-        };
-        let mut text = vec![format!(
-            "The tuned model answers {} of {} questions right; the base model {}.",
-            percent(tuned.accuracy),
-            tuned.n,
-            percent(base.accuracy)
-        )];
-        if let Some((choice, share)) = self.scored.majority() {
-            text.push(format!(
-                "Always giving choice {} would be right for {:.1} %.",
-                choice + 1,
-                share * 100.0
-            ));
-        }
-        if let (Some(confidence), Some(accuracy)) = (tuned.confidence.value, tuned.accuracy.value) {
-            let gap = (confidence - accuracy) * 100.0;
-            let verdict = match gap {
-                g if g > 2.0 => format!("It is over-confident by {g:.1} points on average"),
-                g if g < -2.0 => format!("It is under-confident by {:.1} points on average", -g),
-                _ => "Its mean confidence matches its accuracy within 2 points".into(),
-            };
-            text.push(format!(
-                "{verdict}; its expected calibration error is {} (base: {}).",
-                percent(tuned.expected_calibration_error),
-                percent(base.expected_calibration_error)
-            ));
-        }
+        let majority = self.scored.majority();
+        let rows = &self.scored.tuned_rows;
+        let frequencies = majority.map(|_| entropy(rows));
+        let nll = tuned.negative_log_likelihood;
+        [
+            Headline {
+                name: "Accuracy",
+                unit: Unit::Percent,
+                tuned: tuned.accuracy,
+                base: base.accuracy,
+                nothing: majority.map(|(_, share)| (MAJORITY, share)),
+                sentence: learned(tuned, base, majority),
+            },
+            Headline {
+                name: "ECE",
+                unit: Unit::Percent,
+                tuned: tuned.expected_calibration_error,
+                base: base.expected_calibration_error,
+                nothing: None,
+                sentence: gap(tuned),
+            },
+            Headline {
+                name: "NLL",
+                unit: Unit::Plain,
+                tuned: nll,
+                base: base.negative_log_likelihood,
+                nothing: frequencies.map(|entropy| (FREQUENCIES, entropy)),
+                sentence: match (frequencies, nll.low, nll.high) {
+                    (Some(least), Some(low), _) if low > least => {
+                        "Its probabilities say less than the frequencies of the choices alone."
+                    }
+                    (Some(least), _, Some(high)) if high < least => {
+                        "Its probabilities say more than the frequencies of the choices alone."
+                    }
+                    (Some(_), _, _) => {
+                        "Its probabilities are not told apart from the frequencies of the choices alone."
+                    }
+                    (None, _, _) => "Lower is better; it minds calibration and ranking at once.",
+                }
+                .into(),
+            },
+            Headline {
+                name: "AUROC of correctness",
+                unit: Unit::Percent,
+                tuned: tuned.auroc,
+                base: base.auroc,
+                nothing: Some((CHANCE, 0.5)),
+                sentence: match tuned.auroc.value {
+                    Some(auroc) => format!(
+                        "Given a right and a wrong answer, the right one has the higher confidence in {:.0} % of cases.",
+                        auroc * 100.0
+                    ),
+                    None => "All answers are right, or all are wrong: there is nothing to rank.".into(),
+                },
+            },
+        ]
+    }
+
+    /// What else there is to say before the figures, in a few plain sentences.
+    pub(super) fn remarks(&self) -> Vec<String> {
+        let tuned = &self.scored.tuned;
+        let mut text = Vec::new();
         match &*self.alarms {
             [] => {}
             [one] => text.push(format!("Training raised an alarm, {one}.")),
@@ -47,12 +105,6 @@ impl Report<'_> {
                 "Training raised {} alarms, listed below; the last, {last}.",
                 self.alarms.len()
             )),
-        }
-        if let Some(auroc) = tuned.auroc.value {
-            text.push(format!(
-                "Given a right and a wrong answer, the right one has the higher confidence in {:.0} % of cases (50 % is chance).",
-                auroc * 100.0
-            ));
         }
         if let Some(auroc) = tuned.flu.as_ref().and_then(|flu| flu.auroc.value) {
             text.push(format!(
@@ -127,5 +179,87 @@ impl Report<'_> {
             ));
         }
         sentences
+    }
+}
+
+/// Whether the tuned model knows more than which choice is right most often.
+fn learned(tuned: &Metrics, base: &Metrics, majority: Option<(usize, f64)>) -> String {
+    let Some((choice, share)) = majority else {
+        let (Some(base), Some(low)) = (base.accuracy.value, tuned.accuracy.low) else {
+            return format!("Of {} questions.", tuned.n);
+        };
+        let more = if low > base {
+            "More"
+        } else {
+            "Not surely more"
+        };
+        return format!("{more} than the base model, of {} questions.", tuned.n);
+    };
+    let always = format!("always giving choice {}", choice + 1);
+    match (tuned.accuracy.low, tuned.accuracy.high) {
+        (Some(low), _) if low > share => format!("It knows more than {always} would."),
+        (_, Some(high)) if high < share => format!("It is worse than {always}."),
+        _ => format!("It is not told apart from {always}: nothing shows that it has learned."),
+    }
+}
+
+/// How far confidence and accuracy lie apart as a whole.
+fn gap(tuned: &Metrics) -> String {
+    let (Some(confidence), Some(accuracy)) = (tuned.confidence.value, tuned.accuracy.value) else {
+        return "There is no answer to judge.".into();
+    };
+    let gap = (confidence - accuracy) * 100.0;
+    match gap {
+        g if g > 2.0 => format!("It is over-confident by {g:.1} points on average."),
+        g if g < -2.0 => format!("It is under-confident by {:.1} points on average.", -g),
+        _ => "Its mean confidence matches its accuracy within 2 points.".into(),
+    }
+}
+
+/// NLL of stating how often each choice is right. The same number of choices is assumed.
+fn entropy(rows: &[ScoredRow]) -> f64 {
+    let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+    for row in rows {
+        *counts.entry(row.label).or_default() += 1;
+    }
+    let shares = counts
+        .values()
+        .map(|count| *count as f64 / rows.len() as f64);
+    shares.map(|share| -share * share.ln()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metric::Bootstrap;
+
+    /// Ten questions of two choices; the first is right for seven of them.
+    fn rows(right: usize) -> Vec<ScoredRow> {
+        let row = |i: usize| {
+            let label = usize::from(i >= 7);
+            let said = if i < right { label } else { 1 - label };
+            let p = if said == 0 { [0.9, 0.1] } else { [0.1, 0.9] };
+            ScoredRow::from_probabilities(format!("q{i}"), label, &p, None)
+        };
+        (0..10).map(row).collect()
+    }
+
+    #[test]
+    fn a_sentence_says_whether_the_model_beats_the_most_frequent_choice() {
+        let of = |right| Metrics::of(&rows(right), 15, Bootstrap::default());
+        let majority = crate::report::majority(&rows(0));
+        assert_eq!(majority, Some((0, 0.7)));
+        let said = |right| learned(&of(right), &of(5), majority);
+        assert_eq!(said(10), "It knows more than always giving choice 1 would.");
+        assert!(said(7).contains("not told apart"), "{}", said(7));
+        assert_eq!(said(0), "It is worse than always giving choice 1.");
+        assert!(gap(&of(10)).contains("under-confident by 10.0"));
+        assert!(gap(&of(5)).contains("over-confident by 40.0"));
+    }
+
+    #[test]
+    fn the_frequencies_of_the_choices_have_their_entropy() {
+        let expected = -(0.7_f64 * 0.7_f64.ln() + 0.3 * 0.3_f64.ln());
+        assert!((entropy(&rows(3)) - expected).abs() < 1e-12);
     }
 }

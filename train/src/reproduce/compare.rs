@@ -9,11 +9,13 @@ use super::results::{Group, ResultTable};
 use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::lock::Lock;
+use crate::metric::Estimate;
 use crate::metric::Metrics;
 use crate::metric::paired::{Differences, common, differences};
 use crate::prediction::ScoredRow;
-use crate::report::figures::{Unit, show};
-use crate::report::{html, plot};
+use crate::report::figures::{Unit, number, show};
+use crate::report::shell::{self, Card, cards, figures, folded, part, small, table};
+use crate::report::{majority, plot};
 use crate::run_directory::RunDirectory;
 
 /// One run's answers to the compared questions.
@@ -38,6 +40,8 @@ pub struct Comparison {
     pub contenders: Vec<Contender>,
     /// For each run but the first: accuracy, ECE, NLL, Brier score.
     pub differences: Vec<Differences>,
+    /// The first run's base model on the same questions, where its answers were kept.
+    pub base: Option<Metrics>,
     /// Means over the runs of one method, model and training dataset.
     pub by_method: ResultTable,
     bins: usize,
@@ -99,6 +103,13 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
     }
     let bootstrap = first.bootstrap();
     let bins = first.evaluation.bins;
+    let base = opened[0].0.base_predictions(&dataset).ok();
+    let base = base.and_then(|rows| {
+        let both = common(vec![answers[0].clone(), rows]);
+        // Only where it was asked every one of these questions.
+        let rows = both.into_iter().nth(1)?;
+        (rows.len() == answers[0].len()).then(|| Metrics::of(&rows, bins, bootstrap))
+    });
     let differences = answers[1..]
         .iter()
         .map(|rows| {
@@ -137,6 +148,7 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
         dataset,
         contenders,
         differences,
+        base,
         by_method,
         bins,
         resamples: bootstrap.resamples,
@@ -261,43 +273,122 @@ impl Comparison {
         text
     }
 
-    /// As one self-contained page, with the reliability diagrams side by side.
+    /// As one self-contained page: what matters, pictures, tables, where it is from.
     ///
     /// # Errors
     /// A plot that cannot be drawn.
     pub fn html(&self) -> Result<String, TrainError> {
-        let mut body = format!("<h1>{}</h1>", html::escape(&self.title()));
-        let mut tables = vec![("Figures", self.table())];
+        let title = self.title();
+        let mut head = format!("<h1>{}</h1>\n", shell::escape(&title));
+        head += &cards(&self.cards());
+        let (heads, rows) = self.table();
+        let mut tables = table(&heads, &rows, 1);
+        tables += &small(&self.note());
         if self.contenders.len() > 1 {
-            tables.push(("Differences", self.difference_table()));
+            let (heads, rows) = self.difference_table();
+            tables += &folded("Differences", &table(&heads, &rows, 1), true);
         }
-        for (name, (head, rows)) in tables {
-            let line = |cells: &[String], tag: &str| -> String {
-                let cells = cells.iter().enumerate().map(|(i, cell)| {
-                    let class = if i == 0 { "" } else { " class=n" };
-                    format!("<{tag}{class}>{}</{tag}>", html::escape(cell))
-                });
-                format!("<tr>{}</tr>", cells.collect::<String>())
-            };
-            let lines: String = rows.iter().map(|row| line(row, "td")).collect();
-            let _ = write!(
-                body,
-                "<h2>{name}</h2><table>{}{lines}</table>",
-                line(&head, "th")
-            );
-        }
-        let _ = write!(body, "<p class=small>{}</p>", html::escape(&self.note()));
-        let diagrams: Vec<String> = self
+        let runs: Vec<Vec<String>> = self
             .contenders
             .iter()
-            .map(|c| plot::reliability_diagram(&c.name, &c.rows, self.bins))
-            .collect::<Result<_, _>>()?;
-        let _ = write!(
-            body,
-            "<h2>Accuracy by confidence</h2><div class=plots>{}</div>",
-            diagrams.join("\n")
-        );
-        Ok(html::page(&self.title(), &body))
+            .map(|contender| vec![contender.name.clone(), contender.run.display().to_string()])
+            .collect();
+        let runs = table(&["Run".into(), "directory".into()], &runs, 2);
+        let parts = [
+            head,
+            part("pictures", "In pictures", &self.pictures()?),
+            part("figures", "Every figure", &tables),
+            part("provenance", "The runs", &runs),
+        ];
+        Ok(shell::page(&title, &parts.concat()))
+    }
+
+    fn pictures(&self) -> Result<String, TrainError> {
+        let runs = self.contenders.iter();
+        let runs: Vec<(&str, &[ScoredRow])> = runs.map(|c| (&*c.name, &*c.rows)).collect();
+        let mut found = vec![plot::risks_of(&runs)?];
+        for (name, rows) in runs {
+            let title = format!("{name}: accuracy by confidence");
+            found.push(plot::reliability_diagram(&title, rows, self.bins)?);
+        }
+        Ok(figures(&found))
+    }
+
+    /// The four figures that matter most: the best run's, and beside it everyone's.
+    fn cards(&self) -> Vec<Card> {
+        let headlines: [(&str, Unit, fn(&Metrics) -> Estimate, bool); 4] = [
+            ("Accuracy", Unit::Percent, |m| m.accuracy, true),
+            (
+                "ECE",
+                Unit::Percent,
+                |m| m.expected_calibration_error,
+                false,
+            ),
+            ("NLL", Unit::Plain, |m| m.negative_log_likelihood, false),
+            ("AUROC of correctness", Unit::Percent, |m| m.auroc, true),
+        ];
+        headlines
+            .into_iter()
+            .map(|(name, unit, get, higher)| self.card(name, unit, get, higher))
+            .collect()
+    }
+
+    fn card(&self, name: &str, unit: Unit, get: fn(&Metrics) -> Estimate, higher: bool) -> Card {
+        let sign = match unit {
+            Unit::Percent => " %",
+            Unit::Plain => "",
+        };
+        let value = |contender: &Contender| get(&contender.metrics).value;
+        let rank = |value: f64| if higher { value } else { -value };
+        let best = self
+            .contenders
+            .iter()
+            .filter_map(|contender| Some((contender, value(contender)?)))
+            .max_by(|a, b| rank(a.1).total_cmp(&rank(b.1)));
+        let shown = |estimate: Estimate| show(Some(estimate), unit);
+        let mut beside: Vec<(String, String)> = self
+            .contenders
+            .iter()
+            .map(|contender| (contender.name.clone(), shown(get(&contender.metrics))))
+            .collect();
+        let base = self.base.as_ref();
+        beside.extend(base.map(|base| ("base model of the first".into(), shown(get(base)))));
+        if name == "Accuracy"
+            && let Some((_, share)) = majority(&self.contenders[0].rows)
+        {
+            beside.push(("always the most frequent".into(), number(share, unit)));
+        }
+        Card {
+            name: name.into(),
+            value: best.map_or("–".into(), |(_, value)| number(value, unit) + sign),
+            beside,
+            sentence: match best {
+                None => "There is nothing to compare.".into(),
+                Some((best, _)) => self.verdict(name, best),
+            },
+        }
+    }
+
+    /// Whose figure the best is, and whether that is more than chance.
+    fn verdict(&self, name: &str, best: &Contender) -> String {
+        let place = self.contenders.iter().position(|c| std::ptr::eq(c, best));
+        let place = place.unwrap_or(0);
+        let figure = FIGURES.iter().position(|(figure, _)| *figure == name);
+        let p = |difference: &Differences| Some(difference[figure?].p_value);
+        let found = match place.checked_sub(1) {
+            // Against the first run, which every other is compared with.
+            Some(place) => self.differences.get(place).and_then(p),
+            None => self.differences.iter().filter_map(p).reduce(f64::max),
+        };
+        let against = match place {
+            0 => "every other run",
+            _ => &self.contenders[0].name,
+        };
+        match found {
+            Some(p) if p < 0.05 => format!("{}: better than {against}, p = {p:.3}.", best.name),
+            Some(p) => format!("{}: not told apart from {against}, p = {p:.3}.", best.name),
+            None => format!("{}.", best.name),
+        }
     }
 
     /// Writes `compare.html`, `.md`, `.csv`, `.tex` and `.json` into a directory.
