@@ -14,7 +14,7 @@ pub(crate) struct Term {
 }
 
 /// Every term that is explained, in the order of `docs/concepts.md`.
-pub(crate) const TERMS: [Term; 15] = [
+pub(crate) const TERMS: [Term; 18] = [
     Term {
         id: "accuracy",
         names: &["Accuracy"],
@@ -69,6 +69,21 @@ pub(crate) const TERMS: [Term; 15] = [
         id: "e-aurc",
         names: &["E-AURC"],
         meaning: "the part of AURC that another order of the same answers would avoid.",
+    },
+    Term {
+        id: "base",
+        names: &["Base", "base model"],
+        meaning: "the model before fine-tuning, asked the same questions.",
+    },
+    Term {
+        id: "majority",
+        names: &["Majority"],
+        meaning: "what always giving the choice that is right most often would reach, knowing nothing of a question.",
+    },
+    Term {
+        id: "frequencies",
+        names: &["Frequencies"],
+        meaning: "what always stating how often each choice is right would reach.",
     },
     Term {
         id: "flu",

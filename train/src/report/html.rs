@@ -1,6 +1,7 @@
 //! `report.html`: four figures and what they say, pictures, tables, errors, how it was made.
 
 use super::figures::{CONFIDENCES, Line, Unit, calibrated_lines, lines, number, show};
+use super::glossary::explained;
 use super::shell::{self, Card, cards, figures, folded, part, small, table};
 use super::summary::Headline;
 use super::{PROMISES_ABOUT, PROMISES_TITLE, PROMPT, Report, escape::escape, plot};
@@ -28,11 +29,11 @@ fn head(report: &Report) -> String {
     if report.made_up() {
         text += "<p class=made-up><b>Not a result.</b> The model or the data of this run were made up to test the program; its figures mean nothing.</p>\n";
     }
-    text += &cards(&report.headlines().map(card));
+    text += &cards(&report.headlines().map(card), false);
     let sentences = report.remarks();
     text += &sentences
         .iter()
-        .map(|sentence| format!("<p>{}</p>\n", escape(sentence)))
+        .map(|sentence| format!("<p>{}</p>\n", explained(sentence)))
         .collect::<String>();
     text
 }
@@ -46,10 +47,10 @@ fn card(line: Headline) -> Card {
     let mut beside = Vec::new();
     if let (Some(low), Some(high)) = (line.tuned.low, line.tuned.high) {
         let [low, high] = [low, high].map(|value| number(value, line.unit));
-        beside.push(("95 % interval".to_owned(), format!("{low} to {high}{sign}")));
+        beside.push(("95 %".to_owned(), format!("{low} to {high}{sign}")));
     }
     if let Some(base) = line.base.value {
-        beside.push(("base model".into(), shown(base)));
+        beside.push(("base".into(), shown(base)));
     }
     if let Some((who, value)) = line.nothing {
         beside.push((who.into(), shown(value)));

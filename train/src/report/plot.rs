@@ -46,6 +46,8 @@ fn axes<'a, 'b>(
     y: Range<f64>,
     y_labels: usize,
 ) -> Result<Cartesian<'a, 'b>, TrainError> {
+    // No more digits than there are.
+    let tick = |value: &f64| format!("{}", (value * 1e4).round() / 1e4);
     let mut builder = ChartBuilder::on(area);
     builder
         .margin(4)
@@ -59,6 +61,8 @@ fn axes<'a, 'b>(
     mesh.y_desc(y_name)
         .x_labels(if x_name.is_empty() { 0 } else { 5 })
         .y_labels(y_labels)
+        .x_label_formatter(&tick)
+        .y_label_formatter(&tick)
         .max_light_lines(0)
         .bold_line_style(RGBColor(232, 232, 232))
         .axis_desc_style(("sans-serif", LETTERS))
@@ -131,7 +135,7 @@ fn diagram(title: &str, x_name: &str, bins: &[Bin]) -> Result<Figure, TrainError
         svg,
         keys: vec![
             key("block blue", "accuracy"),
-            key("block orange", "gap to the confidence"),
+            key("block orange", &format!("gap to the {x_name}")),
             key("grey", "calibrated"),
         ],
     })

@@ -57,6 +57,7 @@ pub(crate) fn table(heads: &[String], rows: &[Vec<String>], numbers: usize) -> S
             // Names of rows are terms; what stands in other cells is numbers or a user's text.
             let cell = match column {
                 0 if numbers == 1 => glossary::explained(cell),
+                place if place >= numbers => whole(&escape(cell)),
                 _ => escape(cell),
             };
             let (class, head) = (class(column), escape(head));
@@ -65,6 +66,19 @@ pub(crate) fn table(heads: &[String], rows: &[Vec<String>], numbers: usize) -> S
         text += "</tr>\n";
     }
     text + "</tbody></table>\n"
+}
+
+/// Numbers that break between each other alone: not within brackets, nor around a sign.
+fn whole(cell: &str) -> String {
+    let mut inside = false;
+    let joined: String = cell
+        .chars()
+        .map(|c| {
+            inside = (inside || c == '[') && c != ']';
+            if inside && c == ' ' { '\u{a0}' } else { c }
+        })
+        .collect();
+    joined.replace(" = ", "\u{a0}=\u{a0}")
 }
 
 /// A series of a plot, as its legend shows it.
@@ -130,13 +144,16 @@ pub(crate) struct Card {
     pub(crate) sentence: String,
 }
 
-/// Numbers that matter, beside each other.
-pub(crate) fn cards(cards: &[Card]) -> String {
+/// Numbers that matter, beside each other; `wide` where much stands beside each.
+pub(crate) fn cards(cards: &[Card], wide: bool) -> String {
     let one = |card: &Card| {
         let beside: String = card
             .beside
             .iter()
-            .map(|(name, value)| format!("<dt>{}</dt><dd>{}</dd>", escape(name), escape(value)))
+            .map(|(name, value)| {
+                let name = glossary::explained(name);
+                format!("<dt>{name}</dt><dd>{}</dd>", whole(&escape(value)))
+            })
             .collect();
         format!(
             "<div class=card><h3>{}</h3><p class=value>{}</p><dl>{beside}</dl><p>{}</p></div>\n",
@@ -146,12 +163,21 @@ pub(crate) fn cards(cards: &[Card]) -> String {
         )
     };
     let cards: String = cards.iter().map(one).collect();
-    format!("<div class=cards>{cards}</div>\n")
+    let wide = if wide { " wide" } else { "" };
+    format!("<div class=\"cards{wide}\">{cards}</div>\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn intervals_stay_in_one_row() {
+        assert_eq!(
+            whole("1.0 [0.5, 1.5], p = 0.1"),
+            "1.0 [0.5,\u{a0}1.5], p\u{a0}=\u{a0}0.1"
+        );
+    }
 
     #[test]
     fn nothing_of_a_users_text_is_markup() {
@@ -174,7 +200,7 @@ mod tests {
         };
         let body = table(&[bad.clone(), bad.clone()], &rows, 1)
             + &figures(&[figure])
-            + &cards(&[card])
+            + &cards(&[card], true)
             + &folded(&bad, "", false)
             + &small(&bad);
         let page = page(&bad, &part("x", &bad, &body));

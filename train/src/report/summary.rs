@@ -26,9 +26,9 @@ pub(super) struct Headline {
 }
 
 /// Who knows nothing but which choice is right most often.
-const MAJORITY: &str = "always the most frequent";
+const MAJORITY: &str = "majority";
 /// Who knows nothing but how often each choice is right.
-const FREQUENCIES: &str = "the choices' frequencies";
+const FREQUENCIES: &str = "frequencies";
 /// Who knows nothing at all.
 const CHANCE: &str = "chance";
 

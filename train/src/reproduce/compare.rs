@@ -21,8 +21,10 @@ use crate::run_directory::RunDirectory;
 /// One run's answers to the compared questions.
 #[derive(Debug, Clone)]
 pub struct Contender {
-    /// Method, dataset, seed.
+    /// Method, dataset, model, seed.
     pub name: String,
+    /// What of the name tells it from the others'.
+    pub label: String,
     /// The run's directory.
     pub run: PathBuf,
     /// The run's answers to the questions that all runs have, in one order.
@@ -133,12 +135,21 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
     }
     let title = format!("{} runs on {dataset}", opened.len());
     let by_method = ResultTable::of_groups(&title, &dataset, groups, bins);
+    let seeds = opened.iter().map(|(_, config)| config.train.seed);
+    let full: Vec<String> = names
+        .iter()
+        .zip(seeds)
+        .map(|(name, seed)| format!("{name}, seed {seed}"))
+        .collect();
+    let labels = labels(&full, runs);
     let contenders = opened
         .into_iter()
         .zip(answers)
         .zip(names)
-        .map(|(((run, config), rows), name)| Contender {
+        .zip(labels)
+        .map(|((((run, config), rows), name), label)| Contender {
             name: format!("{name}, seed {}", config.train.seed),
+            label,
             run: run.root().to_path_buf(),
             metrics: Metrics::of(&rows, bins, bootstrap),
             rows,
@@ -191,6 +202,31 @@ fn group_names(configs: Vec<&RunConfig>) -> Vec<String> {
         }
     };
     named.iter().map(name).collect()
+}
+
+/// The parts of names that not all have; where nothing tells two apart, their directories do.
+fn labels(names: &[String], runs: &[PathBuf]) -> Vec<String> {
+    let parts: Vec<Vec<&str>> = names
+        .iter()
+        .map(|name| name.split(", ").collect())
+        .collect();
+    let shared = |part: &&str| parts.iter().all(|other| other.contains(part));
+    let own: Vec<String> = parts
+        .iter()
+        .map(|parts| {
+            let own = parts.iter().filter(|part| !shared(part)).copied();
+            own.collect::<Vec<&str>>().join(", ")
+        })
+        .collect();
+    let alike = |label: &String| own.iter().filter(|other| *other == label).count() > 1;
+    let found = own
+        .iter()
+        .zip(runs)
+        .map(|(label, run)| match alike(label) || label.is_empty() {
+            true => run.display().to_string(),
+            false => label.clone(),
+        });
+    found.collect()
 }
 
 impl Comparison {
@@ -280,7 +316,7 @@ impl Comparison {
     pub fn html(&self) -> Result<String, TrainError> {
         let title = self.title();
         let mut head = format!("<h1>{}</h1>\n", shell::escape(&title));
-        head += &cards(&self.cards());
+        head += &cards(&self.cards(), true);
         let (heads, rows) = self.table();
         let mut tables = table(&heads, &rows, 1);
         tables += &small(&self.note());
@@ -305,7 +341,7 @@ impl Comparison {
 
     fn pictures(&self) -> Result<String, TrainError> {
         let runs = self.contenders.iter();
-        let runs: Vec<(&str, &[ScoredRow])> = runs.map(|c| (&*c.name, &*c.rows)).collect();
+        let runs: Vec<(&str, &[ScoredRow])> = runs.map(|c| (&*c.label, &*c.rows)).collect();
         let mut found = vec![plot::risks_of(&runs)?];
         for (name, rows) in runs {
             let title = format!("{name}: accuracy by confidence");
@@ -349,14 +385,14 @@ impl Comparison {
         let mut beside: Vec<(String, String)> = self
             .contenders
             .iter()
-            .map(|contender| (contender.name.clone(), shown(get(&contender.metrics))))
+            .map(|contender| (contender.label.clone(), shown(get(&contender.metrics))))
             .collect();
         let base = self.base.as_ref();
-        beside.extend(base.map(|base| ("base model of the first".into(), shown(get(base)))));
+        beside.extend(base.map(|base| ("base model".into(), shown(get(base)))));
         if name == "Accuracy"
             && let Some((_, share)) = majority(&self.contenders[0].rows)
         {
-            beside.push(("always the most frequent".into(), number(share, unit)));
+            beside.push(("majority".into(), number(share, unit)));
         }
         Card {
             name: name.into(),
@@ -382,12 +418,12 @@ impl Comparison {
         };
         let against = match place {
             0 => "every other run",
-            _ => &self.contenders[0].name,
+            _ => &self.contenders[0].label,
         };
         match found {
-            Some(p) if p < 0.05 => format!("{}: better than {against}, p = {p:.3}.", best.name),
-            Some(p) => format!("{}: not told apart from {against}, p = {p:.3}.", best.name),
-            None => format!("{}.", best.name),
+            Some(p) if p < 0.05 => format!("{}: better than {against}, p = {p:.3}.", best.label),
+            Some(p) => format!("{}: not told apart from {against}, p = {p:.3}.", best.label),
+            None => format!("{} has the best.", best.label),
         }
     }
 
@@ -410,6 +446,23 @@ impl Comparison {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_are_what_tells_runs_apart() {
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let runs = ["a", "b"].map(PathBuf::from);
+        let of = |found: &[&str]| labels(&names(found), &runs);
+        assert_eq!(
+            of(&["lora, boolq, seed 42", "uq4ct, boolq, seed 42"]),
+            ["lora", "uq4ct"]
+        );
+        assert_eq!(
+            of(&["lora, boolq, seed 42", "lora, boolq, seed 43"]),
+            ["seed 42", "seed 43"]
+        );
+        assert_eq!(of(&["lora, boolq, seed 42"; 2]), ["a", "b"]);
+        assert_eq!(labels(&names(&["lora, boolq"]), &runs[..1]), ["a"]);
+    }
 
     #[test]
     fn only_seeds_of_one_kind_of_run_share_a_name() {

@@ -166,6 +166,22 @@ fn dots(
     found
 }
 
+/// Columns between two marks, so that a line below them is still seen.
+const BETWEEN: f64 = 4.0;
+
+/// The points that have room beside each other in so many columns, the last among them.
+fn apart(points: &[(f64, f64)], x: [f64; 2], columns: u16) -> Vec<(f64, f64)> {
+    let least = BETWEEN * (x[1] - x[0]) / f64::from(columns.max(1));
+    let mut kept: Vec<(f64, f64)> = Vec::new();
+    for point in points.iter().rev() {
+        if kept.last().is_none_or(|after| after.0 - point.0 >= least) {
+            kept.push(*point);
+        }
+    }
+    kept.reverse();
+    kept
+}
+
 /// Draws curves; without `fixed` the vertical axis begins at 0 or below.
 fn chart(
     frame: &mut Frame,
@@ -216,7 +232,7 @@ fn chart(
         .iter()
         .map(|curve| match curve.stroke {
             Stroke::Line(pattern) => dots(&curve.points, pattern, [x, y], grid),
-            Stroke::Mark(_) => curve.points.clone(),
+            Stroke::Mark(_) => apart(&curve.points, x, plot.width.saturating_sub(wide)),
         })
         .collect();
     let datasets = curves.iter().zip(&drawn).map(|(curve, points)| {
@@ -307,6 +323,16 @@ mod tests {
             dots(&[(3.0, 0.5)], &[1], [[2.0, 3.0]; 2], [4, 4]),
             [(3.0, 0.5)]
         );
+    }
+
+    #[test]
+    fn marks_leave_room_for_the_lines_below_them_and_the_last_stays() {
+        let points: Vec<(f64, f64)> = (0..=100).map(|x| (f64::from(x), 0.5)).collect();
+        let kept = apart(&points, [0.0, 100.0], 50);
+        let at: Vec<f64> = kept.iter().map(|point| point.0).collect();
+        assert_eq!(at.len(), 13);
+        assert_eq!((at[0], at[12]), (4.0, 100.0));
+        assert_eq!(apart(&points[..1], [0.0, 1.0], 50), &points[..1]);
     }
 
     #[test]
