@@ -199,11 +199,11 @@ def tensorboard_reads_ours():
     provider = data_provider.MultiplexerDataProvider(runs, str(ROOT))
     backend = backend_context.Context(base_plugin.TBContext(data_provider=provider, multiplexer=runs))
     experiment = backend.experiment_from_metadata(
-        RequestContext(), "", True, backend.hparams_metadata(RequestContext(), ""), hparams_limit=None)
+        RequestContext(), "", True, backend.hparams_metadata(RequestContext(), ""), None)
     columns = [column.name for column in experiment.hparam_infos]
     assert {"train.learning_rate", "method.name", "adapter.placement"} <= set(columns), columns
     assert "test/accuracy" in [metric.name.tag for metric in experiment.metric_infos]
-    request = api_pb2.ListSessionGroupsRequest(slice_size=10, col_params=[
+    request = api_pb2.ListSessionGroupsRequest(slice_size=10, allowed_statuses=[1], include_metrics=True, col_params=[
         api_pb2.ColParams(metric=metric.name) for metric in experiment.metric_infos])
     groups = list_session_groups.Handler(RequestContext(), backend, "", request).run().session_groups
     rates = {group.name: group.hparams["train.learning_rate"].number_value for group in groups}

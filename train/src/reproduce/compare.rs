@@ -423,7 +423,7 @@ impl Comparison {
         match found {
             Some(p) if p < 0.05 => format!("{}: better than {against}, p = {p:.3}.", best.label),
             Some(p) => format!("{}: not told apart from {against}, p = {p:.3}.", best.label),
-            None => format!("{} has the best.", best.label),
+            None => format!("{} has the best; it is not tested.", best.label),
         }
     }
 
