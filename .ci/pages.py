@@ -201,6 +201,8 @@ def served(browser):
             card.querySelector('.asked').textContent, card.querySelector('.counts')?.textContent ?? '',
             !!card.querySelector('.failed')])""")
         assert shown[3][0] == "Is <b>7</b> odd?" and shown[3][1].endswith(" %"), shown
+        rests = browser.run("document.querySelector('.card .rests').textContent")
+        assert "held-out questions" in rests, rests
         assert shown[2][0] == "Is the sky blue?" and not shown[2][2], shown
         assert shown[0][2], f"a question without choices has an answer: {shown}"
         # What was asked is there after a reload, folded, and none of it is routing.
