@@ -40,7 +40,7 @@ def main(output, step, command):
     console = Console(record=True, width=WIDTH, file=open("/dev/null", "w"))
     console.print(Text.from_ansi(screen.rstrip("\n")), no_wrap=True, crop=True)
     svg = console.export_svg(title="uq4ct train", font_aspect_ratio=0.602)
-    # Fonts of the reader's own machine: a picture that asks another one for them tells it who looks.
+    # Fonts of the reader's machine: no picture asks another one for them.
     svg = re.sub(r"@font-face \{[^}]*\}\s*", "", svg)
     svg = svg.replace("Fira Code, monospace", '"DejaVu Sans Mono", Menlo, Consolas, monospace')
     Path(output).write_text(svg)
