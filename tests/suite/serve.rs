@@ -210,7 +210,7 @@ fn locked_doors_and_lateness() {
     let root = root.path();
     train(root, "r", &[]);
     let open = outcome(root, &["serve", "r", "--host", "0.0.0.0", "--port", "0"]);
-    assert!(open.0 == 1 && open.2.contains("set a token"), "{open:?}");
+    assert!(open.0 == 2 && open.2.contains("set a token"), "{open:?}");
     let token = "0123456789abcdef";
     // A window longer than the limit: nobody is answered in time.
     let server = Server::start(

@@ -207,7 +207,7 @@ mod tests {
         assert!(!page.contains("<script"), "{page}");
         assert_eq!(
             page.matches("&lt;script&gt;&amp;&quot;").count(),
-            17,
+            18,
             "{page}"
         );
     }
