@@ -214,8 +214,10 @@ pub(crate) fn risks_of(runs: &[(&str, &[ScoredRow])]) -> Result<Figure, TrainErr
     risks(&curves)
 }
 
-/// Name, series and points of each curve of risk against coverage.
-fn risks(curves: &[(String, usize, Vec<(f64, f64)>)]) -> Result<Figure, TrainError> {
+/// Name, series and points of a curve of risk against coverage.
+type Risks = (String, usize, Vec<(f64, f64)>);
+
+fn risks(curves: &[Risks]) -> Result<Figure, TrainError> {
     let risks = curves.iter().flat_map(|(_, _, points)| points);
     let most = risks.map(|p| p.1).fold(0.05, f64::max) * 1.1;
     let said = curves.iter().filter_map(|(name, _, points)| {

@@ -50,6 +50,9 @@ pub struct Comparison {
     resamples: usize,
 }
 
+/// How a figure is taken from a run's.
+type Get = fn(&Metrics) -> Estimate;
+
 /// Name and unit of each of [`Differences`].
 const FIGURES: [(&str, Unit); 4] = [
     ("Accuracy", Unit::Percent),
@@ -352,7 +355,7 @@ impl Comparison {
 
     /// The four figures that matter most: the best run's, and beside it everyone's.
     fn cards(&self) -> Vec<Card> {
-        let headlines: [(&str, Unit, fn(&Metrics) -> Estimate, bool); 4] = [
+        let headlines: [(&str, Unit, Get, bool); 4] = [
             ("Accuracy", Unit::Percent, |m| m.accuracy, true),
             (
                 "ECE",
@@ -369,7 +372,7 @@ impl Comparison {
             .collect()
     }
 
-    fn card(&self, name: &str, unit: Unit, get: fn(&Metrics) -> Estimate, higher: bool) -> Card {
+    fn card(&self, name: &str, unit: Unit, get: Get, higher: bool) -> Card {
         let sign = match unit {
             Unit::Percent => " %",
             Unit::Plain => "",
