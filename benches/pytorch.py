@@ -19,6 +19,7 @@ parser.add_argument("--rank", type=int, default=16)
 parser.add_argument("--top-k", type=int, default=2)
 parser.add_argument("--lengths")
 parser.add_argument("--bf16", action="store_true")
+parser.add_argument("--shape", choices=["smollm2-135m", "llama-2-7b"], default="smollm2-135m")
 parser.add_argument("--device", default="cpu")
 parser.add_argument("--tf32", action="store_true", help="products of f32 in TF32, on a GPU")
 options = parser.parse_args()
@@ -123,13 +124,18 @@ class ExpertMlp(nn.Module):
 
 def build():
     dtype = torch.bfloat16 if options.bf16 else torch.float32
-    # SmolLM2-135M's shape with random weights: time does not depend on their values.
-    shape = LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-        num_key_value_heads=3, max_position_embeddings=8192, rope_theta=100000.0, tie_word_embeddings=True,
-        attn_implementation="sdpa", use_cache=False,
-    )
-    model = LlamaForCausalLM(shape).to(dtype)
+    # Random weights: time does not depend on their values.
+    sizes = {
+        "smollm2-135m": dict(
+            vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+            num_key_value_heads=3, max_position_embeddings=8192, rope_theta=100000.0, tie_word_embeddings=True,
+        ),
+        "llama-2-7b": dict(tie_word_embeddings=False),
+    }
+    shape = LlamaConfig(**sizes[options.shape], attn_implementation="sdpa", use_cache=False)
+    torch.set_default_dtype(dtype)
+    model = LlamaForCausalLM(shape)
+    torch.set_default_dtype(torch.float32)
     model.requires_grad_(False)
     routers = []
     if options.mode in ("fused", "loop"):

@@ -3,6 +3,7 @@
 //!
 //! `cargo bench --profile dev --bench step -- --method uq4ct --batch 4 --sequence 128`
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,16 +12,17 @@ use burn::data::dataloader::DataLoader;
 use burn::data::dataloader::batcher::Batcher;
 use burn::optim::ModuleOptimizer;
 use burn::prelude::*;
-use burn::tensor::{Distribution, FloatDType};
+use burn::tensor::{Distribution, FloatDType, TensorData};
 use burn::train::TrainStep;
 use clap::Parser;
 use data::loader::{EvaluationLoader, LoaderState, TrainLoader};
 use data::source::{Finder, models};
 use data::{Batch, EncodedQuestion, QuestionBatcher};
 use model::fused::linear::linear;
+use model::fused::{Form, in_form};
 use model::load::Weights;
 use model::load::tiny::RandomWeights;
-use model::{DropoutSeed, Llama, ModelConfig};
+use model::{DropoutSeed, Llama, ModelConfig, ModelError};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -52,6 +54,68 @@ fn smollm2(layers: usize) -> ModelConfig {
         sliding_window: vec![None; layers],
         ..model::load::tiny::config(49_152)
     }
+}
+
+/// LLaMA-2-7B with so many layers.
+fn llama_2_7b(layers: usize) -> ModelConfig {
+    ModelConfig {
+        hidden_size: 4096,
+        intermediate_size: 11_008,
+        num_hidden_layers: layers,
+        num_attention_heads: 32,
+        num_key_value_heads: 32,
+        head_dim: 128,
+        max_position_embeddings: 4096,
+        sliding_window: vec![None; layers],
+        tie_word_embeddings: false,
+        ..model::load::tiny::config(32_000)
+    }
+}
+
+/// The shapes that random weights can have.
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Shape {
+    #[default]
+    #[value(name = "smollm2-135m")]
+    SmolLm2,
+    #[value(name = "llama-2-7b")]
+    Llama2,
+}
+
+impl Shape {
+    fn config(self, layers: usize) -> ModelConfig {
+        match self {
+            Self::SmolLm2 => smollm2(layers),
+            Self::Llama2 => llama_2_7b(layers),
+        }
+    }
+}
+
+/// Random weights of which every layer has the same: a 7B model's are drawn in seconds, and the
+/// host holds one layer.
+struct Repeated(RandomWeights, HashMap<String, TensorData>);
+
+impl Weights for Repeated {
+    fn tensor(&mut self, name: &str) -> Result<TensorData, ModelError> {
+        let parts = name.split('.').map(|part| match part.parse::<usize>() {
+            Ok(_) => "0",
+            Err(_) => part,
+        });
+        let name = parts.collect::<Vec<_>>().join(".");
+        if let Some(known) = self.1.get(&name) {
+            return Ok(known.clone());
+        }
+        let drawn = self.0.tensor(&name)?;
+        self.1.insert(name, drawn.clone());
+        Ok(drawn)
+    }
+}
+
+/// The forms that `--form` names.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Forced {
+    Lean,
+    Composed,
 }
 
 /// Small enough to be run by an emulator of the processor.
@@ -93,9 +157,14 @@ struct Options {
     top_k: usize,
     #[arg(long, default_value_t = 0.0)]
     dropout: f64,
-    /// So many layers of random weights in SmolLM2-135M's shape instead of a model.
+    /// So many layers of random weights in `--shape` instead of a model.
     #[arg(long)]
     layers: Option<usize>,
+    #[arg(long, value_enum, default_value_t, requires = "layers")]
+    shape: Shape,
+    /// The form of the operations, instead of the best that the device has.
+    #[arg(long, value_enum)]
+    form: Option<Forced>,
     /// Two layers of random weights in a small shape instead: for `benches/instructions.sh`.
     #[arg(long, conflicts_with = "layers")]
     small: bool,
@@ -131,11 +200,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{}", json!({ "gflops": products() }));
         return Ok(());
     }
+    match options.form {
+        Some(Forced::Lean) => in_form(Form::Lean, || measure(&options)),
+        Some(Forced::Composed) => in_form(Form::Composed, || measure(&options)),
+        None => measure(&options),
+    }
+}
+
+fn measure(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
-    let config = settings(&options);
+    let config = settings(options);
     let method = registry::build(&config)?;
     let device = uq4ct::backend::find(&options.device)?.device;
-    let (shape, base, questions) = load(&options, &config, &device)?;
+    let (shape, base, questions) = load(options, &config, &device)?;
     if let Some(path) = &options.lengths {
         let lengths: Vec<usize> = questions.iter().map(EncodedQuestion::length).collect();
         std::fs::write(path, serde_json::to_string(&lengths)?)?;
@@ -145,10 +222,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let loaded = start.elapsed().as_secs_f64();
     let trains = !options.evaluate && trainable > 0;
     let at = match trains {
-        true => device.autodiff(),
-        false => device,
+        true => device.clone().autodiff(),
+        false => device.clone(),
     };
-    let batches = batches(&options, &config, questions, trains, &at)?;
+    let batches = batches(options, &config, questions, trains, &at)?;
     let (mut useful, mut computed) = (Vec::new(), Vec::new());
     for batch in &batches {
         useful.push(batch.input.real_tokens as f64);
@@ -185,7 +262,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let kept = &phases[options.warmup..];
     let seconds = |phases: &[[f64; 2]]| -> f64 { phases.iter().flatten().sum() };
     let tokens = |counts: &[f64]| -> f64 { counts[options.warmup..].iter().sum() };
-    let flops = flops(&shape, &options, trains) * tokens(&useful);
+    let flops = flops(&shape, options, trains) * tokens(&useful);
     println!(
         "{}",
         json!({
@@ -202,6 +279,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "tokens_per_s": tokens(&useful) / seconds(kept),
             "useful_share": tokens(&useful) / tokens(&computed),
             "gflops": flops / seconds(kept) / 1e9,
+            "form": options.form.map(|form| match form {
+                Forced::Lean => "lean",
+                Forced::Composed => "composed",
+            }),
+            "first_step_s": phases[0].iter().sum::<f64>(),
+            "pool_mib": device.memory_pool_usage().map(|pool| pool.bytes_reserved >> 20),
             "peak_rss_mib": peak_memory() as f64 / f64::from(1 << 20),
             "load_seconds": loaded,
             "last_loss": loss,
@@ -248,10 +331,16 @@ fn load(
     }
     let random = match options.small {
         true => Some(small()),
-        false => options.layers.map(smollm2),
+        false => options.layers.map(|layers| options.shape.config(layers)),
     };
     let (shape, mut weights): (ModelConfig, Box<dyn Weights>) = match random {
-        Some(shape) => (shape.clone(), Box::new(RandomWeights::new(shape, 1))),
+        Some(shape) => {
+            let drawn = RandomWeights::new(shape.clone(), 1);
+            match options.layers {
+                Some(_) => (shape, Box::new(Repeated(drawn, HashMap::new()))),
+                None => (shape, Box::new(drawn)),
+            }
+        }
         None => {
             let located = models::find(&options.model, &config.model.revision, &finder)?;
             let files = model::load::open(&located.path)?;
