@@ -276,8 +276,46 @@ impl ModelConfig {
         if matches!(self.model_type.as_str(), "qwen2" | "qwen3") {
             json["use_sliding_window"] = windows.is_some().into();
             json["layer_types"] = kinds.into();
+        } else if self.model_type.starts_with("gemma") {
+            json["layer_types"] = kinds.into();
         }
+        self.variant_to_json(&mut json);
         json
+    }
+
+    /// Writes what the family has beside LLaMA.
+    fn variant_to_json(&self, json: &mut serde_json::Value) {
+        let variant = &self.variant;
+        match self.model_type.as_str() {
+            "phi3" => {
+                if let Some(rotated) = variant.rotary_dim {
+                    json["partial_rotary_factor"] = (rotated as f64 / self.head_dim as f64).into();
+                }
+            }
+            "gemma2" | "gemma3_text" => {
+                json["hidden_act"] = "gelu_pytorch_tanh".into();
+                json["hidden_activation"] = "gelu_pytorch_tanh".into();
+                let width = variant.attention_scale.map(|scale| scale.powi(-2).round());
+                json["query_pre_attn_scalar"] = width.unwrap_or(self.head_dim as f64).into();
+                json["attn_logit_softcapping"] = variant.attention_soft_cap.into();
+                json["final_logit_softcapping"] = variant.logit_soft_cap.into();
+                if let Some(theta) = variant.local_rope_theta {
+                    json["rope_local_base_freq"] = theta.into();
+                }
+            }
+            "smollm3" => {
+                let rotated = variant.unrotated.iter().map(|none| u8::from(!none));
+                json["no_rope_layers"] = rotated.collect::<Vec<_>>().into();
+            }
+            "granite" => {
+                let plain = (self.head_dim as f64).powf(-0.5);
+                json["embedding_multiplier"] = variant.embedding_multiplier.into();
+                json["residual_multiplier"] = variant.residual_multiplier.into();
+                json["logits_scaling"] = variant.logits_divisor.into();
+                json["attention_multiplier"] = variant.attention_scale.unwrap_or(plain).into();
+            }
+            _ => {}
+        }
     }
 
     /// How many values of a head are rotated.

@@ -24,17 +24,45 @@ fn every_format_gives_the_same_answers_again() {
     let root = root.path();
     let ffn = ["--set", "adapter.placement=ffn"];
     let normalized = ["--set", "adapter.mixture_weights=normalized_delta"];
+    let dora = [
+        "--set",
+        "adapter.use_dora=true",
+        "--set",
+        "adapter.use_rslora=true",
+    ];
+    let patterns = [
+        "--set",
+        "adapter.target_modules=\"model\\\\.layers\\\\..*(q|v|down)_proj\"",
+        "--set",
+        "adapter.rank_pattern={\"layers.1.mlp.down_proj\" = 2}",
+    ];
+    let pissa = [
+        "--set",
+        "adapter.rank=8",
+        "--set",
+        "adapter.init_lora_weights=pissa",
+    ];
     for (method, format, more) in [
         ("lora", "peft", &[][..]),
+        ("lora", "peft", &dora),
+        ("lora", "peft", &patterns),
+        ("lora", "uq4ct", &pissa),
         ("lora", "uq4ct", &[]),
         ("blob", "uq4ct", &[]),
         ("uq4ct", "uq4ct", &[]),
         ("uq4ct", "uq4ct", &normalized),
         ("uq4ct", "mixlora", &ffn),
     ] {
-        let name = match more == normalized {
-            true => "normalized".to_owned(),
-            false => format!("{method}-{format}"),
+        let variants = [
+            (&normalized[..], "normalized"),
+            (&dora, "dora"),
+            (&patterns, "patterns"),
+            (&pissa, "pissa"),
+        ];
+        let variant = variants.into_iter().find(|(settings, _)| *settings == more);
+        let name = match variant {
+            Some((_, name)) => name.to_owned(),
+            None => format!("{method}-{format}"),
         };
         train(root, &name, &[&["--method", method], more].concat());
         let out = format!("out-{name}");

@@ -205,16 +205,50 @@ fn gradients_of_further_families_agree_with_finite_differences() {
     }
 }
 
+/// The configuration of a family's fixture, in so far as a GGUF file says it.
+fn config_in_gguf(name: &str) -> ModelConfig {
+    let text = std::fs::read_to_string(fixture("families").join(name).join("config.json"));
+    let mut json: Value = serde_json::from_str(&text.unwrap()).unwrap();
+    if name.starts_with("gemma") {
+        // llama.cpp knows the released models' scale, and which of their layers have a window.
+        json["query_pre_attn_scalar"] = json["head_dim"].clone();
+    }
+    if name == "gemma3" {
+        json["layer_types"] = vec!["sliding_attention"; 3].into();
+    }
+    if name == "phi3_longrope_short" {
+        json["sliding_window"] = Value::Null;
+    }
+    ModelConfig::from_json(&json.to_string()).unwrap()
+}
+
 #[test]
 fn families_from_gguf_equal_themselves_from_safetensors() {
     let device = Device::flex();
     let input = row(&[5, 17, 3, 44, 9, 60], 0, &device);
-    for name in ["qwen3", "llama3_rope"] {
-        let expected = match name {
-            "qwen3" => load(name, &device),
-            _ => load_llama(name, &device),
+    for (name, file) in [
+        ("qwen3", "qwen3"),
+        ("llama3_rope", "llama3_rope"),
+        ("phi3", "family_phi3"),
+        ("phi3_longrope_short", "family_phi3_longrope_short"),
+        ("phi3_longrope_long", "family_phi3_longrope_long"),
+        ("gemma2", "family_gemma2"),
+        ("gemma3", "family_gemma3"),
+        ("olmo2", "family_olmo2"),
+        ("smollm3", "family_smollm3"),
+        ("granite", "family_granite"),
+    ] {
+        let expected = match file.starts_with("family") {
+            true => {
+                let config = config_in_gguf(name);
+                let folder = fixture("families").join(name);
+                let mut weights = model::load::weights(&folder, &config).unwrap();
+                Llama::load(&config, &mut *weights, POSITIONS, FloatDType::F32, &device).unwrap()
+            }
+            false if name == "llama3_rope" => load_llama(name, &device),
+            false => load(name, &device),
         };
-        let path = fixture("gguf").join(format!("{name}.gguf"));
+        let path = fixture("gguf").join(format!("{file}.gguf"));
         let mut files = model::load::open(&path).unwrap();
         let weights = &mut *files.weights;
         let found = Llama::load(&files.config, weights, POSITIONS, FloatDType::F32, &device);
@@ -232,22 +266,24 @@ fn families_from_gguf_equal_themselves_from_safetensors() {
 
 #[test]
 fn sentence_piece_from_gguf_reads_text_as_sentencepiece_does() {
-    let path = fixture("gguf/sentence_piece.gguf");
-    let files = model::load::open(&path).unwrap();
-    let tokenizer = Tokenizer::new(files.tokenizer);
-    let text = std::fs::read_to_string(fixture("sentence_piece.json")).unwrap();
-    let expected: Value = serde_json::from_str(&text).unwrap();
-    let texts = expected["texts"].as_array().unwrap();
-    assert!(texts.len() > 10);
-    for entry in texts {
-        let text = entry["text"].as_str().unwrap();
-        let ids: Vec<u32> = serde_json::from_value(entry["ids"].clone()).unwrap();
-        assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text:?}");
-        // A piece that stands for a space cannot be told from a space.
-        if !text.contains('▁') {
-            assert_eq!(tokenizer.decode(&ids[1..]).unwrap(), text);
+    for name in ["sentence_piece", "sentence_piece_gemma"] {
+        let files = model::load::open(&fixture("gguf").join(format!("{name}.gguf")));
+        let tokenizer = Tokenizer::new(files.unwrap().tokenizer);
+        let text = std::fs::read_to_string(fixture(&format!("{name}.json"))).unwrap();
+        let expected: Value = serde_json::from_str(&text).unwrap();
+        let texts = expected["texts"].as_array().unwrap();
+        assert!(texts.len() > 10);
+        for entry in texts {
+            let text = entry["text"].as_str().unwrap();
+            let ids: Vec<u32> = serde_json::from_value(entry["ids"].clone()).unwrap();
+            assert_eq!(tokenizer.encode(text).unwrap(), ids, "{name}: {text:?}");
+            // A piece that stands for a space cannot be told from a space.
+            if !text.contains('▁') {
+                assert_eq!(tokenizer.decode(&ids[1..]).unwrap(), text, "{name}");
+            }
         }
     }
+    let path = fixture("gguf/sentence_piece.gguf");
     let chat = model::load::chat_source(&path).unwrap().unwrap();
     assert_eq!(chat.special_tokens["bos_token"], "<s>");
     assert_eq!(chat.special_tokens["unk_token"], "<unk>");

@@ -80,3 +80,24 @@ fn weights_in_bf16_give_nearly_the_same_logits_and_half_the_type() {
     assert_ne!(full, half);
     assert_close("bf16", &half, &full, 5e-2);
 }
+
+/// Names of pre-tokenizers decide how text is cut before bytes are joined.
+#[test]
+fn byte_level_tokenizers_of_every_kind_read_text_as_the_tokenizers_library_does() {
+    let text = std::fs::read_to_string(fixture("byte_level.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let texts: Vec<String> = serde_json::from_value(expected["texts"].clone()).unwrap();
+    let kinds = expected.as_object().unwrap().iter();
+    let kinds = kinds.filter(|(kind, _)| !["tokenizers", "texts"].contains(&kind.as_str()));
+    let mut compared = 0;
+    for (kind, rows) in kinds {
+        let path = fixture("gguf").join(format!("tokens_{kind}.gguf"));
+        let tokenizer = data::Tokenizer::new(open(&path).unwrap().tokenizer);
+        let rows: Vec<Vec<u32>> = serde_json::from_value(rows.clone()).unwrap();
+        for (text, ids) in texts.iter().zip(rows) {
+            assert_eq!(tokenizer.encode(text).unwrap(), ids, "{kind}: {text:?}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 8 * texts.len());
+}

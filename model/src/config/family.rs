@@ -60,43 +60,50 @@ pub const FAMILIES: &[Family] = &[
     ),
     family(
         ["phi3", "Phi3ForCausalLM"],
-        None,
+        Some("phi3"),
         "Phi-3, Phi-3.5-mini, Phi-4, Phi-4-mini",
         "q, k, v in one matrix, gate and up in another; a part of each head rotated; longrope",
     ),
     family(
         ["gemma2", "Gemma2ForCausalLM"],
-        None,
+        Some("gemma2"),
         "Gemma 2",
         "norms around each block, GELU, scaled embeddings, soft caps, a window on every second layer",
     ),
     family(
         ["gemma3_text", "Gemma3ForCausalLM"],
-        None,
+        Some("gemma3"),
         "Gemma 3, text alone (270M, 1B)",
         "as Gemma 2 without soft caps, norms of q and k, another rotation on layers with a window",
     ),
     family(
         ["olmo2", "Olmo2ForCausalLM"],
-        None,
+        Some("olmo2"),
         "OLMo 2",
         "norms after each block, and of q and k as a whole",
     ),
     family(
         ["smollm3", "SmolLM3ForCausalLM"],
-        None,
+        Some("smollm3"),
         "SmolLM3",
         "every fourth layer without rotation",
     ),
     family(
         ["granite", "GraniteForCausalLM"],
-        None,
+        Some("granite"),
         "Granite 3, dense",
         "factors on embeddings, scores, blocks and logits",
     ),
 ];
 
 impl Family {
+    /// The family of an architecture of GGUF files; of several, the first.
+    pub fn of_gguf(architecture: &str) -> Option<&'static Self> {
+        FAMILIES
+            .iter()
+            .find(|family| family.gguf == Some(architecture))
+    }
+
     /// The family of a `model_type`.
     pub fn of(model_type: &str) -> Option<&'static Self> {
         FAMILIES

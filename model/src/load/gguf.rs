@@ -10,8 +10,9 @@ use candle_core::Device;
 use candle_core::quantized::gguf_file::Content;
 
 use super::chat::ChatSource;
+use super::fused::Fused;
 use super::{ModelFiles, Weights, at};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, NormNames, RopeScaling};
 use crate::error::ModelError;
 
 mod header;
@@ -25,8 +26,12 @@ pub struct Gguf {
     heads: usize,
     key_value_heads: usize,
     /// Whether the rows of q and k are in interleaved rotary order, as llama.cpp stores those of
-    /// llama. Those of other families are as they were.
+    /// llama and of what descends from it. Those of other families are as they were.
     permuted: bool,
+    /// Names of the layers' norms.
+    norms: NormNames,
+    /// Whether 1 was added to the weights of norms.
+    unit_added: bool,
 }
 
 /// Opens a GGUF file of an architecture that [`FAMILIES`](crate::config::FAMILIES) names.
@@ -50,22 +55,28 @@ pub fn open(path: &Path) -> Result<ModelFiles, ModelError> {
         file,
         heads: config.num_attention_heads,
         key_value_heads: config.num_key_value_heads,
-        permuted: config.model_type == "llama",
+        permuted: ["llama", "smollm3", "granite"].contains(&config.model_type.as_str()),
+        norms: config.variant.norm_names(),
+        unit_added: config.variant.unit_offset,
         content,
     };
-    if weights.content.tensor_infos.contains_key(ROPE_DIVISORS) {
-        let (_, divisors) = weights.read(ROPE_DIVISORS)?;
-        header::with_rope_divisors(&mut config, divisors);
-    }
+    config.rope_scaling = weights.rope_divisors(&config)?.or(config.rope_scaling);
+    let config = config.validated().map_err(invalid)?;
     Ok(ModelFiles {
-        config: config.validated().map_err(invalid)?,
-        weights: Box::new(weights),
+        weights: match config.variant.fused_projections {
+            true => Box::new(Fused::new(weights, &config)),
+            false => Box::new(weights),
+        },
+        config,
         tokenizer,
     })
 }
 
 /// Llama 3's rotary scaling: what each frequency is divided by.
 const ROPE_DIVISORS: &str = "rope_freqs.weight";
+
+/// LongRoPE's, within the trained context and beyond it.
+const LONG_ROPE: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// The chat template in a GGUF file's header, if there is one.
 ///
@@ -109,8 +120,8 @@ fn missing(content: &Content, name: &str) -> ModelError {
     }
 }
 
-/// llama.cpp's name of a Hugging Face weight.
-fn gguf_name(name: &str) -> Option<String> {
+/// llama.cpp's name of a Hugging Face weight of a model with these norms.
+fn gguf_name(name: &str, norms: &NormNames) -> Option<String> {
     let outside = [
         ("model.embed_tokens.weight", "token_embd.weight"),
         ("model.norm.weight", "output_norm.weight"),
@@ -122,16 +133,20 @@ fn gguf_name(name: &str) -> Option<String> {
     let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let (part, kind) = part.rsplit_once('.')?;
     let part = match part {
-        "input_layernorm" => "attn_norm",
-        "post_attention_layernorm" => "ffn_norm",
+        _ if Some(part) == norms.attention_input => "attn_norm",
+        _ if Some(part) == norms.attention_output => "post_attention_norm",
+        _ if Some(part) == norms.mlp_input => "ffn_norm",
+        _ if Some(part) == norms.mlp_output => "post_ffw_norm",
         "self_attn.q_norm" => "attn_q_norm",
         "self_attn.k_norm" => "attn_k_norm",
         "self_attn.q_proj" => "attn_q",
         "self_attn.k_proj" => "attn_k",
         "self_attn.v_proj" => "attn_v",
+        "self_attn.qkv_proj" => "attn_qkv",
         "self_attn.o_proj" => "attn_output",
         "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" => "ffn_up",
+        // Gate and up in one, where they are.
+        "mlp.up_proj" | "mlp.gate_up_proj" => "ffn_up",
         "mlp.down_proj" => "ffn_down",
         _ => return None,
     };
@@ -155,7 +170,7 @@ fn unpermute(values: &[f32], rows: usize, columns: usize, heads: usize) -> Vec<f
 impl Weights for Gguf {
     fn tensor(&mut self, name: &str) -> Result<TensorData, ModelError> {
         let _at_hand = fault::reading(&self.path);
-        let stored = gguf_name(name)
+        let stored = gguf_name(name, &self.norms)
             .filter(|stored| self.content.tensor_infos.contains_key(stored))
             .ok_or_else(|| missing(&self.content, name))?;
         let (shape, values) = self.read(&stored)?;
@@ -181,6 +196,9 @@ impl Weights for Gguf {
                     "{rows} rows do not divide into {heads} heads"
                 )));
             }
+            None if self.unit_added && name.ends_with("norm.weight") => {
+                values.into_iter().map(|value| value - 1.0).collect()
+            }
             None => values,
         };
         Ok(TensorData::new(values, shape))
@@ -188,6 +206,31 @@ impl Weights for Gguf {
 }
 
 impl Gguf {
+    /// The rotary scaling that the file holds as tensors, if it does.
+    fn rope_divisors(&mut self, config: &ModelConfig) -> Result<Option<RopeScaling>, ModelError> {
+        let has = |name: &str| self.content.tensor_infos.contains_key(name);
+        let (names, long) = match (has(ROPE_DIVISORS), LONG_ROPE.into_iter().all(has)) {
+            (true, _) => ([ROPE_DIVISORS; 2], false),
+            (_, true) => (LONG_ROPE, true),
+            _ => return Ok(None),
+        };
+        let mut read = |name: &str| -> Result<Vec<f64>, ModelError> {
+            let (_, divisors) = self.read(name)?;
+            Ok(divisors.into_iter().map(f64::from).collect())
+        };
+        let [short_factor, long_factor] = [read(names[0])?, read(names[1])?];
+        let (original_max_position_embeddings, attention_factor) = match long {
+            true => header::long_rope(&self.content, config),
+            false => (config.max_position_embeddings as f64, 1.0),
+        };
+        Ok(Some(RopeScaling::LongRope {
+            short_factor,
+            long_factor,
+            original_max_position_embeddings,
+            attention_factor,
+        }))
+    }
+
     /// Shape and values of a stored tensor, dequantised.
     fn read(&mut self, stored: &str) -> Result<(Vec<usize>, Vec<f32>), ModelError> {
         let info = &self.content.tensor_infos[stored];
@@ -217,6 +260,7 @@ impl Gguf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{NormPlacement, Variant};
 
     #[test]
     fn unpermute_undoes_the_converter() {
@@ -231,10 +275,23 @@ mod tests {
 
     #[test]
     fn names_are_mapped() {
+        let names = |norms| Variant {
+            norms,
+            ..Variant::default()
+        };
+        let of = |name: &str, norms| gguf_name(name, &names(norms).norm_names());
         assert_eq!(
-            gguf_name("model.layers.3.mlp.down_proj.weight").as_deref(),
+            of("model.layers.3.mlp.down_proj.weight", NormPlacement::Before).as_deref(),
             Some("blk.3.ffn_down.weight")
         );
-        assert_eq!(gguf_name("model.layers.x"), None);
+        let norm = "model.layers.0.post_attention_layernorm.weight";
+        for (norms, stored) in [
+            (NormPlacement::Before, "blk.0.ffn_norm.weight"),
+            (NormPlacement::After, "blk.0.post_attention_norm.weight"),
+            (NormPlacement::Around, "blk.0.post_attention_norm.weight"),
+        ] {
+            assert_eq!(of(norm, norms).as_deref(), Some(stored));
+        }
+        assert_eq!(of("model.layers.x", NormPlacement::Before), None);
     }
 }

@@ -8,18 +8,22 @@ use tokenizers::Tokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::tokenizer::SplitDelimiterBehavior;
 
 use super::super::chat::ChatSource;
 use super::{missing, reason};
-use crate::config::{FAMILIES, ModelConfig, QueryKeyNorm, RopeScaling, Variant};
+use crate::config::{
+    FAMILIES, Family, GateActivation, ModelConfig, NormPlacement, QueryKeyNorm, RopeScaling,
+    Variant,
+};
 use crate::error::ModelError;
 
 /// The configuration of a model of an architecture that is read.
 pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
     let architecture = text(content, "general.architecture")?;
-    let known = FAMILIES.iter().filter_map(|family| family.gguf);
-    let known: BTreeSet<&str> = known.collect();
-    if !known.contains(architecture.as_str()) {
+    let Some(family) = Family::of_gguf(&architecture) else {
+        let known: BTreeSet<&str> = FAMILIES.iter().filter_map(|family| family.gguf).collect();
         let known: Vec<&str> = known.into_iter().collect();
         return Err(ModelError::setting(
             "general.architecture",
@@ -28,7 +32,7 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
                 known.join(", ")
             ),
         ));
-    }
+    };
     let key = |name: &str| format!("{architecture}.{name}");
     let count = |name: &str| integer(content, &key(name));
     let heads = count("attention.head_count")?;
@@ -43,7 +47,7 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
     }
     let head_dim = count("attention.key_length").unwrap_or(d / heads.max(1));
     let rotated = count("rope.dimension_count").unwrap_or(head_dim);
-    if rotated != head_dim {
+    if rotated != head_dim && family.model_type != "phi3" {
         return Err(ModelError::setting(
             key("rope.dimension_count"),
             format!(
@@ -56,6 +60,8 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
         .get("token_embd.weight")
         .ok_or_else(|| missing(content, "token_embd.weight"))?;
     let vocab_size = embedding.shape.dims().first().copied().unwrap_or(0);
+    let mut variant = variant(content, family, [d, heads, head_dim, layers])?;
+    variant.rotary_dim = Some(rotated).filter(|rotated| *rotated != head_dim);
     Ok(ModelConfig {
         vocab_size,
         hidden_size: d,
@@ -68,23 +74,137 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
         rms_norm_eps: number(content, &key("attention.layer_norm_rms_epsilon"))?,
         rope_theta: number(content, &key("rope.freq_base")).unwrap_or(10_000.0),
         rope_scaling: rope_scaling(content, &architecture)?,
-        sliding_window: vec![None; layers],
+        sliding_window: windows(content, family, layers)?,
         qkv_bias: content.tensor_infos.contains_key("blk.0.attn_q.bias"),
         output_bias: content.tensor_infos.contains_key("blk.0.attn_output.bias"),
         mlp_bias: false,
         tie_word_embeddings: !content.tensor_infos.contains_key("output.weight"),
-        variant: Variant {
-            query_key_norm: match content
-                .tensor_infos
-                .contains_key("blk.0.attn_q_norm.weight")
-            {
-                true => QueryKeyNorm::Head,
-                false => QueryKeyNorm::None,
-            },
-            ..Variant::default()
-        },
-        model_type: architecture,
+        variant,
+        model_type: family.model_type.into(),
     })
+}
+
+/// How the family departs from LLaMA, as far as the header says so, and else as llama.cpp has it.
+/// The sizes are those of the model, its heads, a head's width, and its layers.
+fn variant(
+    content: &Content,
+    family: &Family,
+    [d, heads, head_dim, layers]: [usize; 4],
+) -> Result<Variant, ModelError> {
+    let architecture = family.gguf.unwrap_or_default();
+    let key = |name: &str| format!("{architecture}.{name}");
+    let given = |name: &str| number(content, &key(name)).ok();
+    let query_key_norm = match content
+        .tensor_infos
+        .contains_key("blk.0.attn_q_norm.weight")
+    {
+        true => QueryKeyNorm::Head,
+        false => QueryKeyNorm::None,
+    };
+    let llama = Variant {
+        query_key_norm,
+        ..Variant::default()
+    };
+    // The largest of each family, told by its layers, scales by another width than a head's.
+    let gemma = |largest: usize| Variant {
+        norms: NormPlacement::Around,
+        unit_offset: true,
+        activation: GateActivation::GeluTanh,
+        embedding_multiplier: (d as f64).sqrt(),
+        attention_scale: (layers == largest).then(|| ((d / heads.max(1)) as f64).powf(-0.5)),
+        logit_soft_cap: given("final_logit_softcapping"),
+        ..llama.clone()
+    };
+    let found = match family.model_type {
+        "phi3" => Variant {
+            fused_projections: true,
+            ..llama
+        },
+        "gemma2" => Variant {
+            attention_soft_cap: given("attn_logit_softcapping").or(Some(50.0)),
+            logit_soft_cap: given("final_logit_softcapping").or(Some(30.0)),
+            ..gemma(46)
+        },
+        "gemma3_text" => Variant {
+            local_rope_theta: given("rope.freq_base_swa").or(Some(10_000.0)),
+            ..gemma(62)
+        },
+        "olmo2" => Variant {
+            query_key_norm: QueryKeyNorm::Whole,
+            norms: NormPlacement::After,
+            ..llama
+        },
+        "smollm3" => Variant {
+            unrotated: (1..=layers).map(|layer| layer.is_multiple_of(4)).collect(),
+            ..llama
+        },
+        "granite" => {
+            let factor = |name: &str| given(name).filter(|factor| *factor != 0.0);
+            Variant {
+                embedding_multiplier: factor("embedding_scale").unwrap_or(1.0),
+                residual_multiplier: factor("residual_scale").unwrap_or(1.0),
+                logits_divisor: factor("logit_scale").unwrap_or(1.0),
+                attention_scale: factor("attention.scale"),
+                ..llama
+            }
+        }
+        _ => llama,
+    };
+    let unrotated = key("rope.scaling.finetuned");
+    let off = content.metadata.get(&unrotated);
+    if off.and_then(|value| value.to_bool().ok()) == Some(false) {
+        return Err(ModelError::setting(
+            unrotated,
+            "a model without rotary positions (Granite 4) is not implemented",
+        ));
+    }
+    // A plain scale is no departure.
+    let plain = (head_dim as f64).powf(-0.5);
+    Ok(Variant {
+        attention_scale: found.attention_scale.filter(|scale| *scale != plain),
+        ..found
+    })
+}
+
+/// The window of each layer: of Phi-3 everywhere, of Gemma on all layers but every second or sixth.
+fn windows(
+    content: &Content,
+    family: &Family,
+    layers: usize,
+) -> Result<Vec<Option<usize>>, ModelError> {
+    let key = format!(
+        "{}.attention.sliding_window",
+        family.gguf.unwrap_or_default()
+    );
+    let given = integer(content, &key).ok().filter(|window| *window > 0);
+    let (window, without) = match family.model_type {
+        "phi3" => (given, 0),
+        "gemma2" => (given.or(Some(4096)), 2),
+        "gemma3_text" => (given, 6),
+        "olmo2" if given.is_some() => {
+            return Err(ModelError::setting(
+                key,
+                "OLMo 3, which has windows, is not implemented: OLMo 2 is",
+            ));
+        }
+        _ => (None, 0),
+    };
+    // Every so many layers, the last of them, has none.
+    let has_none = |layer: usize| without > 0 && (layer + 1).is_multiple_of(without);
+    let layers = (0..layers).map(|layer| window.filter(|_| !has_none(layer)));
+    Ok(layers.collect())
+}
+
+/// LongRoPE's trained context, and its factor on cosines and sines.
+pub(super) fn long_rope(content: &Content, config: &ModelConfig) -> (f64, f64) {
+    let architecture = Family::of(&config.model_type).and_then(|family| family.gguf);
+    let key = |name: &str| format!("{}.rope.scaling.{name}", architecture.unwrap_or_default());
+    let original = integer(content, &key("original_context_length")).ok();
+    let original = original.unwrap_or(config.max_position_embeddings) as f64;
+    (
+        original,
+        number(content, &key("attn_factor")).unwrap_or(1.0),
+    )
 }
 
 /// The scaling that the header names. Llama 3's stands in a tensor instead.
@@ -105,41 +225,51 @@ fn rope_scaling(content: &Content, architecture: &str) -> Result<Option<RopeScal
     }
 }
 
-/// Llama 3's scaling as its file holds it, a divisor for every frequency, on a whole configuration.
-pub(super) fn with_rope_divisors(config: &mut ModelConfig, divisors: Vec<f32>) {
-    let divisors: Vec<f64> = divisors.into_iter().map(f64::from).collect();
-    config.rope_scaling = Some(RopeScaling::LongRope {
-        short_factor: divisors.clone(),
-        long_factor: divisors,
-        original_max_position_embeddings: config.max_position_embeddings as f64,
-        attention_factor: 1.0,
-    });
-}
-
 /// Whether the tokenizer is SentencePiece's, as LLaMA-2's and Mistral's are.
 pub(super) fn has_sentence_piece(content: &Content) -> bool {
     text(content, "tokenizer.ggml.model").is_ok_and(|model| model == "llama")
 }
 
+/// How text is cut before pairs of bytes are joined, as Llama 3 and its kin do.
+const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The same of GPT-4o, as Phi-4-mini does.
+const GPT_4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 /// The tokenizer as candle-core reads it, with the pre-tokenizers that candle-core does not know:
-/// SmolLM splits single digits, GPT-2 adds no leading space.
+/// SmolLM splits single digits, GPT-2 adds no leading space, Llama 3 goes by another name there.
 pub(super) fn tokenizer(content: &Content) -> Result<Tokenizer, String> {
     let read = || Tokenizer::from_gguf(content).map_err(reason);
     let mut tokenizer = crate::load::tokenizer(read).map_err(|e| format!("tokenizer: {e}"))?;
     let kind = text(content, "tokenizer.ggml.pre").unwrap_or_else(|_| "default".into());
     let bytes = ByteLevel::new(false, true, true);
+    let cut = |regex: &str| -> Result<Sequence, String> {
+        let pattern = SplitPattern::Regex(regex.into());
+        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false);
+        let split = split.map_err(|e| format!("tokenizer: {e}"))?;
+        Ok(Sequence::new(vec![
+            split.into(),
+            ByteLevel::new(false, true, false).into(),
+        ]))
+    };
     match kind.as_str() {
-        "smollm" => {
+        "smollm" | "refact" => {
             let parts = vec![Digits::new(true).into(), bytes.into()];
             tokenizer.with_pre_tokenizer(Some(Sequence::new(parts)));
         }
-        "gpt-2" | "default" => {
+        "gpt-2" | "default" | "olmo" => {
             tokenizer.with_pre_tokenizer(Some(bytes));
         }
-        "qwen2" | "llama3" | "llama-bpe" | "smaug-bpe" => {}
+        "llama3" | "llama-v3" | "llama-bpe" | "smaug-bpe" | "dbrx" => {
+            tokenizer.with_pre_tokenizer(Some(cut(LLAMA_3)?));
+        }
+        "gpt-4o" => {
+            tokenizer.with_pre_tokenizer(Some(cut(GPT_4O)?));
+        }
+        "qwen2" => {}
         other => {
             return Err(format!(
-                "tokenizer.ggml.pre: expected smollm, gpt-2, qwen2 or llama-bpe, got {other:?}; put the model's tokenizer.json and safetensors in a directory and use that"
+                "tokenizer.ggml.pre: expected smollm, refact, gpt-2, olmo, qwen2, llama-bpe, dbrx or gpt-4o, got {other:?}; put the model's tokenizer.json and safetensors in a directory and use that"
             ));
         }
     }

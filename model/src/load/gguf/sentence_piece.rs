@@ -101,10 +101,18 @@ pub(super) fn tokenizer(content: &Content) -> Result<Tokenizer, String> {
         decoders.push(Strip::new(' ', 1, 0).into());
     }
     tokenizer.with_decoder(Some(Decoders::new(decoders)));
+    // Phi-3's markers of a turn swallow the white space that follows them, which files do not say.
+    let phi_3 = value(content, "general.architecture")
+        .is_ok_and(|name| name.to_string().is_ok_and(|name| name == "phi3"));
+    let swallows = |piece: &str| phi_3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&piece);
     let added = pieces.iter().zip(&kinds).filter_map(|(piece, kind)| {
         let special = matches!(*kind, UNKNOWN | CONTROL);
-        (special || *kind == USER_DEFINED)
-            .then(|| AddedToken::from(*piece, special).normalized(false))
+        (special || *kind == USER_DEFINED).then(|| {
+            AddedToken::from(*piece, special)
+                // A run of spaces (Gemma's) may stand there as the normalizer writes it.
+                .normalized(piece.contains(SPACE))
+                .rstrip(swallows(piece))
+        })
     });
     let added: Vec<AddedToken> = added.collect();
     tokenizer
