@@ -1,11 +1,15 @@
 //! The runs below a directory, and the newest of them, for who names none.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use train::RunConfig;
+use train::lock::holder;
 use train::run_directory::RunDirectory;
 
 use super::process::tell;
+use super::usage::wrong;
 
 /// Where `train` puts a run that is not named.
 pub(super) const RUNS: &str = "runs";
@@ -47,15 +51,43 @@ pub(super) fn run_or_newest(named: Option<&Path>) -> Result<PathBuf> {
     }
     let finished = |root: PathBuf| {
         let (run, config) = RunDirectory::open(&root).ok()?;
-        // Scored last.
-        let file = run.predictions_file(&config.data.dataset);
-        let written = file.metadata().and_then(|found| found.modified()).ok()?;
-        Some((written, root))
+        Some((written(&scored(&run, &config))?, root))
     };
     let newest = below(Path::new(RUNS)).into_iter().filter_map(finished);
     let Some((_, run)) = newest.max() else {
-        bail!("no finished run below {RUNS}/: name a run's directory, or train one");
+        return Err(wrong(format_args!(
+            "no finished run below {RUNS}/: name a run's directory, or train one"
+        )));
     };
     tell(format_args!("The newest finished run: {}", run.display()));
     Ok(run)
+}
+
+/// The run that was begun last of those that are not finished and that nobody works on, which is
+/// said.
+pub(super) fn newest_unfinished() -> Result<PathBuf> {
+    let unfinished = |root: PathBuf| {
+        let (run, config) = RunDirectory::open(&root).ok()?;
+        let idle = !scored(&run, &config).is_file() && holder(&root).is_none();
+        let files = [root.join("metrics.jsonl"), root.join("config.toml")];
+        let written = files.iter().find_map(|file| written(file));
+        idle.then_some((written?, root))
+    };
+    let newest = below(Path::new(RUNS)).into_iter().filter_map(unfinished);
+    let Some((_, run)) = newest.max() else {
+        return Err(wrong(format_args!(
+            "--resume: no unfinished run below {RUNS}/: name its directory"
+        )));
+    };
+    tell(format_args!("The newest unfinished run: {}", run.display()));
+    Ok(run)
+}
+
+/// The file that a run writes last.
+fn scored(run: &RunDirectory, config: &RunConfig) -> PathBuf {
+    run.predictions_file(&config.data.dataset)
+}
+
+fn written(file: &Path) -> Option<SystemTime> {
+    file.metadata().and_then(|found| found.modified()).ok()
 }

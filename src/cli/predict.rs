@@ -1,30 +1,36 @@
 //! `uq4ct predict`: a finished run answers questions of the user's own, and says when not to trust
 //! it.
 
-use std::io::{BufRead, BufReader, IsTerminal, Write, stdin, stdout};
+use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use data::dataset::custom::Custom;
 use data::error::DataError;
 use data::rows::{self, Row};
-use indicatif::{ProgressBar, ProgressStyle};
-use train::answering::{Answer, Answerer, Asked, Decision};
-use train::dashboard::state::clock;
+use train::answering::{Answer, Answerer, Asked};
 use train::lock::Lock;
 use train::run_directory::RunDirectory;
 use train::{RunConfig, TrainError};
 
-use super::answers::{self, Format, Known, KnownLine, Line};
 use super::dataset::FieldArgs;
 use super::flags::{PlaceArgs, PromiseArgs, explain};
 use super::newest::run_or_newest;
 use super::process::{logging, print, tell};
 use super::usage::wrong;
+
+mod answers;
+mod input;
+mod progress;
+mod text;
+
+use answers::{Format, Known, KnownLine, Line};
+use input::{Asking, Item, standard_input};
+use progress::Progress;
+use text::describe;
 
 /// Flags of `predict`.
 #[derive(Debug, Args)]
@@ -132,23 +138,6 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The lines of standard input that are not empty.
-fn standard_input(path: &Path) -> impl Iterator<Item = Result<Row, DataError>> {
-    let lines = BufReader::new(stdin()).lines().enumerate();
-    lines.filter_map(move |(number, line)| match line {
-        Ok(line) if line.trim().is_empty() => None,
-        Ok(line) => Some(rows::json_line(path, number + 1, &line)),
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-            Some(Err(DataError::Row {
-                path: path.into(),
-                row: number + 1,
-                reason: "is not UTF-8".into(),
-            }))
-        }
-        Err(error) => Some(Err(DataError::io(path, error))),
-    })
-}
-
 fn open(args: &PredictArgs, run: &Path, config: &RunConfig) -> Result<Answerer> {
     let setup = args.places.finished(run, config, Arc::default())?;
     Ok(Answerer::open(
@@ -184,114 +173,6 @@ fn one(args: &PredictArgs, answerer: &Answerer) -> Result<()> {
     }
     print(describe(answer, &choices));
     Ok(())
-}
-
-/// An answer for reading: what it is and how sure that is, then what the model states.
-fn describe(answer: &Answer, choices: &[String]) -> String {
-    let letter = |choice: usize| char::from(b'A' + choice as u8);
-    let says = match &answer.label {
-        Some(label) => format!("{label}: {}", answer.text),
-        None => answer.text.clone(),
-    };
-    let says = match answer.decision {
-        Some(Decision::Abstain) => format!("abstains (would say {says})"),
-        _ => says,
-    };
-    let mut lines = vec![says, sureness(answer)];
-    if answer.label.is_none() {
-        let stated = 100.0 * answer.probability;
-        lines.push(format!("the model states {stated:.1} %"));
-    } else {
-        lines.push("the model states".into());
-    }
-    for (choice, p) in answer.probabilities.iter().enumerate().take(choices.len()) {
-        let bar = "#".repeat((p * 40.0).round() as usize);
-        lines.push(format!(
-            "  {} {:5.1} %  {bar:40}  {}",
-            letter(choice),
-            100.0 * p,
-            choices[choice]
-        ));
-    }
-    let mut more = Vec::new();
-    if let Some(flu) = answer.flu {
-        more.push(format!("FLU {flu:.3} (high = certain)"));
-    }
-    let set: Vec<String> = answer.set.iter().map(|c| letter(*c).to_string()).collect();
-    if !set.is_empty() {
-        more.push(format!("may be right: {}", set.join(", ")));
-    }
-    lines.push(more.join(", "));
-    lines.join("\n").trim_end().to_owned()
-}
-
-/// The number to trust, and what it rests on.
-fn sureness(answer: &Answer) -> String {
-    let mut text = format!("{:.1} % sure", 100.0 * answer.confidence);
-    if let Some([low, high]) = answer.interval {
-        text += &format!(" [{:.0}, {:.0}]", 100.0 * low, 100.0 * high);
-    }
-    text += ", ";
-    text += &answer.calibration.reason(answer.calibrated_on);
-    if let Some(below) = answer.below_chance {
-        text += &format!(
-            " (they say {:.1} %, less than chance: chance is shown)",
-            100.0 * below
-        );
-    }
-    text
-}
-
-/// What is asked of a file or a stream.
-struct Asking<'a> {
-    path: &'a Path,
-    /// How a row is read.
-    fields: &'a dyn Fn(&Row) -> Custom,
-    /// The number of rows, where it is known. A stream has none, and goes on past a bad line.
-    total: Option<usize>,
-    /// What answers are written as.
-    format: Format,
-}
-
-/// A row of the input.
-struct Item {
-    /// Its number there.
-    number: usize,
-    /// Name of the field of a text that answers the question.
-    context: String,
-    /// The question, or why it is none.
-    asked: Result<Asked, String>,
-}
-
-impl Asking<'_> {
-    /// The question of a row. What ends the work is an error; a bad line of a stream does not.
-    fn item(&self, row: Result<Row, DataError>) -> Result<Item> {
-        let mut context = String::new();
-        let asked = row.and_then(|row| {
-            let fields = (self.fields)(&row);
-            let (number, row) = row;
-            context.clone_from(&fields.passage);
-            let (mut question, answer) = fields.ask(&row).map_err(|reason| DataError::Row {
-                path: self.path.into(),
-                row: number,
-                reason,
-            })?;
-            if question.id.is_empty() {
-                question.id = format!("row-{number:05}");
-            }
-            Ok((number, Asked { question, answer }))
-        });
-        let (number, asked) = match asked {
-            Ok((number, asked)) => (number, Ok(asked)),
-            Err(DataError::Row { row, reason, .. }) if self.total.is_none() => (row, Err(reason)),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Item {
-            number,
-            context,
-            asked,
-        })
-    }
 }
 
 /// Asks row after row; what the output holds already is skipped. Gives the number of lines that
@@ -400,77 +281,6 @@ fn many(
     ended.map(|()| failed)
 }
 
-/// How far the work on a file is: a bar on a terminal, lines elsewhere.
-struct Progress {
-    bar: ProgressBar,
-    /// Whether lines are written.
-    lines: bool,
-    total: Option<usize>,
-    done: usize,
-    began: Instant,
-    /// When the last line was written.
-    told: Instant,
-}
-
-/// Between two lines of progress.
-const PAUSE: Duration = Duration::from_secs(10);
-
-impl Progress {
-    fn new(shown: bool, total: Option<usize>) -> Result<Self> {
-        let terminal = std::io::stderr().is_terminal();
-        let bar = match (shown && terminal, total) {
-            (true, Some(total)) => ProgressBar::new(total as u64),
-            (true, None) => ProgressBar::no_length(),
-            (false, _) => ProgressBar::hidden(),
-        };
-        bar.set_style(ProgressStyle::with_template(
-            "{bar:30} {pos}/{len} questions, {eta} left",
-        )?);
-        Ok(Self {
-            bar,
-            lines: shown && !terminal,
-            total,
-            done: 0,
-            began: Instant::now(),
-            told: Instant::now(),
-        })
-    }
-
-    fn one(&mut self) {
-        self.done += 1;
-        self.bar.inc(1);
-    }
-
-    /// Writes a line where one is due.
-    fn show(&mut self) {
-        if self.lines && self.told.elapsed() >= PAUSE {
-            self.told = Instant::now();
-            tell(self.line());
-        }
-    }
-
-    fn line(&self) -> String {
-        let seconds = self.began.elapsed().as_secs_f64();
-        let rate = self.done as f64 / seconds.max(1e-9);
-        match self.total {
-            Some(total) => format!(
-                "{}/{total} questions, {rate:.1} a second, {} left",
-                self.done,
-                clock(total.saturating_sub(self.done) as f64 / rate.max(1e-9))
-            ),
-            None => format!("{} questions, {rate:.1} a second", self.done),
-        }
-    }
-
-    fn end(&self) {
-        self.bar.finish_and_clear();
-        if self.lines {
-            let took = clock(self.began.elapsed().as_secs_f64());
-            tell(format_args!("{} questions in {took}", self.done));
-        }
-    }
-}
-
 /// Answers the questions of a batch. One that cannot be put does not cost the others their answers;
 /// `strict` ends with it.
 fn answer(answerer: &Answerer, batch: &[Item], strict: bool) -> Vec<Result<Answer, TrainError>> {
@@ -555,64 +365,4 @@ fn skip(
         }
     }
     Ok(failed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use train::answering::Calibration;
-
-    #[test]
-    fn the_number_to_trust_comes_first_and_says_what_it_rests_on() {
-        let answer = |calibration, calibrated_on| Answer {
-            id: "q".into(),
-            answer: Some(0),
-            label: Some("A".into()),
-            text: "yes".into(),
-            probability: 0.91,
-            confidence: 0.712,
-            interval: Some([0.6, 0.81]),
-            calibrated_on,
-            calibration,
-            below_chance: None,
-            flu: None,
-            probabilities: vec![0.91, 0.09],
-            set: vec![0, 1],
-            shortened: false,
-            decision: None,
-            correct: None,
-        };
-        let choices = ["yes".to_owned(), "no".to_owned()];
-        let says = |calibration, on| describe(&answer(calibration, on), &choices);
-        let text = says(Calibration::Temperature, 200);
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "A: yes");
-        assert_eq!(
-            lines[1],
-            "71.2 % sure [60, 81], calibrated on 200 held-out questions"
-        );
-        assert_eq!(lines[2], "the model states");
-        assert!(lines[3].starts_with("  A  91.0 %  ####"), "{text}");
-        assert_eq!(lines[5], "may be right: A, B");
-        for (calibration, on, reason) in [
-            (
-                Calibration::AsStated,
-                5,
-                "as the model states it: its 5 held-out questions bear no calibration",
-            ),
-            (
-                Calibration::AsStated,
-                0,
-                "as the model states it: there were no held-out questions to check it on",
-            ),
-            (
-                Calibration::FirstAnswers,
-                900,
-                "calibrated on the first answers to 900 training questions",
-            ),
-        ] {
-            let text = says(calibration, on);
-            assert!(text.contains(&format!(", {reason}\n")), "{text}");
-        }
-    }
 }

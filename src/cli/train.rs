@@ -20,7 +20,7 @@ use train::telemetry::Telemetry;
 use super::dataset::{DatasetArgs, datasets};
 use super::figures::table;
 use super::flags::{self, PlaceArgs};
-use super::newest::RUNS;
+use super::newest::{RUNS, newest_unfinished};
 use super::process::{
     OnHangup, STOPPED, StopSignal, display, environment, logging, print, quoted, tell, threads,
 };
@@ -61,8 +61,8 @@ pub(super) struct TrainArgs {
     /// The run's directory [default: runs/<dataset>-<method>-<model>-s<seed>]
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
-    /// Go on with an interrupted run: the one in DIR, by its own settings, or else the one that the
-    /// other flags name
+    /// Go on with an interrupted run: the one in DIR by its own settings, or else the one that the
+    /// other flags name, or the newest unfinished one
     #[arg(long, conflicts_with = "overwrite", num_args = 0..=1, default_missing_value = LATEST, value_name = "DIR")]
     resume: Option<PathBuf>,
     /// Replace what an earlier run left in the directory
@@ -137,12 +137,12 @@ fn methods() -> String {
 pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     logging();
     let device = args.places.device()?;
-    let resumed = args.resume.as_deref().filter(|dir| *dir != LATEST);
-    let (config, shortened) = match resumed {
+    let resumed = resumed(&args)?;
+    let (config, shortened) = match &resumed {
         Some(root) => (as_it_was(&args, root)?, false),
         None => settings(&args, &device)?,
     };
-    let named = resumed.or(args.run.as_deref()).map(Path::to_path_buf);
+    let named = resumed.or(args.run.clone());
     let root = named.unwrap_or_else(|| config.directory(RUNS.as_ref()));
     if args.dry_run {
         return dry_run(&args, &config, &device, shortened);
@@ -200,10 +200,26 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     conclude(outcome?, &setup, args.json)
 }
 
+/// The run that goes on by its own settings; none where the flags say which run and how.
+fn resumed(args: &TrainArgs) -> Result<Option<PathBuf>> {
+    match &args.resume {
+        None => Ok(None),
+        Some(root) if root != LATEST => Ok(Some(root.clone())),
+        // The command of a run says its questions.
+        Some(_) if given(args)?.has("data.dataset") => Ok(None),
+        Some(_) => args
+            .run
+            .clone()
+            .map_or_else(newest_unfinished, Ok)
+            .map(Some),
+    }
+}
+
 /// The settings of the run of `--resume DIR`. What the flags say must be what they are.
 fn as_it_was(args: &TrainArgs, root: &Path) -> Result<RunConfig> {
     let name = root.display();
-    for (flag, given) in [("--run", args.run.is_some()), ("--full", args.full)] {
+    let other = args.run.as_ref().is_some_and(|run| run != root);
+    for (flag, given) in [("--run", other), ("--full", args.full)] {
         if given {
             bail!(
                 "{flag}: --resume {name} names the run, and its settings say the rest: leave {flag} out"

@@ -72,6 +72,7 @@ fn a_run_is_never_overwritten_unasked_and_evaluates_elsewhere() {
         "20 of 20 test (from test); trained on boolq, calibrated on",
         "| figure | base | tuned | better |",
         "Test, after calibration on held-out questions",
+        "The 95 % interval of that confidence is ",
     ] {
         assert!(report.contains(part), "no {part} in {report}");
     }
@@ -622,6 +623,17 @@ fn who_names_no_run_asks_the_newest_finished_one() {
         at.join("runs/third").join(config),
     )
     .unwrap();
+    let said = succeeds(at, &["train", "--resume", "--dry-run"]);
+    assert!(
+        said.contains("The newest unfinished run: runs/third"),
+        "{said}"
+    );
+    std::fs::create_dir(at.join("elsewhere")).unwrap();
+    fails(
+        &at.join("elsewhere"),
+        &["train", "--resume"],
+        &["--resume: no unfinished run"],
+    );
     let newest = "The newest finished run: runs/deeper/second";
     let said = succeeds(at, &ask);
     assert!(said.contains(newest), "{said}");

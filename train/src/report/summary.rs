@@ -128,6 +128,18 @@ impl Report<'_> {
         text
     }
 
+    /// Median width of the 95 % intervals that answers to the test questions come with.
+    fn interval_width(&self) -> Option<f64> {
+        let trust = self.scored.calibrated.trust.as_ref()?;
+        let width = |row| {
+            let [low, high] = trust.of(row).interval?;
+            Some(high - low)
+        };
+        let mut widths: Vec<f64> = self.scored.tuned_rows.iter().filter_map(width).collect();
+        widths.sort_by(f64::total_cmp);
+        widths.get(widths.len() / 2).copied()
+    }
+
     /// What calibration on held-out questions makes of the tuned model, in sentences.
     pub(super) fn calibration(&self) -> Vec<String> {
         if !self.calibrates() {
@@ -158,6 +170,12 @@ impl Report<'_> {
             sentences.push(format!(
                 "Answers of predict and serve: {}",
                 trust.sentence()
+            ));
+        }
+        if let Some(width) = self.interval_width() {
+            sentences.push(format!(
+                "The 95 % interval of that confidence is {:.0} points wide on the middle one of the test questions.",
+                100.0 * width
             ));
         }
         if let Some(with) = &self.scored.calibrated.with_trust {

@@ -77,7 +77,7 @@ impl RunDirectory {
     pub fn base_predictions(&self, set: &str) -> Result<Vec<ScoredRow>, TrainError> {
         let file = self.evaluation(set).join(BASE_PREDICTIONS);
         match file.is_file() {
-            true => read_predictions(&file),
+            true => self.checked(&file),
             false => Ok(Vec::new()),
         }
     }
