@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::programs::{fails, json_lines, program, succeeds, train};
+use crate::support::programs::{fails, json_lines, outcome, program, succeeds, train};
 
 const ROWS: &str = "id,question,choices,answer
 sky,is the sky blue,\"[\"\"true\"\", \"\"false\"\"]\",true
@@ -156,4 +156,58 @@ fn a_bad_line_of_a_stream_gets_its_own_error_and_the_others_their_answers() {
         ask(&["--output", name]);
         assert_eq!(std::fs::read(root.join(name)).unwrap(), whole, "{name}");
     }
+}
+
+#[test]
+fn a_refusal_offers_a_risk_that_is_then_promised_as_the_report_says() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let rows: String = (0..300)
+        .map(|n| format!("is {n} so,yes,no,{}\n", if n % 20 == 3 { "B" } else { "A" }))
+        .collect();
+    let rows = format!("question,A,B,answer\n{rows}");
+    std::fs::write(root.join("easy.csv"), &rows).unwrap();
+    let train = [
+        "train",
+        "--model",
+        "tiny",
+        "--dataset",
+        "easy.csv",
+        "--plain",
+    ];
+    let more = ["--run", "r", "--epochs", "4"];
+    let share = ["--set", "data.held_out_fraction=0.4"];
+    succeeds(root, &[&train[..], &more, &share].concat());
+    let ask = |risk: &str| {
+        let args = ["predict", "r", "--input", "easy.csv", "--target-risk", risk];
+        outcome(root, &args)
+    };
+    let (code, _, said) = ask("0.001");
+    assert_eq!(code, 1, "{said}");
+    let (_, offered) = said.split_once("What can be promised").unwrap();
+    let (_, offered) = offered.split_once("--target-risk ").unwrap();
+    let risk = offered.split(':').next().unwrap();
+    let (code, answers, said) = ask(risk);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        json_lines(&answers)
+            .iter()
+            .all(|line| line["decision"].is_string())
+    );
+    // Half a percent less is what could not be proved.
+    let least: f64 = risk.parse().unwrap();
+    assert_eq!(ask(&format!("{:.3}", least - 0.005)).0, 1);
+    let report = std::fs::read_to_string(root.join("r/report.md")).unwrap();
+    let (_, table) = report
+        .split_once("## Abstention: what can be promised")
+        .unwrap();
+    let first = table
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .nth(1)
+        .unwrap();
+    assert!(
+        first.starts_with(&format!("| {:.1} |", 100.0 * least)),
+        "{first}"
+    );
 }

@@ -410,7 +410,7 @@ fn refused(refusal: Refusal, held_out: &[ScoredRow], setup: &Setup) -> TrainErro
     };
     let table = Abstention::promises(held_out, DELTA);
     let instead = match table.is_empty() {
-        true => "No risk below one half can be promised at 95 %: more held-out questions, or --coverage, which promises no risk.".into(),
+        true => "No risk up to one half can be promised at 95 %: hold out more questions, or use --coverage, which promises no risk.".into(),
         false => {
             let lines: String = table
                 .iter()
