@@ -28,6 +28,7 @@ fn main() -> Result<(), data::DataError> {
             answer_tokens: 16,
             whole_choices: false,
             chat: None,
+            shots: None,
         };
         println!("{scoring:?}: {:?}", rendering.render(&question)?.text());
         let encoded =

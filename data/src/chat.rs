@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::prompt::{Frame, Prompt};
+use crate::prompt::{Frame, Prompt, Turn};
 use crate::tokenizer::{ALIAS, HOLDS_ALIAS};
 
 /// Whether questions are put in the model's own chat template.
@@ -42,6 +42,9 @@ pub struct ChatTemplate {
 
 /// Name of the one template of an environment.
 const NAME: &str = "chat template";
+
+/// What marks the place of an earlier turn: a character for private use, which no text holds.
+const PLACE: char = '\u{10fff2}';
 
 /// A question and an answer that no template holds, to see where the answer stands.
 const PROBE: [&str; 2] = ["What is asked?", "This-is-answered"];
@@ -93,23 +96,59 @@ impl ChatTemplate {
     /// # Errors
     /// A template that refuses the question, or writes another text in its place.
     pub fn frame(&self, prompt: Prompt) -> Result<Prompt, DataError> {
+        self.frame_after(&[], prompt)
+    }
+
+    /// A prompt as the user's turn after examples, each a turn of the user and one of the
+    /// assistant.
+    ///
+    /// # Errors
+    /// As [`Self::frame`].
+    pub fn frame_after(
+        &self,
+        examples: &[[String; 2]],
+        prompt: Prompt,
+    ) -> Result<Prompt, DataError> {
         // Templates trim a turn; so that they find nothing to trim, it is done here.
         let prompt = trimmed(prompt);
         let content = prompt.text();
-        let mut texts = prompt.labels.iter().chain([&content]);
+        let turns: Vec<&str> = examples.iter().flatten().map(|text| text.trim()).collect();
+        let own = prompt.labels.iter().map(String::as_str).chain([&*content]);
+        let mut texts = own.chain(turns.iter().copied());
         if texts.any(|text| text.contains(ALIAS)) {
             return Err(DataError::setting("data.chat", HOLDS_ALIAS));
         }
-        let text = self.asked(&content)?;
-        let Some(start) = text.rfind(&content) else {
+        let changed = || {
             let reason =
                 "the model's chat template changes the question's text: use chat = \"off\"";
-            return Err(DataError::setting("data.chat", reason));
+            DataError::setting("data.chat", reason)
         };
+        // An answer such as A stands in many a template: earlier turns are found by their places.
+        let places: Vec<String> = (0..turns.len())
+            .map(|n| format!("{PLACE}{n}{PLACE}"))
+            .collect();
+        let roles = ["user", "assistant"].into_iter().cycle();
+        let mut conversation: Vec<(&str, &str)> =
+            roles.zip(places.iter().map(String::as_str)).collect();
+        conversation.push(("user", &content));
+        let text = self.conversation(&conversation, true)?;
+        let start = text.rfind(&content).ok_or_else(changed)?;
+        let mut before = vec![&text[..start]];
+        for place in &places {
+            let last = before.pop().unwrap_or_default();
+            let (first, rest) = last.split_once(place.as_str()).ok_or_else(changed)?;
+            before.extend([first, rest]);
+        }
+        let behind = before.iter().skip(1);
+        let turns = turns.iter().zip(behind).map(|(text, behind)| Turn {
+            text: (*text).into(),
+            behind: (*behind).into(),
+        });
         let labels = prompt.labels.iter();
         Ok(Prompt {
             frame: Some(Frame {
-                before: text[..start].into(),
+                before: before[0].into(),
+                turns: turns.collect(),
                 after: text[start + content.len()..].into(),
             }),
             labels: labels

@@ -380,6 +380,7 @@ mod tests {
             answer_tokens: 16,
             whole_choices: false,
             chat: None,
+            shots: None,
         };
         let letters = CheckedTokens::of(&found, &Tokenizer::tiny(), &rendering, 200, 1);
         assert_eq!(letters.shortened, [2]);

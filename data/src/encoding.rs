@@ -187,6 +187,14 @@ impl Tokenizer {
             let question = prompt.question_with(shortenable.trim_end());
             self.encode_framed(prompt, &question, "")
         };
+        let needs = match prompt.has_examples() {
+            true => "its choices and the examples before it alone need",
+            false => "its choices alone need",
+        };
+        let remedy = match prompt.has_examples() {
+            true => "lower data.shots, or raise data.max_tokens",
+            false => "raise data.max_tokens",
+        };
         // The most parts that fit; the length grows with them.
         let (mut fits, mut too_many) = (0, parts.len());
         let mut best = with(0)?;
@@ -194,7 +202,7 @@ impl Tokenizer {
             return Err(DataError::Question {
                 id: id.into(),
                 reason: format!(
-                    "its choices alone need {} tokens, the limit is {max_tokens}: raise data.max_tokens, if the model takes as many",
+                    "{needs} {} tokens, the limit is {max_tokens}: {remedy}, if the model takes as many",
                     best.len()
                 ),
             });
@@ -268,7 +276,8 @@ impl Tokenizer {
 
     /// A short stand-in for the prompt with the same end, and a label after it.
     fn stand_in(&self, prompt: &Prompt, label: &str) -> Result<Vec<u32>, DataError> {
-        self.encode_framed(prompt, &prompt.question_with(""), label)
+        let alone = prompt.alone();
+        self.encode_framed(&alone, &alone.question_with(""), label)
     }
 
     /// A question inside the prompt's frame, and a label after it.
@@ -279,13 +288,20 @@ impl Tokenizer {
         label: &str,
     ) -> Result<Vec<u32>, DataError> {
         match &prompt.frame {
-            None => self.encode(&[question, label].concat()),
-            Some(frame) => self.encode_chat(&[
-                ChatPart::Template(&frame.before),
-                ChatPart::Text(question),
-                ChatPart::Template(&frame.after),
-                ChatPart::Text(label),
-            ]),
+            None => self.encode(&[&*prompt.examples, question, label].concat()),
+            Some(frame) => {
+                let mut parts = vec![ChatPart::Template(&frame.before)];
+                for turn in &frame.turns {
+                    parts.push(ChatPart::Text(&turn.text));
+                    parts.push(ChatPart::Template(&turn.behind));
+                }
+                parts.extend([
+                    ChatPart::Text(question),
+                    ChatPart::Template(&frame.after),
+                    ChatPart::Text(label),
+                ]);
+                self.encode_chat(&parts)
+            }
         }
     }
 }
@@ -317,6 +333,7 @@ mod tests {
         answer_tokens: 16,
         whole_choices: false,
         chat: None,
+        shots: None,
     };
 
     fn question(text: &str) -> MultipleChoice {

@@ -30,6 +30,7 @@
 //!     answer_tokens: 16,
 //!     whole_choices: false,
 //!     chat: None,
+//!     shots: None,
 //! };
 //! assert_eq!(
 //!     rendering.render(&questions[0])?.text(),
@@ -58,6 +59,7 @@
 //! | [`prompt`] | what a prompt is |
 //! | [`template`] | the wordings of prompts, one a file |
 //! | [`chat`] | a prompt as a turn of a conversation, in the model's own chat template |
+//! | [`shots`] | examples before a question |
 //! | [`rendering`] | the settings that decide how a question reads, and how choices are scored |
 //! | [`perturbation`] | other wordings of a prompt |
 //! | [`tokenizer`] | text to token ids and back |
@@ -94,6 +96,7 @@ pub mod rouge;
 pub mod rows;
 pub mod schedule;
 pub mod seed;
+pub mod shots;
 pub mod source;
 pub mod split;
 pub mod template;

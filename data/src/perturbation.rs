@@ -22,10 +22,11 @@ const DUMMY_TOKENS: [&str; 5] = ["\n", "\t", "...", " um, ", "?"];
 /// A system line, a meaningless mark and another instruction take turns, drawn from `seed`. The
 /// choices and the place where the answer is read stay as they are.
 pub fn perturbations(prompt: &Prompt, count: usize, seed: u64) -> Vec<(Prompt, f64)> {
+    let own = prompt.alone().text();
     (0..count)
         .map(|number| {
             let other = perturbed(prompt, number, seed);
-            let likeness = rouge_l(&prompt.text(), &other.text());
+            let likeness = rouge_l(&own, &other.alone().text());
             (other, likeness)
         })
         .collect()

@@ -16,6 +16,8 @@ pub enum LabelStyle {
 /// The text is in parts, so that a prompt that is too long can be shortened where it does no harm.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prompt {
+    /// Examples before the question, where the model reads them as one text.
+    pub examples: String,
     /// Text before the part that may be shortened.
     pub head: String,
     /// The part that may be shortened: the question, or the passage.
@@ -33,10 +35,21 @@ pub struct Prompt {
 /// in the prompt itself they are text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// Text before the prompt's head.
+    /// Text before the prompt's head, or before the first earlier turn.
     pub before: String,
+    /// Examples before the question, as earlier turns.
+    pub turns: Vec<Turn>,
     /// Text after the prompt's tail, to where the answer is read.
     pub after: String,
+}
+
+/// What a user or the assistant said earlier in a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// What was said: text, whatever special tokens it names.
+    pub text: String,
+    /// The template's text behind it.
+    pub behind: String,
 }
 
 impl Prompt {
@@ -44,12 +57,39 @@ impl Prompt {
     pub fn text(&self) -> String {
         let text = self.question_with(&self.shortenable);
         match &self.frame {
-            Some(frame) => [&*frame.before, &text, &frame.after].concat(),
-            None => text,
+            Some(frame) => {
+                let turns = frame
+                    .turns
+                    .iter()
+                    .flat_map(|turn| [&*turn.text, &turn.behind]);
+                let before = std::iter::once(&*frame.before).chain(turns);
+                before.chain([&*text, &frame.after]).collect()
+            }
+            None => [&*self.examples, &text].concat(),
         }
     }
 
-    /// The text inside the frame, with another one in place of the part that may be shortened.
+    /// The same question without examples before it.
+    pub fn alone(&self) -> Self {
+        let mut alone = self.clone();
+        alone.examples.clear();
+        if let Some(frame) = &mut alone.frame {
+            frame.turns.clear();
+        }
+        alone
+    }
+
+    /// Whether examples stand before the question.
+    pub fn has_examples(&self) -> bool {
+        let turns = self
+            .frame
+            .as_ref()
+            .is_some_and(|frame| !frame.turns.is_empty());
+        turns || !self.examples.is_empty()
+    }
+
+    /// The question's text inside the frame and behind examples, with another one in place of the
+    /// part that may be shortened.
     pub(crate) fn question_with(&self, shortenable: &str) -> String {
         [&*self.head, shortenable, &self.tail].concat()
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -9,13 +10,14 @@ use data::check::{BadRow, CheckedFile, CheckedTokens, Overlap, Rendered};
 use serde_json::json;
 use train::RunConfig;
 use train::config::ConfigLayers;
-use train::prepare::prepare_model;
+use train::prepare::{draw_shots, prepare_model};
+use train::trial::{QUESTIONS, try_ways};
+use train::way::{Free, Trial, Way};
 
 use super::dataset::FieldArgs;
-use super::flags::SourceArgs;
+use super::flags::PlaceArgs;
 use super::process::{logging, print, quoted};
 use super::short;
-use crate::backend;
 
 /// `uq4ct data ..`
 #[derive(Debug, Subcommand)]
@@ -42,6 +44,10 @@ pub(super) struct CheckArgs {
     /// A single setting, such as data.scoring=cloze; may be repeated
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
+    /// Questions on which the base model is tried in every way of putting them, to recommend one;
+    /// 0: none
+    #[arg(long, value_name = "N", default_value_t = QUESTIONS)]
+    tried: usize,
     /// Questions shown as the model sees them
     #[arg(long, default_value_t = 3)]
     examples: usize,
@@ -51,14 +57,14 @@ pub(super) struct CheckArgs {
     #[command(flatten)]
     fields: FieldArgs,
     #[command(flatten)]
-    sources: SourceArgs,
+    places: PlaceArgs,
 }
 
 /// Runs `data ..`.
 pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
     logging();
     let DataVerb::Check(args) = verb;
-    let config = settings(&args)?;
+    let (config, free) = settings(&args)?;
     let fields = args.fields.over(&config.data.custom);
     let mut files = Vec::new();
     for path in std::iter::once(&args.file).chain(&args.against) {
@@ -69,18 +75,36 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
         overlaps(&files)
             .for_each(|(one, other, shared)| print(describe_overlap(one, other, &shared)));
     }
-    let tokens = match args.model.as_deref() {
-        Some("none") => Vec::new(),
-        _ => tokens(&args, &config, &files)?,
+    let (tokens, trial) = match args.model.as_deref() {
+        Some("none") => (Vec::new(), None),
+        _ => (
+            tokens(&args, &config, &files)?,
+            trial(&args, &config, free, &files)?,
+        ),
     };
+    let own = Way::of(&config);
+    let best = trial.as_ref().and_then(Trial::best).map(|best| best.way);
+    let recommended = best.map_or(Vec::new(), |best| best.settings(own));
     if args.json {
         let shared: Vec<_> = overlaps(&files)
             .map(|(one, other, shared)| json!({"files": [one.path, other.path], "shared": shared}))
             .collect();
-        print(json!({"files": files, "overlaps": shared, "tokens": tokens}));
+        print(json!({
+            "files": files,
+            "overlaps": shared,
+            "tokens": tokens,
+            "trial": trial,
+            "recommended": recommended,
+        }));
     } else {
         let pairs = tokens.iter().zip(&files);
         pairs.for_each(|(tokens, file)| print(describe_tokens(tokens, file)));
+        if let Some(trial) = &trial {
+            print(format_args!(
+                "{} on {} questions, put in every way that was not given; * is recommended, and what train takes if it wins there too\n{trial}\n",
+                config.model.name, trial.questions
+            ));
+        }
     }
     let unusable = files.iter().map(|f| f.bad.len()).sum::<usize>()
         + tokens.iter().map(|t| t.refused.len()).sum::<usize>();
@@ -88,10 +112,14 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
     if !args.json {
         print(match (unusable, empty) {
             (0, false) => format!(
-                "Usable: uq4ct train --dataset {}{}{}",
+                "Usable: uq4ct train --dataset {}{}{}{}",
                 quoted(&args.file.display().to_string()),
                 args.fields.flags(),
-                given(&args)
+                given(&args),
+                recommended
+                    .iter()
+                    .map(|setting| format!(" --set {setting}"))
+                    .collect::<String>()
             ),
             (0, true) => unanswered(&files),
             (n, _) => format!("Not usable yet: {n} rows to mend."),
@@ -127,21 +155,38 @@ fn given(args: &CheckArgs) -> String {
     model.into_iter().chain(files).chain(set).collect()
 }
 
-fn settings(args: &CheckArgs) -> Result<RunConfig> {
+/// The settings that `train` would have, and what they leave free.
+fn settings(args: &CheckArgs) -> Result<(RunConfig, Free)> {
     let mut layers = ConfigLayers::default();
-    short::lay(&mut layers, &backend::find("auto")?, args.model.as_deref())?;
+    short::lay(&mut layers, &args.places.device()?, args.model.as_deref())?;
+    let mut given = ConfigLayers::default();
     for file in &args.config {
-        layers.file(file)?;
+        given.file(file)?;
     }
     for assignment in &args.set {
-        layers.set(assignment)?;
+        given.set(assignment)?;
     }
+    let free = Free::of(&given);
+    layers.layer(given);
     if let Some(model) = &args.model {
         layers.set_text("model.name", model)?;
     }
     layers.set("data.dataset=custom")?;
     layers.set_text("data.custom.train", &args.file.display().to_string())?;
-    Ok(layers.resolve()?)
+    Ok((layers.resolve()?, free))
+}
+
+/// The base model on a few questions of the first file, in every way that is free.
+fn trial(
+    args: &CheckArgs,
+    config: &RunConfig,
+    free: Free,
+    files: &[CheckedFile],
+) -> Result<Option<Trial>> {
+    let questions = files[0].questions.iter();
+    let questions: Vec<_> = questions.map(|(_, question)| question.clone()).collect();
+    let setup = args.places.finished("".as_ref(), config, Arc::default())?;
+    Ok(try_ways(config, &setup, free, &questions, args.tried)?)
 }
 
 fn tokens(
@@ -149,7 +194,9 @@ fn tokens(
     config: &RunConfig,
     files: &[CheckedFile],
 ) -> Result<Vec<CheckedTokens>> {
-    let prepared = prepare_model(config, &args.sources.finder(&config.model.name))?;
+    let mut prepared = prepare_model(config, &args.places.finder(&config.model.name))?;
+    let first: Vec<_> = files[0].questions.iter().map(|(_, q)| q.clone()).collect();
+    prepared.show(draw_shots(config, &first));
     let examples = |place: usize| if place == 0 { args.examples } else { 0 };
     let files = files.iter().enumerate();
     Ok(files

@@ -15,7 +15,7 @@ use train::dashboard::hangup::LineSink;
 use train::dashboard::plain::{EVERY, Plain};
 use train::dashboard::state::DashboardState;
 use train::elsewhere::{Elsewhere, evaluate};
-use train::prepare::{LeftOut, prepare_test};
+use train::prepare::{LeftOut, prepare_test_after};
 use train::registry;
 use train::report::majority;
 use train::run_directory::{HELD_OUT, RunDirectory};
@@ -143,7 +143,7 @@ fn score(
     let setup = args.places.finished(run.root(), config, state.clone())?;
     let mut sets: Vec<Elsewhere> = Vec::new();
     for (target, asked) in targets.iter().zip(asked) {
-        let prepared = prepare_test(&asked, &setup.finder)?;
+        let prepared = prepare_test_after(&asked, &setup.finder, run.shots(&asked)?)?;
         for note in &prepared.splits.account.notes {
             tell(format_args!("found in {note}"));
         }

@@ -16,6 +16,8 @@ use train::prepare::{LeftOut, Prepared, prepare};
 use train::registry;
 use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
+use train::trial::{QUESTIONS, try_ways};
+use train::way::{Free, Way};
 
 use super::dataset::{DatasetArgs, datasets};
 use super::figures::table;
@@ -142,9 +144,20 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         Some(root) => (as_it_was(&args, root)?, false),
         None => settings(&args, &device)?,
     };
+    let free = match resumed {
+        Some(_) => None,
+        None => free(&args, &config)?,
+    };
     let named = resumed.or(args.run.clone());
     let root = named.unwrap_or_else(|| config.directory(RUNS.as_ref()));
+    let config = match free.filter(|_| args.resume.is_some()) {
+        Some(free) => as_chosen(&config, free, &root),
+        None => config,
+    };
     if args.dry_run {
+        if free.is_some() {
+            print(UNTRIED);
+        }
         return dry_run(&args, &config, &device, shortened);
     }
     let signal = StopSignal::catch(args.on_hangup)?;
@@ -171,7 +184,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         state: signal.state.clone(),
     };
     // Downloads show their own progress, so they come before the dashboard takes the screen over.
-    let prepared = prepare(&config, &setup.finder)?;
+    let mut prepared = prepare(&config, &setup.finder)?;
     for file in prepared.origins() {
         tell(format_args!("from {}", file.origin));
     }
@@ -181,6 +194,10 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     if shortened {
         tell(banner(&config, &prepared));
     }
+    let config = match free.filter(|_| args.resume.is_none()) {
+        Some(free) => choose(config, &mut prepared, &setup, free)?,
+        None => config,
+    };
     let _lock = RunDirectory::lock(&root)?;
     // Only now: a run whose data cannot be had must not cost the old one.
     if args.overwrite {
@@ -281,6 +298,53 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
     let config = layers.resolve()?.anchored();
     args.questions.refuse_unread(&config.data.dataset)?;
     Ok((config, shorten))
+}
+
+/// What `--dry-run` says of settings that the training would choose.
+const UNTRIED: &str = "# data.template, data.scoring and data.chat as far as they are not given: the base model is tried on training questions first, and what wins is taken";
+
+/// What is free to be chosen in how questions of the user's own are put: the parts that nobody
+/// named. None for datasets by name, and for an adapter that was trained in a way already.
+fn free(args: &TrainArgs, config: &RunConfig) -> Result<Option<Free>> {
+    let own = config.data.dataset == "custom" && config.adapter.from.is_none();
+    let free = Free::of(&given(args)?);
+    Ok((own && free.any()).then_some(free))
+}
+
+/// The settings with what the run in a directory has chosen, where it goes on.
+fn as_chosen(config: &RunConfig, free: Free, root: &Path) -> RunConfig {
+    match RunDirectory::open(root) {
+        Ok((_, known)) => free.take(Way::of(config), Way::of(&known)).applied(config),
+        Err(_) => config.clone(),
+    }
+}
+
+/// Tries the base model on a slice of the training questions, and puts them in the way that wins.
+fn choose(
+    config: RunConfig,
+    prepared: &mut Prepared,
+    setup: &Setup,
+    free: Free,
+) -> Result<RunConfig> {
+    let questions = &prepared.splits.train;
+    let Some(trial) = try_ways(&config, setup, free, questions, QUESTIONS)? else {
+        return Ok(config);
+    };
+    let Some(best) = trial.best().map(|best| best.way) else {
+        return Ok(config);
+    };
+    tell(format_args!(
+        "The base model on {} training questions, put in every way that was not given; * is taken (--set data.scoring, data.template, data.chat decide it):\n{trial}",
+        trial.questions
+    ));
+    if best == Way::of(&config) {
+        prepared.trial = Some(trial);
+        return Ok(config);
+    }
+    let config = best.applied(&config);
+    *prepared = prepare(&config, &setup.finder)?;
+    prepared.trial = Some(trial);
+    Ok(config)
 }
 
 /// What a short run is, in one line.

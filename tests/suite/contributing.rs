@@ -15,6 +15,6 @@ fn the_examples_are_the_files_that_are_compiled() {
     let printed: Vec<&str> = blocks
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
-    let compiled = ["sciq", "half"].map(|name| text(&format!("tests/contributing/{name}.rs")));
+    let compiled = ["qasc", "half"].map(|name| text(&format!("tests/contributing/{name}.rs")));
     assert_eq!(printed, compiled);
 }

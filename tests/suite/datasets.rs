@@ -53,6 +53,17 @@ fn every_split_has_its_rows() {
         ("climatex", [2, 1, 1], 0),
         ("pira", [1, 1, 1], 0),
         ("triviaqa", [2, 1, 1], 0),
+        ("commonsenseqa", [2, 1, 1], 0),
+        ("hellaswag", [2, 1, 1], 0),
+        ("piqa", [2, 1, 1], 0),
+        ("social-iqa", [2, 1, 1], 0),
+        ("winogrande", [2, 1, 1], 0),
+        ("medqa", [2, 1, 1], 0),
+        ("medmcqa", [2, 1, 1], 0),
+        ("sciq", [2, 1, 1], 0),
+        ("truthfulqa", [0, 0, 2], 0),
+        ("mmlu", [0, 0, 2], 0),
+        ("mmlu-pro", [0, 0, 1], 0),
     ];
     assert_eq!(expected.len(), DATASETS.len());
     for (name, used, leaks) in expected {
@@ -77,6 +88,7 @@ fn prompts_are_as_they_were() {
                     answer_tokens: 16,
                     whole_choices: false,
                     chat: None,
+                    shots: None,
                 };
                 let prompt = rendering.render(question).unwrap();
                 let _ = write!(

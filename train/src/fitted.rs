@@ -176,7 +176,8 @@ impl LoadedRun {
         setup: &Setup,
         sets: &[&Prepared],
     ) -> Result<Self, TrainError> {
-        let prepared = prepare_finished(config, &setup.finder)?;
+        let mut prepared = prepare_finished(config, &setup.finder)?;
+        prepared.show(directory.shots(config)?);
         let members = members(config, directory, &prepared)?;
         let positions = sets.iter().map(|set| set.positions());
         let longest = positions.fold(prepared.most_positions(), usize::max);

@@ -54,6 +54,7 @@
 //! | [`report`] | `report.html` and `report.md` |
 //! | [`evaluation`] | scoring questions with a fitted method |
 //! | [`writing`] | answers in the model's own words |
+//! | [`trial`] | a base model tried on a few questions in every way |
 //! | [`prepare`] | model and questions before the first step |
 //! | [`estimate`] | what a run will need |
 //! | [`training`] | one training through burn's Learner |
@@ -74,6 +75,7 @@
 //! | [`resolve`] | settings checked against ranges, dataset and method |
 //! | [`registry`] | every method by its name |
 //! | [`method`] | one row of the paper's table one file |
+//! | [`way`] | ways of putting questions, and which are free |
 //! | [`config`] | the settings of a run, strict |
 //! | [`prequential`] | first answers to the training questions, and their temperature |
 //! | [`posthoc`] | temperature, conformal sets, confidence from softmax and FLU |
@@ -124,6 +126,8 @@ pub mod step;
 pub mod telemetry;
 pub mod tracker;
 pub mod training;
+pub mod trial;
+pub mod way;
 pub mod writing;
 
 pub use config::RunConfig;

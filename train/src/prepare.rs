@@ -13,6 +13,7 @@ use data::perturbation::perturbations;
 use data::prompt::{LabelStyle, Prompt};
 use data::rendering::Rendering;
 use data::seed::hash_name;
+use data::shots::Shots;
 use data::source::models::{self, LocatedModel};
 use data::source::{Finder, Located, SourceKind};
 use data::split::{SplitOptions, Splits, split, test_only};
@@ -28,6 +29,7 @@ use crate::error::TrainError;
 use crate::estimate::{RunEstimate, estimate};
 use crate::loss::cross_entropy::CrossEntropy;
 use crate::registry;
+use crate::way::Trial;
 
 /// Seed of the tiny model's random weights. They stand for pretrained weights, so they do not
 /// follow the run's seed.
@@ -58,6 +60,8 @@ pub struct Prepared {
     answer_tokens: usize,
     /// Questions that cannot be asked and are left out.
     pub left_out: Vec<LeftOut>,
+    /// Why the questions are put as they are, where the base model was tried on some first.
+    pub trial: Option<Trial>,
 }
 
 /// A question of a split that cannot be asked.
@@ -124,7 +128,7 @@ impl std::fmt::Debug for Prepared {
 /// # Errors
 /// Files that are nowhere or damaged, labels that are not one token, empty splits.
 pub fn prepare(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainError> {
-    prepare_with(config, finder, split)
+    prepare_with(config, finder, split, None)
 }
 
 /// Finds the model and the test questions of a dataset alone.
@@ -132,7 +136,26 @@ pub fn prepare(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainErr
 /// # Errors
 /// As [`prepare`].
 pub fn prepare_test(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainError> {
-    prepare_with(config, finder, test_only)
+    prepare_with(config, finder, test_only, None)
+}
+
+/// As [`prepare_test`], with a run's own examples before the questions, where it has some.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_test_after(
+    config: &RunConfig,
+    finder: &Finder,
+    shots: Option<Shots>,
+) -> Result<Prepared, TrainError> {
+    prepare_with(config, finder, test_only, shots)
+}
+
+/// The examples that stand before every question, drawn from training questions; none unless
+/// settings ask for some.
+pub fn draw_shots(config: &RunConfig, train: &[MultipleChoice]) -> Option<Shots> {
+    let (count, seed) = (config.data.shots, config.data.split_seed);
+    (count > 0).then(|| Shots::draw(train, count, hash_name(seed, "shots")))
 }
 
 type Divide = fn(&dyn Dataset, &Finder, &SplitOptions) -> Result<Splits, DataError>;
@@ -141,6 +164,7 @@ fn prepare_with(
     config: &RunConfig,
     finder: &Finder,
     divide: Divide,
+    shots: Option<Shots>,
 ) -> Result<Prepared, TrainError> {
     let mut prepared = prepare_model(config, finder)?;
     let splits = divide(
@@ -155,6 +179,10 @@ fn prepare_with(
         },
     )?;
     let mut splits = splits;
+    match shots {
+        Some(shots) => prepared.show(Some(shots)),
+        None => prepared.show(draw_shots(config, &splits.train)),
+    }
     prepared.train = Arc::new(prepared.encode_split("train", &mut splits.train, config)?);
     prepared.held_out = prepared.encode_split("held-out", &mut splits.held_out, config)?;
     prepared.test = prepared.encode_split("test", &mut splits.test, config)?;
@@ -168,6 +196,15 @@ fn prepare_with(
 /// # Errors
 /// A model that is nowhere or damaged.
 pub fn prepare_model(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainError> {
+    let prepared = open(config, finder)?;
+    if config.data.chat == ChatMode::Auto && prepared.chat().is_none() {
+        tracing::warn!("the model has no chat template: it is asked with the plain prompt");
+    }
+    Ok(prepared)
+}
+
+/// As [`prepare_model`], where a model without a chat template is no surprise.
+pub(crate) fn open(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainError> {
     let ((model, weights), tokenizer, model_files, path) = open_model(config, finder)?;
     let (chat, chat_files) = chat_template(config, path.as_ref(), &tokenizer, finder)?;
     // A loss over the sequence appends the answer's token.
@@ -192,6 +229,7 @@ pub fn prepare_model(config: &RunConfig, finder: &Finder) -> Result<Prepared, Tr
         },
         answer_tokens,
         left_out: Vec::new(),
+        trial: None,
         train: Arc::default(),
         held_out: Vec::new(),
         test: Vec::new(),
@@ -230,7 +268,6 @@ fn chat_template(
             let reason = "the model has no chat template, so no place for a system prompt: leave it out, or use an instruct model";
             return Err(TrainError::config("data.system", reason));
         }
-        tracing::warn!("the model has no chat template: it is asked with the plain prompt");
         return Ok((None, files));
     };
     if let Some(name) = system.and_then(|text| tokenizer.special_in(text)) {
@@ -296,6 +333,34 @@ impl Prepared {
         Ok(encoded)
     }
 
+    /// Puts examples before every question that is encoded from now on.
+    pub fn show(&mut self, shots: Option<Shots>) {
+        self.rendering.shots = shots.map(Arc::new);
+    }
+
+    /// The examples before every question, if there are some.
+    pub fn shots(&self) -> Option<&Shots> {
+        self.rendering.shots.as_deref()
+    }
+
+    /// How questions become prompts.
+    pub(crate) fn rendering(&self) -> &Rendering {
+        &self.rendering
+    }
+
+    /// Encodes the questions that can be asked in another way than the run's own.
+    pub(crate) fn encode_as(
+        &self,
+        questions: &[MultipleChoice],
+        rendering: &Rendering,
+    ) -> Result<(Vec<EncodedQuestion>, Vec<Unaskable>), TrainError> {
+        let found = self
+            .tokenizer
+            .encode_askable(questions, rendering, self.prompt_tokens)?;
+        self.check_ids(&found.0)?;
+        Ok(found)
+    }
+
     /// Encodes the questions of a split that can be asked, and leaves out the others.
     fn encode_split(
         &mut self,
@@ -303,10 +368,7 @@ impl Prepared {
         questions: &mut Vec<MultipleChoice>,
         config: &RunConfig,
     ) -> Result<Vec<EncodedQuestion>, TrainError> {
-        let (encoded, unaskable) =
-            self.tokenizer
-                .encode_askable(questions, &self.rendering, self.prompt_tokens)?;
-        self.check_ids(&encoded)?;
+        let (encoded, unaskable) = self.encode_as(questions, &self.rendering)?;
         let dataset = config.data.title();
         if let (true, Some(first)) = (encoded.is_empty(), unaskable.first()) {
             let reason = format!(

@@ -8,9 +8,10 @@ use crate::context::Setup;
 use crate::error::TrainError;
 use crate::prepare::{LeftOut, Prepared};
 use crate::registry;
-use crate::run_directory::{ChatRecord, Provenance, RunDirectory};
+use crate::run_directory::{ChatRecord, Provenance, RunDirectory, SHOTS, TRIAL};
 
-/// Writes `environment.json` and `data.json`.
+/// Writes `environment.json` and `data.json`, `trial.json` where ways of asking were tried, and
+/// `shots.json` where examples stand before the questions.
 ///
 /// # Errors
 /// Files that cannot be read or written.
@@ -28,6 +29,12 @@ pub fn record(
     let own = config.data.title();
     left_out.extend(known.into_iter().flatten().filter(|q| q.dataset != own));
     run.write_environment(&setup.environment)?;
+    if let Some(shots) = prepared.shots() {
+        run.keep_json(SHOTS, shots)?;
+    }
+    if let Some(trial) = &prepared.trial {
+        run.keep_json(TRIAL, trial)?;
+    }
     run.write_provenance(&Provenance {
         model: prepared.model_files.clone(),
         chat: ChatRecord::of(prepared),

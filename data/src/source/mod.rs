@@ -21,6 +21,8 @@ mod joined;
 pub mod models;
 mod wheel;
 
+pub(crate) use hub::CONVERTED;
+
 pub use disk::free_space;
 pub use hub::reachable as hub_reachable;
 pub use hub::{HubFile, RepositoryKind};

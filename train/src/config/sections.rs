@@ -73,6 +73,11 @@ pub struct DataSection {
     pub scoring: Scoring,
     /// What a likelihood is divided by with cloze scoring: `token`, `character` or `sum` (nothing).
     pub normalization: Normalization,
+    /// Training questions with their answers before every question, drawn by `split_seed`: in the
+    /// text, or with a chat template as earlier turns. They count in the prompt's length.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = 0))]
+    pub shots: usize,
     /// Longest prompt, in tokens; longer ones lose the end of their question or passage.
     pub max_tokens: usize,
     /// Longest answer that the model may write to an open-ended question, in tokens.
@@ -326,6 +331,7 @@ impl Default for DataSection {
             system: None,
             scoring: Scoring::Letters,
             normalization: Normalization::Token,
+            shots: 0,
             max_tokens: 512,
             answer_tokens: ANSWER_TOKENS,
             held_out_fraction: HELD_OUT_FRACTION,
@@ -506,6 +512,7 @@ impl DataSection {
             answer_tokens: self.answer_tokens,
             whole_choices: false,
             chat: None,
+            shots: None,
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::error::TrainError;
 use crate::fine_tune::train;
 use crate::fitted::{LoadedRun, Member, QuestionSet};
 use crate::lock::{Attempt, Holder, Lock};
-use crate::prepare::{Prepared, prepare, prepare_test};
+use crate::prepare::{Prepared, prepare, prepare_test, prepare_test_after};
 use crate::provenance;
 use crate::registry;
 use crate::run_directory::{HELD_OUT, RunDirectory};
@@ -229,7 +229,8 @@ pub fn ensure_evaluated(
     let mut others: Vec<(&str, Prepared)> = Vec::new();
     for name in &evaluation.on {
         if *name != config.data.dataset {
-            let other = prepare_test(&config.on(name), &setup.finder)?;
+            let shots = prepared.shots().cloned();
+            let other = prepare_test_after(&config.on(name), &setup.finder, shots)?;
             others.push((name, other));
         }
     }

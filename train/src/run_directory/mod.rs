@@ -3,6 +3,8 @@
 //! ```text
 //! config.toml                              the settings
 //! environment.json  data.json              program and machine; files of model and data
+//! shots.json                               the examples before every question, if any
+//! trial.json                               why questions are put as they are, if that was tried
 //! metrics.jsonl  metrics.csv  events.out.tfevents.*
 //! alarms.jsonl                             what went wrong in training although it went on
 //! prequential.jsonl                        first answers to the training questions
@@ -18,6 +20,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use data::shots::Shots;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -48,6 +51,10 @@ use alarms::ALARMS;
 use record::{DATA, ENVIRONMENT};
 
 const CONFIG: &str = "config.toml";
+/// The examples before every question, where there are some.
+pub(crate) const SHOTS: &str = "shots.json";
+/// What the base model made of a few questions in every way, where the way was chosen so.
+pub(crate) const TRIAL: &str = "trial.json";
 const ADAPTER: &str = "adapter/adapter.bpk";
 
 /// A run's directory.
@@ -178,6 +185,8 @@ impl RunDirectory {
             METRICS,
             ALARMS,
             FIRST_ANSWERS,
+            SHOTS,
+            TRIAL,
             "report.html",
             "report.md",
             LINES,
@@ -278,6 +287,17 @@ impl RunDirectory {
         let _at_hand = fault::reading(&self.root.join(name));
         let bytes = self.digests().read(name)?;
         serde_json::from_slice(&bytes).map_err(|e| TrainError::file(self.root.join(name), e))
+    }
+
+    /// The examples before every question of a run with such settings; none where it has none.
+    ///
+    /// # Errors
+    /// As [`Self::read_json`].
+    pub fn shots(&self, config: &RunConfig) -> Result<Option<Shots>, TrainError> {
+        match config.data.shots {
+            0 => Ok(None),
+            _ => self.read_json(SHOTS).map(Some),
+        }
     }
 
     /// Reads a text file.

@@ -1,4 +1,4 @@
-//! SciQ (Welbl et al. 2017): science questions of four choices.
+//! QASC (Khot et al. 2020): science questions of eight choices.
 
 use serde_json::Value;
 
@@ -7,13 +7,13 @@ use super::{Dataset, OfficialSplit};
 use crate::example::MultipleChoice;
 use crate::source::Artifact;
 
-/// `sciq`
+/// `qasc`
 #[derive(Debug)]
-pub struct SciQ;
+pub struct Qasc;
 
-impl Dataset for SciQ {
+impl Dataset for Qasc {
     fn name(&self) -> &'static str {
-        "sciq"
+        "qasc"
     }
 
     fn splits(&self) -> &[OfficialSplit] {
@@ -22,8 +22,8 @@ impl Dataset for SciQ {
 
     fn parts(&self, _: OfficialSplit) -> Vec<Artifact> {
         vec![Artifact {
-            name: "sciq test".into(),
-            local: vec!["sciq/test.jsonl".into()],
+            name: "qasc test".into(),
+            local: vec!["qasc/test.jsonl".into()],
             ..Artifact::default()
         }]
     }
