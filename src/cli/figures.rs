@@ -52,7 +52,7 @@ pub(super) fn side_by_side(runs: &[&Asked]) -> String {
         return String::new();
     };
     // Runs of one model, asked alike, share their base model's answers.
-    let base = |run: &Asked| run.figures.base.clone();
+    let base = |run: &Asked| (run.figures.base.n, cells(&run.figures.base));
     let alike = runs.iter().all(|run| base(run) == base(first));
     let mut rows = Vec::new();
     for (place, run) in runs.iter().enumerate() {
@@ -117,9 +117,11 @@ fn percent(estimate: Estimate) -> String {
 }
 
 fn plain(estimate: Estimate) -> String {
+    // A loss of nothing may be a little below it.
+    let show = |v: f64| format!("{:.3}", if v.abs() < 5e-4 { 0.0 } else { v });
     match (estimate.value, estimate.low, estimate.high) {
-        (Some(v), Some(lo), Some(hi)) => format!("{v:.3} [{lo:.3}, {hi:.3}]"),
-        (Some(v), _, _) => format!("{v:.3}"),
+        (Some(v), Some(lo), Some(hi)) => format!("{} [{}, {}]", show(v), show(lo), show(hi)),
+        (Some(v), _, _) => show(v),
         _ => "-".into(),
     }
 }

@@ -45,9 +45,13 @@ impl Report<'_> {
                 "Questions".into(),
                 match &self.trained_on {
                     Some(other) => format!(
-                        "{test} of {all_test} test (from {}); trained on {other}, calibrated on {} of its held-out questions",
+                        "{test} of {all_test} test (from {}); trained on {other}, {}",
                         split.test_from,
-                        self.scored.held_out_rows.len()
+                        match self.scored.held_out_rows.len() {
+                            0 => "not calibrated: its held-out questions were asked in another way"
+                                .into(),
+                            n => format!("calibrated on {n} of its held-out questions"),
+                        }
                     ),
                     None => format!(
                         "{train} of {all_train} train, {held_out} of {all_held_out} held-out (from {}), {test} of {all_test} test (published split: {})",
