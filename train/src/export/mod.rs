@@ -143,7 +143,9 @@ fn suits(adapter: &AdapterConfig, format: Format) -> Result<(), TrainError> {
         (AdapterConfig::Lora(_), Format::MixLora) => {
             refuse("the run's adapter is a plain LoRA: use peft")
         }
-        (AdapterConfig::MixLora(mix), Format::MixLora) => Ok(mixlora::serves(mix)?),
+        (AdapterConfig::MixLora(mix), Format::MixLora) => {
+            mixlora::serves(mix).map_err(|e| TrainError::config("--format", e.to_string()))
+        }
         _ => Ok(()),
     }
 }
