@@ -4,6 +4,7 @@ Usage: peers.py PROGRAM
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -216,6 +217,42 @@ def tensorboard_reads_ours():
     print(f"TensorBoard's hparams show our runs: {len(columns)} settings, {len(experiment.metric_infos)} metrics")
 
 
+def openais_client_asks():
+    import openai
+
+    server = subprocess.Popen([PROGRAM, "serve", "ffn", "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        address = server.stdout.readline().split()[-1]
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        (model,) = client.models.list().data
+        question = [{"role": "user", "content": "Is 7 odd?\nA) yes\nB) no"}]
+        said = client.chat.completions.create(model=model.id, messages=question, logprobs=True, top_logprobs=2)
+        (choice,) = said.choices
+        assert choice.message.content in "AB" and choice.finish_reason == "stop", said
+        (token,) = choice.logprobs.content
+        total = sum(math.exp(one.logprob) for one in token.top_logprobs)
+        assert token.token == choice.message.content and abs(total - 1) < 1e-5, token
+        known = said.model_extra["uq4ct"]
+        assert 0 < known["confidence"] < 1 and known["label"] and known["set"], known
+        extra = {"uq4ct": {"choices": ["yes", "no"]}}
+        same = client.chat.completions.create(
+            model=model.id, messages=[{"role": "user", "content": "Is 7 odd?"}], extra_body=extra)
+        assert same.model_extra["uq4ct"]["probabilities"] == known["probabilities"], same
+        for error, request in [
+            (openai.BadRequestError, {"model": model.id, "messages": question, "stream": True}),
+            (openai.NotFoundError, {"model": "gpt-4o", "messages": question}),
+        ]:
+            try:
+                client.chat.completions.create(**request)
+                raise SystemExit(f"{request} was not refused")
+            except error as refused:
+                assert refused.body["message"] and refused.body["code"], refused.body
+    finally:
+        server.send_signal(signal.SIGTERM)
+    assert server.wait(timeout=30) == 0
+    print(f"OpenAI's client {openai.__version__} asks: {choice.message.content}, confidence {known['confidence']:.2f}")
+
+
 def chromium_shows_the_page():
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
@@ -258,5 +295,6 @@ peft_reads_our_variants()
 mixlora_reads_ours()
 we_read_mixlora()
 tensorboard_reads_ours()
+openais_client_asks()
 chromium_shows_the_page()
 shutil.rmtree(ROOT, ignore_errors=True)

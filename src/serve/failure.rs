@@ -21,6 +21,16 @@ pub(super) struct Failure {
     error: String,
     /// Seconds after which it makes sense to ask again.
     again: Option<u64>,
+    /// The field that it is about, and a short name for it, where they are known.
+    about: Option<(&'static str, &'static str)>,
+}
+
+/// What a failure said, for who says it in another form.
+#[derive(Debug, Clone)]
+pub(super) struct Said {
+    pub(super) message: String,
+    pub(super) param: Option<&'static str>,
+    pub(super) code: Option<&'static str>,
 }
 
 impl Failure {
@@ -29,6 +39,15 @@ impl Failure {
             status,
             error: error.into(),
             again: None,
+            about: None,
+        }
+    }
+
+    /// The same, about a field, with a short name.
+    pub(super) fn about(self, param: &'static str, code: &'static str) -> Self {
+        Self {
+            about: Some((param, code)),
+            ..self
         }
     }
 
@@ -68,7 +87,16 @@ fn clipped(text: String) -> String {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let error = clipped(self.error);
+        let said = Said {
+            message: error.clone(),
+            param: self
+                .about
+                .map(|(param, _)| param)
+                .filter(|param| !param.is_empty()),
+            code: self.about.map(|(_, code)| code),
+        };
         let mut response = (self.status, Json(Problem { error })).into_response();
+        response.extensions_mut().insert(said);
         headers::refusal(self.status, self.again, response.headers_mut());
         response
     }

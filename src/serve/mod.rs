@@ -13,11 +13,12 @@
 //! | `headers` | every header that is set |
 //! | `access` | who may ask |
 //! | `failure` | which status each failure has |
+//! | `openai` | the same in the form of chat completions |
 //! | `openapi` | the description of the interface |
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
@@ -44,6 +45,7 @@ mod headers;
 mod load;
 pub mod messages;
 pub mod metrics;
+mod openai;
 mod openapi;
 pub mod outcome;
 mod queue;
@@ -70,6 +72,8 @@ struct Shared {
     limits: Arc<Limits>,
     about: Arc<serde_json::Value>,
     takes: Takes,
+    /// When the server began, in seconds of Unix time.
+    began: u64,
 }
 
 /// The routes. `about` describes the run, for the page and for `/v1/run`. Its `writes` says
@@ -89,12 +93,17 @@ pub fn router(
             context: about["context"] == true,
         },
         about: Arc::new(about),
+        began: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
         limits: Arc::new(limits),
     };
     let locked = Router::new()
         .route("/v1/answer", post(answer))
         .route("/v1/answers", post(answers))
         .route("/v1/run", get(about_run))
+        .route(openai::CHAT, post(openai::chat))
+        .route(openai::MODELS, get(openai::models))
         .route("/metrics", get(metrics_text))
         .layer(DefaultBodyLimit::max(shared.limits.body))
         .route_layer(middleware::from_fn_with_state(shared.clone(), authorized));
@@ -114,6 +123,7 @@ pub fn router(
         })
         .layer(middleware::from_fn_with_state(shared.clone(), addressed))
         .layer(middleware::from_fn_with_state(shared.clone(), watched))
+        .layer(middleware::from_fn(openai::in_its_form))
         .with_state(shared)
 }
 

@@ -5,6 +5,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
 use super::messages::{Answers, Problem, Question, Questions};
+use super::openai::{CHAT, ChatRequest, Completion, MODELS};
 use super::outcome::Reply;
 
 /// The document.
@@ -18,9 +19,19 @@ pub(super) fn document() -> Value {
         schemas.subschema_for::<Reply>(),
         schemas.subschema_for::<Answers>(),
         schemas.subschema_for::<Problem>(),
+        schemas.subschema_for::<ChatRequest>(),
+        schemas.subschema_for::<Completion>(),
     ]
     .map(schemars::Schema::to_value);
-    let [question, questions, reply, answers, problem] = names;
+    let [
+        question,
+        questions,
+        reply,
+        answers,
+        problem,
+        chat,
+        completion,
+    ] = names;
     let body = |about: &str, schema: &Value| json!({"description": about, "content": {"application/json": {"schema": schema}}});
     let later = |about: &str| {
         json!({
@@ -50,6 +61,30 @@ pub(super) fn document() -> Value {
             },
         }})
     };
+    // The same failures, said as OpenAI says them.
+    let openai = |about: &str| {
+        body(
+            about,
+            &json!({"type": "object", "properties": {"error": {"type": "object", "properties": {"message": {"type": "string"}, "type": {"type": "string"}, "param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]}}}}}),
+        )
+    };
+    let mut chat_path = post(
+        "Answer one question, in the form of OpenAI's chat completions",
+        &chat,
+        &completion,
+    );
+    if let Some(responses) = chat_path["post"]["responses"].as_object_mut() {
+        for (status, response) in responses.iter_mut().filter(|(status, _)| *status != "200") {
+            let about = response["description"]
+                .as_str()
+                .unwrap_or(status)
+                .to_owned();
+            response["content"] = openai(&about)["content"].take();
+        }
+        let refused = "A request that cannot be served, with the field and the reason";
+        responses.insert("400".into(), openai(refused));
+        responses.insert("404".into(), openai("No model of that name"));
+    }
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -60,6 +95,8 @@ pub(super) fn document() -> Value {
         "paths": {
             "/v1/answer": post("Answer one question", &question, &reply),
             "/v1/answers": post("Answer several questions", &questions, &answers),
+            CHAT: chat_path,
+            MODELS: {"get": {"summary": "The one run, as OpenAI lists models", "security": [{"token": []}, {}], "responses": {"200": plain("The list"), "401": openai("The token is missing or wrong")}}},
             "/v1/run": {"get": {"summary": "What answers: the run, its model and its promise", "security": [{"token": []}, {}], "responses": {"200": plain("The run"), "401": body("The token is missing or wrong", &problem)}}},
             "/metrics": {"get": {"summary": "Counters for Prometheus", "security": [{"token": []}, {}], "responses": {"200": plain("OpenMetrics text"), "401": body("The token is missing or wrong", &problem)}}},
             "/healthz": {"get": {"summary": "Whether the model answers", "responses": {"200": plain("It does"), "503": body("It does not", &problem)}}},

@@ -30,3 +30,26 @@ pub struct Setup {
     /// Where the loader stands, and how a stop is asked for.
     pub state: Arc<LoaderState>,
 }
+
+impl Setup {
+    /// A run in a directory of its own, on one device, with files from where the environment says.
+    /// For programs that use this crate: nothing is shown, and nobody asks for a stop.
+    pub fn new(run: impl Into<PathBuf>, device: Device) -> Self {
+        Self {
+            environment: Environment {
+                version: env!("CARGO_PKG_VERSION").into(),
+                commit: None,
+                device: format!("{device:?}"),
+                threads: std::thread::available_parallelism().map_or(1, usize::from),
+                command: std::env::args().collect::<Vec<_>>().join(" "),
+            },
+            device,
+            others: Vec::new(),
+            finder: Finder::from_env(),
+            run: run.into(),
+            resume: false,
+            telemetry: Telemetry::new(Arc::default()),
+            state: Arc::default(),
+        }
+    }
+}

@@ -158,12 +158,51 @@ pub fn draw_shots(config: &RunConfig, train: &[MultipleChoice]) -> Option<Shots>
     (count > 0).then(|| Shots::draw(train, count, hash_name(seed, "shots")))
 }
 
-type Divide = fn(&dyn Dataset, &Finder, &SplitOptions) -> Result<Splits, DataError>;
+/// Finds the model alone, for questions that are in memory. The settings of `data.custom` say
+/// whether their answers are letters or words; their files are not read.
+///
+/// # Errors
+/// As [`prepare`]; a split without a question.
+pub fn prepare_questions(
+    config: &RunConfig,
+    finder: &Finder,
+    mut splits: Splits,
+) -> Result<Prepared, TrainError> {
+    for (name, questions) in [
+        ("train", &splits.train),
+        ("held-out", &splits.held_out),
+        ("test", &splits.test),
+    ] {
+        for question in questions {
+            question.check().map_err(|reason| DataError::Question {
+                id: question.id.clone(),
+                reason,
+            })?;
+        }
+        if questions.is_empty() {
+            return Err(TrainError::config(name, "no question: give one at least"));
+        }
+    }
+    splits.account.dataset = config.data.title();
+    for from in [
+        &mut splits.account.held_out_from,
+        &mut splits.account.test_from,
+    ] {
+        if from.is_empty() {
+            *from = "memory".into();
+        }
+    }
+    let mut config = config.clone();
+    config.data.dataset = "custom".into();
+    // A dataset of one's own has a file; this one is never opened.
+    config.data.custom.train.get_or_insert("memory".into());
+    prepare_with(&config, finder, |_, _, _| Ok(splits), None)
+}
 
 fn prepare_with(
     config: &RunConfig,
     finder: &Finder,
-    divide: Divide,
+    divide: impl FnOnce(&dyn Dataset, &Finder, &SplitOptions) -> Result<Splits, DataError>,
     shots: Option<Shots>,
 ) -> Result<Prepared, TrainError> {
     let mut prepared = prepare_model(config, finder)?;
