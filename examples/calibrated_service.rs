@@ -56,6 +56,7 @@ impl Service {
             // Nobody knows it.
             answer: None,
         };
+        asked.question.check()?;
         self.jobs.send((asked, reply))?;
         Ok(answer.recv()??)
     }

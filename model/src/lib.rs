@@ -1,5 +1,7 @@
 //! LLaMA-family models with low-rank adapters: tensors in, tensors out.
 //!
+//! To depend on it: `model = { package = "uq4ct-model", path = ".." }`. `docs/library.md` has more.
+//!
 //! The crate knows no dataset and no loss. A [`Llama`] is built from a [`ModelConfig`] and a source
 //! of weights, and [`Llama::attach`] puts an adapter on it. The frozen base weights are bare
 //! tensors, which Burn neither visits nor records nor optimises; every parameter belongs to the

@@ -411,7 +411,8 @@ fn dry_run(
 ) -> Result<ExitCode> {
     let prepared: Prepared = prepare(config, &args.places.finder(&config.model.name))?;
     let adapter = registry::build(config)?.adapter();
-    let estimate = prepared.estimate(config, &device.device, threads())?;
+    let pace = prepared.pace(config, &device.device, threads())?;
+    let estimate = prepared.estimate(config, &device.device, &pace)?;
     if args.json {
         let [train, held_out, test] = prepared.splits.account.used;
         print(serde_json::json!({
@@ -462,7 +463,13 @@ fn dry_run(
         "# estimated: {:.1} GiB of memory{}",
         estimate.memory / f64::from(1 << 30),
         match device.is_cpu() {
-            true => format!(", {} on {} cores", clock(estimate.seconds), threads()),
+            true => format!(
+                ", {} on {} cores: {} of training, {} of fit, scoring and intervals",
+                clock(estimate.seconds),
+                threads(),
+                clock(estimate.seconds - estimate.after_seconds),
+                clock(estimate.after_seconds)
+            ),
             false => String::new(),
         }
     ));

@@ -5,6 +5,8 @@ use data::schedule::Schedule;
 use model::{AdapterConfig, MixtureWeights, ModelConfig, Placement};
 use serde::{Deserialize, Serialize};
 
+use crate::pace::{Pace, forward_flops};
+
 /// Size of a run. Time and memory are estimates from measured rates, see `docs/performance.md`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunEstimate {
@@ -16,39 +18,15 @@ pub struct RunEstimate {
     pub evaluation_tokens: usize,
     /// Peak memory, in bytes.
     pub memory: f64,
-    /// Seconds of training and evaluation on the CPU.
+    /// Seconds of the whole run on the CPU.
     pub seconds: f64,
-    /// Seconds of training alone.
+    /// Seconds of one training, with what is scored meanwhile.
     pub training_seconds: f64,
+    /// Seconds of everything after the trainings: fit, scoring, intervals.
+    pub after_seconds: f64,
     /// Seconds of one forward pass over a token.
     pub seconds_per_token: f64,
 }
-
-/// Multiplications and additions of one token's forward pass: 2 for each weight of the decoder that
-/// it meets.
-fn forward_flops(config: &ModelConfig, adapter: &AdapterConfig) -> (f64, f64) {
-    let embedding = (config.vocab_size * config.hidden_size) as f64;
-    let heads = if config.tie_word_embeddings { 1.0 } else { 2.0 };
-    let base = 2.0 * (config.base_parameters() as f64 - heads * embedding);
-    let low_rank = |rank: usize| {
-        let (d, f) = (config.hidden_size as f64, config.intermediate_size as f64);
-        let q = (config.num_attention_heads * config.head_dim) as f64;
-        let kv = (config.num_key_value_heads * config.head_dim) as f64;
-        let widths = 2.0 * (d + q) + 2.0 * (d + kv) + 3.0 * (d + f);
-        2.0 * rank as f64 * widths * config.num_hidden_layers as f64
-    };
-    let adapter = match adapter {
-        AdapterConfig::None => 0.0,
-        AdapterConfig::Lora(lora) => low_rank(lora.rank),
-        AdapterConfig::MixLora(mix) => low_rank(mix.lora.rank * mix.top_k),
-    };
-    (base, adapter)
-}
-
-/// Floating-point operations a second that a CPU run reaches as a whole, padding and everything
-/// around the products included. Measured on 2 cores (AVX-512), SmolLM2-135M, real questions; see
-/// `docs/performance.md`. Assumed proportional to the cores.
-const FLOPS_PER_CORE: f64 = 65e9;
 
 /// Bytes of a process that has loaded nothing, and the allocator's slack; measured with glibc.
 const PROCESS: f64 = 60e6;
@@ -95,6 +73,21 @@ fn activations(config: &ModelConfig, adapter: &AdapterConfig, grouped: bool) -> 
     }
 }
 
+/// What a run does besides one pass over its training questions.
+#[derive(Debug, Clone, Copy)]
+pub struct Besides {
+    /// Trainings, one a member.
+    pub trainings: usize,
+    /// Forward passes of an answer by the tuned model.
+    pub passes: usize,
+    /// Tokens that a method's fit reads, times its passes.
+    pub fit_tokens: f64,
+    /// Tokens scored at each checkpoint of a training.
+    pub monitored_tokens: usize,
+    /// Seconds of the intervals of all figures.
+    pub bootstrap_seconds: f64,
+}
+
 /// Estimates a run. `weight_bytes` is the size of one frozen weight, `grouped` says whether
 /// a mixture computes the chosen experts alone.
 #[expect(
@@ -111,7 +104,8 @@ pub fn estimate(
     weight_bytes: usize,
     grouped: bool,
     recompute: bool,
-    cores: usize,
+    pace: &Pace,
+    besides: &Besides,
 ) -> RunEstimate {
     let tokens = |rows: &[EncodedQuestion]| rows.iter().map(|q| q.length()).sum::<usize>();
     let trains = *adapter != AdapterConfig::None;
@@ -122,13 +116,18 @@ pub fn estimate(
     };
     let share = steps as f64 / schedule.steps_per_epoch(train.len()) as f64;
     let training_tokens = (tokens(train) as f64 * share) as usize;
-    let passes = if trains { 2 } else { 1 };
+    // The base model once, and the tuned one with all its passes.
+    let passes = if trains { 1 + besides.passes } else { 1 };
     let evaluation_tokens = passes * scored.iter().map(|rows| tokens(rows)).sum::<usize>();
     let (base, low_rank) = forward_flops(config, adapter);
     // Backward: one product for dX through frozen weights, two through the adapter's.
     let again = if recompute { base + low_rank } else { 0.0 };
     let training = training_tokens as f64 * (2.0 * base + 3.0 * low_rank + again);
-    let evaluation = evaluation_tokens as f64 * (base + low_rank);
+    let checkpoints = steps.div_ceil(schedule.checkpoint_every.max(1));
+    let monitored = (checkpoints * besides.monitored_tokens) as f64 * (base + low_rank);
+    let training_seconds = training / pace.training + monitored / pace.asking;
+    let asked = evaluation_tokens as f64 + besides.fit_tokens;
+    let after_seconds = asked * (base + low_rank) / pace.asking + besides.bootstrap_seconds;
     let longest = train.iter().map(EncodedQuestion::length).max().unwrap_or(0);
     let widest = (schedule.micro_batch * longest).min(schedule.micro_tokens.max(longest));
     let kept = activations(config, adapter, grouped);
@@ -153,8 +152,9 @@ pub fn estimate(
         memory: PROCESS
             + (config.base_parameters() * weight_bytes) as f64
             + if trains { training_memory } else { 0.0 },
-        seconds: (training + evaluation) / (FLOPS_PER_CORE * cores as f64),
-        training_seconds: training / (FLOPS_PER_CORE * cores as f64),
-        seconds_per_token: (base + low_rank) / (FLOPS_PER_CORE * cores as f64),
+        seconds: training_seconds * besides.trainings as f64 + after_seconds,
+        training_seconds,
+        after_seconds,
+        seconds_per_token: (base + low_rank) / pace.asking,
     }
 }

@@ -12,6 +12,7 @@ use crate::error::TrainError;
 use crate::evaluation::Evaluated;
 use crate::export::start::import;
 use crate::fitted::{LoadedRun, QuestionSet, chosen, only_temperature, trainings};
+use crate::pace::Pace;
 use crate::posthoc::trust::FEW;
 use crate::prepare::{LeftOut, Prepared};
 use crate::provenance;
@@ -39,6 +40,12 @@ pub fn fine_tune(
     setup: &Setup,
     prepared: Prepared,
 ) -> Result<RunOutcome, TrainError> {
+    // What share of the work it is depends little on how fast the machine is.
+    let pace = Pace::assumed(setup.environment.threads);
+    let estimate = prepared.estimate(config, &setup.device, &pace)?;
+    if estimate.training_seconds > 0.0 {
+        setup.telemetry.state().after = estimate.after_seconds / estimate.training_seconds;
+    }
     let finished = train(config, setup, prepared).and_then(|loaded| score(loaded, setup));
     match finished {
         Ok(scored) => Ok(RunOutcome::Finished(Box::new(scored))),
@@ -124,7 +131,11 @@ fn train_members(
         adapter: adapter.as_ref(),
     };
     let mut members = Vec::new();
+    let after = setup.telemetry.state().after;
+    let mut left = trainings.len();
     for (settings, directory) in trainings {
+        left -= 1;
+        setup.telemetry.state().after = after + left as f64;
         if directory.root() != run.root() {
             RunDirectory::create(directory.root(), &settings, directory.exists())?;
             let seed = settings.train.seed;

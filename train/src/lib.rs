@@ -1,6 +1,8 @@
 //! Everything that needs both data and model: losses, methods, the fine-tuning recipe, calibration
 //! metrics, dashboard, report.
 //!
+//! To depend on it: `train = { package = "uq4ct-train", path = ".." }`. `docs/library.md` has more.
+//!
 //! From settings to figures, on a model of random weights:
 //!
 //! ```
@@ -55,6 +57,7 @@
 //! | [`evaluation`] | scoring questions with a fitted method |
 //! | [`writing`] | answers in the model's own words |
 //! | [`trial`] | a base model tried on a few questions in every way |
+//! | [`pace`] | how fast this machine is at a run's own work |
 //! | [`prepare`] | model and questions before the first step |
 //! | [`estimate`] | what a run will need |
 //! | [`training`] | one training through burn's Learner |
@@ -109,6 +112,7 @@ pub mod loss;
 pub mod method;
 pub mod metric;
 pub mod optimizer;
+pub mod pace;
 pub mod posthoc;
 pub mod prediction;
 pub mod prepare;

@@ -26,8 +26,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{ModelSection, RunConfig, WeightType};
 use crate::error::TrainError;
-use crate::estimate::{RunEstimate, estimate};
+use crate::estimate::{Besides, RunEstimate, estimate};
 use crate::loss::cross_entropy::CrossEntropy;
+use crate::pace::{Pace, bootstrap_seconds};
 use crate::registry;
 use crate::way::Trial;
 
@@ -640,9 +641,25 @@ impl Prepared {
         &self,
         config: &RunConfig,
         device: &Device,
-        cores: usize,
+        pace: &Pace,
     ) -> Result<RunEstimate, TrainError> {
-        let adapter = registry::build(config)?.adapter();
+        let method = registry::build(config)?;
+        let adapter = method.adapter();
+        let tokens = |rows: &[EncodedQuestion]| rows.iter().map(|q| q.length()).sum::<usize>();
+        let fitted = method.fit_questions().min(self.train.len());
+        let mean = tokens(&self.train) as f64 / self.train.len().max(1) as f64;
+        let monitored = self.held_out.len().min(config.data.monitor_limit);
+        // Figures of base and tuned model on both sets, and those after calibration on test.
+        let bootstraps =
+            |questions: usize, times: f64| times * bootstrap_seconds(config, questions);
+        let besides = Besides {
+            trainings: method.members(),
+            passes: method.passes() * (1 + method.perturbations()),
+            fit_tokens: fitted as f64 * mean * method.fit_passes() as f64,
+            monitored_tokens: tokens(&self.held_out[..monitored]),
+            bootstrap_seconds: bootstraps(self.held_out.len(), 2.0)
+                + bootstraps(self.test.len(), 5.0),
+        };
         Ok(estimate(
             &self.model,
             &adapter,
@@ -656,7 +673,29 @@ impl Prepared {
             },
             config.model.dtype == WeightType::F32 && model::fused::serves(device),
             config.train.recompute,
-            cores,
+            pace,
+            &besides,
         ))
+    }
+
+    /// How fast a device is at a run on these questions: measured on a processor, assumed of so
+    /// many cores elsewhere.
+    ///
+    /// # Errors
+    /// As [`Pace::measured`].
+    pub fn pace(
+        &self,
+        config: &RunConfig,
+        device: &Device,
+        cores: usize,
+    ) -> Result<Pace, TrainError> {
+        if *device != Device::flex() {
+            return Ok(Pace::assumed(cores));
+        }
+        let known = [&*self.train, &self.held_out, &self.test];
+        let mut lengths: Vec<usize> = known.into_iter().flatten().map(|q| q.length()).collect();
+        lengths.sort_unstable();
+        let middle = lengths.get(lengths.len() / 2).copied().unwrap_or(1);
+        Pace::measured(config, &self.model, middle, device)
     }
 }

@@ -121,6 +121,9 @@ pub struct DashboardState {
     pub steps_per_epoch: usize,
     /// Seconds of training in this process.
     pub seconds: f64,
+    /// What comes after this training (other members, fit, scoring, intervals), as a multiple of
+    /// its time.
+    pub after: f64,
     /// Every optimizer step of this process, of one training after the other.
     pub train: Vec<TrainPoint>,
     /// Every held-out scoring of this process, of one training after the other.
@@ -294,11 +297,12 @@ impl DashboardState {
         any.then_some(counts)
     }
 
-    /// Seconds to the end of training at the pace so far.
+    /// Seconds to the end of the whole job at the training's pace so far.
     pub fn seconds_left(&self) -> Option<f64> {
         let made = self.step.checked_sub(self.first_step).filter(|m| *m > 0)?;
-        let left = self.total_steps.saturating_sub(self.step);
-        Some(self.seconds / made as f64 * left as f64)
+        let left = self.total_steps.saturating_sub(self.step) as f64;
+        let after = self.after * self.total_steps as f64;
+        Some(self.seconds / made as f64 * (left + after))
     }
 
     /// Share of the current phase that is done.

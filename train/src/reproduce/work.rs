@@ -18,6 +18,7 @@ use crate::error::TrainError;
 use crate::fine_tune::train;
 use crate::fitted::{LoadedRun, Member, QuestionSet};
 use crate::lock::{Attempt, Holder, Lock};
+use crate::pace::Pace;
 use crate::prepare::{Prepared, prepare, prepare_test, prepare_test_after};
 use crate::provenance;
 use crate::registry;
@@ -135,8 +136,9 @@ impl<'a> Estimates<'a> {
     pub fn training(&mut self, training: &TrainingJob) -> Result<f64, TrainError> {
         let (config, cores) = (&training.config, self.cores);
         let prepared = self.prepared(config, "all", prepare)?;
+        let pace = Pace::assumed(cores);
         Ok(prepared
-            .estimate(config, &Device::flex(), cores)?
+            .estimate(config, &Device::flex(), &pace)?
             .training_seconds)
     }
 
@@ -152,7 +154,7 @@ impl<'a> Estimates<'a> {
         };
         let own = self.prepared(config, "all", prepare)?;
         let per_token = own
-            .estimate(config, &Device::flex(), cores)?
+            .estimate(config, &Device::flex(), &Pace::assumed(cores))?
             .seconds_per_token;
         let (train, questions) = (tokens(&own.train) as f64, own.train.len());
         let (mut scored, own_test) = (tokens(&own.held_out), tokens(&own.test));
