@@ -225,7 +225,7 @@ def openais_client_asks():
         address = server.stdout.readline().split()[-1]
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
         (model,) = client.models.list().data
-        question = [{"role": "user", "content": "Is 7 odd?\nA) yes\nB) no"}]
+        question = [{"role": "user", "content": "Is 7 odd?\nA) true\nB) false"}]
         said = client.chat.completions.create(model=model.id, messages=question, logprobs=True, top_logprobs=2)
         (choice,) = said.choices
         assert choice.message.content in "AB" and choice.finish_reason == "stop", said
@@ -234,7 +234,7 @@ def openais_client_asks():
         assert token.token == choice.message.content and abs(total - 1) < 1e-5, token
         known = said.model_extra["uq4ct"]
         assert 0 < known["confidence"] < 1 and known["label"] and known["set"], known
-        extra = {"uq4ct": {"choices": ["yes", "no"]}}
+        extra = {"uq4ct": {"choices": ["true", "false"]}}
         same = client.chat.completions.create(
             model=model.id, messages=[{"role": "user", "content": "Is 7 odd?"}], extra_body=extra)
         assert same.model_extra["uq4ct"]["probabilities"] == known["probabilities"], same

@@ -1,7 +1,7 @@
-// A service that answers with a confidence that was calibrated on held-out questions: one thread
-// owns the model, and whoever has a question sends it there.
-//
-//     cargo run --example calibrated_service -- RUN        # after: uq4ct train --dataset ..
+//! A service that answers with a confidence that was calibrated on held-out questions: one thread
+//! owns the model, and whoever has a question sends it there.
+//!
+//!     cargo run --example calibrated_service -- RUN        # after: uq4ct train --dataset ..
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -19,15 +19,14 @@ use train::posthoc::abstention::Promise;
 type Job = (Asked, Sender<Result<Answer, TrainError>>);
 
 /// Where questions go.
-pub struct Service {
+pub(crate) struct Service {
     jobs: Sender<Job>,
-    /// Ends when the last question is answered and nobody can ask any more.
-    pub thread: JoinHandle<Result<(), TrainError>>,
+    thread: JoinHandle<Result<(), TrainError>>,
 }
 
 impl Service {
     /// Opens a finished run. Tensors stay on the thread that made them, so it opens it itself.
-    pub fn start(run: PathBuf) -> Self {
+    pub(crate) fn start(run: PathBuf) -> Self {
         let (jobs, asked) = channel::<Job>();
         let thread = std::thread::spawn(move || {
             let mut setup = Setup::new(run, Device::flex());
@@ -47,8 +46,15 @@ impl Service {
         Self { jobs, thread }
     }
 
+    /// Waits for the last question's answer, and tells what went wrong, such as with the run.
+    pub(crate) fn end(self) -> Result<(), Box<dyn Error>> {
+        drop(self.jobs);
+        let ended = self.thread.join();
+        Ok(ended.map_err(|_| "the thread of the model has a fault")??)
+    }
+
     /// Asks and waits.
-    pub fn ask(&self, question: &str, choices: &[&str]) -> Result<Answer, Box<dyn Error>> {
+    pub(crate) fn ask(&self, question: &str, choices: &[&str]) -> Result<Answer, Box<dyn Error>> {
         let choices = choices.iter().map(|text| text.to_string()).collect();
         let (reply, answer) = channel();
         let asked = Asked {
@@ -73,5 +79,5 @@ fn main() -> Result<(), Box<dyn Error>> {
         "{}: confidence {:.2}, {:?}, may be right: {:?}",
         answer.text, answer.confidence, answer.decision, answer.set
     );
-    Ok(())
+    service.end()
 }

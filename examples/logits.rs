@@ -1,7 +1,7 @@
-// Load a model and read its logits: the words that it would say next.
-//
-//     cargo run --example logits                 # random weights
-//     cargo run --example logits smollm2-135m    # a short name, owner/name, a directory, a .gguf
+//! Load a model and read its logits: the words that it would say next.
+//!
+//!     cargo run --example logits                 # random weights
+//!     cargo run --example logits smollm2-135m    # a short name, owner/name, a directory, a .gguf
 
 use std::error::Error;
 
@@ -13,7 +13,7 @@ use model::load::tiny::{self, RandomWeights};
 use model::{DropoutSeed, Llama, LlamaInput};
 
 /// The tokens that follow a text most probably, with their logits.
-pub fn next_words(name: &str, text: &str) -> Result<Vec<(String, f32)>, Box<dyn Error>> {
+pub(crate) fn next_words(name: &str, text: &str) -> Result<Vec<(String, f32)>, Box<dyn Error>> {
     let device = Device::flex();
     let (config, mut weights, tokenizer) = match name {
         "tiny" => {

@@ -1,7 +1,7 @@
-// A method of one's own, outside of the crate: LoRA whose logits are halved. Inside of it, a file
-// and a line make it known to `--method`, see CONTRIBUTING.md.
-//
-//     cargo run --example own_method
+//! A method of one's own, outside of the crate: LoRA whose logits are halved. Inside of it, a file
+//! and a line make it known to `--method`, see CONTRIBUTING.md.
+//!
+//!     cargo run --example own_method
 
 use std::error::Error;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl Predictor for HalvedPredictor {
 }
 
 /// What LoRA says of a question, and what the method of our own does.
-pub fn asked() -> Result<[ScoredRow; 2], Box<dyn Error>> {
+pub(crate) fn asked() -> Result<[ScoredRow; 2], Box<dyn Error>> {
     let mut layers = ConfigLayers::default();
     layers.method("lora")?;
     layers.set_text("model.name", "tiny")?;

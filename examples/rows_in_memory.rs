@@ -1,6 +1,6 @@
-// Train a LoRA on rows that are in memory, and see what it has learned.
-//
-//     cargo run --example rows_in_memory
+//! Train a LoRA on rows that are in memory, and see what it has learned.
+//!
+//!     cargo run --example rows_in_memory
 
 use std::error::Error;
 use std::path::Path;
@@ -16,7 +16,7 @@ use train::metric::Metrics;
 use train::prepare::prepare_questions;
 
 /// Settings: a preset, and what is changed in it.
-pub fn settings() -> Result<RunConfig, Box<dyn Error>> {
+pub(crate) fn settings() -> Result<RunConfig, Box<dyn Error>> {
     let mut layers = ConfigLayers::default();
     layers.method("lora")?;
     layers.set_text("model.name", "tiny")?;
@@ -37,7 +37,7 @@ fn rows(begin: usize, end: usize) -> Vec<MultipleChoice> {
 }
 
 /// Trains in `run`, where the adapter, the figures and the report then lie.
-pub fn trained(run: &Path) -> Result<(Metrics, Metrics), Box<dyn Error>> {
+pub(crate) fn trained(run: &Path) -> Result<(Metrics, Metrics), Box<dyn Error>> {
     let config = settings()?;
     let setup = Setup::new(run, Device::flex());
     let splits = Splits {

@@ -38,6 +38,10 @@ pub(super) fn of(verb: &str) -> &'static [(&'static str, &'static str)] {
                 "Your own questions, another method, two epochs",
                 "uq4ct train --dataset questions.jsonl --method calibrated --epochs 2",
             ),
+            (
+                "Three learning rates, three seeds each, as a table",
+                "uq4ct train --dataset questions.jsonl --sweep train.learning_rate=1e-4,2e-4,4e-4 --seeds 3",
+            ),
         ],
         "evaluate" => &[
             (

@@ -27,6 +27,7 @@ mod reproduce;
 mod runs;
 mod serve;
 mod short;
+mod sweep;
 mod train;
 mod usage;
 

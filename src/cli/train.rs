@@ -27,6 +27,7 @@ use super::process::{
     OnHangup, STOPPED, StopSignal, display, environment, logging, print, quoted, tell, threads,
 };
 use super::short;
+use super::sweep::{self, SweepArgs, Sweeping};
 use super::usage::wrong;
 use crate::backend::NamedDevice;
 
@@ -45,6 +46,8 @@ pub(super) struct TrainArgs {
     model: Option<String>,
     #[command(flatten)]
     plain_settings: PlainSettings,
+    #[command(flatten)]
+    sweep: SweepArgs,
     /// An adapter to start from: peft's LoRA, MixLoRA's, or an export of this program
     #[arg(hide_short_help = true, long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -139,6 +142,19 @@ fn methods() -> String {
 pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     logging();
     let device = args.places.device()?;
+    if !args.sweep.sweep.is_empty() {
+        let (config, _) = settings(&args, &device)?;
+        return sweep::run(Sweeping {
+            args: &args.sweep,
+            places: &args.places,
+            config,
+            root: args.run.clone().unwrap_or_else(|| RUNS.into()),
+            on_hangup: args.on_hangup,
+            plain: args.plain,
+            json: args.json,
+            dry_run: args.dry_run,
+        });
+    }
     let resumed = resumed(&args)?;
     let (config, shortened) = match &resumed {
         Some(root) => (as_it_was(&args, root)?, false),

@@ -57,6 +57,10 @@ fn a_service_answers_with_a_calibrated_confidence() {
     // A question that cannot be put costs the next one nothing.
     assert!(service.ask("one choice", &["x"]).is_err());
     assert!(service.ask("is it so", &["true", "false"]).is_ok());
+    service.end().unwrap();
+    let missing = calibrated_service::Service::start(root.path().join("nowhere"));
+    let reason = missing.end().unwrap_err().to_string();
+    assert!(reason.contains("nowhere"), "{reason}");
 }
 
 #[test]

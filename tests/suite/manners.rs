@@ -183,6 +183,8 @@ fn names_are_taken_whatever_their_case() {
 fn what_is_changed_most_has_flags_and_lists_need_no_brackets() {
     let root = tempfile::tempdir().unwrap();
     let args = [
+        "--method",
+        "lora",
         "--epochs",
         "1.5",
         "--lr",
@@ -228,7 +230,13 @@ fn what_is_changed_most_has_flags_and_lists_need_no_brackets() {
     // A single word is a list of one.
     let one = [
         &TINY[..],
-        &["--set", "adapter.target_modules=q_proj", "--dry-run"],
+        &[
+            "--method",
+            "lora",
+            "--set",
+            "adapter.target_modules=q_proj",
+            "--dry-run",
+        ],
     ]
     .concat();
     assert!(succeeds(root.path(), &one).contains("target_modules = [\"q_proj\"]"));
@@ -483,4 +491,92 @@ fn nothing_is_said_in_the_words_of_the_source() {
             assert!(!text.contains(word), "{word} in {text}");
         }
     }
+}
+
+/// A sweep is a plan of one's own: every combination and seed once, found again, with its table.
+#[test]
+fn a_sweep_of_ones_own_data_is_a_table_and_goes_on() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let rows: String = (0..60)
+        .map(|n| {
+            let answer = n % 2;
+            format!(
+                "{{\"question\":\"{n} or?\",\"choices\":[\"a{n}\",\"b\"],\"answer\":{answer}}}\n"
+            )
+        })
+        .collect();
+    std::fs::write(root.join("rows.jsonl"), rows).unwrap();
+    let own = [
+        "train",
+        "--model",
+        "tiny",
+        "--dataset",
+        "rows.jsonl",
+        "--method",
+        "lora",
+        "--plain",
+        "--epochs",
+        "1",
+    ];
+    let vary = |more: &[&'static str]| [&own[..], more].concat();
+    let sweep = vary(&["--sweep", "train.learning_rate=1e-4,1e-3", "--seeds", "2"]);
+    let plan = succeeds(root, &[&sweep[..], &["--dry-run"]].concat());
+    assert_eq!(
+        plan.matches("trainings/rows-lora-tiny-").count(),
+        4,
+        "{plan}"
+    );
+    assert!(
+        plan.contains("open") && !root.join("runs").exists(),
+        "{plan}"
+    );
+    let printed = succeeds(root, &sweep);
+    assert!(
+        printed.contains("| learning_rate 1e-4 |") && printed.contains("| learning_rate 1e-3 |"),
+        "{printed}"
+    );
+    let done = succeeds(root, &[&sweep[..], &["--dry-run"]].concat());
+    assert!(!done.contains("open, about"), "{done}");
+    // Again: nothing is trained; more seeds train what is new alone.
+    let again = stdout(root, &[&sweep[..], &["--json"]].concat());
+    let table: Value = serde_json::from_str(&again).unwrap();
+    assert_eq!(
+        table["rows"],
+        serde_json::json!(["learning_rate 1e-4", "learning_rate 1e-3"])
+    );
+    assert_eq!(table["columns"], serde_json::json!(["rows"]));
+    let trainings = || {
+        std::fs::read_dir(root.join("runs/trainings"))
+            .unwrap()
+            .count()
+    };
+    assert_eq!(trainings(), 4);
+    let both = vary(&[
+        "--sweep",
+        "train.learning_rate=1e-4",
+        "--sweep",
+        "adapter.rank=4,8",
+        "--run",
+        "other",
+    ]);
+    let printed = succeeds(root, &both);
+    assert!(printed.contains("learning_rate 1e-4, rank 8"), "{printed}");
+    assert_eq!(trainings(), 4);
+    refuses(
+        root,
+        &vary(&["--sweep", "train.epoch=1,2"]),
+        &["Did you mean `epochs`?"],
+    );
+    refuses(
+        root,
+        &vary(&["--sweep", "adapter.top_k=1,3"]),
+        &["does not read it"],
+    );
+    refuses(
+        root,
+        &vary(&["--sweep", "train.epochs"]),
+        &["section.key=value,value"],
+    );
+    refuses(root, &vary(&["--seeds", "2"]), &["--sweep"]);
 }

@@ -181,7 +181,7 @@ fn an_abstention_is_a_refusal_and_written_answers_are_messages() {
     train(root.path(), "r", &[]);
     let server = Server::start(root.path(), &["--coverage", "0.01"], None);
     let abstained = (0..40).find_map(|n| {
-        let (status, answer) = server.post(CHAT, &asked(format!("is {n} odd\nA) yes\nB) no")));
+        let (status, answer) = server.post(CHAT, &asked(format!("is {n} odd\nA) true\nB) false")));
         assert_eq!(status, 200, "{answer}");
         (answer["uq4ct"]["decision"] == "abstain").then_some(answer)
     });

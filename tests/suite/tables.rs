@@ -207,7 +207,7 @@ fn every_other_table_runs_at_its_smallest() {
             "train.max_steps=2",
         ];
         let shown = text(&reproduce(table.name, root.path(), &size).stdout);
-        for row in (table.rows)() {
+        for row in table.rows.all() {
             let line = format!("| ACC ↑ | {} |", row.label);
             let found = shown.lines().find(|l| l.starts_with(&line));
             assert!(

@@ -188,7 +188,7 @@ pub(crate) fn bootstrap_seconds(config: &RunConfig, questions: usize) -> f64 {
         ..whole
     };
     let began = Instant::now();
-    drop(Metrics::of(&rows, config.evaluation.bins, few));
+    let _ = Metrics::of(&rows, config.evaluation.bins, few);
     began.elapsed().as_secs_f64() * whole.resamples as f64 / RESAMPLES as f64
 }
 

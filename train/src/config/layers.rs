@@ -146,6 +146,18 @@ impl ConfigLayers {
         }
     }
 
+    /// Takes a setting out, by its dotted key.
+    pub fn forget_key(&mut self, key: &str) {
+        let (sections, key) = key.rsplit_once('.').unwrap_or(("", key));
+        let mut table = Some(&mut self.table);
+        for section in sections.split('.') {
+            table = table.and_then(|table| table.get_mut(section)?.as_table_mut());
+        }
+        if let Some(table) = table {
+            table.remove(key);
+        }
+    }
+
     /// The adapter that these layers start from.
     pub fn adapter_from(&self) -> Option<String> {
         self.value("adapter", "from")

@@ -11,6 +11,7 @@
 //! | module | content |
 //! |---|---|
 //! | [`tables`] | rows and columns of the paper's tables and of the ablations |
+//! | [`sweep`] | a table of one's own: settings that are varied |
 //! | [`options`] | what of a table is asked for |
 //! | [`plan`] | rows and columns to trainings and evaluations |
 //! | [`scheduler`] | what is open, in which order, what a failure does |
@@ -42,6 +43,7 @@ pub mod records;
 pub mod render;
 pub mod results;
 pub mod scheduler;
+pub mod sweep;
 pub mod table_files;
 pub mod tables;
 pub mod work;

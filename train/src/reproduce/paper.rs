@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn every_printed_row_belongs_to_a_row_of_its_table() {
         for table in TABLES {
-            let labels: Vec<String> = (table.rows)().into_iter().map(|row| row.label).collect();
+            let labels: Vec<String> = table.rows.all().into_iter().map(|row| row.label).collect();
             let printed = match table.name {
                 "table1" => TABLE_1,
                 "table2" => TABLE_2,

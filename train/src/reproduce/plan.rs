@@ -165,7 +165,7 @@ impl Plan {
 }
 
 fn rows(options: &Options) -> Result<Vec<Row>, TrainError> {
-    let all = (options.table.rows)();
+    let all = options.table.rows.all();
     // A row's label may be another row's preset in capitals, so case counts where it tells apart.
     let named = |row: &Row, name: &str| {
         let exactly = |row: &Row| row.preset == name || row.label == name;

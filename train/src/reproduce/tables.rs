@@ -39,6 +39,25 @@ pub struct Row {
     pub set: Vec<String>,
 }
 
+/// The rows of a table.
+#[derive(Debug, Clone)]
+pub enum Rows {
+    /// Those of a listed table are made when they are asked for.
+    Made(fn() -> Vec<Row>),
+    /// Those of a sweep.
+    Given(Vec<Row>),
+}
+
+impl Rows {
+    /// Every row, in the order of the table.
+    pub fn all(&self) -> Vec<Row> {
+        match self {
+            Self::Made(rows) => rows(),
+            Self::Given(rows) => rows.clone(),
+        }
+    }
+}
+
 /// How a table is printed and drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
@@ -56,8 +75,8 @@ pub struct Table {
     pub title: &'static str,
     /// Short name of the paper's model; empty for a table that is not the paper's.
     pub paper_model: &'static str,
-    /// Makes the rows.
-    pub rows: fn() -> Vec<Row>,
+    /// The rows.
+    pub rows: Rows,
     /// The columns, from left to right.
     pub columns: &'static [Column],
     /// Whether methods are compared or one quantity is varied.
@@ -333,7 +352,7 @@ pub static TABLES: &[Table] = &[
         name: "fig3",
         title: "In-distribution accuracy and ECE (Figure 3)",
         paper_model: "llama-2-7b",
-        rows: seven,
+        rows: Rows::Made(seven),
         columns: TASKS,
         layout: Layout::Methods,
     },
@@ -341,7 +360,7 @@ pub static TABLES: &[Table] = &[
         name: "table1",
         title: "Trained on OpenBookQA, tested there and under distribution shift (Table 1)",
         paper_model: "llama-2-7b",
-        rows: all,
+        rows: Rows::Made(all),
         columns: SHIFTS,
         layout: Layout::Methods,
     },
@@ -349,7 +368,7 @@ pub static TABLES: &[Table] = &[
         name: "table2",
         title: "Weight beta of the calibration loss (Table 2)",
         paper_model: "llama-2-7b",
-        rows: betas,
+        rows: Rows::Made(betas),
         columns: OBQA,
         layout: Layout::Sweep("beta"),
     },
@@ -357,7 +376,7 @@ pub static TABLES: &[Table] = &[
         name: "table3",
         title: "Constant and incremental weight of the calibration loss (Table 3)",
         paper_model: "llama-2-7b",
-        rows: incremental,
+        rows: Rows::Made(incremental),
         columns: TASKS,
         layout: Layout::Methods,
     },
@@ -365,7 +384,7 @@ pub static TABLES: &[Table] = &[
         name: "table4",
         title: "Another base model (Table 4)",
         paper_model: "mistral-7b",
-        rows: seven,
+        rows: Rows::Made(seven),
         columns: TASKS,
         layout: Layout::Methods,
     },
@@ -373,7 +392,7 @@ pub static TABLES: &[Table] = &[
         name: "table5",
         title: "Active experts, top-k (Table 5)",
         paper_model: "llama-2-7b",
-        rows: top_k,
+        rows: Rows::Made(top_k),
         columns: OBQA,
         layout: Layout::Sweep("top-k"),
     },
@@ -381,7 +400,7 @@ pub static TABLES: &[Table] = &[
         name: "table6",
         title: "Prompt perturbation, SPUQ (Table 6)",
         paper_model: "llama-2-7b",
-        rows: spuq,
+        rows: Rows::Made(spuq),
         columns: TASKS,
         layout: Layout::Methods,
     },
@@ -389,7 +408,7 @@ pub static TABLES: &[Table] = &[
         name: "ablations",
         title: "What the paper leaves open, one setting at a time",
         paper_model: "",
-        rows: ablations,
+        rows: Rows::Made(ablations),
         columns: OBQA,
         layout: Layout::Methods,
     },
@@ -397,7 +416,7 @@ pub static TABLES: &[Table] = &[
         name: "flu",
         title: "What makes FLU informative",
         paper_model: "",
-        rows: flu,
+        rows: Rows::Made(flu),
         columns: SKILLED,
         layout: Layout::Methods,
     },
@@ -405,7 +424,7 @@ pub static TABLES: &[Table] = &[
         name: "calibrated",
         title: "The temperature of first answers, in distribution and under shift",
         paper_model: "",
-        rows: calibrated,
+        rows: Rows::Made(calibrated),
         columns: TASKS_AND_SHIFTS,
         layout: Layout::Methods,
     },
@@ -413,7 +432,7 @@ pub static TABLES: &[Table] = &[
         name: "losses",
         title: "Losses over a question's choices",
         paper_model: "",
-        rows: losses,
+        rows: Rows::Made(losses),
         columns: OBQA,
         layout: Layout::Methods,
     },
@@ -439,7 +458,7 @@ mod tests {
     #[test]
     fn every_row_resolves_and_names_known_datasets() {
         for table in TABLES {
-            for row in (table.rows)() {
+            for row in table.rows.all() {
                 let mut layers = ConfigLayers::default();
                 layers.method(row.preset).unwrap();
                 for set in &row.set {

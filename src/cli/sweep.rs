@@ -1,0 +1,161 @@
+//! `uq4ct train --sweep`: settings that are varied, trained and scored as a table.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use train::RunConfig;
+use train::config::ConfigLayers;
+use train::context::Setup;
+use train::dashboard::state::{DashboardState, clock};
+use train::registry;
+use train::reproduce::scheduler::{Ended, Job, Schedule};
+use train::reproduce::sweep::{self, Varied};
+use train::reproduce::work::Estimates;
+use train::reproduce::{Options, Plan, render, table_files};
+use train::telemetry::Telemetry;
+
+use super::flags::PlaceArgs;
+use super::process::{
+    OnHangup, STOPPED, StopSignal, complain, display, environment, print, tell, threads,
+};
+use super::usage::wrong;
+
+/// Flags about varied settings.
+#[derive(Debug, Args)]
+pub(super) struct SweepArgs {
+    /// Train and score once for each value of a setting, and make a table; may be repeated, then
+    /// every combination is a row. The same command goes on after a stop. --run names its root
+    /// [default: runs]
+    #[arg(
+        long,
+        value_name = "SECTION.KEY=VALUE,..",
+        conflicts_with_all = ["resume", "overwrite", "seed"]
+    )]
+    pub(super) sweep: Vec<String>,
+    /// With --sweep: seeds of every row
+    #[arg(long, requires = "sweep", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    seeds: u16,
+}
+
+/// What a sweep is made with, from the flags of `train`.
+pub(super) struct Sweeping<'a> {
+    pub(super) args: &'a SweepArgs,
+    pub(super) places: &'a PlaceArgs,
+    /// The settings of all rows, but for what is varied.
+    pub(super) config: RunConfig,
+    pub(super) root: PathBuf,
+    pub(super) on_hangup: OnHangup,
+    pub(super) plain: bool,
+    pub(super) json: bool,
+    pub(super) dry_run: bool,
+}
+
+/// Trains and scores what is open, and prints the table.
+pub(super) fn run(sweeping: Sweeping) -> Result<ExitCode> {
+    let Sweeping { args, places, .. } = sweeping;
+    let config = sweeping.config;
+    let varied: Vec<Varied> = args
+        .sweep
+        .iter()
+        .map(|text| Varied::read(text))
+        .collect::<Result<_, _>>()?;
+    let mut given = ConfigLayers::default();
+    given.text(&config.to_toml(), "the settings")?;
+    for one in &varied {
+        for value in &one.values {
+            let mut row = ConfigLayers::default();
+            row.set(&format!("{}={value}", one.key))?;
+            row.refuse_ignored(&config.method.name, &given)?;
+        }
+    }
+    // What the table decides.
+    let decided = [
+        "method.name",
+        "method.variant",
+        "data.dataset",
+        "train.seed",
+    ];
+    let keys = varied.iter().map(|varied| &*varied.key);
+    decided
+        .into_iter()
+        .chain(keys)
+        .for_each(|key| given.forget_key(key));
+    let known = |name: &str, known: Vec<&'static str>| {
+        let found = known.into_iter().find(|known| *known == name);
+        found.ok_or_else(|| wrong(format_args!("--sweep: {name} cannot be swept")))
+    };
+    let dataset = known(&config.data.dataset, data::dataset::names())?;
+    let preset = known(config.method.title(), registry::method_presets())?;
+    let options = Options {
+        table: sweep::table(&varied, preset, dataset, &config.data.title())?,
+        seeds: args.seeds.into(),
+        methods: Vec::new(),
+        on: Vec::new(),
+        given,
+        root: sweeping.root,
+    };
+    let device = places.device()?;
+    let finder = places.finder(&options.model());
+    let plan = Plan::new(&options, Some(&finder))?;
+    for note in plan.notes.iter().chain(&plan.left_out) {
+        tell(note);
+    }
+    if sweeping.dry_run {
+        let mut estimates = Estimates::new(&finder, threads());
+        let mut seconds = 0.0;
+        for job in Job::all(&plan) {
+            let estimate = job.estimate(&mut estimates)?;
+            let done = job.is_done(&options.root);
+            seconds += if done { 0.0 } else { estimate };
+            let state = if done { "done" } else { "open" };
+            print(format_args!(
+                "{}: {state}, about {}",
+                job.id(),
+                clock(estimate)
+            ));
+        }
+        print(format_args!("About {} for what is open.", clock(seconds)));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let signal = StopSignal::catch(sweeping.on_hangup)?;
+    let state = Arc::new(Mutex::new(DashboardState::default()));
+    let setup = Setup {
+        device: device.device.clone(),
+        others: places.others()?,
+        finder,
+        run: options.root.clone(),
+        resume: true,
+        environment: environment(&device),
+        telemetry: Telemetry::new(state.clone()),
+        state: signal.state.clone(),
+    };
+    let ended = {
+        let shown = (sweeping.plain, state, signal.state.clone());
+        let _display = display(shown.0, shown.1, shown.2, sweeping.on_hangup, &options.root)?;
+        signal.begin();
+        Schedule::new(&options, &plan).run(&setup, threads())?
+    };
+    match ended {
+        Ended::Stopped => {
+            tell("Stopped. Repeat the command to go on.");
+            return Ok(ExitCode::from(STOPPED));
+        }
+        Ended::Failed { failures, open } => {
+            for failure in &failures {
+                complain(format_args!("failed: {failure}"));
+            }
+            bail!("{} of {open} pieces failed", failures.len());
+        }
+        Ended::Finished => {}
+    }
+    let (folder, table) = table_files::write(&options, &plan, true)?;
+    match sweeping.json {
+        true => print(serde_json::to_string_pretty(&table)?),
+        false => print(render::markdown(&table)),
+    }
+    tell(format_args!("Written to {}", folder.display()));
+    Ok(ExitCode::SUCCESS)
+}
