@@ -19,7 +19,8 @@ use super::low_rank::lean::{Base, lean};
 use super::low_rank::{self, Mixture, MixturePrimitive, Saved, add_low_rank};
 use super::{Implementation, propagate, tracked};
 
-/// `x W^T`, W frozen, plus the low-rank update of x: [`linear()`] and [`add_low_rank()`] in one.
+/// `x W^T`, W frozen, plus the low-rank update of x: [`linear()`](linear::linear) and
+/// [`add_low_rank()`] in one.
 ///
 /// # Shapes
 /// - x: `[n, d]`; weight: `[o, d]`; output: `[n, o]`
@@ -45,7 +46,8 @@ pub fn serves(x: &Tensor<2>, weight: &Tensor<2>) -> bool {
     Implementation::of(&[x, weight]) != Implementation::Composed
 }
 
-/// [`adapted_linear()`] as Burn dispatches it. A backend needs the kernels of [`linear()`] and of
+/// [`adapted_linear()`] as Burn dispatches it. A backend needs the kernels of
+/// [`linear()`](linear::linear) and of
 /// [`add_low_rank()`].
 #[backend_extension(Flex, Autodiff)]
 pub trait Extension: Backend {
