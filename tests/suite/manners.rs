@@ -196,7 +196,7 @@ fn what_is_changed_most_has_flags_and_lists_need_no_brackets() {
         "--train-limit",
         "9",
         "--set",
-        "adapter.target_modules=q_proj, v_proj",
+        "adapter.target_modules=['q_proj', 'v_proj']",
         "--set",
         "data.custom.choices=A,B,C",
         "--dry-run",
@@ -229,17 +229,17 @@ fn what_is_changed_most_has_flags_and_lists_need_no_brackets() {
     assert!(succeeds(root.path(), &both).contains("epochs = 3.0"));
     // A single word is a list of one.
     let one = [
-        &TINY[..],
-        &[
-            "--method",
-            "lora",
-            "--set",
-            "adapter.target_modules=q_proj",
-            "--dry-run",
-        ],
-    ]
-    .concat();
-    assert!(succeeds(root.path(), &one).contains("target_modules = [\"q_proj\"]"));
+        "--set",
+        "data.custom.choices=options",
+        "--dry-run",
+        "--json",
+    ];
+    let printed = stdout(root.path(), &[&TINY[..], &one].concat());
+    let plan: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(
+        plan["settings"]["data"]["custom"]["choices"],
+        serde_json::json!(["options"])
+    );
 }
 
 #[test]

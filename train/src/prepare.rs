@@ -696,6 +696,8 @@ impl Prepared {
         let mut lengths: Vec<usize> = known.into_iter().flatten().map(|q| q.length()).collect();
         lengths.sort_unstable();
         let middle = lengths.get(lengths.len() / 2).copied().unwrap_or(1);
-        Pace::measured(config, &self.model, middle, device)
+        // An adapter of some layers alone may have no place in the first: then nothing is measured.
+        Ok(Pace::measured(config, &self.model, middle, device)
+            .unwrap_or_else(|_| Pace::assumed(cores)))
     }
 }
