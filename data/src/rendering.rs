@@ -65,7 +65,7 @@ impl Rendering {
         match self.template {
             Template::Passage => true,
             Template::LaplaceLora => self.labels == LabelStyle::Choice,
-            Template::MoePeft => false,
+            Template::MoePeft | Template::Plain => false,
         }
     }
 
@@ -134,7 +134,12 @@ mod tests {
             passage: Some("Ice melts at 0 degrees.".into()),
             ..plain.clone()
         };
-        for template in [Template::MoePeft, Template::LaplaceLora, Template::Passage] {
+        for template in [
+            Template::MoePeft,
+            Template::LaplaceLora,
+            Template::Passage,
+            Template::Plain,
+        ] {
             for labels in [LabelStyle::Letter, LabelStyle::Choice, LabelStyle::Written] {
                 for scoring in [Scoring::Letters, Scoring::Cloze] {
                     let rendering = Rendering {

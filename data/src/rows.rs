@@ -6,6 +6,7 @@ use std::path::Path;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
+use parquet::schema::types::Type;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
@@ -38,12 +39,24 @@ fn ending(path: &Path) -> String {
 /// An unknown ending, a damaged file, a name that two columns share, or a row that is not valid in
 /// its format, by number.
 pub fn read(path: &Path, columns: &[&str]) -> Result<Vec<Row>, DataError> {
+    read_fields(path, columns, &|_| None)
+}
+
+/// As [`read`], of a parquet file alone the fields that are wanted, of which its first rows tell.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_fields(
+    path: &Path,
+    columns: &[&str],
+    wanted: &Wanted,
+) -> Result<Vec<Row>, DataError> {
     let _at_hand = fault::reading(path);
     match ending(path).as_str() {
         "jsonl" | "json" => json(path, &text(path)?),
         "tsv" => separated::read(path, &text(path)?, b'\t', &[]),
         "csv" => separated::read(path, &text(path)?, b',', columns),
-        "parquet" => parquet(path),
+        "parquet" => parquet(path, wanted),
         _ => Err(DataError::File {
             path: path.into(),
             reason: "expected a file that ends in .jsonl, .json, .csv, .tsv or .parquet".into(),
@@ -197,7 +210,13 @@ fn repeated<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
     Some(format!("two columns are called {name:?}: rename one"))
 }
 
-fn parquet(path: &Path) -> Result<Vec<Row>, DataError> {
+/// The fields that are wanted of a file with such first rows; none for all of them.
+type Wanted<'a> = dyn Fn(&[Row]) -> Option<Vec<String>> + 'a;
+
+/// Rows that tell which fields are wanted.
+const FIRST: usize = 100;
+
+fn parquet(path: &Path, wanted: &Wanted) -> Result<Vec<Row>, DataError> {
     let fail = |reason: String| DataError::File {
         path: path.into(),
         reason,
@@ -205,7 +224,7 @@ fn parquet(path: &Path) -> Result<Vec<Row>, DataError> {
     let file = File::open(path).map_err(|e| DataError::io(path, e))?;
     let length = file.metadata().map_err(|e| DataError::io(path, e))?.len();
     // The parquet crate panics on some damaged pages; a damaged file is an error like any other.
-    fault::caught(|| parquet_rows(file, length))
+    fault::caught(|| parquet_rows(file, length, wanted))
         .unwrap_or_else(|_| Err("is damaged: fetch it again".into()))
         .map_err(fail)
 }
@@ -213,7 +232,7 @@ fn parquet(path: &Path) -> Result<Vec<Row>, DataError> {
 /// Text for each byte of a parquet file, at most: equal cells are stored once.
 const TEXT: u64 = 100;
 
-fn parquet_rows(file: File, length: u64) -> Result<Vec<Row>, String> {
+fn parquet_rows(file: File, length: u64, wanted: &Wanted) -> Result<Vec<Row>, String> {
     let same = file.try_clone().map_err(|e| e.to_string())?;
     let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
     check_sizes(&same, reader.metadata())?;
@@ -221,7 +240,22 @@ fn parquet_rows(file: File, length: u64) -> Result<Vec<Row>, String> {
     if let Some(reason) = repeated(schema.get_fields().iter().map(|field| field.name())) {
         return Err(reason);
     }
-    let rows = reader.get_row_iter(None).map_err(|e| e.to_string())?;
+    let first = reader.get_row_iter(None).map_err(|e| e.to_string())?;
+    let first = first.take(FIRST).enumerate();
+    // A damaged row is named where all are read.
+    let first: Vec<Row> = first
+        .map_while(|(number, row)| Some((number + 1, object(&row.ok()?))))
+        .collect();
+    // What nobody asks for, such as pictures or long explanations, is not even decompressed.
+    let projection = wanted(&first).map(|wanted| {
+        let fields = schema.get_fields().iter();
+        let kept = fields.filter(|field| wanted.iter().any(|name| name == field.name()));
+        Type::group_type_builder(schema.name())
+            .with_fields(kept.cloned().collect())
+            .build()
+    });
+    let projection = projection.transpose().map_err(|e| e.to_string())?;
+    let rows = reader.get_row_iter(projection).map_err(|e| e.to_string())?;
     let mut held = 0;
     rows.enumerate()
         .map(|(number, row)| {
@@ -398,6 +432,25 @@ mod tests {
         group.close().unwrap();
         writer.close().unwrap();
         bytes
+    }
+
+    #[test]
+    fn of_parquet_the_wanted_columns_alone_are_read() {
+        let file = tempfile::Builder::new()
+            .suffix(".parquet")
+            .tempfile()
+            .unwrap();
+        let cells: [&[u8]; 2] = [b"one?", b"two?"];
+        std::fs::write(file.path(), bytes_and_floats(&cells, &[0.5, 1.5])).unwrap();
+        let read = |wanted: &Wanted| read_fields(file.path(), &[], wanted).unwrap();
+        let seen = std::cell::Cell::new(0);
+        let rows = read(&|first| {
+            seen.set(first.len());
+            Some(vec!["question".into()])
+        });
+        assert_eq!(seen.get(), 2);
+        assert_eq!(rows[1], (2, serde_json::json!({"question": "two?"})));
+        assert_eq!(read(&|_| None)[0].1["share"], 0.5);
     }
 
     #[test]

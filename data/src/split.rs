@@ -94,6 +94,8 @@ pub fn split(
     finder: &Finder,
     options: &SplitOptions,
 ) -> Result<Splits, DataError> {
+    let found = dataset.located(finder)?;
+    let dataset = found.as_deref().unwrap_or(dataset);
     let published = dataset.splits();
     if !published.contains(&OfficialSplit::Train) {
         let name = dataset.name();
@@ -202,6 +204,8 @@ pub fn test_only(
     finder: &Finder,
     options: &SplitOptions,
 ) -> Result<Splits, DataError> {
+    let found = dataset.located(finder)?;
+    let dataset = found.as_deref().unwrap_or(dataset);
     let Some(test_split) = test_split(dataset) else {
         let whole = split(dataset, finder, options)?;
         return Ok(Splits {

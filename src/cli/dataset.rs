@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use data::dataset::custom::Custom;
+use data::dataset::custom::{Custom, TaskFile};
 use train::config::ConfigLayers;
 
 use super::flags;
@@ -155,7 +155,7 @@ impl DatasetArgs {
 pub(super) fn datasets() -> String {
     let names: Vec<&str> = data::dataset::DATASETS.iter().map(|d| d.name()).collect();
     format!(
-        "{}, a file of your own (.jsonl, .json, .csv, .tsv, .parquet), or custom with data.custom settings",
+        "{}, a file of your own (.jsonl, .json, .csv, .tsv, .parquet), owner/name or owner/name:configuration on the Hub, a task file (.toml), or custom with data.custom settings",
         names.join(", ")
     )
 }
@@ -163,12 +163,61 @@ pub(super) fn datasets() -> String {
 /// `--dataset`: a name, or a file of the user's own.
 fn name_dataset(given: &mut ConfigLayers, dataset: &str) -> Result<()> {
     let path = Path::new(dataset);
+    let is_task = path.extension().is_some_and(|ending| ending == "toml");
     let is_file = path.is_file() || data::rows::has_known_ending(path);
-    if !is_file {
-        return Ok(given.set_text("data.dataset", dataset)?);
+    if is_task {
+        given.set("data.dataset=custom")?;
+        return lay_task(given, dataset);
     }
-    given.set("data.dataset=custom")?;
-    Ok(given.set_text("data.custom.train", &anchored(dataset)?)?)
+    if is_file {
+        given.set("data.dataset=custom")?;
+        return Ok(given.set_text("data.custom.train", &anchored(dataset)?)?);
+    }
+    if is_on_hub(dataset) {
+        given.set("data.dataset=custom")?;
+        return Ok(given.set_text("data.custom.hub", dataset)?);
+    }
+    Ok(given.set_text("data.dataset", dataset)?)
+}
+
+/// Whether a name is `owner/name` or `owner/name:configuration`.
+pub(super) fn is_on_hub(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let repository = name.split(':').next().unwrap_or_default();
+    let mut parts = repository.split('/');
+    let named = parts.clone().count() == 2;
+    named
+        && parts.all(|part| {
+            part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(plain)
+        })
+}
+
+/// What a task file says of its questions. How it makes them of rows, the run reads from the file.
+fn lay_task(given: &mut ConfigLayers, file: &str) -> Result<()> {
+    let path = anchored(file)?;
+    let task = TaskFile::read(Path::new(&path))?;
+    given.set_text("data.custom.task", &path)?;
+    if let Some(dataset) = &task.dataset {
+        given.set_text("data.custom.hub", dataset)?;
+    }
+    for (key, file) in [
+        ("train", &task.train),
+        ("held_out", &task.held_out),
+        ("test", &task.test),
+    ] {
+        if let Some(file) = file {
+            let file = anchored(&file.display().to_string())?;
+            given.set_text(&format!("data.custom.{key}"), &file)?;
+        }
+    }
+    if task.prompt.is_some() {
+        given.set("data.template=plain")?;
+    }
+    given.set(&format!(
+        "data.custom.answer_by_choice={}",
+        task.answer_by_choice
+    ))?;
+    Ok(given.set(&format!("data.custom.written={}", task.written))?)
 }
 
 /// A file's whole path: a run may be resumed or evaluated from another directory.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use data::dataset::DATASETS;
+use data::dataset::custom::Custom;
 use data::prompt::LabelStyle;
 use train::RunConfig;
 use train::config::ConfigLayers;
@@ -20,7 +21,7 @@ use train::registry;
 use train::report::majority;
 use train::run_directory::{HELD_OUT, RunDirectory};
 
-use super::dataset::FieldArgs;
+use super::dataset::{FieldArgs, is_on_hub};
 use super::figures::{Asked, side_by_side, table};
 use super::flags::{self, PlaceArgs};
 use super::newest::run_or_newest;
@@ -238,6 +239,7 @@ fn on(own: &RunConfig, target: &str, args: &EvaluateArgs) -> Result<RunConfig> {
 fn dataset(target: &str) -> String {
     match is_file(target) {
         true => "custom".into(),
+        false if is_on_hub(target) => "custom".into(),
         false => target.into(),
     }
 }
@@ -246,6 +248,14 @@ fn dataset(target: &str) -> String {
 /// and no flag names others.
 fn located(config: &RunConfig, target: &str, args: &EvaluateArgs) -> Result<RunConfig> {
     let mut config = config.clone();
+    let custom = &mut config.data.custom;
+    if is_on_hub(target) && !is_file(target) {
+        let mut own = Custom::default().writing(custom.written);
+        own.answer_by_choice = custom.answer_by_choice;
+        own.hub = Some(target.into());
+        *custom = args.fields.over(&own);
+        return Ok(config);
+    }
     if !is_file(target) {
         return Ok(config);
     }
@@ -255,6 +265,7 @@ fn located(config: &RunConfig, target: &str, args: &EvaluateArgs) -> Result<RunC
     let own = config.data.custom.where_present(&rows);
     let mut custom = args.fields.over(&own).writing(writes);
     (custom.train, custom.held_out, custom.test) = (None, None, Some(path));
+    custom.hub = None;
     config.data.custom = custom;
     Ok(config)
 }

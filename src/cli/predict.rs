@@ -95,7 +95,8 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
         tell(explain(rule, answerer.held_out));
     }
     // The run's own names serve where the rows have them.
-    let own = config.data.custom.clone().writing(answerer.writes());
+    let own = config.data.custom.clone().opened()?;
+    let own = own.writing(answerer.writes());
     let fields_of = |rows: &[Row]| args.fields.over(&own.where_present(rows));
     let failed = match (&args.input, file) {
         (None, _) => {

@@ -8,6 +8,7 @@ static ALLOCATOR: support::allocation::Counting = support::allocation::Counting;
 
 mod adapters;
 mod answer_files;
+mod any_dataset;
 mod calibration;
 mod chat;
 mod choice_losses;

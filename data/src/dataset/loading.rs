@@ -38,19 +38,35 @@ pub fn load(
             notes: Vec::new(),
         });
     }
+    let loaded = load_any(dataset, split, finder)?;
+    if loaded.questions.is_empty() {
+        let path = loaded.located[0].path.clone();
+        let fields = fields(&path, dataset);
+        return Err(DataError::File {
+            reason: format!("holds no question with an answer{fields}"),
+            path,
+        });
+    }
+    Ok(loaded)
+}
+
+/// A split whose rows may have no answers at all.
+///
+/// # Errors
+/// As [`load`], but for that.
+pub(super) fn load_any(
+    dataset: &dyn Dataset,
+    split: OfficialSplit,
+    finder: &Finder,
+) -> Result<LoadedSplit, DataError> {
     let (mut questions, mut located, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     for artifact in dataset.parts(split) {
         let files = finder.find(&artifact)?;
         questions.extend(read_part(dataset, &artifact, &files, &mut notes)?);
         located.extend(files);
     }
-    if questions.is_empty() {
-        let path = located.swap_remove(0).path;
-        let fields = fields(&path, dataset);
-        return Err(DataError::File {
-            reason: format!("holds no question with an answer{fields}"),
-            path,
-        });
+    if let Some(path) = dataset.described_by() {
+        located.push(Located::local(path)?);
     }
     rename_repeats(&mut questions);
     Ok(LoadedSplit {
@@ -81,7 +97,8 @@ fn read_part(
 ) -> Result<Vec<MultipleChoice>, DataError> {
     let mut read = Vec::new();
     for file in files {
-        let mut rows = rows::read(&file.path, dataset.columns())?;
+        let wanted = |first: &[Row]| dataset.fields(first);
+        let mut rows = rows::read_fields(&file.path, dataset.columns(), &wanted)?;
         for (field, value) in &artifact.only {
             rows.retain(|(_, row)| row.get(*field).is_none_or(|found| found == value));
         }

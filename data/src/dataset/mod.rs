@@ -2,6 +2,8 @@
 //!
 //! A new dataset is a file with an implementation of [`Dataset`] and a line in [`DATASETS`].
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::error::DataError;
@@ -9,7 +11,7 @@ use crate::example::MultipleChoice;
 use crate::names::unknown;
 use crate::prompt::LabelStyle;
 use crate::rows::Row;
-use crate::source::Artifact;
+use crate::source::{Artifact, Finder};
 
 pub mod arc;
 pub mod boolq;
@@ -81,6 +83,22 @@ pub trait Dataset: Sync {
     }
     /// Where the rows of a split can be found; several parts make it up together.
     fn parts(&self, split: OfficialSplit) -> Vec<Artifact>;
+    /// The same dataset with its splits, where only a look at what is published tells them; absent
+    /// where they are known.
+    ///
+    /// # Errors
+    /// A place that cannot be looked at, or holds no splits.
+    fn located(&self, _finder: &Finder) -> Result<Option<Box<dyn Dataset>>, DataError> {
+        Ok(None)
+    }
+    /// The fields that are read of a file with such first rows; none for all of them.
+    fn fields(&self, _first: &[Row]) -> Option<Vec<String>> {
+        None
+    }
+    /// A file that says how rows read, beside the rows' own; none where the program does.
+    fn described_by(&self) -> Option<&Path> {
+        None
+    }
     /// Whether the validation split is the test where there is no test split, as in datasets whose
     /// test is unlabelled.
     fn validation_is_test(&self) -> bool {
@@ -175,13 +193,13 @@ pub static DATASETS: &[&dyn Dataset] = &[
 /// An unknown name, with the known ones, or `custom` without a file.
 pub fn find(name: &str, custom: &custom::Custom) -> Result<AnyDataset, DataError> {
     if name == "custom" {
-        if custom.train.is_none() && custom.test.is_none() {
+        if custom.train.is_none() && custom.test.is_none() && custom.hub.is_none() {
             return Err(DataError::setting(
                 "data.custom",
-                "the dataset custom needs data.custom.train or data.custom.test, a file of questions",
+                "the dataset custom needs data.custom.train or data.custom.test, a file of questions, or data.custom.hub, a dataset of the Hub",
             ));
         }
-        return Ok(AnyDataset::Custom(Box::new(custom.clone().prepared())));
+        return Ok(AnyDataset::Custom(Box::new(custom.clone().prepared()?)));
     }
     DATASETS
         .iter()

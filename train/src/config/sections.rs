@@ -59,7 +59,8 @@ pub enum WeightType {
 pub struct DataSection {
     /// Name of the dataset.
     pub dataset: String,
-    /// Wording of the prompt: `moe_peft`, `laplace_lora` or `passage`.
+    /// Wording of the prompt: `moe_peft`, `laplace_lora`, `passage`, or `plain`, the question's
+    /// text alone.
     pub template: Template,
     /// Whether the prompt is put in the model's own chat template: `off`, or `auto`, where the
     /// model has one.
@@ -492,14 +493,28 @@ impl DataSection {
         format!("the questions of {} are open-ended: {reason}", self.title())
     }
 
-    /// The dataset's name; of the user's own file, the file's.
+    /// The dataset's name; of the user's own file, the file's, of a task file or a dataset of the
+    /// Hub, theirs.
     pub fn title(&self) -> String {
-        let file = self.custom.train.as_ref().or(self.custom.test.as_ref());
-        let stem = file.and_then(|file| file.file_stem());
-        match (self.dataset.as_str(), stem) {
-            ("custom", Some(stem)) => stem.to_string_lossy().to_lowercase().replace(' ', "-"),
-            (name, _) => name.into(),
+        if self.dataset != "custom" {
+            return self.dataset.clone();
         }
+        let Custom {
+            task, train, test, ..
+        } = &self.custom;
+        let file = [task, train, test].into_iter().find_map(Option::as_ref);
+        let stem = file.and_then(|file| file.file_stem());
+        let stem = stem.map(|stem| stem.to_string_lossy().into_owned());
+        // The owner's name says little; a colon is no part of a file's name everywhere.
+        let hub = self.custom.hub.as_ref();
+        let hub = hub.map(|name| name.rsplit('/').next().unwrap_or(name).replace(':', "-"));
+        let own = match &self.custom.task {
+            Some(_) => stem,
+            None => hub.or(stem),
+        };
+        own.map_or("custom".into(), |name| {
+            name.to_lowercase().replace(' ', "-")
+        })
     }
 
     /// How questions become prompts, but for the chat template, which the model's files hold.

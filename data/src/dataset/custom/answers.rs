@@ -53,6 +53,10 @@ impl Found {
         numeric: bool,
         counting: Counting,
     ) -> Result<Option<Self>, String> {
+        // So the Hub marks rows whose answer is kept back.
+        if number_of(value) == Some(-1) && !choices.iter().any(|choice| choice == "-1") {
+            return Ok(None);
+        }
         // Where the choices are numbers themselves, a number may be one of them.
         if let Value::Number(number) = value
             && !numeric
@@ -159,6 +163,13 @@ pub(super) fn counting<'a>(answers: impl Iterator<Item = (&'a Value, &'a [String
     match last {
         true => Counting::FromOne,
         false => Counting::FromZero,
+    }
+}
+
+fn number_of(value: &Value) -> Option<i64> {
+    match value {
+        Value::String(text) => text.trim().parse().ok(),
+        value => value.as_i64(),
     }
 }
 

@@ -1,31 +1,46 @@
 //! The user's own questions, in any jsonl, json, csv, tsv or parquet file. The names of the fields
 //! are settings; a file whose fields have other usual names is understood without them.
 
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::fields::accepted;
+use super::loading::load_any;
 use super::{Dataset, OfficialSplit};
+use crate::error::DataError;
 use crate::example::MultipleChoice;
 use crate::prompt::LabelStyle;
 use crate::rows::Row;
-use crate::source::Artifact;
+use crate::source::{Artifact, Finder, HubFile};
 
 mod answers;
 mod choices;
 mod columns;
+mod repository;
+mod task;
 
 use answers::{Counting, Found, Readings, counting};
 use choices::{missing, numeric, plain};
 use columns::Columns;
 
+pub use task::{Choices, TaskFile};
+
 /// `[data.custom]`: files and the names of their fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Custom {
+    /// A dataset of the Hub, `owner/name` or `owner/name:configuration`; the files below take the
+    /// place of its splits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
+    /// A task file: templates that make the fields below of a row's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<PathBuf>,
     /// Training questions.
     pub train: Option<PathBuf>,
     /// Held-out questions; absent: a share of train.
@@ -57,6 +72,12 @@ pub struct Custom {
     /// The splits that have a file.
     #[serde(skip)]
     splits: Vec<OfficialSplit>,
+    /// The Hub's files of each split.
+    #[serde(skip)]
+    published: Vec<(OfficialSplit, Vec<HubFile>)>,
+    /// The task file's content, once it is read.
+    #[serde(skip)]
+    templates: Option<Arc<TaskFile>>,
     /// The ways of reading an answer that hold for every row of the file; absent where that is not
     /// known.
     #[serde(skip)]
@@ -72,6 +93,8 @@ pub struct Custom {
 impl Default for Custom {
     fn default() -> Self {
         Self {
+            hub: None,
+            task: None,
             train: None,
             held_out: None,
             test: None,
@@ -85,6 +108,8 @@ impl Default for Custom {
             written: false,
             aliases: "aliases".into(),
             splits: Vec::new(),
+            published: Vec::new(),
+            templates: None,
             readings: None,
             counting: Counting::FromZero,
             found: Vec::new(),
@@ -93,8 +118,29 @@ impl Default for Custom {
 }
 
 impl Custom {
-    /// The same settings with the splits that have a file worked out, as [`Dataset`] needs them.
-    pub fn prepared(mut self) -> Self {
+    /// The same settings with the splits that have a file worked out and the task file read, as
+    /// [`Dataset`] needs them.
+    ///
+    /// # Errors
+    /// A task file that cannot be used.
+    pub fn prepared(self) -> Result<Self, DataError> {
+        let mut own = self.opened()?;
+        own.find_splits();
+        Ok(own)
+    }
+
+    /// The same settings with the task file read, if there is one.
+    ///
+    /// # Errors
+    /// A task file that cannot be used.
+    pub fn opened(mut self) -> Result<Self, DataError> {
+        if let Some(path) = &self.task {
+            self.templates = Some(Arc::new(TaskFile::read(path)?));
+        }
+        Ok(self)
+    }
+
+    fn find_splits(&mut self) {
         let files = [
             (OfficialSplit::Train, &self.train),
             (OfficialSplit::Validation, &self.held_out),
@@ -102,9 +148,19 @@ impl Custom {
         ];
         self.splits = files
             .into_iter()
-            .filter_map(|(split, file)| file.as_ref().map(|_| split))
+            .filter(|(split, file)| {
+                file.is_some() || self.published.iter().any(|(known, _)| known == split)
+            })
+            .map(|(split, _)| split)
             .collect();
-        self
+    }
+
+    /// A row in the fields that are read: a task file makes them of the row's own.
+    fn row<'a>(&self, row: &'a Value) -> Result<Cow<'a, Value>, String> {
+        match &self.templates {
+            None => Ok(Cow::Borrowed(row)),
+            Some(task) => task.mapped(row).map(Cow::Owned),
+        }
     }
 
     /// The same settings for questions whose answer the model writes, or chooses.
@@ -118,6 +174,8 @@ impl Custom {
     /// # Errors
     /// The field that cannot be used.
     pub fn ask(&self, row: &Value) -> Result<(MultipleChoice, Option<usize>), String> {
+        let row = self.row(row)?;
+        let row = row.as_ref();
         let choices = self.choices(row)?;
         let answer = self.answer(row, &choices)?;
         let question = self.question(row, choices, answer.unwrap_or(0))?;
@@ -201,6 +259,9 @@ impl Custom {
     pub fn where_present(&self, rows: &[Row]) -> Self {
         let (columns, plain) = (Columns::of(rows), Self::default());
         let mut own = self.clone();
+        if own.templates.is_some() {
+            return own;
+        }
         for (field, plain) in [
             (&mut own.question, plain.question),
             (&mut own.answer, plain.answer),
@@ -223,6 +284,9 @@ impl Custom {
     pub fn with_columns(&self, rows: &[Row]) -> Self {
         let (columns, plain) = (Columns::of(rows), Self::default());
         let mut own = self.clone();
+        if own.templates.is_some() {
+            return own;
+        }
         let gap = |field: &str, plain: &str| field == plain && !columns.has(field);
         if gap(&own.question, &plain.question)
             && let Some(found) = columns.question()
@@ -298,9 +362,14 @@ impl Custom {
     /// The same settings, with what all rows of a file together tell about its fields and answers.
     pub fn decided_by(&self, rows: &[Row]) -> Self {
         let mut own = self.with_columns(rows);
-        let read: Vec<_> = rows
+        // A row that no template reads is named where it is parsed.
+        let rows: Vec<Cow<Value>> = rows
             .iter()
-            .filter_map(|(_, row)| Some((row, own.choices(row).ok()?)))
+            .filter_map(|(_, row)| own.row(row).ok())
+            .collect();
+        let read: Vec<(&Value, Vec<String>)> = rows
+            .iter()
+            .filter_map(|row| Some((row.as_ref(), own.choices(row).ok()?)))
             .collect();
         let unlabelled = |row: &Value| choices::labels(row, &own.choices).is_none();
         let answers = read.iter().filter_map(|(row, choices)| {
@@ -410,14 +479,92 @@ impl Dataset for Custom {
             OfficialSplit::Validation => &self.held_out,
             OfficialSplit::Test => &self.test,
         };
-        vec![Artifact {
-            name: "custom".into(),
-            path: path.clone(),
-            ..Artifact::default()
-        }]
+        let published = self.published.iter().find(|(known, _)| *known == split);
+        match (path, published) {
+            (None, Some((_, files))) => files
+                .iter()
+                .map(|file| Artifact {
+                    name: format!("{}: {}", file.repository, file.file),
+                    hub: vec![file.clone()],
+                    ..Artifact::default()
+                })
+                .collect(),
+            _ => vec![Artifact {
+                name: "custom".into(),
+                path: path.clone(),
+                ..Artifact::default()
+            }],
+        }
+    }
+
+    fn located(&self, finder: &Finder) -> Result<Option<Box<dyn Dataset>>, DataError> {
+        let Some(name) = &self.hub else {
+            return Ok(None);
+        };
+        let (repository, configuration) = repository::named(name);
+        let listing = finder.list(repository)?;
+        let splits = repository::splits(&listing, configuration).map_err(|reason| {
+            DataError::setting(format!("the Hub's dataset {repository}"), reason)
+        })?;
+        let file = |file: String| HubFile {
+            revision: listing.revision.clone(),
+            ..HubFile::dataset(repository, file)
+        };
+        let mut own = self.clone();
+        own.published = splits
+            .into_iter()
+            .map(|(split, files)| (split, files.into_iter().map(file).collect()))
+            .collect();
+        // The answers of many a test are kept back: validation is the test then.
+        let published = |split| own.published.iter().any(|(known, _)| *known == split);
+        if own.test.is_none()
+            && published(OfficialSplit::Test)
+            && published(OfficialSplit::Validation)
+        {
+            let test = load_any(&own, OfficialSplit::Test, finder)?;
+            if test.questions.is_empty() {
+                own.published
+                    .retain(|(split, _)| *split != OfficialSplit::Test);
+            }
+        }
+        own.find_splits();
+        Ok(Some(Box::new(own)))
+    }
+
+    fn fields(&self, first: &[Row]) -> Option<Vec<String>> {
+        let (own, columns) = (self.with_columns(first), Columns::of(first));
+        let known = |field: &String| columns.has(field);
+        // An error lists every column.
+        if own.templates.is_some() || !known(&own.question) || !own.choices.iter().all(known) {
+            return None;
+        }
+        let names = [
+            own.question,
+            own.answer,
+            own.passage,
+            own.id,
+            own.group,
+            own.aliases,
+        ];
+        let usual = ["passage", "label", "answerKey"].map(String::from);
+        let answers = columns.answers().map(str::to_owned);
+        Some(
+            names
+                .into_iter()
+                .chain(own.choices)
+                .chain(usual)
+                .chain(answers)
+                .collect(),
+        )
+    }
+
+    fn described_by(&self) -> Option<&Path> {
+        self.task.as_deref()
     }
 
     fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String> {
+        let row = self.row(row)?;
+        let row = row.as_ref();
         let choices = self.choices(row)?;
         // A row without an answer is of no use here, whatever else it lacks.
         match self.answer(row, &choices)? {
@@ -436,7 +583,7 @@ impl Dataset for Custom {
 
     /// What the user calls held-out stays held out.
     fn validation_is_test(&self) -> bool {
-        self.train.is_none()
+        self.train.is_none() && self.held_out.is_none()
     }
 
     fn miniature(&self, _: OfficialSplit) -> Option<&'static str> {

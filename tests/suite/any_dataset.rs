@@ -1,0 +1,375 @@
+//! Any dataset of the Hub, by `--dataset owner/name[:configuration]`, against a loopback server
+//! that speaks the Hub's URLs; and task files.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use serde_json::json;
+
+use crate::support::programs::{fails, json as read_json, succeeds, text};
+
+/// Files by `revision/path`, of the one dataset `owner/quiz`.
+type Files = BTreeMap<String, Vec<u8>>;
+
+struct Server {
+    endpoint: String,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+fn serve(files: Files) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let log: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (seen, files) = (log.clone(), Arc::new(files));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(200) {
+            let (seen, files) = (seen.clone(), files.clone());
+            std::thread::spawn(move || answer(stream.unwrap(), &seen, &files));
+        }
+    });
+    Server { endpoint, log }
+}
+
+fn answer(mut stream: TcpStream, seen: &Mutex<Vec<String>>, files: &Files) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut first = String::new();
+    reader.read_line(&mut first).unwrap();
+    let mut from = 0;
+    loop {
+        let mut header = String::new();
+        if reader.read_line(&mut header).unwrap_or(0) <= 2 {
+            break;
+        }
+        if let Some(bytes) = header.to_lowercase().strip_prefix("range: bytes=") {
+            from = bytes.split('-').next().unwrap().trim().parse().unwrap_or(0);
+        }
+    }
+    let mut words = first.split_whitespace();
+    let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+    // A request for nothing is a look whether the host is there.
+    if path.is_empty() {
+        return;
+    }
+    seen.lock().unwrap().push(format!("{method} {path}"));
+    let path = path.split('?').next().unwrap().replace("%2F", "/");
+    let no = "HTTP/1.1 404 Not Found\r\nX-Error-Code: RevisionNotFound\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    if let Some(revision) = path.strip_prefix("/api/datasets/owner/quiz/tree/") {
+        let prefix = format!("{revision}/");
+        let listed: Vec<_> = files
+            .iter()
+            .filter_map(|(name, bytes)| Some((name.strip_prefix(&prefix)?, bytes)))
+            .map(|(path, bytes)| json!({"type": "file", "oid": "0", "size": bytes.len(), "path": path}))
+            .collect();
+        if listed.is_empty() {
+            let _ = stream.write_all(no.as_bytes());
+            return;
+        }
+        let body = serde_json::to_string(&listed).unwrap();
+        let length = body.len();
+        let _ = write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        return;
+    }
+    let found = path.strip_prefix("/datasets/owner/quiz/resolve/");
+    let Some(bytes) = found.and_then(|name| files.get(name)) else {
+        let _ = stream.write_all(no.as_bytes());
+        return;
+    };
+    let (status, part) = match from {
+        0 => ("200 OK", &bytes[..]),
+        from => ("206 Partial Content", &bytes[from.min(bytes.len())..]),
+    };
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let _ = write!(
+        stream,
+        "HTTP/1.1 {status}\r\nETag: \"{}-{}\"\r\nX-Repo-Commit: {commit}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        path.len(),
+        bytes.len(),
+        part.len()
+    );
+    if method != "HEAD" {
+        let _ = stream.write_all(part);
+    }
+}
+
+/// A parquet file of columns of text.
+fn table(columns: &[(&str, Vec<String>)]) -> Vec<u8> {
+    let fields = columns
+        .iter()
+        .map(|(name, _)| format!("required binary {name} (UTF8);"));
+    let schema = format!("message schema {{ {} }}", fields.collect::<String>());
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
+    let mut out = Vec::new();
+    let mut writer = SerializedFileWriter::new(&mut out, schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    for (_, cells) in columns {
+        let cells: Vec<ByteArray> = cells.iter().map(|cell| cell.as_str().into()).collect();
+        let mut column = group.next_column().unwrap().unwrap();
+        let typed = column.typed::<ByteArrayType>();
+        typed.write_batch(&cells, None, None).unwrap();
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+    out
+}
+
+/// So many questions with columns as people name them.
+fn quiz(rows: std::ops::Range<usize>) -> Vec<u8> {
+    let of = |cell: &dyn Fn(usize) -> String| rows.clone().map(cell).collect::<Vec<_>>();
+    table(&[
+        ("stem", of(&|i| format!("What is {i}?"))),
+        ("opt_a", of(&|i| format!("x{i}"))),
+        ("opt_b", of(&|i| format!("y{i}"))),
+        ("explanation", of(&|_| "because".into())),
+        ("gold", of(&|i| ["A", "B"][i % 2].into())),
+    ])
+}
+
+/// Trains the tiny model with an empty cache and no pip.
+fn train(server: &Server, home: &Path, more: &[&str]) -> Output {
+    std::fs::create_dir_all(home.join("data")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_uq4ct"));
+    command
+        .current_dir(home)
+        .args([
+            "train",
+            "--model",
+            "tiny",
+            "--plain",
+            "--data-dir",
+            "data",
+            "--overwrite",
+            "--run",
+            "r",
+        ])
+        .args([
+            "--set",
+            "train.max_steps=2",
+            "--set",
+            "evaluation.bootstrap=10",
+        ])
+        .args(more)
+        .env("HF_ENDPOINT", &server.endpoint)
+        .env("HF_HOME", home.join("hf"))
+        .env("UQ4CT_CACHE", home.join("cache"))
+        .env("PATH", "");
+    for name in [
+        "HF_HUB_OFFLINE",
+        "UQ4CT_DATA",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+    ] {
+        command.env_remove(name);
+    }
+    command.output().unwrap()
+}
+
+const CONVERTED: &str = "refs/convert/parquet";
+
+#[test]
+fn a_dataset_of_the_hub_is_found_with_its_splits_and_columns() {
+    let home = tempfile::tempdir().unwrap();
+    let server = serve(Files::from([
+        (
+            format!("{CONVERTED}/default/train/0000.parquet"),
+            quiz(0..20),
+        ),
+        (
+            format!("{CONVERTED}/default/train/0001.parquet"),
+            quiz(20..32),
+        ),
+        (
+            format!("{CONVERTED}/default/test/0000.parquet"),
+            quiz(100..105),
+        ),
+        ("main/README.md".into(), b"no rows".to_vec()),
+    ]));
+    let output = train(&server, home.path(), &["--dataset", "owner/quiz"]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("question from stem; choices from opt_a, opt_b; answer from gold"),
+        "{said}"
+    );
+    let data = read_json(&home.path().join("r/data.json"));
+    assert_eq!(data["split"]["available"][2], 5);
+    let rows: u64 = (0..3)
+        .map(|split| data["split"]["used"][split].as_u64().unwrap())
+        .sum();
+    assert_eq!(rows, 37);
+    assert!(
+        said.contains(
+            "owner/quiz@0123456789abcdef0123456789abcdef01234567:default/train/0001.parquet"
+        ),
+        "{said}"
+    );
+    // From then on nothing is asked.
+    let asked = server.log.lock().unwrap().len();
+    let output = train(
+        &server,
+        home.path(),
+        &["--dataset", "owner/quiz", "--offline"],
+    );
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(server.log.lock().unwrap().len(), asked);
+}
+
+#[test]
+fn configurations_unlabelled_tests_and_missing_columns() {
+    let home = tempfile::tempdir().unwrap();
+    let rows = |range: std::ops::Range<usize>, label: &dyn Fn(usize) -> i64| -> Vec<u8> {
+        let row = |i: usize| json!({"question": format!("{i}?"), "choices": [format!("x{i}"), "y"], "label": label(i)});
+        let rows: String = range.map(|i| format!("{}\n", row(i))).collect();
+        rows.into_bytes()
+    };
+    // Without a converted branch, the repository's own files.
+    let server = serve(Files::from([
+        (
+            "main/en/train.jsonl".into(),
+            rows(0..30, &|i| (i % 2) as i64),
+        ),
+        (
+            "main/en/validation.jsonl".into(),
+            rows(50..56, &|i| (i % 2) as i64),
+        ),
+        ("main/en/test.jsonl".into(), rows(60..64, &|_| -1)),
+        ("main/de/train.jsonl".into(), rows(0..30, &|_| 0)),
+    ]));
+    let output = train(&server, home.path(), &["--dataset", "owner/quiz"]);
+    let said = text(&output);
+    assert!(
+        !output.status.success() && said.contains("name one of de, en behind a colon"),
+        "{said}"
+    );
+    let output = train(&server, home.path(), &["--dataset", "owner/quiz:en"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let data = read_json(&home.path().join("r/data.json"));
+    assert_eq!(
+        (&data["split"]["test_from"], &data["split"]["used"][2]),
+        (&"validation".into(), &6.into())
+    );
+    let wrong = ["--dataset", "owner/quiz:en", "--question-field", "frage"];
+    let output = train(&server, home.path(), &wrong);
+    let said = text(&output);
+    assert!(
+        said.contains("frage: is missing; the row has question, choices, label"),
+        "{said}"
+    );
+    let output = train(&server, home.path(), &["--dataset", "owner/none"]);
+    let said = text(&output);
+    assert!(
+        !output.status.success() && said.contains("the Hub's dataset owner/none was not found"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_task_file_words_prompt_choices_and_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let rows = |range: std::ops::Range<usize>| -> String {
+        let row = |i: usize| json!({"ctx": format!("Kai has {i} nuts. "), "ask": "How many?", "right": i.to_string(), "wrong": [(i + 1).to_string()], "n": i});
+        range.map(|i| format!("{}\n", row(i))).collect()
+    };
+    std::fs::write(at("rows.jsonl"), rows(0..30)).unwrap();
+    std::fs::write(at("test.jsonl"), rows(40..45)).unwrap();
+    let task = r#"train = "rows.jsonl"
+test = "test.jsonl"
+prompt = """
+{{ ctx | trim }} {{ ask }}
+{% for choice in [wrong[0], right] %}{{ ["A", "B"][loop.index0] }}. {{ choice }}
+{% endfor %}Answer:"""
+choices = "[wrong[0], right]"
+answer = "B"
+id = "kai-{{ n }}"
+"#;
+    std::fs::write(at("nuts.toml"), task).unwrap();
+    let train = [
+        "train",
+        "--model",
+        "tiny",
+        "--plain",
+        "--set",
+        "train.max_steps=2",
+        "--set",
+        "data.scoring=letters",
+    ];
+    succeeds(
+        folder.path(),
+        &[&train[..], &["--dataset", "nuts.toml", "--run", "r"]].concat(),
+    );
+    let data = read_json(&at("r/data.json"));
+    assert_eq!(
+        data["prompt"],
+        "Kai has 40 nuts. How many?\nA. 41\nB. 40\nAnswer:"
+    );
+    assert_eq!(data["split"]["used"][2], 5);
+    let files = data["split"]["files"].as_array().unwrap();
+    assert!(
+        files
+            .iter()
+            .any(|file| file["origin"].as_str().unwrap().ends_with("nuts.toml")),
+        "{files:?}"
+    );
+    // Other rows of the kind are read by the run's own task.
+    let ask = [
+        "predict",
+        "r",
+        "--input",
+        "test.jsonl",
+        "--output",
+        "a.jsonl",
+    ];
+    succeeds(folder.path(), &ask);
+    let answers = std::fs::read_to_string(at("a.jsonl")).unwrap();
+    assert_eq!(answers.matches("\"correct\":").count(), 5, "{answers}");
+    assert!(answers.starts_with("{\"id\":\"kai-40\""), "{answers}");
+    // With the wording of the house around the question.
+    let worded = task.split("prompt").next().unwrap().to_owned()
+        + "question = \"{{ ctx }} {{ ask }}\"\nchoices = [\"{{ right }}\", \"{{ wrong[0] }}\"]\nanswer = \"0\"\n";
+    std::fs::write(at("worded.toml"), worded).unwrap();
+    let moe = [
+        "--dataset",
+        "worded.toml",
+        "--run",
+        "w",
+        "--set",
+        "data.template=moe_peft",
+        "--set",
+        "data.chat=off",
+    ];
+    succeeds(folder.path(), &[&train[..], &moe].concat());
+    assert!(at("w/report.html").is_file());
+    std::fs::write(
+        at("bad.toml"),
+        task.replace("\"[wrong[0], right]\"", "\"[missing[0], right]\""),
+    )
+    .unwrap();
+    fails(
+        folder.path(),
+        &[&train[..], &["--dataset", "bad.toml"]].concat(),
+        &["choices: ", "the row has ctx, ask, right, wrong, n"],
+    );
+    std::fs::write(at("odd.toml"), task.replace("answer", "answr")).unwrap();
+    fails(
+        folder.path(),
+        &[&train[..], &["--dataset", "odd.toml"]].concat(),
+        &["odd.toml: line ", "unknown field `answr`"],
+    );
+}
