@@ -173,23 +173,11 @@ fn name_dataset(given: &mut ConfigLayers, dataset: &str) -> Result<()> {
         given.set("data.dataset=custom")?;
         return Ok(given.set_text("data.custom.train", &anchored(dataset)?)?);
     }
-    if is_on_hub(dataset) {
+    if flags::is_on_hub(dataset) {
         given.set("data.dataset=custom")?;
         return Ok(given.set_text("data.custom.hub", dataset)?);
     }
     Ok(given.set_text("data.dataset", dataset)?)
-}
-
-/// Whether a name is `owner/name` or `owner/name:configuration`.
-pub(super) fn is_on_hub(name: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let repository = name.split(':').next().unwrap_or_default();
-    let mut parts = repository.split('/');
-    let named = parts.clone().count() == 2;
-    named
-        && parts.all(|part| {
-            part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(plain)
-        })
 }
 
 /// What a task file says of its questions. How it makes them of rows, the run reads from the file.

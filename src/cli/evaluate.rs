@@ -21,9 +21,9 @@ use train::registry;
 use train::report::majority;
 use train::run_directory::{HELD_OUT, RunDirectory};
 
-use super::dataset::{FieldArgs, is_on_hub};
+use super::dataset::FieldArgs;
 use super::figures::{Asked, side_by_side, table};
-use super::flags::{self, PlaceArgs};
+use super::flags::{self, PlaceArgs, is_on_hub};
 use super::newest::run_or_newest;
 use super::process::{logging, print, tell};
 

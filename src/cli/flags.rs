@@ -131,10 +131,22 @@ impl PromiseArgs {
 /// The name of a dataset, or a file of the user's own.
 pub(super) fn dataset(text: &str) -> Result<String, String> {
     let path = Path::new(text);
-    match path.is_file() || data::rows::has_known_ending(path) {
+    match path.is_file() || data::rows::has_known_ending(path) || is_on_hub(text) {
         true => Ok(text.to_owned()),
         false => listed_dataset(text),
     }
+}
+
+/// Whether a name is `owner/name` or `owner/name:configuration`.
+pub(super) fn is_on_hub(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let repository = name.split(':').next().unwrap_or_default();
+    let mut parts = repository.split('/');
+    let named = parts.clone().count() == 2;
+    named
+        && parts.all(|part| {
+            part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(plain)
+        })
 }
 
 /// The name of a dataset, whatever its case.
