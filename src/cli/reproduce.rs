@@ -146,18 +146,8 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
         signal.begin();
         schedule.run(&setup, threads())?
     };
-    match ended {
-        Ended::Stopped => {
-            tell("Stopped. Repeat the command to go on.");
-            return Ok(ExitCode::from(STOPPED));
-        }
-        Ended::Failed { failures, open } => {
-            for failure in &failures {
-                complain(format_args!("failed: {failure}"));
-            }
-            bail!("{} of {open} pieces failed", failures.len());
-        }
-        Ended::Finished => {}
+    if let Some(code) = unfinished(ended)? {
+        return Ok(code);
     }
     if args.job.is_none() {
         let (folder, table) = table_files::write(&options, &plan, true)?;
@@ -165,6 +155,24 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
         also(&args, format_args!("Written to {}", folder.display()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what became of a table's work that is not finished: a stop has its exit code, failures are
+/// an error.
+pub(super) fn unfinished(ended: Ended) -> Result<Option<ExitCode>> {
+    match ended {
+        Ended::Finished => Ok(None),
+        Ended::Stopped => {
+            tell("Stopped. Repeat the command to go on.");
+            Ok(Some(ExitCode::from(STOPPED)))
+        }
+        Ended::Failed { failures, open } => {
+            for failure in &failures {
+                complain(format_args!("failed: {failure}"));
+            }
+            bail!("{} of {open} pieces failed", failures.len());
+        }
+    }
 }
 
 /// The table of results that were recorded, without model or data.

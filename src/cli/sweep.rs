@@ -11,16 +11,15 @@ use train::config::ConfigLayers;
 use train::context::Setup;
 use train::dashboard::state::{DashboardState, clock};
 use train::registry;
-use train::reproduce::scheduler::{Ended, Job, Schedule};
+use train::reproduce::scheduler::{Job, Schedule};
 use train::reproduce::sweep::{self, Varied};
 use train::reproduce::work::Estimates;
 use train::reproduce::{Options, Plan, render, table_files};
 use train::telemetry::Telemetry;
 
 use super::flags::PlaceArgs;
-use super::process::{
-    OnHangup, STOPPED, StopSignal, complain, display, environment, print, tell, threads,
-};
+use super::process::{OnHangup, StopSignal, display, environment, print, tell, threads};
+use super::reproduce::unfinished;
 use super::usage::wrong;
 
 /// Flags about varied settings.
@@ -138,18 +137,8 @@ pub(super) fn run(sweeping: Sweeping) -> Result<ExitCode> {
         signal.begin();
         Schedule::new(&options, &plan).run(&setup, threads())?
     };
-    match ended {
-        Ended::Stopped => {
-            tell("Stopped. Repeat the command to go on.");
-            return Ok(ExitCode::from(STOPPED));
-        }
-        Ended::Failed { failures, open } => {
-            for failure in &failures {
-                complain(format_args!("failed: {failure}"));
-            }
-            bail!("{} of {open} pieces failed", failures.len());
-        }
-        Ended::Finished => {}
+    if let Some(code) = unfinished(ended)? {
+        return Ok(code);
     }
     let (folder, table) = table_files::write(&options, &plan, true)?;
     match sweeping.json {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::{Arc, Mutex};
 
 use parquet::data_type::{ByteArray, ByteArrayType};
@@ -13,7 +13,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use serde_json::json;
 
-use crate::support::programs::{fails, json as read_json, succeeds, text};
+use crate::support::programs::{fails, json as read_json, succeeds, text, train_from_hub};
 
 /// Files by `revision/path`, of the one dataset `owner/quiz`.
 type Files = BTreeMap<String, Vec<u8>>;
@@ -135,49 +135,9 @@ fn quiz(rows: std::ops::Range<usize>) -> Vec<u8> {
     ])
 }
 
-/// Trains the tiny model with an empty cache and no pip.
 fn train(server: &Server, home: &Path, more: &[&str]) -> Output {
-    std::fs::create_dir_all(home.join("data")).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_uq4ct"));
-    command
-        .current_dir(home)
-        .args([
-            "train",
-            "--model",
-            "tiny",
-            "--plain",
-            "--data-dir",
-            "data",
-            "--overwrite",
-            "--run",
-            "r",
-        ])
-        .args([
-            "--set",
-            "train.max_steps=2",
-            "--set",
-            "evaluation.bootstrap=10",
-        ])
-        .args(more)
-        .env("HF_ENDPOINT", &server.endpoint)
-        .env("HF_HOME", home.join("hf"))
-        .env("UQ4CT_CACHE", home.join("cache"))
-        .env("PATH", "");
-    for name in [
-        "HF_HUB_OFFLINE",
-        "UQ4CT_DATA",
-        "HTTPS_PROXY",
-        "https_proxy",
-        "HTTP_PROXY",
-        "http_proxy",
-        "ALL_PROXY",
-        "all_proxy",
-        "HF_HUB_CACHE",
-        "HUGGINGFACE_HUB_CACHE",
-    ] {
-        command.env_remove(name);
-    }
-    command.output().unwrap()
+    let mut command = train_from_hub(&server.endpoint, home);
+    command.args(more).output().unwrap()
 }
 
 const CONVERTED: &str = "refs/convert/parquet";

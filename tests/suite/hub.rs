@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +13,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use sha2::{Digest, Sha256};
 
-use crate::support::programs::text;
+use crate::support::programs::{text, train_from_hub};
 
 /// What the server does with a file's bytes.
 #[derive(Clone, Copy, PartialEq)]
@@ -150,45 +150,8 @@ fn train(server: &Server, home: &Path, more: &[&str]) -> Output {
 }
 
 fn train_command(server: &Server, home: &Path, more: &[&str]) -> Command {
-    std::fs::create_dir_all(home.join("data")).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_uq4ct"));
-    command
-        .current_dir(home)
-        .args([
-            "train",
-            "--model",
-            "tiny",
-            "--dataset",
-            "boolq",
-            "--plain",
-            "--data-dir",
-            "data",
-        ])
-        .args([
-            "--set",
-            "train.max_steps=2",
-            "--set",
-            "evaluation.bootstrap=10",
-            "--overwrite",
-            "--run",
-            "r",
-        ])
-        .args(more)
-        .env("HF_ENDPOINT", &server.endpoint)
-        .env("HF_HOME", home.join("hf"))
-        .env("UQ4CT_CACHE", home.join("cache"))
-        .env("PATH", "")
-        .env_remove("HF_HUB_OFFLINE")
-        .env_remove("UQ4CT_DATA")
-        .env_remove("HTTPS_PROXY")
-        .env_remove("https_proxy")
-        .env_remove("HTTP_PROXY")
-        .env_remove("http_proxy")
-        .env_remove("ALL_PROXY")
-        .env_remove("all_proxy")
-        .env_remove("HF_HUB_CACHE")
-        .env_remove("HUGGINGFACE_HUB_CACHE")
-        .stdin(Stdio::null());
+    let mut command = train_from_hub(&server.endpoint, home);
+    command.args(["--dataset", "boolq"]).args(more);
     command
 }
 

@@ -123,3 +123,35 @@ pub(crate) fn predictions(directory: &Path, run: &str) -> Vec<Value> {
         .join("evaluation/boolq/predictions.jsonl");
     json_lines(&std::fs::read_to_string(path).unwrap())
 }
+
+/// A training of the tiny model on what a stand-in of the Hub has, with an empty cache and no pip.
+pub(crate) fn train_from_hub(endpoint: &str, home: &Path) -> Command {
+    std::fs::create_dir_all(home.join("data")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_uq4ct"));
+    command
+        .current_dir(home)
+        .args(["train", "--model", "tiny", "--plain", "--data-dir", "data"])
+        .args(["--overwrite", "--run", "r"])
+        .args(["--set", "train.max_steps=2"])
+        .args(["--set", "evaluation.bootstrap=10"])
+        .env("HF_ENDPOINT", endpoint)
+        .env("HF_HOME", home.join("hf"))
+        .env("UQ4CT_CACHE", home.join("cache"))
+        .env("PATH", "")
+        .stdin(Stdio::null());
+    for name in [
+        "HF_HUB_OFFLINE",
+        "UQ4CT_DATA",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
