@@ -323,5 +323,5 @@ fn what_a_format_cannot_hold_and_another_base_are_refused() {
             "train.max_steps=0",
         ],
     );
-    assert!(code == 1 && err.contains("train.max_steps"), "{err}");
+    assert!(code == 2 && err.contains("train.max_steps"), "{err}");
 }
