@@ -5,8 +5,8 @@
 //! machine, same system of process numbers), or if its time is older than [`STALE`]: clocks of one
 //! cluster agree to within minutes.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -138,15 +138,16 @@ impl Lock {
 
     fn attempt_at(path: PathBuf) -> Result<Attempt, TrainError> {
         for _ in 0..2 {
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => return Self::hold(path, file).map(Attempt::Taken),
+            let own = Holder::this();
+            match create(&path, &own) {
+                Ok(file) => return Ok(Attempt::Taken(Self::hold(path, file, own.token))),
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(TrainError::file(&path, error)),
             }
             let holder = read(&path);
             match holder {
                 Some(holder) if !stale(&path, &holder) => return Ok(Attempt::Held(holder)),
-                // Just created and not written yet, or damaged: only its age tells.
+                // Damaged, or not written yet where a lock cannot be linked: only its age tells.
                 None if !old(&path) => return Ok(Attempt::Held(Holder::unknown())),
                 known => take_away(&path, known.map(|holder| holder.token)),
             }
@@ -154,12 +155,7 @@ impl Lock {
         Ok(Attempt::Held(read(&path).unwrap_or_else(Holder::unknown)))
     }
 
-    fn hold(path: PathBuf, mut file: File) -> Result<Self, TrainError> {
-        let holder = Holder::this();
-        let text = serde_json::to_string(&holder).map_err(|e| TrainError::file(&path, e))?;
-        file.write_all(text.as_bytes())
-            .and_then(|()| file.sync_all())
-            .map_err(|e| TrainError::file(&path, e))?;
+    fn hold(path: PathBuf, file: File, token: u64) -> Self {
         let end = Arc::new(AtomicBool::new(false));
         let ended = end.clone();
         let renewal = std::thread::spawn(move || {
@@ -174,13 +170,62 @@ impl Lock {
                 }
             }
         });
-        Ok(Self {
+        Self {
             path,
             created: None,
-            token: holder.token,
+            token,
             end,
             renewal: Some(renewal),
-        })
+        }
+    }
+}
+
+/// Creates a lock that has its holder from its first moment, unless there is one: a process that is
+/// killed meanwhile must not leave a lock of nobody, which would hold for [`STALE`].
+fn create(path: &Path, holder: &Holder) -> io::Result<File> {
+    let text = serde_json::to_string(holder)?;
+    let whole = path.with_file_name(format!(
+        "{}{}-{}{PART}",
+        prefix(path),
+        holder.pid,
+        holder.token
+    ));
+    let fill = |mut file: File| file.write_all(text.as_bytes()).map(|()| file);
+    let linked = File::create_new(&whole)
+        .and_then(&fill)
+        .and_then(|file| fs::hard_link(&whole, path).map(|()| file));
+    let _ = fs::remove_file(&whole);
+    let file = match linked {
+        // A file system that has no links.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            File::create_new(path).and_then(fill)
+        }
+        done => done,
+    }?;
+    file.sync_all()?;
+    sweep(path);
+    Ok(file)
+}
+
+/// Ending of a lock that is being written.
+const PART: &str = ".tmp";
+
+/// How the names of a lock's parts begin.
+fn prefix(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    format!("{}.", name.to_string_lossy())
+}
+
+/// Removes what killed processes were writing of a lock that is now held. Who is writing one now
+/// finds the lock held.
+fn sweep(path: &Path) {
+    let (prefix, parent) = (prefix(path), path.parent().unwrap_or(Path::new(".")));
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(&prefix) && name.ends_with(PART) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -298,6 +343,30 @@ mod tests {
             Lock::attempt(root.path()).unwrap(),
             Attempt::Taken(_)
         ));
+    }
+
+    #[test]
+    fn a_lock_is_whole_from_its_first_moment_and_parts_of_others_go() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(LOCK);
+        fs::write(root.path().join("lock.json.12-34.tmp"), "").unwrap();
+        let end = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    create(&path, &Holder::this()).unwrap();
+                    fs::remove_file(&path).unwrap();
+                }
+                end.store(true, Ordering::SeqCst);
+            });
+            // Whenever there is one, it can be read: a kill at that moment leaves its holder.
+            while !end.load(Ordering::SeqCst) {
+                if let Ok(text) = fs::read_to_string(&path) {
+                    assert!(serde_json::from_str::<Holder>(&text).is_ok(), "{text:?}");
+                }
+            }
+        });
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
     }
 
     #[test]
