@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn rows_that_score_in_another_way_are_left_out_and_said_to_be() {
         let plan = Plan::new(&options("table1", 1), Some(&finder())).unwrap();
-        assert!(plan.left_out[0].starts_with("UQ4CT-answer is about Cloze"));
+        assert!(plan.left_out[0].starts_with("UQ4CT-answer is about cloze"));
         let mut cloze = options("table1", 1);
         cloze.given.set("data.scoring=cloze").unwrap();
         let plan = Plan::new(&cloze, Some(&finder())).unwrap();
@@ -387,7 +387,7 @@ mod tests {
         let mut wrong = options("table6", 1);
         wrong.methods = vec!["lora".into()];
         let error = Plan::new(&wrong, Some(&finder())).unwrap_err().to_string();
-        assert!(error.contains("only spuq, uq4ct"), "{error}");
+        assert!(error.contains("Known: spuq, uq4ct"), "{error}");
         let mut wrong = options("table6", 1);
         wrong.on = vec!["mmlu-law".into()];
         assert!(Plan::new(&wrong, Some(&finder())).is_err());
