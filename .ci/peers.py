@@ -32,7 +32,9 @@ def uq4ct(*words):
 
 
 def train(run, *words):
-    uq4ct("train", "--model", "base", "--dataset", "questions.jsonl", "--plain", "--run", run, *words)
+    # Asked in the way that `theirs` asks, not in the one that serves these questions best.
+    asked = ["--set", "data.scoring=letters", "--set", "data.template=moe_peft", "--set", "data.chat=off"]
+    uq4ct("train", "--model", "base", "--dataset", "questions.jsonl", "--plain", "--run", run, *asked, *words)
 
 
 def ours(run):
