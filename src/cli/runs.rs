@@ -171,7 +171,8 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
         run: name.display().to_string(),
         date: written.map(|at| {
             let at: DateTime<Utc> = at.into();
-            at.to_rfc3339_opts(SecondsFormat::Secs, true)
+            // Small runs end within a second of each other; the table shows minutes.
+            at.to_rfc3339_opts(SecondsFormat::Millis, true)
         }),
         dataset: config.data.title(),
         method: config.method.title().into(),
