@@ -144,7 +144,21 @@ fn rate_by_step(train: &TrainSection, peak: f64, total: usize) -> LrSchedulerCon
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Distribution, Tolerance};
+    use burn::tensor::{DType, Distribution, Tolerance};
+
+    #[test]
+    fn what_has_no_kernel_is_left_to_burns_adamw() {
+        let device = Device::flex();
+        let of = |kind| Tensor::<2>::ones([3, 2], (&device, kind));
+        assert!(serves(&of(DType::F32)));
+        let (parameter, _) =
+            OnePassAdamW::new(0.0).step(0.1, of(DType::F64), of(DType::F64), None::<AdamWState<2>>);
+        assert!(!serves(&parameter));
+        let expected = Tensor::<2>::full([3, 2], 0.9, (&device, DType::F64));
+        parameter
+            .into_data()
+            .assert_approx_eq::<f64>(&expected.into_data(), Tolerance::absolute(1e-6));
+    }
 
     #[test]
     fn one_pass_equals_burns_adamw_over_several_steps() {

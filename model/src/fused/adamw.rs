@@ -57,7 +57,7 @@ pub trait Extension: Backend {
 
 /// Whether [`adamw()`] has a kernel for a tensor.
 pub fn serves<const D: usize>(parameter: &Tensor<D>) -> bool {
-    Implementation::of(&[parameter]) != Implementation::Composed
+    Implementation::of(&[parameter]) == Implementation::Flex
 }
 
 /// `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`, `p = p (1 - rate decay) - rate (m / (1 -
