@@ -75,23 +75,20 @@ impl Visibility {
 
     /// The given rows of the batch, in the given order. Without masks.
     pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
-        let of = |t: &Tensor<2, Int>| t.clone().select(0, rows.clone());
-        Self {
-            segments: of(&self.segments),
-            branches: of(&self.branches),
-            positions: of(&self.positions),
-            asking: self.asking,
-            masks: Vec::new(),
-        }
+        self.each(|t| t.select(0, rows.clone()))
     }
 
     /// The same outside any graph, without masks.
     pub(crate) fn plain(&self) -> Self {
-        let of = |t: &Tensor<2, Int>| t.clone().without_autodiff();
+        self.each(Tensor::without_autodiff)
+    }
+
+    /// What becomes of each of the three, without masks.
+    fn each(&self, of: impl Fn(Tensor<2, Int>) -> Tensor<2, Int>) -> Self {
         Self {
-            segments: of(&self.segments),
-            branches: of(&self.branches),
-            positions: of(&self.positions),
+            segments: of(self.segments.clone()),
+            branches: of(self.branches.clone()),
+            positions: of(self.positions.clone()),
             asking: self.asking,
             masks: Vec::new(),
         }

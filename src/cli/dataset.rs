@@ -164,12 +164,11 @@ pub(super) fn datasets() -> String {
 fn name_dataset(given: &mut ConfigLayers, dataset: &str) -> Result<()> {
     let path = Path::new(dataset);
     let is_task = path.extension().is_some_and(|ending| ending == "toml");
-    let is_file = path.is_file() || data::rows::has_known_ending(path);
     if is_task {
         given.set("data.dataset=custom")?;
         return lay_task(given, dataset);
     }
-    if is_file {
+    if flags::is_file(dataset) {
         given.set("data.dataset=custom")?;
         return Ok(given.set_text("data.custom.train", &anchored(dataset)?)?);
     }

@@ -23,7 +23,7 @@ use train::run_directory::{HELD_OUT, RunDirectory};
 
 use super::dataset::FieldArgs;
 use super::figures::{Asked, side_by_side, table};
-use super::flags::{self, PlaceArgs, is_on_hub};
+use super::flags::{self, PlaceArgs, is_file, is_on_hub};
 use super::newest::run_or_newest;
 use super::process::{logging, print, tell};
 
@@ -179,11 +179,6 @@ fn score(
             report: run.evaluation(&set.name).join("report.html"),
         })
         .collect())
-}
-
-/// Whether the questions are in a file of the user's own.
-fn is_file(target: &str) -> bool {
-    Path::new(target).is_file() || data::rows::has_known_ending(Path::new(target))
 }
 
 /// The set's directory below `evaluation/`: the dataset's name, or the file's where no dataset is

@@ -130,11 +130,16 @@ impl PromiseArgs {
 
 /// The name of a dataset, or a file of the user's own.
 pub(super) fn dataset(text: &str) -> Result<String, String> {
-    let path = Path::new(text);
-    match path.is_file() || data::rows::has_known_ending(path) || is_on_hub(text) {
+    match is_file(text) || is_on_hub(text) {
         true => Ok(text.to_owned()),
         false => listed_dataset(text),
     }
+}
+
+/// Whether a name is that of a file of questions, there or not.
+pub(super) fn is_file(name: &str) -> bool {
+    let path = Path::new(name);
+    path.is_file() || data::rows::has_known_ending(path)
 }
 
 /// Whether a name is `owner/name` or `owner/name:configuration`.

@@ -88,6 +88,6 @@ fn scored(run: &RunDirectory, config: &RunConfig) -> PathBuf {
     run.predictions_file(&config.data.dataset)
 }
 
-fn written(file: &Path) -> Option<SystemTime> {
+pub(super) fn written(file: &Path) -> Option<SystemTime> {
     file.metadata().and_then(|found| found.modified()).ok()
 }

@@ -15,6 +15,8 @@ use train::reproduce::work::Estimates;
 use train::reproduce::{Options, Plan, Recorded, ResultTable, TABLES, render, table_files, tables};
 use train::telemetry::Telemetry;
 
+use crate::backend::NamedDevice;
+
 use super::flags::{PlaceArgs, model, table};
 use super::process::{
     OnHangup, STOPPED, StopSignal, complain, display, environment, logging, print, quoted, tell,
@@ -119,34 +121,17 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
     if args.plan {
         return print_plan(&args, &plan, &finder);
     }
-    let signal = StopSignal::catch(args.on_hangup)?;
-    let state = Arc::new(Mutex::new(DashboardState::default()));
-    let setup = Setup {
-        device: device.device.clone(),
-        others: args.places.others()?,
+    let work = Work {
+        options: &options,
+        plan: &plan,
+        places: &args.places,
+        device: &device,
         finder,
-        run: args.root.clone(),
-        resume: true,
-        environment: environment(&device),
-        telemetry: Telemetry::new(state.clone()),
-        state: signal.state.clone(),
+        job: args.job.as_deref(),
+        plain: args.plain,
+        on_hangup: args.on_hangup,
     };
-    let schedule = match &args.job {
-        Some(id) => Schedule::single(&options, &plan, id)?,
-        None => Schedule::new(&options, &plan),
-    };
-    let ended = {
-        let _display = display(
-            args.plain,
-            state,
-            signal.state.clone(),
-            args.on_hangup,
-            &args.root,
-        )?;
-        signal.begin();
-        schedule.run(&setup, threads())?
-    };
-    if let Some(code) = unfinished(ended)? {
+    if let Some(code) = work.carry_out()? {
         return Ok(code);
     }
     if args.job.is_none() {
@@ -157,20 +142,57 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says what became of a table's work that is not finished: a stop has its exit code, failures are
-/// an error.
-pub(super) fn unfinished(ended: Ended) -> Result<Option<ExitCode>> {
-    match ended {
-        Ended::Finished => Ok(None),
-        Ended::Stopped => {
-            tell("Stopped. Repeat the command to go on.");
-            Ok(Some(ExitCode::from(STOPPED)))
-        }
-        Ended::Failed { failures, open } => {
-            for failure in &failures {
-                complain(format_args!("failed: {failure}"));
+/// The work of a table, and how it is shown.
+pub(super) struct Work<'a> {
+    pub(super) options: &'a Options,
+    pub(super) plan: &'a Plan,
+    pub(super) places: &'a PlaceArgs,
+    pub(super) device: &'a NamedDevice,
+    pub(super) finder: Finder,
+    /// One piece alone, by its name.
+    pub(super) job: Option<&'a str>,
+    pub(super) plain: bool,
+    pub(super) on_hangup: OnHangup,
+}
+
+impl Work<'_> {
+    /// Does what is open. Gives the exit code of a stop; none where all is done.
+    pub(super) fn carry_out(self) -> Result<Option<ExitCode>> {
+        let root = &self.options.root;
+        let signal = StopSignal::catch(self.on_hangup)?;
+        let state = Arc::new(Mutex::new(DashboardState::default()));
+        let setup = Setup {
+            device: self.device.device.clone(),
+            others: self.places.others()?,
+            finder: self.finder,
+            run: root.clone(),
+            resume: true,
+            environment: environment(self.device),
+            telemetry: Telemetry::new(state.clone()),
+            state: signal.state.clone(),
+        };
+        let schedule = match self.job {
+            Some(id) => Schedule::single(self.options, self.plan, id)?,
+            None => Schedule::new(self.options, self.plan),
+        };
+        let ended = {
+            let stop = signal.state.clone();
+            let _display = display(self.plain, state, stop, self.on_hangup, root)?;
+            signal.begin();
+            schedule.run(&setup, threads())?
+        };
+        match ended {
+            Ended::Finished => Ok(None),
+            Ended::Stopped => {
+                tell("Stopped. Repeat the command to go on.");
+                Ok(Some(ExitCode::from(STOPPED)))
             }
-            bail!("{} of {open} pieces failed", failures.len());
+            Ended::Failed { failures, open } => {
+                for failure in &failures {
+                    complain(format_args!("failed: {failure}"));
+                }
+                bail!("{} of {open} pieces failed", failures.len());
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use train::lock::holder;
 use train::metric::{Bootstrap, Estimate, Metrics};
 use train::run_directory::RunDirectory;
 
-use super::newest::{RUNS, below};
+use super::newest::{RUNS, below, written};
 use super::process::{print, quoted, tell};
 
 /// Flags of `runs`.
@@ -163,9 +163,7 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
         root.join("metrics.jsonl"),
         root.join("config.toml"),
     ];
-    let written = files
-        .iter()
-        .find_map(|file| file.metadata().ok()?.modified().ok());
+    let written = files.iter().find_map(|file| written(file));
     let value = |pick: &dyn Fn(&Metrics) -> Estimate| figures.as_ref().and_then(|f| pick(f).value);
     Some(Row {
         run: name.display().to_string(),

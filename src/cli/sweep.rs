@@ -2,24 +2,21 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use clap::Args;
 use train::RunConfig;
 use train::config::ConfigLayers;
-use train::context::Setup;
-use train::dashboard::state::{DashboardState, clock};
+use train::dashboard::state::clock;
 use train::registry;
-use train::reproduce::scheduler::{Job, Schedule};
+use train::reproduce::scheduler::Job;
 use train::reproduce::sweep::{self, Varied};
 use train::reproduce::work::Estimates;
 use train::reproduce::{Options, Plan, render, table_files};
-use train::telemetry::Telemetry;
 
 use super::flags::PlaceArgs;
-use super::process::{OnHangup, StopSignal, display, environment, print, tell, threads};
-use super::reproduce::unfinished;
+use super::process::{OnHangup, print, tell, threads};
+use super::reproduce::Work;
 use super::usage::wrong;
 
 /// Flags about varied settings.
@@ -119,25 +116,17 @@ pub(super) fn run(sweeping: Sweeping) -> Result<ExitCode> {
         print(format_args!("About {} for what is open.", clock(seconds)));
         return Ok(ExitCode::SUCCESS);
     }
-    let signal = StopSignal::catch(sweeping.on_hangup)?;
-    let state = Arc::new(Mutex::new(DashboardState::default()));
-    let setup = Setup {
-        device: device.device.clone(),
-        others: places.others()?,
+    let work = Work {
+        options: &options,
+        plan: &plan,
+        places,
+        device: &device,
         finder,
-        run: options.root.clone(),
-        resume: true,
-        environment: environment(&device),
-        telemetry: Telemetry::new(state.clone()),
-        state: signal.state.clone(),
+        job: None,
+        plain: sweeping.plain,
+        on_hangup: sweeping.on_hangup,
     };
-    let ended = {
-        let shown = (sweeping.plain, state, signal.state.clone());
-        let _display = display(shown.0, shown.1, shown.2, sweeping.on_hangup, &options.root)?;
-        signal.begin();
-        Schedule::new(&options, &plan).run(&setup, threads())?
-    };
-    if let Some(code) = unfinished(ended)? {
+    if let Some(code) = work.carry_out()? {
         return Ok(code);
     }
     let (folder, table) = table_files::write(&options, &plan, true)?;

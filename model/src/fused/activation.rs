@@ -62,21 +62,21 @@ impl Activation {
     }
 
     /// Where a backward pass finds the activation again, outside the graph.
-    pub(super) fn plain_origin(&self) -> PlainOrigin {
-        match &self.origin {
-            Origin::Unknown => PlainOrigin::Kept {
-                x: plain(&self.value),
-            },
-            Origin::SwiGlu { gate, up } => PlainOrigin::SwiGlu {
+    pub(super) fn plain_source(&self) -> Source<Dispatch> {
+        let origin = match &self.origin {
+            Origin::Unknown => Origin::Unknown,
+            Origin::SwiGlu { gate, up } => Origin::SwiGlu {
                 gate: plain(gate),
                 up: plain(up),
             },
-            Origin::RmsNorm { x, gain, eps } => PlainOrigin::RmsNorm {
+            Origin::RmsNorm { x, gain, eps } => Origin::RmsNorm {
                 x: plain(x),
                 gain: plain(gain),
                 eps: *eps,
             },
-        }
+        };
+        let value = plain(&self.value);
+        Self { value, origin }.into_dispatch().1
     }
 
     /// The activation as Burn dispatches it, and where a backward pass finds it again.
@@ -95,35 +95,6 @@ impl Activation {
             },
         };
         (value, source)
-    }
-}
-
-/// Where a lean operation finds an activation again: [`Origin`] outside the graph, the activation
-/// itself where nothing else is known.
-#[derive(Clone, Debug)]
-pub(super) enum PlainOrigin {
-    Kept {
-        x: Tensor<2>,
-    },
-    SwiGlu {
-        gate: Tensor<2>,
-        up: Tensor<2>,
-    },
-    RmsNorm {
-        x: Tensor<2>,
-        gain: Tensor<1>,
-        eps: f64,
-    },
-}
-
-impl PlainOrigin {
-    /// The activation, computed again.
-    pub(super) fn value(self) -> Tensor<2> {
-        match self {
-            Self::Kept { x } => x,
-            Self::SwiGlu { gate, up } => swiglu::composed(gate, up),
-            Self::RmsNorm { x, gain, eps } => rms_norm::composed(x, gain, eps),
-        }
     }
 }
 
@@ -171,6 +142,21 @@ impl<B: Backend, C: CheckpointStrategy> Source<Autodiff<B, C>> {
                 let [x, gain] = [x, gain].map(inner);
                 like(&x);
                 Source::RmsNorm { x, gain, eps }
+            }
+        }
+    }
+}
+
+impl Source<Dispatch> {
+    /// The activation, computed again.
+    pub(super) fn value(self) -> Tensor<2> {
+        match self {
+            Self::Kept { x } => Tensor::from_dispatch(x),
+            Self::SwiGlu { gate, up } => {
+                swiglu::composed(Tensor::from_dispatch(gate), Tensor::from_dispatch(up))
+            }
+            Self::RmsNorm { x, gain, eps } => {
+                rms_norm::composed(Tensor::from_dispatch(x), Tensor::from_dispatch(gain), eps)
             }
         }
     }

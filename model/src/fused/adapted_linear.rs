@@ -41,7 +41,8 @@ pub fn composed(x: Tensor<2>, weight: Tensor<2>, mixture: Mixture) -> Tensor<2> 
     add_low_rank(linear::in_its_type(x.clone(), weight), x, mixture)
 }
 
-/// Whether [`adapted_linear()`] has a kernel for this input and this frozen weight.
+/// Whether [`adapted_linear()`] is one operation for this input and this frozen weight, rather than
+/// its two parts.
 pub fn serves(x: &Tensor<2>, weight: &Tensor<2>) -> bool {
     Implementation::of(&[x, weight]) != Implementation::Composed
 }

@@ -13,7 +13,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 use rayon::prelude::*;
 
-use super::activation::{Activation, PlainOrigin, Source};
+use super::activation::{Activation, Source};
 use super::flex::buffer::Buffer;
 use super::flex::matrix::{Mat, Store, matmul};
 use super::flex::{dims, dot, exponential, scale_rows, tensor, values};
@@ -42,7 +42,7 @@ pub fn composed(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 
 /// [`route()`] from Burn's own operations, which keeps the probabilities and what x came from.
 pub fn lean(x: Activation, weight: Tensor<2>) -> Tensor<2> {
-    let (source, value) = (x.plain_origin(), x.value);
+    let (source, value) = (x.plain_source(), x.value);
     let plain_weight = plain(&weight);
     let p = composed(plain(&value), plain_weight.clone());
     let kept = Lean {
@@ -56,7 +56,7 @@ pub fn lean(x: Activation, weight: Tensor<2>) -> Tensor<2> {
 /// What [`lean`] keeps.
 #[derive(Debug, Clone)]
 struct Lean {
-    source: PlainOrigin,
+    source: Source<Dispatch>,
     weight: Tensor<2>,
     p: Tensor<2>,
 }

@@ -1,12 +1,12 @@
 //! The low-rank update from Burn's own operations, all experts side by side. Of what grows with the
 //! tokens the graph keeps the hidden rows alone, and x where nothing says how it was computed.
 
-use burn::backend::DispatchTensor;
+use burn::backend::{Dispatch, DispatchTensor};
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 
 use super::Mixture;
 use crate::dropout::{Mask, masked};
-use crate::fused::activation::{Activation, PlainOrigin};
+use crate::fused::activation::{Activation, Source};
 use crate::fused::graph::{Kept, enter, plain};
 use crate::fused::linear;
 
@@ -23,7 +23,7 @@ pub(in crate::fused) enum Base {
 pub(in crate::fused) fn lean(base: Base, x: Activation, mixture: Mixture) -> Tensor<2> {
     let value = plain(&x.value);
     let experts = mixture.experts.clone().without_autodiff();
-    let source = x.plain_origin();
+    let source = x.plain_source();
     let (plain_a, plain_b) = (plain(&mixture.a), plain(&mixture.b));
     let weights = plain(&mixture.weights);
     let stack = Stack::new(plain_a.clone(), plain_b.clone(), &experts, weights.clone());
@@ -87,7 +87,7 @@ impl Stack {
 /// What the backward pass reads.
 #[derive(Debug, Clone)]
 struct Saved {
-    source: PlainOrigin,
+    source: Source<Dispatch>,
     experts: Tensor<2, Int>,
     weights: Tensor<2>,
     a: Tensor<3>,
