@@ -31,10 +31,10 @@ def uq4ct(*words):
     return done.stdout
 
 
-def train(run, *words):
+def train(run, *words, base="base"):
     # Asked in the way that `theirs` asks, not in the one that serves these questions best.
     asked = ["--set", "data.scoring=letters", "--set", "data.template=moe_peft", "--set", "data.chat=off"]
-    uq4ct("train", "--model", "base", "--dataset", "questions.jsonl", "--plain", "--run", run, *asked, *words)
+    uq4ct("train", "--model", base, "--dataset", "questions.jsonl", "--plain", "--run", run, *asked, *words)
 
 
 def ours(run):
@@ -133,6 +133,38 @@ def peft_reads_our_variants():
         same(f"peft reads our {name}", name, PeftModel.from_pretrained(load(ROOT / "base"), ROOT / f"peft-{name}"))
         uq4ct("export", name, "--format", "merged", "--output", f"merged-{name}", "--verify")
         same(f"transformers reads our merged {name}", name, load(ROOT / f"merged-{name}"))
+
+
+def peft_reads_our_language_part():
+    """A Gemma 3 that sees, of which we read and adapt the part that writes."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig, SiglipVisionConfig
+
+    torch.manual_seed(2)
+    vocabulary = json.loads((ROOT / "base" / "config.json").read_text())["vocab_size"]
+    text = Gemma3TextConfig(vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=7, num_attention_heads=4,
+                            num_key_value_heads=2, head_dim=8, sliding_window=16, initializer_range=0.1,
+                            rope_scaling={"rope_type": "linear", "factor": 8.0})
+    sight = SiglipVisionConfig(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=4, patch_size=2)
+    settings = Gemma3Config(text_config=text, vision_config=sight, mm_tokens_per_image=1, image_token_index=vocabulary - 1)
+    folder = ROOT / "seeing"
+    Gemma3ForConditionalGeneration(settings).save_pretrained(folder)
+    shutil.copy(ROOT / "base" / "tokenizer.json", folder)
+    model = ["--method", "lora", "--set", "adapter.rank=4", "--set", "train.epochs=4", "--set", "train.learning_rate=3e-3"]
+    for name, setting in {"seeing-lora": [], "seeing-dora": ["--set", "adapter.use_dora=true"],
+                          "seeing-pissa": ["--set", "adapter.init_lora_weights=pissa"]}.items():
+        train(name, *model, *setting, base="seeing")
+        uq4ct("export", name, "--format", "peft", "--output", f"peft-{name}", "--verify")
+        base = load(folder)
+        assert type(base) is Gemma3ForConditionalGeneration
+        adapted = PeftModel.from_pretrained(base, ROOT / f"peft-{name}")
+        assert not any("vision" in n for n, _ in adapted.named_parameters() if "lora" in n)
+        same(f"peft reads our {name}", name, adapted)
+        uq4ct("export", name, "--format", "merged", "--output", f"merged-{name}", "--verify")
+        same(f"transformers reads our merged {name}", name, load(ROOT / f"merged-{name}"))
+    theirs = get_peft_model(load(folder), LoraConfig(r=4, lora_alpha=16, init_lora_weights=False, target_modules=r".*language_model.*_proj"))
+    theirs.save_pretrained(ROOT / "from-peft-seeing")
+    train("asked-seeing", *model, "--adapter", "from-peft-seeing", "--set", "train.max_steps=0", base="seeing")
+    same("we read peft's LoRA of a language part", "asked-seeing", theirs)
 
 
 def mixlora_reads_ours():
@@ -294,6 +326,7 @@ base_model()
 peft_reads_ours()
 we_read_peft()
 peft_reads_our_variants()
+peft_reads_our_language_part()
 mixlora_reads_ours()
 we_read_mixlora()
 tensorboard_reads_ours()

@@ -9,7 +9,7 @@ mod hugging_face;
 mod rotary;
 
 pub use family::{
-    FAMILIES, Family, GateActivation, NormNames, NormPlacement, QueryKeyNorm, Variant,
+    FAMILIES, Family, GateActivation, LanguagePart, NormNames, NormPlacement, QueryKeyNorm, Variant,
 };
 
 /// How rotary frequencies are stretched beyond the trained context.
@@ -67,7 +67,8 @@ pub enum RopeScaling {
 /// A decoder's shape, with every default filled in and checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
-    /// The family, one of [`FAMILIES`].
+    /// The decoder's family, one of [`FAMILIES`]; of a model that also sees, that of its
+    /// [`LanguagePart`].
     pub model_type: String,
     /// Number of tokens in the vocabulary.
     pub vocab_size: usize,
@@ -238,7 +239,8 @@ impl ModelConfig {
         Ok(self)
     }
 
-    /// The configuration as a `config.json` that Hugging Face and [`Self::from_json`] read.
+    /// The configuration as a `config.json` that Hugging Face and [`Self::from_json`] read: of a
+    /// language part, that of a model of its own.
     pub fn to_json(&self) -> serde_json::Value {
         let family = Family::of(&self.model_type);
         let architecture = family.map_or("LlamaForCausalLM", |family| family.architecture);
@@ -291,12 +293,22 @@ impl ModelConfig {
                 if let Some(rotated) = variant.rotary_dim {
                     json["partial_rotary_factor"] = (rotated as f64 / self.head_dim as f64).into();
                 }
+                // Where transformers looks for it, whatever stands beside the factors.
+                if let Some(RopeScaling::LongRope {
+                    original_max_position_embeddings: context,
+                    ..
+                }) = &self.rope_scaling
+                {
+                    json["original_max_position_embeddings"] = (*context as u64).into();
+                }
             }
             "gemma2" | "gemma3_text" => {
                 json["hidden_act"] = "gelu_pytorch_tanh".into();
                 json["hidden_activation"] = "gelu_pytorch_tanh".into();
+                // A whole number: transformers takes no other.
                 let width = variant.attention_scale.map(|scale| scale.powi(-2).round());
-                json["query_pre_attn_scalar"] = width.unwrap_or(self.head_dim as f64).into();
+                let width = width.map_or(self.head_dim, |width| width as usize);
+                json["query_pre_attn_scalar"] = width.into();
                 json["attn_logit_softcapping"] = variant.attention_soft_cap.into();
                 json["final_logit_softcapping"] = variant.logit_soft_cap.into();
                 if let Some(theta) = variant.local_rope_theta {

@@ -1,7 +1,7 @@
 //! LoRA's variants against peft; the fixtures are made by `tests/fixtures/make_adapters.py`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::module::{Module, ModuleMapper, Param};
@@ -24,7 +24,7 @@ use crate::support::{assert_close, devices, fixture, floats, named_gradients};
 use crate::support::{tensors, tensors as tensors_of};
 
 /// Name and base model of every fixture.
-const CASES: [(&str, &str); 8] = [
+const CASES: [(&str, &str); 9] = [
     ("rslora", "llama"),
     ("dora", "qwen2_bias"),
     ("dora_one_layer", "llama"),
@@ -33,13 +33,23 @@ const CASES: [(&str, &str); 8] = [
     ("pissa_converted", "llama"),
     ("phi3", "phi3"),
     ("phi3_dora", "phi3"),
+    ("gemma3_vision", "gemma3_vision"),
 ];
 
 /// The base model of a fixture.
 fn base(name: &str, device: &Device) -> Llama {
-    match name.starts_with("phi3") {
+    match files(name).starts_with(fixture("families")) {
         true => load_family(name, device),
         false => load_llama(name, device),
+    }
+}
+
+/// The directory of the base model of a fixture.
+fn files(name: &str) -> PathBuf {
+    let folder = fixture("families").join(name);
+    match folder.is_dir() {
+        true => folder,
+        false => fixture("parity").join(name),
     }
 }
 
@@ -142,14 +152,10 @@ fn what_is_exported_is_read_again_as_the_same() {
         let expected = logits(&llama, &device);
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        let text = match on {
-            "phi3" => fixture("families/phi3/config.json"),
-            _ => fixture("parity").join(on).join("config.json"),
-        };
-        let shape = ModelConfig::from_json(&std::fs::read_to_string(text).unwrap()).unwrap();
-        let fused = shape.variant.fused_projections.then_some(&shape);
+        let text = std::fs::read_to_string(files(on).join("config.json")).unwrap();
+        let shape = ModelConfig::from_json(&text).unwrap();
         let tensors = llama.adapter_tensors();
-        peft::write(folder, lora(&adapter), &tensors, "tiny", fused).unwrap();
+        peft::write(folder, lora(&adapter), &tensors, "tiny", &shape).unwrap();
         let again = exchange::read(folder).unwrap();
         let found = logits(&adapted(&base_model, &again), &device);
         assert_close(case, &found, &expected, 1e-5);
@@ -173,10 +179,7 @@ fn a_merged_model_computes_what_base_and_variant_did() {
         let adapter = read(case);
         let llama = adapted(&base(on, &device), &adapter);
         let expected = logits(&llama, &device);
-        let from = match on {
-            "phi3" => fixture("families/phi3"),
-            _ => fixture("parity").join(on),
-        };
+        let from = files(on);
         let text = std::fs::read_to_string(from.join("config.json")).unwrap();
         let shape = ModelConfig::from_json(&text).unwrap();
         let mut weights = model::load::weights(&from, &shape).unwrap();
@@ -184,12 +187,20 @@ fn a_merged_model_computes_what_base_and_variant_did() {
         let folder = folder.path();
         let (lora, tensors) = (lora(&adapter), llama.adapter_tensors());
         merged::write(folder, &shape, &mut *weights, lora, &tensors, false).unwrap();
-        // Under the names that the model's own files have.
+        // Under the names that the model's own files have, a language part as a model of its own.
         let names = |folder: &Path| -> Vec<String> {
             let all = tensors_of(&folder.join("model.safetensors"));
             all.into_keys().collect()
         };
-        assert_eq!(names(folder), names(&from), "{case}");
+        let known = names(&from).into_iter();
+        let known: Vec<String> = match shape.variant.language_part {
+            true => known
+                .filter_map(|name| Some(name.strip_prefix("language_model.")?.to_owned()))
+                .collect(),
+            false => known.collect(),
+        };
+        assert_eq!(names(folder), known, "{case}");
+        let shape = ModelConfig::from_json(&shape.to_json().to_string()).unwrap();
         let mut again = model::load::weights(folder, &shape).unwrap();
         let again = Llama::load(&shape, &mut *again, 64, FloatDType::F32, &device).unwrap();
         assert_close(case, &logits(&again, &device), &expected, 1e-5);
@@ -264,9 +275,12 @@ fn gradients_of_every_variant_agree_with_finite_differences() {
             .flat_map(|gradient| gradient.iter().enumerate())
             .map(|(i, g)| f64::from(*g) * f64::from((i as f32 * 1.3 + 0.4).sin()))
             .sum();
-        let file = fixture("parity").join(on).join("model.safetensors");
+        let file = files(on).join("model.safetensors");
         let weights = tensors(&file).into_iter();
-        let weights = weights.map(|(name, (_, values))| (name, values)).collect();
+        // Of a larger model, the language part under names of its own.
+        let own = |name: String| name.replace("language_model.model.", "model.");
+        let weights = weights.map(|(name, (_, values))| (own(name), values));
+        let weights = weights.collect();
         let before = norms(&llama, config, &weights);
         let at = |step: f32| {
             let moved = llama.clone().map(&mut Along(step));

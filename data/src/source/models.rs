@@ -299,6 +299,14 @@ const NAMED: &[NamedModel] = &[
         1000,
         GEMMA,
     )),
+    // Of these, the language part is read, and counted.
+    gated(base("gemma-3-4b", "google/gemma-3-4b-pt", 3880, GEMMA)),
+    gated(instruct(
+        "gemma-3-4b-instruct",
+        "google/gemma-3-4b-it",
+        3880,
+        GEMMA,
+    )),
     gated(base("gemma-2-2b", "google/gemma-2-2b", 2614, GEMMA)),
     gated(instruct(
         "gemma-2-2b-instruct",

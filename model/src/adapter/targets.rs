@@ -50,9 +50,9 @@ impl Expression {
         &self.text
     }
 
-    /// Whether it matches a projection by its name, or, if it says so, by that of the matrix that
-    /// holds it in some families: `.*v_proj` is not meant to match `qkv_proj`. One that gives up on
-    /// a name does not match it.
+    /// Whether it matches a projection by its name, by the one that it has in the language part of
+    /// a larger model, or, if it says so, by that of the matrix that holds it in some families:
+    /// `.*v_proj` is not meant to match `qkv_proj`. One that gives up on a name does not match it.
     fn matches(&self, layer: usize, target: TargetModule) -> bool {
         let matches = |name: &String| self.regex.is_match(name).unwrap_or(false);
         let names = names(layer, target);
@@ -60,7 +60,7 @@ impl Expression {
             let start = fused.name().trim_end_matches("_proj");
             self.text.contains(start)
         });
-        let known = if says { &names[..] } else { &names[..1] };
+        let known = if says { &names[..] } else { &names[..2] };
         known.iter().any(matches)
     }
 }
@@ -77,11 +77,13 @@ impl fmt::Debug for Expression {
     }
 }
 
-/// Names of a projection: its own, and that of the matrix that holds it in some families.
+/// Names of a projection: its own, the one in the language part of a larger model, and that of the
+/// matrix that holds it in some families.
 fn names(layer: usize, target: TargetModule) -> Vec<String> {
+    let in_part = format!("model.language_model.layers.{layer}.{}", target.path());
     let fused = target.fused();
     let fused = fused.map(|fused| format!("model.layers.{layer}.{}", fused.path()));
-    [Some(target.full_name(layer)), fused]
+    [Some(target.full_name(layer)), Some(in_part), fused]
         .into_iter()
         .flatten()
         .collect()
@@ -334,6 +336,9 @@ mod tests {
         // The whole name, and names of matrices that hold several.
         assert!(!read(r#""layers.*q_proj""#).unwrap().contains(0, QProj));
         assert!(read(r#"".*qkv_proj""#).unwrap().contains(3, KProj));
+        // As in the language part of a model that also sees.
+        let some = read(r#"".*language_model\\..*\\.q_proj""#).unwrap();
+        assert!(some.contains(1, QProj) && !some.contains(1, KProj));
         // Python's lookarounds.
         let some = read(r#""(?!.*mlp).*_proj""#).unwrap();
         assert!(some.contains(0, KProj) && !some.contains(0, UpProj));

@@ -15,6 +15,17 @@ pub struct Family {
     pub models: &'static str,
     /// How it departs from LLaMA.
     pub departs: &'static str,
+    /// The part that writes, where its files hold more than that.
+    pub language_part: Option<LanguagePart>,
+}
+
+/// The part of a model that reads and writes text, beside one that sees; the other is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LanguagePart {
+    /// The family that it is by itself; its settings stand under `text_config`.
+    pub model_type: &'static str,
+    /// Its sizes where `text_config` says nothing: published files leave out what equals these.
+    pub sizes: &'static [(&'static str, usize)],
 }
 
 const fn family(
@@ -29,6 +40,7 @@ const fn family(
         gguf,
         models,
         departs,
+        language_part: None,
     }
 }
 
@@ -76,6 +88,25 @@ pub const FAMILIES: &[Family] = &[
         "Gemma 3, text alone (270M, 1B)",
         "as Gemma 2 without soft caps, norms of q and k, another rotation on layers with a window",
     ),
+    Family {
+        language_part: Some(LanguagePart {
+            model_type: "gemma3_text",
+            sizes: &[
+                ("vocab_size", 262_208),
+                ("hidden_size", 2304),
+                ("intermediate_size", 9216),
+                ("num_hidden_layers", 26),
+                ("num_attention_heads", 8),
+                ("num_key_value_heads", 4),
+            ],
+        }),
+        ..family(
+            ["gemma3", "Gemma3ForConditionalGeneration"],
+            Some("gemma3"),
+            "Gemma 3 of 4B and more, its language part",
+            "as `gemma3_text`, whose rotation is scaled on layers without a window; the part that sees is left out",
+        )
+    },
     family(
         ["olmo2", "Olmo2ForCausalLM"],
         Some("olmo2"),
@@ -182,6 +213,9 @@ pub struct Variant {
     pub unrotated: Vec<bool>,
     /// Whether files hold q, k and v as one matrix, and gate and up as another.
     pub fused_projections: bool,
+    /// Whether files hold the decoder as the language part of a model that also sees.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub language_part: bool,
 }
 
 impl Default for Variant {
@@ -201,6 +235,7 @@ impl Default for Variant {
             local_rope_theta: None,
             unrotated: Vec::new(),
             fused_projections: false,
+            language_part: false,
         }
     }
 }

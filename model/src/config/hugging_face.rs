@@ -4,7 +4,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::rotary::{Outside, RopeSettings, Rotation};
-use super::{FAMILIES, Family, GateActivation, ModelConfig, NormPlacement, QueryKeyNorm, Variant};
+use super::{
+    FAMILIES, Family, GateActivation, LanguagePart, ModelConfig, NormPlacement, QueryKeyNorm,
+    Variant,
+};
 use crate::error::ModelError;
 
 /// `config.json` with its gaps, field for field. Unknown keys are allowed, as in Hugging Face's own
@@ -58,9 +61,40 @@ impl ModelConfig {
     /// Malformed JSON; an architecture, activation, rotary scaling or quantization that is not
     /// implemented; or sizes that do not fit together.
     pub fn from_json(text: &str) -> Result<Self, ModelError> {
-        let raw: HuggingFaceConfig = serde_json::from_str(text)
-            .map_err(|e| ModelError::setting("config.json", e.to_string()))?;
-        raw.resolve()?.validated()
+        let malformed = |e: serde_json::Error| ModelError::setting("config.json", e.to_string());
+        let whole: Value = serde_json::from_str(text).map_err(malformed)?;
+        let family = whole["model_type"].as_str().and_then(Family::of);
+        let Some(part) = family.and_then(|family| family.language_part) else {
+            let raw: HuggingFaceConfig = serde_json::from_str(text).map_err(malformed)?;
+            return raw.resolve()?.validated();
+        };
+        let raw = serde_json::from_value(part.of(&whole)?).map_err(malformed)?;
+        let raw: HuggingFaceConfig = raw;
+        let mut config = raw.resolve()?.validated()?;
+        config.variant.language_part = true;
+        Ok(config)
+    }
+}
+
+impl LanguagePart {
+    /// The settings of this part as if it stood by itself, with what the whole says of it and the
+    /// sizes that it does not state.
+    fn of(&self, whole: &Value) -> Result<Value, ModelError> {
+        let mut settings = whole["text_config"].clone();
+        let Some(own) = settings.as_object_mut() else {
+            let reason = "expected an object with the settings of the language part";
+            return Err(ModelError::setting("text_config", reason));
+        };
+        own.insert("model_type".into(), self.model_type.into());
+        for key in ["quantization_config", "tie_word_embeddings"] {
+            if let Some(value) = whole.get(key).filter(|value| !value.is_null()) {
+                own.insert(key.into(), value.clone());
+            }
+        }
+        for (key, size) in self.sizes {
+            own.entry(*key).or_insert_with(|| (*size).into());
+        }
+        Ok(settings)
     }
 }
 
@@ -107,14 +141,10 @@ impl HuggingFaceConfig {
         let model_type = self.model_type.as_deref().unwrap_or("llama");
         Family::of(model_type).ok_or_else(|| {
             let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
-            let hint = match model_type {
-                "gemma3" => ": of Gemma 3, the text models are read (gemma3_text: 270M, 1B)",
-                _ => ": no mixture of experts, state-space, encoder or vision model is",
-            };
             ModelError::setting(
                 "model_type",
                 format!(
-                    "{model_type:?} is not implemented, {} are{hint}",
+                    "{model_type:?} is not implemented, {} are: no mixture of experts, state-space, encoder or other vision model is",
                     known.join(", ")
                 ),
             )
@@ -322,7 +352,8 @@ impl HuggingFaceConfig {
             context: self.max_position_embeddings.unwrap_or(gaps.context) as f64,
             original_context: self.original_max_position_embeddings,
         };
-        let resolve = |settings: Option<&Value>| match settings {
+        let local = self.rope_local_base_freq.or(gaps.local_rope_theta);
+        let resolve = |outside: Outside, settings: Option<&Value>| match settings {
             None => Ok(Rotation {
                 theta: outside.theta,
                 scaling: None,
@@ -337,19 +368,17 @@ impl HuggingFaceConfig {
         });
         match by_kind {
             Some((full, sliding)) => {
-                let sliding = resolve(Some(sliding))?;
+                let theta = local.unwrap_or(outside.theta);
+                let sliding = resolve(Outside { theta, ..outside }, Some(sliding))?;
                 if sliding.scaling.is_some() || sliding.share.is_some() {
                     return Err(ModelError::setting(
                         format!("{key}.sliding_attention"),
                         "scaling on layers with a window is not implemented",
                     ));
                 }
-                Ok((resolve(Some(full))?, Some(sliding.theta)))
+                Ok((resolve(outside, Some(full))?, Some(sliding.theta)))
             }
-            None => {
-                let local = self.rope_local_base_freq.or(gaps.local_rope_theta);
-                Ok((resolve(settings)?, local))
-            }
+            None => Ok((resolve(outside, settings)?, local)),
         }
     }
 }
@@ -570,6 +599,78 @@ mod tests {
         .unwrap();
         assert_eq!(config.sliding_window, [None, Some(4)]);
         assert!(config.qkv_bias && !config.output_bias);
+    }
+
+    /// It refuses a fraction where it expects a whole number, and looks for LongRoPE's context
+    /// outside of the factors alone.
+    #[test]
+    fn what_is_written_has_the_types_and_places_that_transformers_reads() {
+        let gemma = MINIMAL.replace("\"llama\"", "\"gemma2\"") + "}";
+        let json = ModelConfig::from_json(&gemma).unwrap().to_json();
+        assert_eq!(json["query_pre_attn_scalar"].as_u64(), Some(256));
+        let factors = r#""short_factor":[1.0],"long_factor":[3.0]"#;
+        let phi = MINIMAL.replace("\"llama\"", "\"phi3\"")
+            + &format!(
+                r#","rope_scaling":{{"type":"longrope","original_max_position_embeddings":32,{factors}}}}}"#
+            );
+        let config = ModelConfig::from_json(&phi).unwrap();
+        let json = config.to_json();
+        assert_eq!(json["original_max_position_embeddings"].as_u64(), Some(32));
+        assert_eq!(ModelConfig::from_json(&json.to_string()).unwrap(), config);
+    }
+
+    /// Gemma 3's files as they are published, without what equals the defaults.
+    #[test]
+    fn language_parts_fill_their_gaps_as_transformers_does() {
+        for (part, sizes) in [
+            (
+                r#"{"hidden_size":2560,"intermediate_size":10240,"model_type":"gemma3_text","num_hidden_layers":34,
+                "rope_scaling":{"factor":8.0,"rope_type":"linear"},"sliding_window":1024}"#,
+                [2560, 34, 8, 4, 256],
+            ),
+            (
+                r#"{"hidden_size":3840,"intermediate_size":15360,"model_type":"gemma3_text","num_attention_heads":16,
+                "num_hidden_layers":48,"num_key_value_heads":8,
+                "rope_scaling":{"factor":8.0,"rope_type":"linear"},"sliding_window":1024}"#,
+                [3840, 48, 16, 8, 256],
+            ),
+            (
+                r#"{"head_dim":128,"hidden_size":5376,"intermediate_size":21504,"model_type":"gemma3_text",
+                "num_attention_heads":32,"num_hidden_layers":62,"num_key_value_heads":16,"query_pre_attn_scalar":168,
+                "rope_scaling":{"factor":8.0,"rope_type":"linear"},"sliding_window":1024}"#,
+                [5376, 62, 32, 16, 128],
+            ),
+        ] {
+            let text = format!(
+                r#"{{"model_type":"gemma3","vision_config":{{"hidden_size":1152}},"text_config":{part}}}"#
+            );
+            let config = ModelConfig::from_json(&text).unwrap();
+            let found = [
+                config.hidden_size,
+                config.num_hidden_layers,
+                config.num_attention_heads,
+                config.num_key_value_heads,
+                config.head_dim,
+            ];
+            assert_eq!(found, sizes);
+            assert_eq!(
+                (config.vocab_size, config.max_position_embeddings),
+                (262_208, 131_072)
+            );
+            assert_eq!(
+                config.rope_scaling,
+                Some(RopeScaling::Linear { factor: 8.0 })
+            );
+            let variant = &config.variant;
+            assert_eq!(
+                (config.rope_theta, variant.local_rope_theta),
+                (1e6, Some(1e4))
+            );
+            assert_eq!(config.sliding_window[4..6], [Some(1024), None]);
+            assert!(config.tie_word_embeddings && variant.language_part);
+            let scale = (found[4] == 128).then(|| 168f64.powf(-0.5));
+            assert_eq!(variant.attention_scale, scale);
+        }
     }
 
     #[test]

@@ -307,7 +307,14 @@ mod tests {
             ("layers.0.self_attn.q_proj.lora_a".into(), matrix([2, 1])),
             ("layers.0.self_attn.q_proj.lora_b".into(), matrix([1, 2])),
         ]);
-        peft::write(folder.path(), &config, &tensors, "base", None).unwrap();
+        peft::write(
+            folder.path(),
+            &config,
+            &tensors,
+            "base",
+            &crate::load::tiny::config(8),
+        )
+        .unwrap();
         let path = folder.path().join("adapter_config.json");
         let mut settings = serde_json::from_str(&read_text(&path).unwrap()).unwrap();
         change(&mut settings);

@@ -3,7 +3,8 @@
 //!
 //! PiSSA is written as a plain LoRA of twice the rank, `[A | A_0] [B | -B_0]`, as peft itself
 //! converts it: it then stands on the whole base model. Projections that a model's files hold as
-//! one are one module there, too: its B has a block for each.
+//! one are one module there, too: its B has a block for each. The language part of a model that
+//! also sees has its name in the names of its modules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,7 +23,14 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::load::at;
 
+/// What stands before the name of a layer.
 const PREFIX: &str = "base_model.model.model.";
+
+/// The same in a model that also sees.
+const LANGUAGE_PART: &str = "base_model.model.model.language_model.";
+
+/// The same as transformers named it before 4.52.
+const OLD_LANGUAGE_PART: &str = "base_model.model.language_model.model.";
 
 /// Names of initialisations that leave the base weights alone.
 const PLAIN_STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
@@ -39,8 +47,7 @@ struct Module {
     shape: Shape,
 }
 
-/// Writes a LoRA in the format of `peft`. `fused` is the base model, if its files hold several
-/// projections as one.
+/// Writes a LoRA of a base model in the format of `peft`.
 ///
 /// # Errors
 /// Magnitudes of a part of what the base model's files hold as one, or a file that cannot be
@@ -50,10 +57,12 @@ pub fn write(
     config: &LoraConfig,
     tensors: &Tensors,
     base_model: &str,
-    fused: Option<&ModelConfig>,
+    base: &ModelConfig,
 ) -> Result<(), ModelError> {
+    let fused = base.variant.fused_projections;
+    let language_part = base.variant.language_part;
     let mut modules = modules(config, tensors)?;
-    if let Some(base) = fused {
+    if fused {
         modules = joined(modules, base)?;
     }
     let mut settings = json!({
@@ -71,10 +80,15 @@ pub fn write(
     if config.use_dora {
         settings["use_dora"] = true.into();
     }
-    if fused.is_some() || config.init_lora_weights.is_pissa() {
+    // The settings name projections as they are here: in a model with other names they would mean
+    // other modules, such as those of the part that sees.
+    if fused || language_part || config.init_lora_weights.is_pissa() {
         state_shapes(&mut settings, &modules);
-        if fused.is_some() || config.target_modules.modules().is_none() {
-            settings["target_modules"] = named(&modules, config.target_modules.modules().is_some());
+        let in_every_layer = config.target_modules.modules().is_some();
+        if language_part {
+            settings["target_modules"] = in_language_part(&modules, in_every_layer);
+        } else if fused || !in_every_layer {
+            settings["target_modules"] = named(&modules, in_every_layer);
         }
     } else {
         if config.use_rslora {
@@ -89,8 +103,9 @@ pub fn write(
     }
     write_json(&directory.join("adapter_config.json"), &settings)?;
     let mut theirs = Tensors::new();
+    let prefix = if language_part { LANGUAGE_PART } else { PREFIX };
     for (name, module) in modules {
-        let (rank, at) = (module.shape.rank, format!("{PREFIX}{name}"));
+        let (rank, at) = (module.shape.rank, format!("{prefix}{name}"));
         let a = TensorData::new(module.a, [rank, module.d_in]);
         let b = TensorData::new(module.b, [module.d_out, rank]);
         theirs.insert(format!("{at}.lora_A.weight"), a);
@@ -271,6 +286,22 @@ fn named(modules: &BTreeMap<String, Module>, in_every_layer: bool) -> Value {
     json!(names)
 }
 
+/// The same in a model that also sees, whose other part has projections of these names, too.
+fn in_language_part(modules: &BTreeMap<String, Module>, in_every_layer: bool) -> Value {
+    let names = modules.keys().map(String::as_str);
+    match in_every_layer {
+        true => {
+            let names: BTreeSet<&str> = names.map(last).collect();
+            let names: Vec<&str> = names.into_iter().collect();
+            json!(format!(r".*language_model\..*\.({})", names.join("|")))
+        }
+        false => {
+            let names = names.map(|name| format!("language_model.{name}"));
+            json!(names.collect::<Vec<_>>())
+        }
+    }
+}
+
 fn last(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
@@ -426,7 +457,8 @@ fn own_tensors(
 /// This project's name (`layers.0.self_attn.q_proj.lora_a`) for a name of `peft`, the layer, and
 /// the projections that the module holds.
 fn own_name(name: &str) -> Option<(String, usize, Vec<TargetModule>)> {
-    let inner = name.strip_prefix(PREFIX)?;
+    let prefixes = [LANGUAGE_PART, OLD_LANGUAGE_PART, PREFIX];
+    let inner = prefixes.iter().find_map(|p| name.strip_prefix(p))?;
     let inner = inner.strip_suffix(".weight").unwrap_or(inner);
     let inner = inner.strip_suffix(".default").unwrap_or(inner);
     let (module, matrix) = inner.rsplit_once('.')?;

@@ -10,6 +10,7 @@ use crate::error::ModelError;
 pub mod chat;
 mod fused;
 pub mod gguf;
+mod language_part;
 mod llama;
 pub mod safetensors;
 pub mod tiny;
@@ -92,15 +93,18 @@ fn open_directory(path: &Path) -> Result<ModelFiles, ModelError> {
     })
 }
 
-/// The weights of a directory in Hugging Face's layout, each projection by itself.
+/// The weights of a directory in Hugging Face's layout, each projection by itself, and a language
+/// part under the names of a model of its own.
 ///
 /// # Errors
 /// As [`safetensors::Safetensors::open`].
 pub fn weights(path: &Path, config: &ModelConfig) -> Result<Box<dyn Weights>, ModelError> {
     let weights = safetensors::Safetensors::open(path)?;
-    Ok(match config.variant.fused_projections {
-        true => Box::new(fused::Fused::new(weights, config)),
-        false => Box::new(weights),
+    let variant = &config.variant;
+    Ok(match (variant.fused_projections, variant.language_part) {
+        (true, _) => Box::new(fused::Fused::new(weights, config)),
+        (_, true) => Box::new(language_part::LanguagePart(weights)),
+        _ => Box::new(weights),
     })
 }
 

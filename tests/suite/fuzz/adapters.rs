@@ -73,8 +73,9 @@ fn read(base: &Llama, folder: &Path) -> Result<(), String> {
 #[test]
 fn peft() {
     let lora = lora();
+    let shape = model::load::tiny::config(8);
     let seeds = both(&AdapterConfig::Lora(lora.clone()), |folder, llama| {
-        exchange::peft::write(folder, &lora, &llama.adapter_tensors(), "tiny", None).unwrap();
+        exchange::peft::write(folder, &lora, &llama.adapter_tensors(), "tiny", &shape).unwrap();
     });
     let base = tiny_base(&Device::flex());
     fuzz("peft", &seeds, &[], |folder| read(&base, folder));

@@ -161,9 +161,7 @@ fn write(
     let base = base_name(config);
     match (adapter, format) {
         (AdapterConfig::Lora(lora), Format::Peft) => {
-            let model = &prepared.model;
-            let fused = model.variant.fused_projections.then_some(model);
-            peft::write(directory, lora, tensors, &base, fused)?;
+            peft::write(directory, lora, tensors, &base, &prepared.model)?;
         }
         (AdapterConfig::Lora(lora), Format::Merged { keep_type }) => {
             model_files::write(prepared, directory, keep_type)?;

@@ -38,6 +38,9 @@ pub(super) fn write(
     ] {
         let to = directory.join(name);
         let from = beside.map(|folder| folder.join(name));
+        // A language part becomes a model of its own, of another kind than that of the files.
+        let other_kind = name == "config.json" && prepared.model.variant.language_part;
+        let from = from.filter(|_| !other_kind);
         if let Some(from) = from.filter(|from| from.is_file()) {
             std::fs::copy(&from, &to).map_err(|e| TrainError::file(&to, e))?;
             if name == "config.json" && !keep_type {

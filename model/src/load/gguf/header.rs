@@ -14,8 +14,8 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 use super::super::chat::ChatSource;
 use super::{missing, reason};
 use crate::config::{
-    FAMILIES, Family, GateActivation, ModelConfig, NormPlacement, QueryKeyNorm, RopeScaling,
-    Variant,
+    FAMILIES, Family, GateActivation, LanguagePart, ModelConfig, NormPlacement, QueryKeyNorm,
+    RopeScaling, Variant,
 };
 use crate::error::ModelError;
 
@@ -60,7 +60,7 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
         .get("token_embd.weight")
         .ok_or_else(|| missing(content, "token_embd.weight"))?;
     let vocab_size = embedding.shape.dims().first().copied().unwrap_or(0);
-    let mut variant = variant(content, family, [d, heads, head_dim, layers])?;
+    let mut variant = variant(content, family, vocab_size, [d, heads, head_dim, layers])?;
     variant.rotary_dim = Some(rotated).filter(|rotated| *rotated != head_dim);
     Ok(ModelConfig {
         vocab_size,
@@ -89,6 +89,7 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
 fn variant(
     content: &Content,
     family: &Family,
+    vocab_size: usize,
     [d, heads, head_dim, layers]: [usize; 4],
 ) -> Result<Variant, ModelError> {
     let architecture = family.gguf.unwrap_or_default();
@@ -127,6 +128,7 @@ fn variant(
         },
         "gemma3_text" => Variant {
             local_rope_theta: given("rope.freq_base_swa").or(Some(10_000.0)),
+            language_part: is_language_part(family, vocab_size),
             ..gemma(62)
         },
         "olmo2" => Variant {
@@ -164,6 +166,16 @@ fn variant(
         attention_scale: found.attention_scale.filter(|scale| *scale != plain),
         ..found
     })
+}
+
+/// Whether a model is the language part of one that also sees, which the header does not say. Its
+/// vocabulary is as large as that of such a model, which has tokens for images.
+fn is_language_part(family: &Family, vocab_size: usize) -> bool {
+    let of_family = |part: &LanguagePart| part.model_type == family.model_type;
+    let parts = FAMILIES.iter().filter_map(|other| other.language_part);
+    parts
+        .filter(of_family)
+        .any(|part| part.sizes.contains(&("vocab_size", vocab_size)))
 }
 
 /// The window of each layer: of Phi-3 everywhere, of Gemma on all layers but every second or sixth.
@@ -328,4 +340,16 @@ fn number(content: &Content, key: &str) -> Result<f64, ModelError> {
         .map(f64::from)
         .or_else(|_| found.to_f64())
         .map_err(|_| ModelError::setting(key, "expected a number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_language_part_is_told_by_its_vocabulary() {
+        let of = |kind, tokens| is_language_part(Family::of(kind).unwrap(), tokens);
+        assert!(of("gemma3_text", 262_208));
+        assert!(!of("gemma3_text", 262_144) && !of("gemma2", 262_208));
+    }
 }
