@@ -68,7 +68,7 @@ impl CheckedFile {
     /// A file that cannot be read or is not valid in its format.
     pub fn read(path: &Path, fields: &Custom) -> Result<Self, DataError> {
         let rows = rows::read(path, &[])?;
-        let fields = &fields.decided_by(&rows);
+        let fields = &fields.decided_by(&rows)?;
         let first = rows.first().and_then(|(_, row)| row.as_object());
         let mut file = Self {
             path: path.into(),

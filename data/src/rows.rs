@@ -1,21 +1,20 @@
 //! A file of rows, whatever its format, as numbered JSON objects.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fs::File;
 use std::path::Path;
 
-use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::Field;
-use parquet::schema::types::Type;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::error::DataError;
 
 mod pages;
+mod parquet_file;
 mod separated;
 
 pub use pages::check_sizes;
+use parquet_file::ParquetFile;
 
 /// A JSON object with its number in the file: the line in jsonl, the record after the header
 /// elsewhere.
@@ -32,35 +31,107 @@ fn ending(path: &Path) -> String {
         .unwrap_or_default()
 }
 
-/// Reads `.jsonl`, `.json` (an array, or one object a line), `.tsv`, `.csv` or `.parquet`.
-/// `columns` names the columns of a csv file without a header.
+/// Rows that can be gone through more than once.
+pub trait Rows {
+    /// Every row once, in order.
+    ///
+    /// # Errors
+    /// A file that is not to be had any more. A row that cannot be read is an item of its own.
+    fn pass(&self) -> Result<Pass<'_>, DataError>;
+}
+
+/// One way through all rows.
+pub type Pass<'a> = Box<dyn Iterator<Item = Result<Cow<'a, Row>, DataError>> + 'a>;
+
+impl Rows for Vec<Row> {
+    fn pass(&self) -> Result<Pass<'_>, DataError> {
+        Ok(Box::new(self.iter().map(|row| Ok(Cow::Borrowed(row)))))
+    }
+}
+
+/// The rows of a file. Those of a parquet file stay there: every pass reads it again, a few rows
+/// at a time. Of text the rows are held.
+pub enum RowFile {
+    /// All rows.
+    Held(Vec<Row>),
+    /// A parquet file.
+    Parquet(Box<ParquetFile>),
+}
+
+impl RowFile {
+    /// Opens a file that [`read`] can read. Of a parquet file only the fields are read that are
+    /// wanted, of which its first rows tell. `only` names the values that some fields must have
+    /// where a row has the field.
+    ///
+    /// # Errors
+    /// As [`read`]; of a parquet file, what is wrong with a row comes with the row.
+    pub(crate) fn open(
+        path: &Path,
+        columns: &[&str],
+        only: &[(&'static str, String)],
+        wanted: &Wanted,
+    ) -> Result<Self, DataError> {
+        let _at_hand = fault::reading(path);
+        let mut rows = match ending(path).as_str() {
+            "jsonl" | "json" => json(path, &text(path)?)?,
+            "tsv" => separated::read(path, &text(path)?, b'\t', &[])?,
+            "csv" => separated::read(path, &text(path)?, b',', columns)?,
+            "parquet" => {
+                let file = ParquetFile::open(path, only, wanted)?;
+                return Ok(Self::Parquet(Box::new(file)));
+            }
+            _ => {
+                return Err(DataError::File {
+                    path: path.into(),
+                    reason: "expected a file that ends in .jsonl, .json, .csv, .tsv or .parquet"
+                        .into(),
+                });
+            }
+        };
+        rows.retain(|(_, row)| has(row, only));
+        Ok(Self::Held(rows))
+    }
+
+    /// The last pass, in which every row is its taker's.
+    ///
+    /// # Errors
+    /// As [`Rows::pass`].
+    pub(crate) fn into_pass(self) -> Result<Pass<'static>, DataError> {
+        match self {
+            Self::Held(rows) => Ok(Box::new(rows.into_iter().map(|row| Ok(Cow::Owned(row))))),
+            Self::Parquet(file) => file.pass(),
+        }
+    }
+}
+
+impl Rows for RowFile {
+    fn pass(&self) -> Result<Pass<'_>, DataError> {
+        match self {
+            Self::Held(rows) => rows.pass(),
+            Self::Parquet(file) => file.pass(),
+        }
+    }
+}
+
+/// Whether a row's fields have these values, where it has the fields.
+fn has(row: &Value, only: &[(&'static str, String)]) -> bool {
+    let mut values = only.iter();
+    values.all(|(field, value)| row.get(*field).is_none_or(|found| found == value))
+}
+
+/// The fields that are wanted of a file with such first rows; none for all of them.
+pub(crate) type Wanted<'a> = dyn Fn(&[Row]) -> Option<Vec<String>> + 'a;
+
+/// Reads `.jsonl`, `.json` (an array, or one object a line), `.tsv`, `.csv` or `.parquet`, all its
+/// rows. `columns` names the columns of a csv file without a header.
 ///
 /// # Errors
 /// An unknown ending, a damaged file, a name that two columns share, or a row that is not valid in
 /// its format, by number.
 pub fn read(path: &Path, columns: &[&str]) -> Result<Vec<Row>, DataError> {
-    read_fields(path, columns, &|_| None)
-}
-
-/// As [`read`], of a parquet file alone the fields that are wanted, of which its first rows tell.
-///
-/// # Errors
-/// As [`read`].
-pub(crate) fn read_fields(
-    path: &Path,
-    columns: &[&str],
-    wanted: &Wanted,
-) -> Result<Vec<Row>, DataError> {
-    let _at_hand = fault::reading(path);
-    match ending(path).as_str() {
-        "jsonl" | "json" => json(path, &text(path)?),
-        "tsv" => separated::read(path, &text(path)?, b'\t', &[]),
-        "csv" => separated::read(path, &text(path)?, b',', columns),
-        "parquet" => parquet(path, wanted),
-        _ => Err(DataError::File {
-            path: path.into(),
-            reason: "expected a file that ends in .jsonl, .json, .csv, .tsv or .parquet".into(),
-        }),
+    match RowFile::open(path, columns, &[], &|_| None)? {
+        RowFile::Held(rows) => Ok(rows),
+        file => file.into_pass()?.map(|row| Ok(row?.into_owned())).collect(),
     }
 }
 
@@ -210,112 +281,6 @@ fn repeated<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
     Some(format!("two columns are called {name:?}: rename one"))
 }
 
-/// The fields that are wanted of a file with such first rows; none for all of them.
-type Wanted<'a> = dyn Fn(&[Row]) -> Option<Vec<String>> + 'a;
-
-/// Rows that tell which fields are wanted.
-const FIRST: usize = 100;
-
-fn parquet(path: &Path, wanted: &Wanted) -> Result<Vec<Row>, DataError> {
-    let fail = |reason: String| DataError::File {
-        path: path.into(),
-        reason,
-    };
-    let file = File::open(path).map_err(|e| DataError::io(path, e))?;
-    let length = file.metadata().map_err(|e| DataError::io(path, e))?.len();
-    // The parquet crate panics on some damaged pages; a damaged file is an error like any other.
-    fault::caught(|| parquet_rows(file, length, wanted))
-        .unwrap_or_else(|_| Err("is damaged: fetch it again".into()))
-        .map_err(fail)
-}
-
-/// Text for each byte of a parquet file, at most: equal cells are stored once.
-const TEXT: u64 = 100;
-
-fn parquet_rows(file: File, length: u64, wanted: &Wanted) -> Result<Vec<Row>, String> {
-    let same = file.try_clone().map_err(|e| e.to_string())?;
-    let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
-    check_sizes(&same, reader.metadata())?;
-    let schema = reader.metadata().file_metadata().schema();
-    if let Some(reason) = repeated(schema.get_fields().iter().map(|field| field.name())) {
-        return Err(reason);
-    }
-    let first = reader.get_row_iter(None).map_err(|e| e.to_string())?;
-    let first = first.take(FIRST).enumerate();
-    // A damaged row is named where all are read.
-    let first: Vec<Row> = first
-        .map_while(|(number, row)| Some((number + 1, object(&row.ok()?))))
-        .collect();
-    // What nobody asks for, such as pictures or long explanations, is not even decompressed.
-    let projection = wanted(&first).map(|wanted| {
-        let fields = schema.get_fields().iter();
-        let kept = fields.filter(|field| wanted.iter().any(|name| name == field.name()));
-        Type::group_type_builder(schema.name())
-            .with_fields(kept.cloned().collect())
-            .build()
-    });
-    let projection = projection.transpose().map_err(|e| e.to_string())?;
-    let rows = reader.get_row_iter(projection).map_err(|e| e.to_string())?;
-    let mut held = 0;
-    rows.enumerate()
-        .map(|(number, row)| {
-            let row = row.map_err(|e| format!("row {}: {e}", number + 1))?;
-            let row = object(&row);
-            held += text_bytes(&row);
-            match held > TEXT * length + (32 << 20) {
-                true => Err(format!(
-                    "holds more than {held} bytes of text, in {length} bytes: split it, or write it as jsonl"
-                )),
-                false => Ok((number + 1, row)),
-            }
-        })
-        .collect()
-}
-
-/// Bytes of the text in a value.
-fn text_bytes(value: &Value) -> u64 {
-    match value {
-        Value::String(text) => text.len() as u64,
-        Value::Array(items) => items.iter().map(text_bytes).sum(),
-        Value::Object(fields) => fields.values().map(text_bytes).sum(),
-        _ => 0,
-    }
-}
-
-fn object(row: &parquet::record::Row) -> Value {
-    let fields = row.get_column_iter();
-    let fields = fields.map(|(name, field)| (name.clone(), value(field)));
-    Value::Object(fields.collect())
-}
-
-/// A cell as JSON. The crate's own conversion makes base64 of plain bytes, which many programs
-/// write for text, and 0.10000000149011612 of 0.1.
-fn value(field: &Field) -> Value {
-    let float = |text: String| serde_json::from_str(&text).unwrap_or(Value::Null);
-    match field {
-        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
-            Ok(text) => Value::from(text),
-            // An image or the like. Whoever asks for it as text is told what it is.
-            Err(_) => serde_json::json!({"bytes that are no UTF-8": bytes.len()}),
-        },
-        Field::Float16(number) => float(format!("{:?}", number.to_f32())),
-        Field::Float(number) => float(format!("{number:?}")),
-        Field::Group(row) => object(row),
-        Field::ListInternal(list) => list.elements().iter().map(value).collect(),
-        Field::MapInternal(map) => {
-            let entries = map.entries().iter().map(|(key, found)| {
-                let key = match value(key) {
-                    Value::String(key) => key,
-                    other => other.to_string(),
-                };
-                (key, value(found))
-            });
-            Value::Object(entries.collect())
-        }
-        other => other.to_json_value(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -442,7 +407,11 @@ mod tests {
             .unwrap();
         let cells: [&[u8]; 2] = [b"one?", b"two?"];
         std::fs::write(file.path(), bytes_and_floats(&cells, &[0.5, 1.5])).unwrap();
-        let read = |wanted: &Wanted| read_fields(file.path(), &[], wanted).unwrap();
+        let read = |wanted: &Wanted| -> Vec<Row> {
+            let rows = RowFile::open(file.path(), &[], &[], wanted).unwrap();
+            let rows = rows.into_pass().unwrap();
+            rows.map(|row| row.unwrap().into_owned()).collect()
+        };
         let seen = std::cell::Cell::new(0);
         let rows = read(&|first| {
             seen.set(first.len());

@@ -39,6 +39,11 @@ impl Shots {
         }
     }
 
+    /// Number of examples before a question, where there are so many.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// The examples before a question.
     pub fn before(&self, question: &MultipleChoice) -> impl Iterator<Item = &MultipleChoice> {
         let asked = question.fingerprint();

@@ -104,7 +104,7 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
             0
         }
         (Some(path), Some(rows)) => {
-            let fields = fields_of(&rows).decided_by(&rows);
+            let fields = fields_of(&rows).decided_by(&rows)?;
             if let Some(found) = fields.found_by_itself() {
                 tell(format_args!("found in {}: {found}", path.display()));
             }

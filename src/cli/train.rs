@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use data::shots::Shots;
 use train::RunConfig;
 use train::config::ConfigLayers;
 use train::context::Setup;
 use train::dashboard::state::{DashboardState, clock, peak_memory};
 use train::export::start;
 use train::fine_tune::{RunOutcome, fine_tune};
-use train::prepare::{LeftOut, Prepared, prepare};
+use train::prepare::{LeftOut, Prepared, prepare_after};
 use train::registry;
 use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
@@ -30,6 +31,16 @@ use super::short;
 use super::sweep::{self, SweepArgs, Sweeping};
 use super::usage::wrong;
 use crate::backend::NamedDevice;
+
+/// The examples before every question that are not to be drawn: those of the run that goes on, or
+/// of the adapter that it starts from.
+fn examples(config: &RunConfig, setup: &Setup) -> Result<Option<Shots>> {
+    let run = RunDirectory::at(&setup.run);
+    match setup.resume && run.has_shots() {
+        true => Ok(run.shots(config)?),
+        false => Ok(start::shots(config)?),
+    }
+}
 
 /// What `--resume` alone means.
 const LATEST: &str = "latest";
@@ -200,7 +211,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         state: signal.state.clone(),
     };
     // Downloads show their own progress, so they come before the dashboard takes the screen over.
-    let mut prepared = prepare(&config, &setup.finder)?;
+    let mut prepared = prepare_after(&config, &setup.finder, examples(&config, &setup)?)?;
     for file in prepared.origins() {
         tell(format_args!("from {}", file.origin));
     }
@@ -358,7 +369,7 @@ fn choose(
         return Ok(config);
     }
     let config = best.applied(&config);
-    *prepared = prepare(&config, &setup.finder)?;
+    *prepared = prepare_after(&config, &setup.finder, examples(&config, setup)?)?;
     prepared.trial = Some(trial);
     Ok(config)
 }
@@ -425,7 +436,8 @@ fn dry_run(
     device: &NamedDevice,
     shortened: bool,
 ) -> Result<ExitCode> {
-    let prepared: Prepared = prepare(config, &args.places.finder(&config.model.name))?;
+    let finder = args.places.finder(&config.model.name);
+    let prepared: Prepared = prepare_after(config, &finder, start::shots(config)?)?;
     let adapter = registry::build(config)?.adapter();
     let pace = prepared.pace(config, &device.device, threads())?;
     let estimate = prepared.estimate(config, &device.device, &pace)?;

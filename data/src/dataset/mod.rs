@@ -10,7 +10,7 @@ use crate::error::DataError;
 use crate::example::MultipleChoice;
 use crate::names::unknown;
 use crate::prompt::LabelStyle;
-use crate::rows::Row;
+use crate::rows::{Row, Rows};
 use crate::source::{Artifact, Finder};
 
 pub mod arc;
@@ -116,8 +116,11 @@ pub trait Dataset: Sync {
     fn parse(&self, row: &Value) -> Result<Option<MultipleChoice>, String>;
     /// The same dataset with what only all rows of a file together tell about each of them; absent
     /// where every row speaks for itself.
-    fn decided_by(&self, _rows: &[Row]) -> Option<Box<dyn Dataset>> {
-        None
+    ///
+    /// # Errors
+    /// A row that cannot be read.
+    fn decided_by(&self, _rows: &dyn Rows) -> Result<Option<Box<dyn Dataset>>, DataError> {
+        Ok(None)
     }
     /// What [`Self::decided_by`] found by itself about the fields, in words; none where there is
     /// nothing to say.

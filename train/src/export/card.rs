@@ -5,6 +5,7 @@ use std::path::Path;
 
 use data::prompt::LabelStyle;
 use data::rendering::{Normalization, Scoring};
+use data::shots::Shots;
 use data::source::{Located, models, sha256};
 use data::template::Template;
 use serde::{Deserialize, Serialize};
@@ -82,6 +83,10 @@ pub struct PromptCard {
     /// How answers are written; absent where the model chooses them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<WrittenCard>,
+    /// The examples before every question; absent where there are none, and in cards of earlier
+    /// versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shots: Option<Shots>,
 }
 
 /// The chat template that prompts are put in.
@@ -189,6 +194,7 @@ impl Card {
                     _ => Vec::new(),
                 },
                 written: WrittenCard::of(config)?,
+                shots: directory.shots(config)?,
             },
             prequential: run.temperature,
             held_out: answers_alone(&*run.method).then(|| HeldOutCard::of(&rows)),
@@ -316,6 +322,21 @@ pub(super) fn fits(
             directory.display(),
             chat(prompt.chat.is_some()),
             chat(prepared.chat().is_some())
+        );
+    }
+    let count = |shots: Option<&Shots>| shots.map_or(0, Shots::count);
+    let (known, own) = (prompt.shots.as_ref(), prepared.shots());
+    if count(known) != count(own) {
+        tracing::warn!(
+            "{}: was trained with data.shots = {}, the run has {}: its confidence need not hold; with as many, its own examples are taken",
+            directory.display(),
+            count(known),
+            count(own)
+        );
+    } else if known != own {
+        tracing::warn!(
+            "{}: was trained with other examples before the questions: its confidence need not hold",
+            directory.display()
         );
     }
     let routed = registry::build(config)?.adapter().mixture().is_some();

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use data::shots::Shots;
 use model::AdapterConfig;
 use model::exchange::{self, Adapter};
 
@@ -46,6 +47,23 @@ pub fn import(
         adapter,
         temperature,
     }))
+}
+
+/// The examples that stood before every question when the adapter was trained that `adapter.from`
+/// names: those of a run with as many. None where its card has none, or another number.
+///
+/// # Errors
+/// A card that cannot be read.
+pub fn shots(config: &RunConfig) -> Result<Option<Shots>, TrainError> {
+    let Some(directory) = &config.adapter.from else {
+        return Ok(None);
+    };
+    if config.data.shots == 0 || !directory.join(CARD).is_file() {
+        return Ok(None);
+    }
+    let card: Card = RunDirectory::at(directory).read_json(CARD)?;
+    let shots = card.prompt.shots;
+    Ok(shots.filter(|shots| shots.count() == config.data.shots))
 }
 
 /// Reads an adapter whose files are what was exported.

@@ -289,6 +289,11 @@ impl RunDirectory {
         serde_json::from_slice(&bytes).map_err(|e| TrainError::file(self.root.join(name), e))
     }
 
+    /// Whether examples were written that stand before every question.
+    pub fn has_shots(&self) -> bool {
+        self.root.join(SHOTS).is_file()
+    }
+
     /// The examples before every question of a run with such settings; none where it has none.
     ///
     /// # Errors

@@ -145,24 +145,35 @@ impl Readings {
     }
 }
 
-/// How the answers of a file count: from one, if every answer is a number, none is 0, and some are
-/// the number of the last choice. `answers` are the values of rows
-/// that have one, each with its row's choices.
-pub(super) fn counting<'a>(answers: impl Iterator<Item = (&'a Value, &'a [String])>) -> Counting {
-    let mut last = false;
-    for (value, choices) in answers {
+/// The answers of a file as numbers, from which it follows how they count.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    /// Some answer is no number of a choice.
+    other: bool,
+    /// Some answer is the number of the last choice.
+    last: bool,
+}
+
+impl Numbers {
+    /// Takes in the value of a row that has one, with the row's choices.
+    pub(super) fn see(&mut self, value: &Value, choices: &[String]) {
         let own = |text: &str| choices.iter().any(|choice| choice == text);
         match number(value) {
             // A number that is a choice's own text tells nothing.
             Some(n @ 1..) if n <= choices.len() => {
-                last |= n == choices.len() && !own(&n.to_string());
+                self.last |= n == choices.len() && !own(&n.to_string());
             }
-            _ => return Counting::FromZero,
+            _ => self.other = true,
         }
     }
-    match last {
-        true => Counting::FromOne,
-        false => Counting::FromZero,
+
+    /// From one, if every answer is a number, none is 0, and some are the number of the last
+    /// choice.
+    pub(super) fn counting(&self) -> Counting {
+        match self.last && !self.other {
+            true => Counting::FromOne,
+            false => Counting::FromZero,
+        }
     }
 }
 

@@ -80,43 +80,54 @@ const ANSWER: &[&str] = &[
 const PASSAGE: &[&str] = &["context", "passage", "article", "paragraph", "support"];
 
 /// The columns of a file: every field of its rows.
-pub(super) struct Columns<'a> {
-    /// Names in the order in which they come up.
-    names: Vec<&'a str>,
-    rows: &'a [Row],
+#[derive(Default)]
+pub(super) struct Columns {
+    /// Names in the order in which they come up, each with its first value that says something.
+    columns: Vec<(String, Option<Value>)>,
 }
 
-impl<'a> Columns<'a> {
-    pub(super) fn of(rows: &'a [Row]) -> Self {
-        let mut names: Vec<&str> = Vec::new();
-        for (_, row) in rows {
-            for name in row.as_object().into_iter().flatten().map(|(name, _)| name) {
-                if !names.contains(&name.as_str()) {
-                    names.push(name);
-                }
+impl Columns {
+    pub(super) fn of(rows: &[Row]) -> Self {
+        let mut own = Self::default();
+        rows.iter().for_each(|(_, row)| own.see(row));
+        own
+    }
+
+    /// Takes in the fields of a row.
+    pub(super) fn see(&mut self, row: &Value) {
+        for (name, value) in row.as_object().into_iter().flatten() {
+            let says = !value.is_null() && value.as_str() != Some("");
+            let value = || says.then(|| value.clone());
+            match self.columns.iter_mut().find(|(known, _)| known == name) {
+                Some((_, Some(_))) => {}
+                Some((_, first)) => *first = value(),
+                None => self.columns.push((name.clone(), value())),
             }
         }
-        Self { names, rows }
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
-        self.names.contains(&name)
+        self.names().any(|known| known == name)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(|(name, _)| name.as_str())
     }
 
     /// The column of the question.
-    pub(super) fn question(&self) -> Option<&'a str> {
+    pub(super) fn question(&self) -> Option<&str> {
         let mut found = self.called(QUESTION);
         found.find(|name| self.holds(name, Value::is_string))
     }
 
     /// The column of a text that answers the question.
-    pub(super) fn passage(&self) -> Option<&'a str> {
+    pub(super) fn passage(&self) -> Option<&str> {
         let mut found = self.called(PASSAGE);
         found.find(|name| self.holds(name, Value::is_string))
     }
 
     /// The column that lists the choices, or the columns of the single ones.
-    pub(super) fn choices(&self) -> Option<Vec<&'a str>> {
+    pub(super) fn choices(&self) -> Option<Vec<&str>> {
         let listed = |value: &Value| match value {
             Value::Array(_) | Value::Object(_) => true,
             Value::String(cell) => cell.trim_start().starts_with('['),
@@ -127,50 +138,50 @@ impl<'a> Columns<'a> {
     }
 
     /// Columns that may hold the right answer, the likeliest name first.
-    pub(super) fn answers(&self) -> impl Iterator<Item = &'a str> {
+    pub(super) fn answers(&self) -> impl Iterator<Item = &str> {
         let plain = |value: &Value| value.is_string() || value.is_number() || value.is_boolean();
         let found = self.called(ANSWER);
         found.filter(move |name| self.holds(name, plain))
     }
 
     /// Columns of these names, in the names' order.
-    fn called(&self, known: &'static [&str]) -> impl Iterator<Item = &'a str> {
-        known.iter().filter_map(|known| {
-            let mut names = self.names.iter();
-            names.find(|name| squeezed(name) == *known).copied()
-        })
+    fn called(&self, known: &'static [&str]) -> impl Iterator<Item = &str> {
+        known
+            .iter()
+            .filter_map(|known| self.names().find(|name| squeezed(name) == *known))
     }
 
     /// Whether the first value of a column is of a kind.
     fn holds(&self, name: &str, kind: impl Fn(&Value) -> bool) -> bool {
-        let mut values = self.rows.iter().filter_map(|(_, row)| row.get(name));
-        let first = values.find(|value| !value.is_null() && value.as_str() != Some(""));
+        let known = self.columns.iter().find(|(known, _)| known == name);
+        let first = known.and_then(|(_, value)| value.as_ref());
         first.is_some_and(kind)
     }
 
     /// Columns that differ in a letter from A or a number from 0 or 1 alone.
-    fn each_choice(&self) -> Option<Vec<&'a str>> {
+    fn each_choice<'a>(&'a self) -> Option<Vec<&'a str>> {
         EACH_CHOICE.iter().find_map(|prefix| {
             let mut letters = BTreeMap::new();
             let mut numbers = BTreeMap::new();
-            for name in &self.names {
+            for name in self.names() {
                 let squeezed = squeezed(name);
                 let Some(rest) = squeezed.strip_prefix(prefix) else {
                     continue;
                 };
                 match (rest.as_bytes(), rest.parse::<u8>()) {
                     ([letter @ b'a'..=b'z'], _) => {
-                        letters.entry(letter - b'a').or_insert(*name);
+                        letters.entry(letter - b'a').or_insert(name);
                     }
                     (_, Ok(number)) => {
-                        numbers.entry(number).or_insert(*name);
+                        numbers.entry(number).or_insert(name);
                     }
                     _ => {}
                 }
             }
             let from_one = !numbers.contains_key(&0);
             let one_after_another = |found: &BTreeMap<u8, &'a str>, first: u8| {
-                let chosen: Vec<&str> = (first..).map_while(|n| found.get(&n).copied()).collect();
+                let chosen: Vec<&'a str> =
+                    (first..).map_while(|n| found.get(&n).copied()).collect();
                 (chosen.len() > 1).then_some(chosen)
             };
             one_after_another(&letters, 0)
@@ -224,7 +235,8 @@ mod tests {
             (json!({"options": "x|y"}), None),
         ] {
             let rows = [(1, row.clone())];
-            let found = Columns::of(&rows).choices().map(|names| names.join(" "));
+            let columns = Columns::of(&rows);
+            let found = columns.choices().map(|names| names.join(" "));
             assert_eq!(found.as_deref(), expected, "{row}");
         }
     }

@@ -15,7 +15,7 @@ use super::{Dataset, OfficialSplit};
 use crate::error::DataError;
 use crate::example::MultipleChoice;
 use crate::prompt::LabelStyle;
-use crate::rows::Row;
+use crate::rows::{Row, Rows};
 use crate::source::{Artifact, Finder, HubFile};
 
 mod answers;
@@ -24,7 +24,7 @@ mod columns;
 mod repository;
 mod task;
 
-use answers::{Counting, Found, Readings, counting};
+use answers::{Counting, Found, Numbers, Readings};
 use choices::{missing, numeric, plain};
 use columns::Columns;
 
@@ -282,7 +282,40 @@ impl Custom {
     /// The same settings, with the usual names of fields that the rows have in place of the
     /// defaults that they lack. A name that was given stays.
     pub fn with_columns(&self, rows: &[Row]) -> Self {
-        let (columns, plain) = (Columns::of(rows), Self::default());
+        let columns = Columns::of(rows);
+        let mut own = self.with_known(&columns);
+        if own.lacks_answer(&columns) {
+            let mut likeliest = own.likeliest(&columns);
+            rows.iter().for_each(|(_, row)| likeliest.see(row));
+            own = own.with_answer(likeliest);
+        }
+        own
+    }
+
+    /// As [`Self::with_columns`], of rows that need not be in memory.
+    fn with_columns_of(&self, rows: &dyn Rows) -> Result<Self, DataError> {
+        // A task file makes the fields.
+        if self.templates.is_some() {
+            return Ok(self.clone());
+        }
+        let mut columns = Columns::default();
+        for row in rows.pass()? {
+            columns.see(&row?.1);
+        }
+        let mut own = self.with_known(&columns);
+        if own.lacks_answer(&columns) {
+            let mut likeliest = own.likeliest(&columns);
+            for row in rows.pass()? {
+                likeliest.see(&row?.1);
+            }
+            own = own.with_answer(likeliest);
+        }
+        Ok(own)
+    }
+
+    /// The same settings, with the usual names of columns but for the answer's.
+    fn with_known(&self, columns: &Columns) -> Self {
+        let plain = Self::default();
         let mut own = self.clone();
         if own.templates.is_some() {
             return own;
@@ -307,12 +340,29 @@ impl Custom {
         {
             own.take("passage", &[found]);
         }
-        if gap(&own.answer, &plain.answer)
-            && let Some(found) = own.likeliest_answer(&columns, rows)
-        {
-            own.take("answer", &[found]);
-        }
         own
+    }
+
+    /// Whether no column has the name of the answer, which nobody has given.
+    fn lacks_answer(&self, columns: &Columns) -> bool {
+        let usual = self.answer == Self::default().answer && self.templates.is_none();
+        usual && !columns.has(&self.answer)
+    }
+
+    /// The columns that may hold the right answer, before any row.
+    fn likeliest(&self, columns: &Columns) -> Likeliest {
+        let named = columns.answers().map(|name| Self {
+            answer: name.into(),
+            ..self.clone()
+        });
+        Likeliest(named.map(|own| (own, 0, 0)).collect())
+    }
+
+    fn with_answer(mut self, likeliest: Likeliest) -> Self {
+        if let Some(found) = likeliest.best() {
+            self.take("answer", &[&found]);
+        }
+        self
     }
 
     fn take(&mut self, setting: &'static str, names: &[&str]) {
@@ -330,67 +380,46 @@ impl Custom {
         self.found.push((setting, names[0].to_owned()));
     }
 
-    /// Of the columns that may hold the right answer, the one by which most rows have one.
-    fn likeliest_answer<'a>(&self, columns: &Columns<'a>, rows: &[Row]) -> Option<&'a str> {
-        let mut best: Option<(usize, &str)> = None;
-        for name in columns.answers() {
-            let own = Self {
-                answer: name.into(),
-                ..self.clone()
-            };
-            let (mut read, mut given) = (0, 0);
-            for (_, row) in rows {
-                let Ok(choices) = own.choices(row) else {
-                    continue;
-                };
-                let found = own.found(row, &choices);
-                given += usize::from(!matches!(found, Ok(None)));
-                read += usize::from(match found {
-                    Ok(Some(Found::Index(index))) => index <= choices.len(),
-                    Ok(Some(Found::Text(found))) => found.readings().any() || own.written,
-                    _ => false,
-                });
-            }
-            // A column of another purpose, such as a free text, is no answer.
-            if read > 0 && 2 * read >= given && best.is_none_or(|(known, _)| read > known) {
-                best = Some((read, name));
-            }
-        }
-        best.map(|(_, name)| name)
-    }
-
     /// The same settings, with what all rows of a file together tell about its fields and answers.
-    pub fn decided_by(&self, rows: &[Row]) -> Self {
-        let mut own = self.with_columns(rows);
-        // A row that no template reads is named where it is parsed.
-        let rows: Vec<Cow<Value>> = rows
-            .iter()
-            .filter_map(|(_, row)| own.row(row).ok())
-            .collect();
-        let read: Vec<(&Value, Vec<String>)> = rows
-            .iter()
-            .filter_map(|row| Some((row.as_ref(), own.choices(row).ok()?)))
-            .collect();
-        let unlabelled = |row: &Value| choices::labels(row, &own.choices).is_none();
-        let answers = read.iter().filter_map(|(row, choices)| {
-            let value = row.get(own.answer_field(row))?;
-            let given = !value.is_null() && value.as_str().is_none_or(|text| !text.is_empty());
-            given.then_some((value, &choices[..]))
+    ///
+    /// # Errors
+    /// A row that cannot be read.
+    pub fn decided_by(&self, rows: &dyn Rows) -> Result<Self, DataError> {
+        let mut own = self.with_columns_of(rows)?;
+        let counted = [Counting::FromZero, Counting::FromOne].map(|counting| Self {
+            counting,
+            ..own.clone()
         });
-        let counts = !own.written && read.iter().all(|(row, _)| unlabelled(row));
-        let counting = match counts {
-            true => counting(answers),
-            false => Counting::FromZero,
-        };
-        own.counting = counting;
-        let mut readings = Readings::ALL;
-        for (row, choices) in &read {
-            if let Ok(Some(Found::Text(found))) = own.found(row, choices) {
-                readings = readings.and(found.readings());
+        let (mut numbers, mut labelled) = (Numbers::default(), false);
+        let mut readings = [Readings::ALL; 2];
+        for row in rows.pass()? {
+            let row = row?;
+            // A row that no template reads is named where it is parsed.
+            let Ok(row) = own.row(&row.1) else {
+                continue;
+            };
+            let Ok(choices) = own.choices(&row) else {
+                continue;
+            };
+            labelled |= choices::labels(&row, &own.choices).is_some();
+            let value = row.get(own.answer_field(&row));
+            let given = |value: &&Value| value.as_str().is_none_or(|text| !text.is_empty());
+            if let Some(value) = value.filter(|value| !value.is_null()).filter(given) {
+                numbers.see(value, &choices);
+            }
+            for (own, readings) in counted.iter().zip(&mut readings) {
+                if let Ok(Some(Found::Text(found))) = own.found(&row, &choices) {
+                    *readings = readings.and(found.readings());
+                }
             }
         }
+        own.counting = match own.written || labelled {
+            true => Counting::FromZero,
+            false => numbers.counting(),
+        };
+        let readings = readings[own.counting as usize];
         own.readings = readings.any().then_some(readings);
-        own
+        Ok(own)
     }
 
     /// What was found by itself about a file's fields, in words; none where the settings say it
@@ -453,6 +482,40 @@ impl Custom {
         let labels = choices::labels(row, &self.choices).unwrap_or_default();
         let numeric = numeric(row, &self.choices);
         Found::read((field, value), choices, &labels, numeric, self.counting)
+    }
+}
+
+/// Columns that may hold the right answer: the settings that read each, the rows from which they
+/// read one, and the rows that have anything there.
+struct Likeliest(Vec<(Custom, usize, usize)>);
+
+impl Likeliest {
+    fn see(&mut self, row: &Value) {
+        for (own, read, given) in &mut self.0 {
+            let Ok(choices) = own.choices(row) else {
+                continue;
+            };
+            let found = own.found(row, &choices);
+            *given += usize::from(!matches!(found, Ok(None)));
+            *read += usize::from(match found {
+                Ok(Some(Found::Index(index))) => index <= choices.len(),
+                Ok(Some(Found::Text(found))) => found.readings().any() || own.written,
+                _ => false,
+            });
+        }
+    }
+
+    /// The column by which most rows have an answer, the first of several.
+    fn best(self) -> Option<String> {
+        let mut best: Option<(usize, String)> = None;
+        for (own, read, given) in self.0 {
+            // A column of another purpose, such as a free text, is no answer.
+            let is_answer = read > 0 && 2 * read >= given;
+            if is_answer && best.as_ref().is_none_or(|(known, _)| read > *known) {
+                best = Some((read, own.answer));
+            }
+        }
+        best.map(|(_, name)| name)
     }
 }
 
@@ -573,8 +636,8 @@ impl Dataset for Custom {
         }
     }
 
-    fn decided_by(&self, rows: &[Row]) -> Option<Box<dyn Dataset>> {
-        Some(Box::new(self.decided_by(rows)))
+    fn decided_by(&self, rows: &dyn Rows) -> Result<Option<Box<dyn Dataset>>, DataError> {
+        Ok(Some(Box::new(self.decided_by(rows)?)))
     }
 
     fn found_by_itself(&self) -> Option<String> {

@@ -73,7 +73,7 @@ fn decided(rows: &[Value]) -> Vec<Result<Option<usize>, String>> {
         .zip(1..)
         .map(|(row, n)| (n, row))
         .collect();
-    let custom = Custom::default().decided_by(&rows);
+    let custom = Custom::default().decided_by(&rows).unwrap();
     rows.iter().map(|(_, row)| answer(&custom, row)).collect()
 }
 
@@ -175,7 +175,7 @@ fn the_answers_field_has_other_usual_names_and_a_missing_one_is_explained() {
 
 fn of(rows: &[Value]) -> (Custom, Vec<Result<MultipleChoice, String>>) {
     let rows: Vec<Row> = rows.iter().cloned().enumerate().collect();
-    let custom = Custom::default().decided_by(&rows);
+    let custom = Custom::default().decided_by(&rows).unwrap();
     let read = rows.iter().map(|(_, row)| custom.parse(row));
     let read = read.map(|q| q.map(|q| q.expect("has an answer"))).collect();
     (custom, read)
@@ -239,8 +239,8 @@ fn of_two_columns_the_one_that_reads_is_the_answer() {
 }
 
 fn of_answers(row: &Value) -> Result<Option<usize>, String> {
-    let rows = [(1, row.clone())];
-    answer(&Custom::default().decided_by(&rows), row)
+    let rows = vec![(1, row.clone())];
+    answer(&Custom::default().decided_by(&rows).unwrap(), row)
 }
 
 #[test]
@@ -269,8 +269,8 @@ fn answers_that_count_from_one_are_noticed() {
             let answers: Vec<_> = read.iter().map(|q| q.as_ref().unwrap().answer).collect();
             assert_eq!(answers, others.map(usize::from));
         }
-        let rows = [(1, row(value(0))), (2, row(value(3)))];
-        let custom = Custom::default().decided_by(&rows);
+        let rows = vec![(1, row(value(0))), (2, row(value(3)))];
+        let custom = Custom::default().decided_by(&rows).unwrap();
         assert!(custom.ask(&rows[1].1).is_err());
     }
     // A choice that is a number is meant itself.
