@@ -10,7 +10,7 @@ use crate::encoded::EncodedQuestion;
 use crate::error::DataError;
 use crate::example::MultipleChoice;
 use crate::rendering::Rendering;
-use crate::rows;
+use crate::rows::{self, Row};
 use crate::tokenizer::Tokenizer;
 
 /// A row that cannot be used.
@@ -67,7 +67,21 @@ impl CheckedFile {
     /// # Errors
     /// A file that cannot be read or is not valid in its format.
     pub fn read(path: &Path, fields: &Custom) -> Result<Self, DataError> {
-        let rows = rows::read(path, &[])?;
+        Self::read_split(path, &[path.into()], fields)
+    }
+
+    /// Reads the files that make up a split, under a name of its own. Rows count on from one file
+    /// to the next.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_split(path: &Path, parts: &[PathBuf], fields: &Custom) -> Result<Self, DataError> {
+        let mut rows: Vec<Row> = Vec::new();
+        for part in parts {
+            let before = rows.last().map_or(0, |(number, _)| *number);
+            let own = rows::read(part, &[])?.into_iter();
+            rows.extend(own.map(|(number, row)| (before + number, row)));
+        }
         let fields = &fields.decided_by(&rows)?;
         let first = rows.first().and_then(|(_, row)| row.as_object());
         let mut file = Self {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use data::check::{BadRow, CheckedFile, CheckedTokens, Overlap, Rendered};
 use serde_json::json;
@@ -14,8 +14,8 @@ use train::prepare::{draw_shots, prepare_model};
 use train::trial::{QUESTIONS, try_ways};
 use train::way::{Free, Trial, Way};
 
-use super::dataset::FieldArgs;
-use super::flags::PlaceArgs;
+use super::dataset::{FieldArgs, name_dataset};
+use super::flags::{PlaceArgs, is_file, listed_dataset};
 use super::process::{logging, print, quoted};
 use super::short;
 
@@ -29,7 +29,8 @@ pub(super) enum DataVerb {
 /// Flags of `data check`.
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// Questions in a .jsonl, .json, .csv, .tsv or .parquet file
+    /// Questions in a .jsonl, .json, .csv, .tsv or .parquet file; as --dataset takes them, also
+    /// owner/name of the Hub or a task file, with all their splits
     file: PathBuf,
     /// Further files, such as a test set, which must share no question with the first
     #[arg(long, value_name = "FILE")]
@@ -65,9 +66,12 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
     logging();
     let DataVerb::Check(args) = verb;
     let (config, free) = settings(&args)?;
-    let fields = args.fields.over(&config.data.custom);
+    let fields = args.fields.over(&config.data.custom).opened()?;
     let mut files = Vec::new();
-    for path in std::iter::once(&args.file).chain(&args.against) {
+    for (name, parts) in splits(&args, &config)? {
+        files.push(CheckedFile::read_split(&name, &parts, &fields)?);
+    }
+    for path in &args.against {
         files.push(CheckedFile::read(path, &fields)?);
     }
     if !args.json {
@@ -171,9 +175,40 @@ fn settings(args: &CheckArgs) -> Result<(RunConfig, Free)> {
     if let Some(model) = &args.model {
         layers.set_text("model.name", model)?;
     }
-    layers.set("data.dataset=custom")?;
-    layers.set_text("data.custom.train", &args.file.display().to_string())?;
+    let named = args.file.display().to_string();
+    if !is_file(&named) && listed_dataset(&named).is_ok() {
+        bail!(
+            "{named}: is a dataset that this program knows: name a file of your own, owner/name of the Hub, or a task file"
+        );
+    }
+    name_dataset(&mut layers, &named)?;
     Ok((layers.resolve()?, free))
+}
+
+/// The files to check, by the name of their split: the file itself, or those of a task or of a
+/// dataset of the Hub.
+fn splits(args: &CheckArgs, config: &RunConfig) -> Result<Vec<(PathBuf, Vec<PathBuf>)>> {
+    let custom = &config.data.custom;
+    if custom.task.is_none() && custom.hub.is_none() {
+        return Ok(vec![(args.file.clone(), vec![args.file.clone()])]);
+    }
+    let finder = args.places.finder(&config.model.name);
+    let own = config.data.dataset()?;
+    let located = own.located(&finder)?;
+    let dataset = located.as_deref().unwrap_or(&*own);
+    let mut splits = Vec::new();
+    for split in dataset.splits() {
+        let mut parts = Vec::new();
+        for artifact in dataset.parts(*split) {
+            parts.extend(finder.find(&artifact)?.into_iter().map(|file| file.path));
+        }
+        let name = match &parts[..] {
+            [file] if custom.hub.is_none() => file.clone(),
+            _ => format!("{} {}", args.file.display(), split.name()).into(),
+        };
+        splits.push((name, parts));
+    }
+    Ok(splits)
 }
 
 /// The base model on a few questions of the first file, in every way that is free.

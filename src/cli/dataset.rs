@@ -161,7 +161,7 @@ pub(super) fn datasets() -> String {
 }
 
 /// `--dataset`: a name, or a file of the user's own.
-fn name_dataset(given: &mut ConfigLayers, dataset: &str) -> Result<()> {
+pub(super) fn name_dataset(given: &mut ConfigLayers, dataset: &str) -> Result<()> {
     let path = Path::new(dataset);
     let is_task = path.extension().is_some_and(|ending| ending == "toml");
     if is_task {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 use data::dataset::custom::Custom;
@@ -183,8 +183,37 @@ fn a_dataset_of_the_hub_is_found_with_its_splits_and_columns() {
         ),
         "{said}"
     );
-    // From then on nothing is asked.
+    // From then on nothing is asked, also to look at every split.
     let asked = server.log.lock().unwrap().len();
+    let known = train_from_hub(&server.endpoint, home.path());
+    let mut check = Command::new(env!("CARGO_BIN_EXE_uq4ct"));
+    let look = [
+        "data",
+        "check",
+        "owner/quiz",
+        "--model",
+        "tiny",
+        "--offline",
+    ];
+    check.current_dir(home.path()).args(look);
+    for (key, value) in known.get_envs() {
+        match value {
+            Some(value) => check.env(key, value),
+            None => check.env_remove(key),
+        };
+    }
+    let output = check.output().unwrap();
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for part in [
+        "owner/quiz train",
+        "owner/quiz test",
+        "rows: 32",
+        "rows: 5",
+        "--dataset owner/quiz",
+    ] {
+        assert!(said.contains(part), "no {part} in {said}");
+    }
     let output = train(
         &server,
         home.path(),
@@ -291,6 +320,14 @@ id = "kai-{{ n }}"
             .any(|file| file["origin"].as_str().unwrap().ends_with("nuts.toml")),
         "{files:?}"
     );
+    // Looked at before, with every file that it names.
+    let said = succeeds(
+        folder.path(),
+        &["data", "check", "nuts.toml", "--model", "tiny"],
+    );
+    for part in ["Kai has 0 nuts. How many?", "train --dataset nuts.toml"] {
+        assert!(said.contains(part), "no {part} in {said}");
+    }
     // Other rows of the kind are read by the run's own task.
     let ask = [
         "predict",

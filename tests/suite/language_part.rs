@@ -218,6 +218,21 @@ fn a_model_that_sees_is_trained_exported_and_merged() {
             &[&seeing[..], &start, &["--set", "train.max_steps=0"]].concat(),
         );
     }
+    // The public MixLoRA code knows no such base model.
+    let ffn = [
+        "--method",
+        "mixlora-repo",
+        "--run",
+        "mix",
+        "--set",
+        "train.max_steps=1",
+    ];
+    succeeds(root, &[&seeing[..], &ffn].concat());
+    fails(
+        root,
+        &["export", "mix", "--format", "mixlora", "--output", "out"],
+        &["llama, mistral, qwen2, not gemma3_text", "--format uq4ct"],
+    );
     // The merged model stands by itself.
     let merged = [
         "--model",

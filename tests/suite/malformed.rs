@@ -43,6 +43,47 @@ fn truncated_and_hostile_safetensors_are_refused_by_name() {
 }
 
 #[test]
+fn a_directory_that_is_no_model_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let refused = |parts: &[&str]| {
+        let error = open(folder.path()).unwrap_err().to_string();
+        for part in parts {
+            assert!(error.contains(part), "no {part} in {error}");
+        }
+    };
+    refused(&["holds no config.json", "or a .gguf file"]);
+    std::fs::write(at("model-q4_0.gguf"), "x").unwrap();
+    refused(&["give the file itself, model-q4_0.gguf"]);
+    std::fs::write(at("adapter_config.json"), "{}").unwrap();
+    refused(&["holds an adapter", "--adapter"]);
+    std::fs::remove_file(at("adapter_config.json")).unwrap();
+    std::fs::copy(fixture("parity/llama/config.json"), at("config.json")).unwrap();
+    std::fs::write(at("tokenizer.model"), "x").unwrap();
+    refused(&["holds no tokenizer.json", "save_pretrained"]);
+    let tokenizer = data::Tokenizer::tiny();
+    tokenizer.save(&at("tokenizer.json")).unwrap();
+    refused(&["holds no model.safetensors"]);
+    std::fs::write(at("pytorch_model.bin"), "x").unwrap();
+    refused(&["pytorch_model.bin", "save_pretrained"]);
+    // Packed weights whose config.json says nothing of them.
+    let bytes = std::fs::read(fixture("parity/llama/model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let packed = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| (name.replace("q_proj.weight", "q_proj.qweight"), view));
+    safetensors::serialize_to_file(packed, None, &at("model.safetensors")).unwrap();
+    let mut weights = open(folder.path()).unwrap().weights;
+    let error = weights.tensor("model.layers.0.self_attn.q_proj.weight");
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("q_proj.qweight") && error.contains("GPTQ or AWQ"),
+        "{error}"
+    );
+}
+
+#[test]
 fn an_index_cannot_reach_outside_its_directory_and_absent_weights_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let index = folder.path().join("model.safetensors.index.json");

@@ -14,7 +14,6 @@ use crate::error::ModelError;
 /// reader.
 #[derive(Debug, Clone, Deserialize)]
 struct HuggingFaceConfig {
-    model_type: Option<String>,
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
@@ -63,16 +62,48 @@ impl ModelConfig {
     pub fn from_json(text: &str) -> Result<Self, ModelError> {
         let malformed = |e: serde_json::Error| ModelError::setting("config.json", e.to_string());
         let whole: Value = serde_json::from_str(text).map_err(malformed)?;
-        let family = whole["model_type"].as_str().and_then(Family::of);
-        let Some(part) = family.and_then(|family| family.language_part) else {
-            let raw: HuggingFaceConfig = serde_json::from_str(text).map_err(malformed)?;
-            return raw.resolve()?.validated();
-        };
-        let raw = serde_json::from_value(part.of(&whole)?).map_err(malformed)?;
-        let raw: HuggingFaceConfig = raw;
-        let mut config = raw.resolve()?.validated()?;
-        config.variant.language_part = true;
+        // First of all: other families have other keys.
+        let family = Family::of_settings(&whole)?;
+        let raw: HuggingFaceConfig = match family.language_part {
+            None => serde_json::from_str(text),
+            Some(part) => serde_json::from_value(part.of(&whole)?),
+        }
+        .map_err(malformed)?;
+        let mut config = raw.resolve(family)?.validated()?;
+        config.variant.language_part = family.language_part.is_some();
         Ok(config)
+    }
+}
+
+impl Family {
+    /// The family that settings name: by `model_type`, or without it by their architecture.
+    fn of_settings(settings: &Value) -> Result<&'static Self, ModelError> {
+        let kind = &settings["model_type"];
+        let (key, name) = match kind.is_null() {
+            true => ("architectures", &settings["architectures"][0]),
+            false => ("model_type", kind),
+        };
+        let known = || {
+            let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
+            known.join(", ")
+        };
+        let Some(name) = name.as_str() else {
+            let found = if kind.is_null() { "none" } else { "no name" };
+            let reason = format!("expected one of {}, got {found}", known());
+            return Err(ModelError::setting("model_type", reason));
+        };
+        let mut families = FAMILIES.iter();
+        let found =
+            families.find(|family| name == family.model_type || name == family.architecture);
+        found.ok_or_else(|| {
+            ModelError::setting(
+                key,
+                format!(
+                    "{name:?} is not implemented, {} are: no mixture of experts, state-space, encoder or other vision model is",
+                    known()
+                ),
+            )
+        })
     }
 }
 
@@ -85,7 +116,6 @@ impl LanguagePart {
             let reason = "expected an object with the settings of the language part";
             return Err(ModelError::setting("text_config", reason));
         };
-        own.insert("model_type".into(), self.model_type.into());
         for key in ["quantization_config", "tie_word_embeddings"] {
             if let Some(value) = whole.get(key).filter(|value| !value.is_null()) {
                 own.insert(key.into(), value.clone());
@@ -100,15 +130,16 @@ impl LanguagePart {
 
 impl HuggingFaceConfig {
     /// Fills every gap as transformers does.
-    fn resolve(self) -> Result<ModelConfig, ModelError> {
-        let family = self.family()?;
+    fn resolve(self, family: &Family) -> Result<ModelConfig, ModelError> {
+        let decoder = family.language_part.map(|part| part.model_type);
+        let decoder = decoder.unwrap_or(family.model_type);
         self.unquantized()?;
-        let gaps = Gaps::of(family.model_type);
+        let gaps = Gaps::of(decoder);
         let (rotation, local) = self.rotations(&gaps)?;
         let head_dim = self.head_width(&gaps)?;
-        let qwen2 = family.model_type == "qwen2";
+        let qwen2 = decoder == "qwen2";
         let attention_bias = self.attention_bias.unwrap_or(false);
-        let mut variant = self.variant(family.model_type, head_dim)?;
+        let mut variant = self.variant(decoder, head_dim)?;
         variant.local_rope_theta = local;
         let share = rotation.share.or(self.partial_rotary_factor).unwrap_or(1.0);
         if share != 1.0 {
@@ -126,35 +157,20 @@ impl HuggingFaceConfig {
             rms_norm_eps: self.rms_norm_eps.unwrap_or(gaps.rms_norm_eps),
             rope_theta: rotation.theta,
             rope_scaling: rotation.scaling,
-            sliding_window: self.windows(family.model_type)?,
+            sliding_window: self.windows(decoder)?,
             qkv_bias: qwen2 || attention_bias,
             output_bias: !qwen2 && attention_bias,
             mlp_bias: self.mlp_bias.unwrap_or(false),
             tie_word_embeddings: self.tie_word_embeddings.unwrap_or(gaps.tied),
-            model_type: family.model_type.into(),
+            model_type: decoder.into(),
             variant,
-        })
-    }
-
-    /// The model's family.
-    fn family(&self) -> Result<&'static Family, ModelError> {
-        let model_type = self.model_type.as_deref().unwrap_or("llama");
-        Family::of(model_type).ok_or_else(|| {
-            let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
-            ModelError::setting(
-                "model_type",
-                format!(
-                    "{model_type:?} is not implemented, {} are: no mixture of experts, state-space, encoder or other vision model is",
-                    known.join(", ")
-                ),
-            )
         })
     }
 
     /// How the family departs from LLaMA.
     fn variant(&self, model_type: &str, head_dim: usize) -> Result<Variant, ModelError> {
         let llama = Variant {
-            activation: self.activation()?,
+            activation: self.activation(model_type)?,
             ..Variant::default()
         };
         let gemma = || Variant {
@@ -213,11 +229,8 @@ impl HuggingFaceConfig {
         })
     }
 
-    fn activation(&self) -> Result<GateActivation, ModelError> {
-        let gemma = self
-            .model_type
-            .as_deref()
-            .is_some_and(|kind| kind.starts_with("gemma"));
+    fn activation(&self, model_type: &str) -> Result<GateActivation, ModelError> {
+        let gemma = model_type.starts_with("gemma");
         // Gemma reads `hidden_activation`, whatever its old `hidden_act` says.
         let (key, name) = match gemma {
             true => (
@@ -617,6 +630,40 @@ mod tests {
         let json = config.to_json();
         assert_eq!(json["original_max_position_embeddings"].as_u64(), Some(32));
         assert_eq!(ModelConfig::from_json(&json.to_string()).unwrap(), config);
+    }
+
+    #[test]
+    fn a_family_is_told_before_its_settings_are_read() {
+        let refused = |text: &str| ModelConfig::from_json(text).unwrap_err().to_string();
+        // Families whose keys have other names.
+        for kind in ["t5", "gpt2", "llava", "gemma3n", "llama4", "bert"] {
+            let message = refused(&format!(r#"{{"model_type":"{kind}"}}"#));
+            assert!(message.starts_with("model_type: "), "{message}");
+            assert!(
+                message.contains(kind) && message.contains("gemma2"),
+                "{message}"
+            );
+        }
+        let message = refused(r#"{"architectures":["MambaForCausalLM"]}"#);
+        assert!(
+            message.starts_with("architectures: \"MambaForCausalLM\""),
+            "{message}"
+        );
+        for nothing in ["{}", "[]", r#"{"model_type":7}"#] {
+            let message = refused(nothing);
+            assert!(
+                message.starts_with("model_type: expected one of"),
+                "{message}"
+            );
+        }
+        let by_architecture = MINIMAL.replace(
+            r#""model_type":"llama""#,
+            r#""architectures":["Gemma2ForCausalLM"]"#,
+        );
+        let by_name = MINIMAL.replace("\"llama\"", "\"gemma2\"");
+        let [one, other] = [by_architecture, by_name]
+            .map(|text| ModelConfig::from_json(&format!("{text}}}")).unwrap());
+        assert_eq!(one, other);
     }
 
     /// Gemma 3's files as they are published, without what equals the defaults.

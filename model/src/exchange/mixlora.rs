@@ -14,6 +14,7 @@ use super::{
 use crate::adapter::{
     AdapterConfig, LoraConfig, MixLoraConfig, MixtureWeights, Placement, TargetModule,
 };
+use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::load::at;
 
@@ -41,17 +42,42 @@ pub fn serves(mix: &MixLoraConfig) -> Result<(), ModelError> {
     Err(ModelError::setting("the MixLoRA layout", reason))
 }
 
+/// Families of which the public code (mixlora 0.2.3) makes what is meant here. It knows Gemma 2 and
+/// Phi-3, too, but not their activation or their joint matrices as they are here.
+const FAMILIES: [&str; 3] = ["llama", "mistral", "qwen2"];
+
+/// Checks that the public MixLoRA code knows a base model.
+///
+/// # Errors
+/// A family of which it would make something else, or nothing.
+pub fn knows(base: &ModelConfig) -> Result<(), ModelError> {
+    match FAMILIES.contains(&&*base.model_type) {
+        true => Ok(()),
+        false => Err(ModelError::setting(
+            "the MixLoRA layout",
+            format!(
+                "is of base models of the families {}, not {}: export with --format uq4ct",
+                FAMILIES.join(", "),
+                base.model_type
+            ),
+        )),
+    }
+}
+
 /// Writes a mixture with placement `ffn`.
 ///
 /// # Errors
-/// An adapter that [`serves`] refuses, or a file that cannot be written.
+/// An adapter that [`serves`] refuses, a base model that [`knows`] refuses, or a file that cannot
+/// be written.
 pub fn write(
     directory: &Path,
     mix: &MixLoraConfig,
     tensors: &Tensors,
     base_model: &str,
+    base: &ModelConfig,
 ) -> Result<(), ModelError> {
     serves(mix)?;
+    knows(base)?;
     let names: Vec<&str> = mix.targets().map(TargetModule::name).collect();
     let settings = json!({
         "peft_type": "MIXLORA",

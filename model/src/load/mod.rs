@@ -80,9 +80,19 @@ pub fn chat_source(path: &Path) -> Result<Option<ChatSource>, ModelError> {
 
 fn open_directory(path: &Path) -> Result<ModelFiles, ModelError> {
     let config_path = path.join("config.json");
+    if !config_path.is_file() {
+        return Err(at(path, without_config(path)));
+    }
     let text = read_text(&config_path)?;
-    let config = ModelConfig::from_json(&text).map_err(|e| at(&config_path, e.to_string()))?;
+    let config = ModelConfig::from_json(&text).map_err(|e| match e {
+        ModelError::Setting { key, reason } if key == "config.json" => at(&config_path, reason),
+        other => at(&config_path, other.to_string()),
+    })?;
     let tokenizer_path = path.join("tokenizer.json");
+    if !tokenizer_path.is_file() {
+        let reason = "holds no tokenizer.json: transformers makes one of what a model has, AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
+        return Err(at(path, reason));
+    }
     let text = read_text(&tokenizer_path)?;
     let tokenizer = tokenizer(|| tokenizers::Tokenizer::from_bytes(text.as_bytes()))
         .map_err(|reason| at(&tokenizer_path, reason))?;
@@ -91,6 +101,22 @@ fn open_directory(path: &Path) -> Result<ModelFiles, ModelError> {
         config,
         tokenizer,
     })
+}
+
+/// What to do with a directory that is no model's.
+fn without_config(path: &Path) -> String {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names: Vec<String> = names.collect();
+    let adapter = |name: &String| name.contains("adapter") && name.ends_with(".json");
+    let gguf = |name: &&String| name.to_lowercase().ends_with(".gguf");
+    match names.iter().find(gguf) {
+        _ if names.iter().any(adapter) => {
+            "holds an adapter, no model: give it as --adapter, and its base model as --model".into()
+        }
+        Some(name) => format!("holds no config.json: give the file itself, {name}"),
+        None => "holds no config.json: expected a directory with config.json, tokenizer.json and model.safetensors, or a .gguf file".into(),
+    }
 }
 
 /// The weights of a directory in Hugging Face's layout, each projection by itself, and a language

@@ -29,6 +29,23 @@ impl Safetensors {
             true => shards(&index)?,
             false => vec![whole.clone()],
         };
+        if files == [whole.clone()] && !whole.is_file() {
+            let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+            let pickled = pickled
+                .into_iter()
+                .find(|name| directory.join(name).is_file());
+            return Err(at(
+                directory,
+                match pickled {
+                    Some(name) => format!(
+                        "holds no model.safetensors, but {name}, which is not read, since it can run code: transformers writes the other, AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(DIR)"
+                    ),
+                    None => {
+                        "holds no model.safetensors, and no model.safetensors.index.json".into()
+                    }
+                },
+            ));
+        }
         // Which of the two is newer, nobody knows.
         if whole.is_file() && !files.contains(&whole) {
             let reason = "lists other weights than model.safetensors beside it: remove the ones that are out of date";
@@ -79,6 +96,16 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>, ModelError> {
 impl Weights for Safetensors {
     fn tensor(&mut self, name: &str) -> Result<TensorData, ModelError> {
         let Some(&shard) = self.names.get(name) else {
+            let packed = name
+                .strip_suffix("weight")
+                .map(|stem| format!("{stem}qweight"));
+            if let Some((packed, &shard)) = packed.and_then(|name| self.names.get_key_value(&name))
+            {
+                let reason = format!(
+                    "`{packed}` stands in the place of `{name}`: weights quantized by GPTQ or AWQ are not implemented; give the model's unquantized weights, or a GGUF file"
+                );
+                return Err(at(&self.shards[shard].0, reason));
+            }
             return Err(ModelError::MissingWeight {
                 name: name.into(),
                 present: self.names.len(),

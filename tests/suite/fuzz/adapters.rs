@@ -89,8 +89,10 @@ fn mixlora() {
         placement: Placement::Ffn,
         ..mixture()
     };
+    let shape = model::load::tiny::config(8);
     let seeds = both(&AdapterConfig::MixLora(mix.clone()), |folder, llama| {
-        exchange::mixlora::write(folder, &mix, &llama.adapter_tensors(), "tiny").unwrap();
+        let tensors = llama.adapter_tensors();
+        exchange::mixlora::write(folder, &mix, &tensors, "tiny", &shape).unwrap();
     });
     let base = tiny_base(&Device::flex());
     fuzz("mixlora", &seeds, &[], |folder| read(&base, folder));

@@ -70,6 +70,10 @@ pub fn export(
     let (directory, config) = RunDirectory::open(&setup.run)?;
     suits(&registry::build(&config)?.adapter(), format)?;
     let prepared = prepare_model(&config, &setup.finder)?;
+    if format == Format::MixLora {
+        let known = mixlora::knows(&prepared.model);
+        known.map_err(|e| TrainError::config("--format", e.to_string()))?;
+    }
     let positions = prepared.most_positions();
     let members = members(&config, &directory, &prepared)?;
     let mut run = LoadedRun::open(&config, setup, prepared, positions, &members)?;
@@ -176,7 +180,7 @@ fn write(
             )?;
         }
         (AdapterConfig::MixLora(mix), Format::MixLora) => {
-            mixlora::write(directory, mix, tensors, &base)?;
+            mixlora::write(directory, mix, tensors, &base, &prepared.model)?;
         }
         _ => own::write(directory, adapter, tensors, &base)?,
     }
