@@ -161,10 +161,13 @@ def peft_reads_our_language_part():
         same(f"peft reads our {name}", name, adapted)
         uq4ct("export", name, "--format", "merged", "--output", f"merged-{name}", "--verify")
         same(f"transformers reads our merged {name}", name, load(ROOT / f"merged-{name}"))
-    theirs = get_peft_model(load(folder), LoraConfig(r=4, lora_alpha=16, init_lora_weights=False, target_modules=r".*language_model.*_proj"))
-    theirs.save_pretrained(ROOT / "from-peft-seeing")
-    train("asked-seeing", *model, "--adapter", "from-peft-seeing", "--set", "train.max_steps=0", base="seeing")
-    same("we read peft's LoRA of a language part", "asked-seeing", theirs)
+    # The second adapts the part that sees, too, which changes no answer to a text.
+    for name, targets in {"language-part": r".*language_model.*_proj", "whole": "all-linear"}.items():
+        settings = LoraConfig(r=4, lora_alpha=16, init_lora_weights=False, target_modules=targets)
+        theirs = get_peft_model(load(folder), settings)
+        theirs.save_pretrained(ROOT / f"from-peft-{name}")
+        train(f"asked-{name}", *model, "--adapter", f"from-peft-{name}", "--set", "train.max_steps=0", base="seeing")
+        same(f"we read peft's LoRA of a model that sees ({name})", f"asked-{name}", theirs)
 
 
 def mixlora_reads_ours():

@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 use data::Tokenizer;
-use model::exchange::{Tensors, merged};
+use model::exchange::{self, Tensors, merged};
 use model::load::tiny::RandomWeights;
 use model::{DropoutSeed, Llama, LlamaInput, LoraConfig, ModelConfig};
 use safetensors::SafeTensors;
@@ -42,7 +42,7 @@ fn in_shards(from: &Path, to: &Path, name: impl Fn(&str) -> String) {
 }
 
 /// Logits of a few tokens.
-fn logits(folder: &Path, settings: &Value) -> Result<Vec<f32>, model::ModelError> {
+pub(crate) fn logits(folder: &Path, settings: &Value) -> Result<Vec<f32>, model::ModelError> {
     let config = ModelConfig::from_json(&settings.to_string())?;
     let device = Device::flex();
     let mut weights = model::load::weights(folder, &config)?;
@@ -135,6 +135,54 @@ fn what_the_whole_says_of_its_language_part_counts() {
     });
     let error = ModelConfig::from_json(&quantized.to_string()).unwrap_err();
     assert!(error.to_string().contains("gptq, 4 bits"), "{error}");
+}
+
+/// An adapter of peft's whose tensors have other names, with some of a part that sees.
+fn renamed_adapter(to: &Path, name: impl Fn(&str) -> String, sight: bool) {
+    let from = fixture("adapters/gemma3_vision");
+    std::fs::create_dir(to).unwrap();
+    let settings = from.join("adapter_config.json");
+    let mut settings = json_of(&settings);
+    // As peft writes "all-linear" out.
+    settings["target_modules"] = json!(["q_proj", "v_proj", "down_proj", "fc1", "out_proj"]);
+    std::fs::write(to.join("adapter_config.json"), settings.to_string()).unwrap();
+    let bytes = std::fs::read(from.join("adapter_model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<_> = file.tensors();
+    let (first, view) = &tensors[0];
+    let seen = first.replace("language_model.layers", "vision_tower.encoder.layers");
+    let seen = (seen, view.clone());
+    tensors.extend(sight.then_some(seen));
+    let tensors = tensors.into_iter().map(|(old, view)| (name(&old), view));
+    let path = to.join("adapter_model.safetensors");
+    safetensors::serialize_to_file(tensors, None, &path).unwrap();
+}
+
+#[test]
+fn adapters_of_older_peft_and_of_what_sees_are_read() {
+    let root = tempfile::tempdir().unwrap();
+    let known = exchange::read(&fixture("adapters/gemma3_vision")).unwrap();
+    let old = |name: &str| {
+        name.replace("model.model.language_model.", "model.language_model.model.")
+            .replace("model.model.vision_tower.", "model.vision_tower.")
+    };
+    for (is_old, sight) in [(false, false), (false, true), (true, false), (true, true)] {
+        let folder = root.path().join(format!("{is_old}-{sight}"));
+        let name = |name: &str| if is_old { old(name) } else { name.to_owned() };
+        renamed_adapter(&folder, name, sight);
+        let found = exchange::read(&folder).unwrap();
+        let values = |tensors: &Tensors| -> Vec<(String, Vec<f32>)> {
+            let all = tensors.iter();
+            all.map(|(name, data)| (name.clone(), data.iter::<f32>().collect()))
+                .collect()
+        };
+        assert_eq!(values(&found.tensors), values(&known.tensors), "{is_old}");
+    }
+    let folder = root.path().join("sight");
+    let only = |name: &str| name.replace("language_model.layers", "vision_tower.encoder.layers");
+    renamed_adapter(&folder, only, false);
+    let error = exchange::read(&folder).unwrap_err().to_string();
+    assert!(error.contains("holds no LoRA"), "{error}");
 }
 
 /// A directory with a model that sees, a vision tower of one tensor, and the tiny tokenizer.

@@ -50,4 +50,5 @@ mod support;
 mod tables;
 mod training;
 mod trial;
+mod weight_types;
 mod writing;

@@ -32,6 +32,9 @@ const LANGUAGE_PART: &str = "base_model.model.model.language_model.";
 /// The same as transformers named it before 4.52.
 const OLD_LANGUAGE_PART: &str = "base_model.model.language_model.model.";
 
+/// Parts of a model that sees whose adapters change no answer to a text.
+const OTHER_PARTS: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
+
 /// Names of initialisations that leave the base weights alone.
 const PLAIN_STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
@@ -430,13 +433,16 @@ fn start(path: &Path, start: &Value) -> Result<InitialWeights, ModelError> {
 }
 
 /// The tensors by this project's names, and the projections that they adapt; `path` is for the
-/// error.
+/// error. Those of a part that sees are left out: images cannot be asked about.
 fn own_tensors(
     path: &Path,
     theirs: Tensors,
 ) -> Result<(BTreeSet<(usize, TargetModule)>, Tensors), ModelError> {
     let (mut found, mut tensors) = (BTreeSet::new(), Tensors::new());
     for (name, data) in theirs {
+        if is_of_other_part(&name) {
+            continue;
+        }
         let (own, layer, targets) = own_name(&name).ok_or_else(|| {
             let reason = format!(
                 "`{name}` is no LoRA of a projection of a decoder layer: it is not implemented"
@@ -451,7 +457,17 @@ fn own_tensors(
         found.extend(targets.iter().map(|target| (layer, *target)));
         tensors.insert(own, transposed(&data));
     }
-    Ok((found, tensors))
+    match tensors.is_empty() {
+        true => Err(at(path, "holds no LoRA of a projection of a decoder layer")),
+        false => Ok((found, tensors)),
+    }
+}
+
+/// Whether a name of `peft` is of a part that sees, in its new or its old spelling.
+fn is_of_other_part(name: &str) -> bool {
+    let inner = name.strip_prefix("base_model.model.").unwrap_or(name);
+    let inner = inner.strip_prefix("model.").unwrap_or(inner);
+    OTHER_PARTS.iter().any(|part| inner.starts_with(part))
 }
 
 /// This project's name (`layers.0.self_attn.q_proj.lora_a`) for a name of `peft`, the layer, and

@@ -25,10 +25,14 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
     let Some(family) = Family::of_gguf(&architecture) else {
         let known: BTreeSet<&str> = FAMILIES.iter().filter_map(|family| family.gguf).collect();
         let known: Vec<&str> = known.into_iter().collect();
+        let remedy = match &*architecture {
+            "clip" => "this file is the part that sees (mmproj), give the one beside it",
+            _ => "use the model's safetensors, if its family is read",
+        };
         return Err(ModelError::setting(
             "general.architecture",
             format!(
-                "expected {}, got {architecture:?}: use the model's safetensors, if its family is read",
+                "expected {}, got {architecture:?}: {remedy}",
                 known.join(", ")
             ),
         ));
