@@ -10,7 +10,7 @@ use crate::encoded::EncodedQuestion;
 use crate::error::DataError;
 use crate::example::MultipleChoice;
 use crate::rendering::Rendering;
-use crate::rows::{self, Row};
+use crate::rows::{self, Chained, Rows};
 use crate::tokenizer::Tokenizer;
 
 /// A row that cannot be used.
@@ -76,19 +76,14 @@ impl CheckedFile {
     /// # Errors
     /// As [`Self::read`].
     pub fn read_split(path: &Path, parts: &[PathBuf], fields: &Custom) -> Result<Self, DataError> {
-        let mut rows: Vec<Row> = Vec::new();
-        for part in parts {
-            let before = rows.last().map_or(0, |(number, _)| *number);
-            let own = rows::read(part, &[])?.into_iter();
-            rows.extend(own.map(|(number, row)| (before + number, row)));
-        }
+        let files = parts.iter().map(|part| rows::open(part, &[]));
+        let rows = Chained(files.collect::<Result<_, _>>()?);
         let fields = &fields.decided_by(&rows)?;
-        let first = rows.first().and_then(|(_, row)| row.as_object());
         let mut file = Self {
             path: path.into(),
-            fields: first.map_or(Vec::new(), |row| row.keys().cloned().collect()),
+            fields: Vec::new(),
             found: fields.found_by_itself(),
-            rows: rows.len(),
+            rows: 0,
             usable: 0,
             unanswered: 0,
             bad: Vec::new(),
@@ -102,8 +97,14 @@ impl CheckedFile {
             equal_choices: Vec::new(),
             questions: Vec::new(),
         };
-        for (row, value) in rows {
-            match fields.ask(&value) {
+        for row in rows.pass()? {
+            let row = row?;
+            let (row, value) = (row.0, &row.1);
+            if let Some(first) = value.as_object().filter(|_| file.rows == 0) {
+                file.fields = first.keys().cloned().collect();
+            }
+            file.rows += 1;
+            match fields.ask(value) {
                 Ok((_, None)) => file.unanswered += 1,
                 Ok((question, Some(_))) => file.questions.push((row, question)),
                 Err(reason) => file.bad.push(BadRow { row, reason }),

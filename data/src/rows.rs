@@ -113,6 +113,38 @@ impl Rows for RowFile {
     }
 }
 
+/// The rows of several files as those of one: the numbers of rows go on from one to the next.
+pub struct Chained(pub Vec<RowFile>);
+
+impl Rows for Chained {
+    fn pass(&self) -> Result<Pass<'_>, DataError> {
+        let mut files = self.0.iter();
+        let mut rows: Option<Pass> = None;
+        let (mut before, mut last) = (0, 0);
+        Ok(Box::new(std::iter::from_fn(move || {
+            loop {
+                match rows.as_mut().and_then(Iterator::next) {
+                    Some(Ok(row)) if before == 0 => {
+                        last = row.0;
+                        return Some(Ok(row));
+                    }
+                    Some(Ok(row)) => {
+                        let (number, row) = row.into_owned();
+                        last = before + number;
+                        return Some(Ok(Cow::Owned((last, row))));
+                    }
+                    Some(Err(error)) => return Some(Err(error)),
+                    None => before = last,
+                }
+                match files.next()?.pass() {
+                    Ok(pass) => rows = Some(pass),
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+        })))
+    }
+}
+
 /// Whether a row's fields have these values, where it has the fields.
 fn has(row: &Value, only: &[(&'static str, String)]) -> bool {
     let mut values = only.iter();
@@ -122,6 +154,14 @@ fn has(row: &Value, only: &[(&'static str, String)]) -> bool {
 /// The fields that are wanted of a file with such first rows; none for all of them.
 pub(crate) type Wanted<'a> = dyn Fn(&[Row]) -> Option<Vec<String>> + 'a;
 
+/// Opens a file that [`read`] can read, for rows that need not all be in memory.
+///
+/// # Errors
+/// As [`read`]; of a parquet file, what is wrong with a row comes with the row.
+pub fn open(path: &Path, columns: &[&str]) -> Result<RowFile, DataError> {
+    RowFile::open(path, columns, &[], &|_| None)
+}
+
 /// Reads `.jsonl`, `.json` (an array, or one object a line), `.tsv`, `.csv` or `.parquet`, all its
 /// rows. `columns` names the columns of a csv file without a header.
 ///
@@ -129,7 +169,7 @@ pub(crate) type Wanted<'a> = dyn Fn(&[Row]) -> Option<Vec<String>> + 'a;
 /// An unknown ending, a damaged file, a name that two columns share, or a row that is not valid in
 /// its format, by number.
 pub fn read(path: &Path, columns: &[&str]) -> Result<Vec<Row>, DataError> {
-    match RowFile::open(path, columns, &[], &|_| None)? {
+    match open(path, columns)? {
         RowFile::Held(rows) => Ok(rows),
         file => file.into_pass()?.map(|row| Ok(row?.into_owned())).collect(),
     }

@@ -256,8 +256,8 @@ fn located(config: &RunConfig, target: &str, args: &EvaluateArgs) -> Result<RunC
     }
     let path = std::path::absolute(target).with_context(|| format!("{target}: no such file"))?;
     let writes = config.data.writes()?;
-    let rows = data::rows::read(&path, &[])?;
-    let own = config.data.custom.where_present(&rows);
+    let rows = data::rows::open(&path, &[])?;
+    let own = config.data.custom.where_present_in(&rows)?;
     let mut custom = args.fields.over(&own).writing(writes);
     (custom.train, custom.held_out, custom.test) = (None, None, Some(path));
     custom.hub = None;

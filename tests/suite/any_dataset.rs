@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
+use data::check::CheckedFile;
 use data::dataset::custom::Custom;
 use data::dataset::{OfficialSplit, load};
 use data::source::Finder;
@@ -398,7 +399,7 @@ fn rows_of_parquet_become_questions_as_they_come() {
     std::fs::write(&path, &bytes).unwrap();
     drop(bytes);
     let mut custom = Custom::default();
-    custom.train = Some(path);
+    custom.train = Some(path.clone());
     let custom = custom.prepared().unwrap();
     let load = || load(&custom, OfficialSplit::Train, &Finder::from_env());
     let (loaded, most) = most_bytes(load);
@@ -406,5 +407,10 @@ fn rows_of_parquet_become_questions_as_they_come() {
     assert_eq!(questions.len(), rows / 10);
     assert_eq!(questions[3].answer, 1);
     // Pages of four columns, a few rows, and the questions.
+    assert!(most < 12 << 20, "{most} bytes at once");
+    let (checked, most) = most_bytes(|| CheckedFile::read(&path, &Custom::default()));
+    let checked = checked.unwrap();
+    let counted = [checked.rows, checked.usable, checked.unanswered];
+    assert_eq!(counted, [rows, rows / 10, rows - rows / 10]);
     assert!(most < 12 << 20, "{most} bytes at once");
 }

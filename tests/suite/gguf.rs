@@ -81,6 +81,23 @@ fn weights_in_bf16_give_nearly_the_same_logits_and_half_the_type() {
     assert_close("bf16", &half, &full, 5e-2);
 }
 
+#[test]
+fn types_of_tensors_that_are_not_read_are_named() {
+    let mut bytes = std::fs::read(fixture("gguf/llama.gguf")).unwrap();
+    let name = b"token_embd.weight";
+    let place = bytes.windows(name.len()).position(|part| part == name);
+    // Behind the name: the number of dimensions, two of them, and the type.
+    let place = place.unwrap() + name.len() + 4 + 16;
+    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    for (number, named) in [(23u32, "IQ4_XS"), (99, "number 99")] {
+        bytes[place..place + 4].copy_from_slice(&number.to_le_bytes());
+        std::fs::write(file.path(), &bytes).unwrap();
+        let error = open(file.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("type {named}, which")), "{error}");
+        assert!(error.contains("Q4_K"), "{error}");
+    }
+}
+
 /// Names of pre-tokenizers decide how text is cut before bytes are joined.
 #[test]
 fn byte_level_tokenizers_of_every_kind_read_text_as_the_tokenizers_library_does() {

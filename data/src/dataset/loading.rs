@@ -80,7 +80,7 @@ pub(super) fn load_any(
 
 /// The fields of a file's first row, in words, for an error about what the file lacks.
 fn fields(path: &Path, dataset: &dyn Dataset) -> String {
-    let rows = RowFile::open(path, dataset.columns(), &[], &|_| None);
+    let rows = rows::open(path, dataset.columns());
     let first = rows.and_then(|rows| rows.into_pass()?.next().transpose());
     let first = first.ok().flatten().map(|row| row.into_owned().1);
     first

@@ -93,8 +93,35 @@ fn read_header(path: &Path) -> Result<(BufReader<File>, Content), ModelError> {
         source,
     })?;
     let mut file = BufReader::new(file);
-    let content = Content::read(&mut file).map_err(|e| at(path, reason(e)))?;
+    let content = Content::read(&mut file).map_err(|e| at(path, in_header(reason(e))))?;
     Ok((file, content))
+}
+
+/// What is wrong with a header, where candle-core names a type of tensors by its number alone.
+fn in_header(reason: String) -> String {
+    // Numbers of ggml's types that candle-core does not read.
+    const TYPES: [(&str, &str); 12] = [
+        ("16", "IQ2_XXS"),
+        ("17", "IQ2_XS"),
+        ("18", "IQ3_XXS"),
+        ("19", "IQ1_S"),
+        ("20", "IQ4_NL"),
+        ("21", "IQ3_S"),
+        ("22", "IQ2_S"),
+        ("23", "IQ4_XS"),
+        ("29", "IQ1_M"),
+        ("34", "TQ1_0"),
+        ("35", "TQ2_0"),
+        ("39", "MXFP4"),
+    ];
+    let Some(number) = reason.strip_prefix("unknown dtype for tensor ") else {
+        return reason;
+    };
+    let known = TYPES.iter().find(|(other, _)| *other == number.trim());
+    let name = known.map_or_else(|| format!("number {number}"), |(_, name)| (*name).into());
+    format!(
+        "holds tensors of the type {name}, which is not implemented: take a file of F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K"
+    )
 }
 
 /// What candle-core says, without the trace of its stack that `RUST_BACKTRACE=1` puts into it:

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::rows::Row;
+use crate::error::DataError;
+use crate::rows::{Row, Rows};
 
 /// Usual names of the question's column, the usual first. Case, spaces and marks do not count.
 const QUESTION: &[&str] = &[
@@ -93,8 +94,16 @@ impl Columns {
         own
     }
 
+    pub(super) fn of_all(rows: &dyn Rows) -> Result<Self, DataError> {
+        let mut own = Self::default();
+        for row in rows.pass()? {
+            own.see(&row?.1);
+        }
+        Ok(own)
+    }
+
     /// Takes in the fields of a row.
-    pub(super) fn see(&mut self, row: &Value) {
+    fn see(&mut self, row: &Value) {
         for (name, value) in row.as_object().into_iter().flatten() {
             let says = !value.is_null() && value.as_str() != Some("");
             let value = || says.then(|| value.clone());

@@ -257,7 +257,19 @@ impl Custom {
     /// The same settings for a file that need not have their fields: those that none of its rows
     /// has are looked for by their usual names.
     pub fn where_present(&self, rows: &[Row]) -> Self {
-        let (columns, plain) = (Columns::of(rows), Self::default());
+        self.where_known(&Columns::of(rows))
+    }
+
+    /// As [`Self::where_present`], of rows that need not be in memory.
+    ///
+    /// # Errors
+    /// A row that cannot be read.
+    pub fn where_present_in(&self, rows: &dyn Rows) -> Result<Self, DataError> {
+        Ok(self.where_known(&Columns::of_all(rows)?))
+    }
+
+    fn where_known(&self, columns: &Columns) -> Self {
+        let plain = Self::default();
         let mut own = self.clone();
         if own.templates.is_some() {
             return own;
@@ -298,10 +310,7 @@ impl Custom {
         if self.templates.is_some() {
             return Ok(self.clone());
         }
-        let mut columns = Columns::default();
-        for row in rows.pass()? {
-            columns.see(&row?.1);
-        }
+        let columns = Columns::of_all(rows)?;
         let mut own = self.with_known(&columns);
         if own.lacks_answer(&columns) {
             let mut likeliest = own.likeliest(&columns);
