@@ -80,11 +80,17 @@ impl RowFile {
                 let file = ParquetFile::open(path, only, wanted)?;
                 return Ok(Self::Parquet(Box::new(file)));
             }
-            _ => {
+            other => {
+                // As evaluation harnesses have them.
+                let task = match other {
+                    "yaml" | "yml" => "; a task file is TOML, and ends in .toml",
+                    _ => "",
+                };
                 return Err(DataError::File {
                     path: path.into(),
-                    reason: "expected a file that ends in .jsonl, .json, .csv, .tsv or .parquet"
-                        .into(),
+                    reason: format!(
+                        "expected a file that ends in .jsonl, .json, .csv, .tsv or .parquet{task}"
+                    ),
                 });
             }
         };
@@ -352,6 +358,17 @@ mod tests {
             let error = of(ending, b"{\"a\":1}\n{\"a\":\"\xff\"}\n").unwrap_err();
             assert!(error.contains("row 2: not valid UTF-8"), "{error}");
         }
+    }
+
+    #[test]
+    fn other_endings_are_refused_with_those_that_are_read() {
+        let error = of(".txt", "x").unwrap_err();
+        assert!(error.ends_with(".tsv or .parquet"), "{error}");
+        let error = of(".yaml", "x").unwrap_err();
+        assert!(
+            error.ends_with("a task file is TOML, and ends in .toml"),
+            "{error}"
+        );
     }
 
     #[test]
