@@ -348,12 +348,48 @@ fn number(content: &Content, key: &str) -> Result<f64, ModelError> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+    use candle_core::{DType, Device, Tensor};
+
     use super::*;
+
+    /// A header as llama.cpp writes that of Gemma 3 of 4B, of one small layer.
+    fn gemma(vocabulary: usize) -> Content {
+        let embedding = Tensor::zeros((vocabulary, 2), DType::F32, &Device::Cpu).unwrap();
+        let embedding = QTensor::quantize(&embedding, GgmlDType::F16).unwrap();
+        let number = Value::U32;
+        let metadata = [
+            ("general.architecture", Value::String("gemma3".into())),
+            ("gemma3.block_count", number(1)),
+            ("gemma3.context_length", number(131_072)),
+            ("gemma3.embedding_length", number(2)),
+            ("gemma3.feed_forward_length", number(4)),
+            ("gemma3.attention.head_count", number(1)),
+            ("gemma3.attention.sliding_window", number(1024)),
+            ("gemma3.attention.layer_norm_rms_epsilon", Value::F32(1e-6)),
+            ("gemma3.rope.freq_base", Value::F32(1e6)),
+            ("gemma3.rope.scaling.type", Value::String("linear".into())),
+            ("gemma3.rope.scaling.factor", Value::F32(8.0)),
+        ];
+        let metadata: Vec<_> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        let tensors = [("token_embd.weight", &embedding)];
+        gguf_file::write(&mut bytes, &metadata, &tensors).unwrap();
+        bytes.set_position(0);
+        Content::read(&mut bytes).unwrap()
+    }
 
     #[test]
     fn a_language_part_is_told_by_its_vocabulary() {
-        let of = |kind, tokens| is_language_part(Family::of(kind).unwrap(), tokens);
-        assert!(of("gemma3_text", 262_208));
-        assert!(!of("gemma3_text", 262_144) && !of("gemma2", 262_208));
+        for (vocabulary, language_part) in [(262_208, true), (262_144, false)] {
+            let config = config(&gemma(vocabulary)).unwrap();
+            assert_eq!(config.vocab_size, vocabulary);
+            assert_eq!(config.variant.language_part, language_part);
+            let scaling = Some(RopeScaling::Linear { factor: 8.0 });
+            assert_eq!(config.rope_scaling, scaling);
+            assert_eq!(config.variant.local_rope_theta, Some(10_000.0));
+        }
+        let gemma2 = Family::of("gemma2").unwrap();
+        assert!(!is_language_part(gemma2, 262_208));
     }
 }
