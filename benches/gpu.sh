@@ -27,6 +27,8 @@ mkdir -p "$out"
 lines="$out/gpu.jsonl"
 : > "$lines"
 python="${UQ4CT_PYTHON:-python3}"
+# A cache of its own: the first process finds nothing that was compiled before.
+export UQ4CT_CACHE="$out/cache"
 
 if [ -z "$programs" ]; then
   case $device in cuda*) features=(--features cuda) ;; wgpu*) features=(--features wgpu,burn/fusion,burn/autotune) ;; *) features=() ;; esac
@@ -77,6 +79,7 @@ if [ -n "$small" ]; then
     step step 60 --layers 2 --batch 2 --sequence 48 --steps 2 --dropout 0.05 --form $form
     step step 60 --layers 2 --batch 2 --sequence 48 --steps 2 --dropout 0.05 --form $form --method lora
   done
+  step step 60 --layers 2 --batch 2 --sequence 48 --steps 2 --dropout 0.05 --flash
 else
   stage nodes 60 "$programs/nodes" --device "$device" --tolerance 5e-3
   step first 75 --layers 30 --batch 16 --sequence 128 --steps 1 --warmup 0
@@ -88,6 +91,7 @@ else
       step step 40 "${seven[@]}" --batch $rows --sequence 512 --method $method --form lean
     done
   done
+  step step 40 "${seven[@]}" --batch 16 --sequence 512 --form lean --flash
   step step 40 "${seven[@]}" --batch 2 --sequence 512 --form composed
   step step 40 "${seven[@]}" --batch 16 --sequence 512 --recompute
 fi
@@ -108,12 +112,12 @@ nodes = [r for r in rows if r["stage"] == "nodes" and "difference" in r]
 print("\n%-20s %6s %9s %10s" % ("node", "rows", "form", "difference"))
 for r in nodes:
     print("%-20s %6d %9s %10.1e%s" % (r["node"], r["rows"], r["form"], r["difference"], "" if r["right"] else "  WRONG"))
-print("\n%-6s %-9s %-9s %6s %9s %9s %11s %9s" % ("stage", "method", "form", "tokens", "s a step", "tokens/s", "first step", "pool MiB"))
+print("\n%-6s %-9s %-10s %6s %9s %9s %11s %9s" % ("stage", "method", "form", "tokens", "s a step", "tokens/s", "first step", "pool MiB"))
 for r in rows:
     if "s_per_step" not in r: continue
     tokens = r.get("batch", 0) * r.get("sequence", 0)
-    print("%-6s %-9s %-9s %6d %9.3f %9.0f %11s %9s" % (
-        r["stage"], r.get("method", r.get("mode", "-")), r.get("form") or "best", tokens, r["s_per_step"],
+    print("%-6s %-9s %-10s %6d %9.3f %9.0f %11s %9s" % (
+        r["stage"], r.get("method", r.get("mode", "-")), (r.get("form") or "best") + ("+flash" if r.get("attention") == "flash" else ""), tokens, r["s_per_step"],
         tokens / r["s_per_step"], "%.1f" % r["first_step_s"] if "first_step_s" in r else "-", r.get("pool_mib") or "-"))
 tests = [r for r in rows if r["stage"] == "suite" and "test" in r]
 if tests:
@@ -126,5 +130,5 @@ sys.exit(bool(failed) or any(not r["right"] for r in nodes + tests))
 PY
 code=$?
 # What the tuning of products found, for other machines with this card.
-[ -d target/environment ] && tar -czf "$out/environment.tar.gz" target/environment
+[ -d "$UQ4CT_CACHE/kernels" ] && tar -czf "$out/kernels.tar.gz" -C "$UQ4CT_CACHE" kernels
 exit $code

@@ -8,7 +8,7 @@ use burn::tensor::Distribution;
 use criterion::{Criterion, criterion_group, criterion_main};
 use model::fused::{attention, linear, low_rank, rms_norm, swiglu};
 use model::rope::Angles;
-use model::visibility::{Heads, Visibility};
+use model::visibility::{AttentionKind, Heads, Visibility};
 
 #[global_allocator]
 static ALLOCATOR: uq4ct::allocator::Allocator = uq4ct::allocator::Allocator;
@@ -97,6 +97,7 @@ fn attending(c: &mut Criterion) {
         keys: 3,
         window: None,
         soft_cap: None,
+        attention: AttentionKind::Exact,
     };
     let int = |value: i64| Tensor::<2, Int>::full([4, TOKENS / 4], value, &Device::flex());
     let visibility = Visibility::new(int(1), int(0), int(0));

@@ -9,7 +9,7 @@ use std::time::Instant;
 use burn::prelude::*;
 use burn::tensor::{DType, Distribution, FloatDType};
 use clap::Parser;
-use model::dropout::{DropoutSeed, Mask};
+use model::dropout::{DropoutSeed, Mask, TokenKeys};
 use model::fused::activation::{Activation, Origin};
 use model::fused::adapted_linear::adapted_linear;
 use model::fused::attention::rotary_attention;
@@ -21,7 +21,7 @@ use model::fused::route::route;
 use model::fused::swiglu::swiglu;
 use model::fused::{Form, in_form};
 use model::rope::Angles;
-use model::visibility::{Heads, Visibility};
+use model::visibility::{AttentionKind, Heads, Visibility};
 use serde_json::json;
 
 #[global_allocator]
@@ -137,6 +137,7 @@ const ATTENTION: Node = Node {
             keys,
             window: None,
             soft_cap: None,
+            attention: AttentionKind::Exact,
         };
         let visibility = Visibility::new(real.clone(), real.zeros_like(), row(place.clone()))
             .with_masks(std::iter::once(heads));
@@ -197,6 +198,9 @@ fn mixture(x: &[Tensor<2>]) -> Mixture {
     let [experts, top_k, rank] = EXPERTS;
     let n = x[2].dims()[0];
     let slots = Tensor::<1, Int>::arange(0..(n * top_k) as i64, &x[2].device());
+    let place = Tensor::<1, Int>::arange(0..n as i64, &x[2].device()).unsqueeze::<2>();
+    let (one, zero) = (place.ones_like(), place.zeros_like());
+    let keys = TokenKeys::new(place.clone(), place, one, zero);
     let row = slots.clone() / top_k as i64;
     let chosen = (row * 7 + slots.remainder_scalar(top_k as i64)).remainder_scalar(3);
     Mixture {
@@ -204,7 +208,7 @@ fn mixture(x: &[Tensor<2>]) -> Mixture {
         b: x[1].clone().reshape([experts, rank, WIDTHS[1]]),
         experts: chosen.reshape([n, top_k]),
         weights: x[2].clone(),
-        dropout: Mask::new(0.2, DropoutSeed::new(9)),
+        dropout: Mask::new(0.2, DropoutSeed::new(9), &keys),
     }
 }
 

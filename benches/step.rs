@@ -22,10 +22,12 @@ use model::fused::linear::linear;
 use model::fused::{Form, in_form};
 use model::load::Weights;
 use model::load::tiny::RandomWeights;
+use model::visibility::AttentionKind;
 use model::{DropoutSeed, Llama, ModelConfig, ModelError};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
+use tracing_subscriber::prelude::*;
 use train::config::{RunConfig, WeightType};
 use train::dashboard::state::peak_memory;
 use train::forward;
@@ -33,6 +35,7 @@ use train::optimizer::OnePassAdamW;
 use train::prepare::prepare;
 use train::registry;
 use train::step::Trainee;
+use uq4ct::kernels::{Made, counter};
 
 #[global_allocator]
 static ALLOCATOR: uq4ct::allocator::Allocator = uq4ct::allocator::Allocator;
@@ -171,6 +174,9 @@ struct Options {
     /// Keep only the layers' inputs and run each layer again in the backward pass.
     #[arg(long)]
     recompute: bool,
+    /// Attention by the fastest kernel there is, as `model.attention = "flash"`.
+    #[arg(long)]
+    flash: bool,
     /// Frozen weights in bf16.
     #[arg(long)]
     bf16: bool,
@@ -195,6 +201,7 @@ struct Options {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     uq4ct::allocator::keep_pages();
+    tracing_subscriber::registry().with(counter()).init();
     let options = Options::parse();
     if options.products {
         println!("{}", json!({ "gflops": products() }));
@@ -217,7 +224,8 @@ fn measure(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         let lengths: Vec<usize> = questions.iter().map(EncodedQuestion::length).collect();
         std::fs::write(path, serde_json::to_string(&lengths)?)?;
     }
-    let llama = base.attach(&method.adapter(), 1)?;
+    let llama = base.with_attention(config.model.attention);
+    let llama = llama.attach(&method.adapter(), 1)?;
     let trainable = llama.trainable_parameters();
     let loaded = start.elapsed().as_secs_f64();
     let trains = !options.evaluate && trainable > 0;
@@ -259,6 +267,7 @@ fn measure(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
             llama = llama.no_grad();
         }
     }
+    let made = (device != Device::flex()).then(|| Made::settled().to_string());
     let kept = &phases[options.warmup..];
     let seconds = |phases: &[[f64; 2]]| -> f64 { phases.iter().flatten().sum() };
     let tokens = |counts: &[f64]| -> f64 { counts[options.warmup..].iter().sum() };
@@ -283,6 +292,8 @@ fn measure(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                 Forced::Lean => "lean",
                 Forced::Composed => "composed",
             }),
+            "attention": config.model.attention,
+            "made": made,
             "first_step_s": phases[0].iter().sum::<f64>(),
             "pool_mib": device.memory_pool_usage().map(|pool| pool.bytes_reserved >> 20),
             "peak_rss_mib": peak_memory() as f64 / f64::from(1 << 20),
@@ -304,6 +315,9 @@ fn settings(options: &Options) -> RunConfig {
     config.train.recompute = options.recompute;
     if let Some(dataset) = &options.dataset {
         config.data.dataset = dataset.clone();
+    }
+    if options.flash {
+        config.model.attention = AttentionKind::Flash;
     }
     if options.bf16 {
         config.model.dtype = WeightType::Bf16;

@@ -46,6 +46,16 @@ impl std::error::Error for DeviceError {}
 /// An unknown name, a backend that is not compiled in, or a device that is not present. The error
 /// says what to do.
 pub fn find(name: &str) -> Result<NamedDevice, DeviceError> {
+    let found = present(name)?;
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    if !found.is_cpu() {
+        crate::kernels::keep_for(&found.device);
+    }
+    Ok(found)
+}
+
+/// [`find`], the device unopened.
+fn present(name: &str) -> Result<NamedDevice, DeviceError> {
     let refuse = |reason: String| Err(DeviceError(format!("--device {name}: {reason}")));
     let name = &*name.to_ascii_lowercase();
     if name == "auto" {
@@ -135,6 +145,8 @@ pub fn available() -> Vec<NamedDevice> {
         name: "cpu".into(),
         device: Device::flex(),
     }];
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    crate::kernels::settle();
     ndarray(&mut found);
     wgpu(&mut found);
     cuda(&mut found);

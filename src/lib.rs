@@ -5,6 +5,7 @@
 //! | [`cli`] | `uq4ct VERB`: one file a verb |
 //! | [`serve`] | a finished run over HTTP |
 //! | [`backend`] | names of devices; no other file names a backend |
+//! | [`kernels`] | what GPUs compile: where it is kept, how much it is |
 //! | [`allocator`] | the binaries' allocator |
 //!
 //! Programs of your own stand on the crates below it, `data`, `model` and `train`: see
@@ -38,4 +39,5 @@
 pub mod allocator;
 pub mod backend;
 pub mod cli;
+pub mod kernels;
 pub mod serve;

@@ -114,7 +114,7 @@ pub struct NextTokens {
 pub struct StepPart {
     /// Number of the optimizer step, from 1.
     pub step: usize,
-    /// Seed of what is random in this forward pass.
+    /// Seed of what is random in this optimizer step, the same in all its parts.
     pub seed: u64,
     /// Share of the optimizer step's questions, 1 without accumulation. A share of 0 counts for
     /// nothing and only keeps several devices in step.

@@ -13,7 +13,7 @@ use crate::adapter::probe::{Pass, Probe};
 use crate::adapter::{MixtureWeights, Router, Routing, TargetModule};
 use crate::cache::{KeyValueCache, LayerCache};
 use crate::config::GateActivation;
-use crate::dropout::DropoutSeed;
+use crate::dropout::{DropoutSeed, TokenKeys};
 use crate::fused;
 use crate::fused::activation::{Activation, Origin};
 use crate::fused::attention::rotary_attention;
@@ -21,7 +21,7 @@ use crate::fused::swiglu::swiglu;
 use crate::norm::RmsNorm;
 use crate::projection::{Dense, Projection};
 use crate::rope::{Angles, Rope};
-use crate::visibility::{Heads, Visibility};
+use crate::visibility::{AttentionKind, Heads, Visibility};
 
 /// Rows of token ids with what attention has to know about each token.
 ///
@@ -118,6 +118,8 @@ pub struct SelfAttention {
     pub(crate) window: Option<usize>,
     #[module(skip)]
     pub(crate) soft_cap: Option<f64>,
+    #[module(skip)]
+    pub(crate) kind: AttentionKind,
 }
 
 /// The feed-forward block: `down(act(gate(x)) * up(x))`, with silu SwiGLU.
@@ -141,6 +143,8 @@ struct Context {
     routers_apart: bool,
     /// Factor on what a block adds to the residual stream.
     residual: f64,
+    /// Where something is random.
+    keys: Option<TokenKeys>,
 }
 
 /// The decoder layers with what they share in one forward pass, to be run one at a time.
@@ -168,7 +172,7 @@ impl Llama {
             input,
             context: self.context(input, Some(cache)),
         };
-        let pass = Pass::new(input.dropout, input.probe.as_ref());
+        let pass = blocks.pass();
         let (mut x, mut routing) = (blocks.embedded(), Vec::new());
         for (place, layer) in self.layers.iter().enumerate() {
             let own = Some(cache.layer(place));
@@ -233,6 +237,14 @@ impl Llama {
         }
     }
 
+    /// The same model with this kind of attention in every layer; without a word it is exact.
+    pub fn with_attention(mut self, kind: AttentionKind) -> Self {
+        for layer in &mut self.layers {
+            layer.self_attn.kind = kind;
+        }
+        self
+    }
+
     /// The number of decoder layers.
     pub fn layers(&self) -> usize {
         self.layers.len()
@@ -260,6 +272,14 @@ impl Llama {
         Context {
             routers_apart: input.routers_apart,
             residual: self.multipliers.residual,
+            keys: input.dropout.value().map(|_| {
+                TokenKeys::new(
+                    input.tokens.clone(),
+                    input.positions.clone(),
+                    input.segments.clone(),
+                    input.branches.clone(),
+                )
+            }),
             angles: self
                 .ropes
                 .iter()
@@ -274,6 +294,12 @@ impl Llama {
 }
 
 impl Blocks<'_> {
+    /// What accompanies the pass, before the first layer.
+    fn pass(&self) -> Pass<'_> {
+        let keys = self.context.keys.as_ref();
+        Pass::new(self.input.dropout, keys, self.input.probe.as_ref())
+    }
+
     /// The residual stream before the first layer, `[batch * sequence, d]`, f32.
     pub fn embedded(&self) -> Tensor<2> {
         let flat = self.input.tokens.clone().flatten(0, 1);
@@ -291,8 +317,8 @@ impl Blocks<'_> {
     /// # Shapes
     /// - x, output: `[batch * sequence, d]`
     pub fn forward(&self, place: usize, x: Tensor<2>, routing: &mut Vec<Routing>) -> Tensor<2> {
-        let pass = Pass::new(self.input.dropout, self.input.probe.as_ref());
-        self.llama.layers[place].forward(x, pass.layer(place), &self.context, None, routing)
+        let pass = self.pass().layer(place);
+        self.llama.layers[place].forward(x, pass, &self.context, None, routing)
     }
 }
 
@@ -376,7 +402,11 @@ impl SelfAttention {
         };
         let (angles, visibility) = (&context.angles[self.rope], &context.visibility);
         let mixed = match cache {
-            None => rotary_attention([q, k, v], angles, visibility, self.heads()),
+            None => {
+                let kept = self.v_proj.base().kept_type(&v);
+                let [q, k, v] = [q, k, v].map(|t| t.cast(kept));
+                rotary_attention([q, k, v], angles, visibility, self.heads()).cast(kept)
+            }
             Some(cache) => cache.attention([q, k, v], angles, visibility, self.heads()),
         };
         self.o_proj
@@ -389,6 +419,7 @@ impl SelfAttention {
             keys: self.key_value_heads,
             window: self.window,
             soft_cap: self.soft_cap,
+            attention: self.kind,
         }
     }
 }
@@ -422,10 +453,14 @@ impl Mlp {
             .up_proj
             .forward(x, routing, pass.at(TargetModule::UpProj));
         let inside = match self.activation {
-            GateActivation::Silu => Activation {
-                value: swiglu(gate.clone(), up.clone()),
-                origin: Origin::SwiGlu { gate, up },
-            },
+            GateActivation::Silu => {
+                let kept = self.up_proj.base().kept_type(&up);
+                let [gate, up] = [gate, up].map(|t| t.cast(kept));
+                Activation {
+                    value: swiglu(gate.clone(), up.clone()),
+                    origin: Origin::SwiGlu { gate, up },
+                }
+            }
             GateActivation::GeluTanh => self.gated(gate, up).into(),
         };
         self.down_proj
@@ -470,7 +505,7 @@ impl Mlp {
                     hidden,
                     expert,
                     weight: column(&routing.weights, slot),
-                    drop: pass.at(TargetModule::DownProj).seed,
+                    pass: pass.at(TargetModule::DownProj),
                 }
             })
             .collect();
@@ -493,21 +528,21 @@ impl Mlp {
             return frozen;
         };
         slots.into_iter().fold(frozen, |y, slot| {
-            down.updated(y, slot.hidden, slot.expert, slot.weight, slot.drop)
+            down.updated(y, slot.hidden, slot.expert, slot.weight, slot.pass)
         })
     }
 }
 
 /// One of the k experts of every token, in a feed-forward block of whole experts.
-struct Slot {
+struct Slot<'a> {
     /// The input of down, `[tokens, f]`.
     hidden: Tensor<2>,
     /// The expert of each token, `[tokens, 1]`.
     expert: Tensor<2, Int>,
     /// The weight of each token's expert, `[tokens, 1]`.
     weight: Tensor<2>,
-    /// The seed of the dropout on the input of down.
-    drop: DropoutSeed,
+    /// The pass at down.
+    pass: Pass<'a>,
 }
 
 /// The frozen output plus one expert's update for each token.
@@ -521,7 +556,7 @@ fn with_expert(
     match projection.mixture() {
         Some(mix) => {
             let one = Tensor::ones(expert.dims(), (&x.device(), DType::F32));
-            mix.updated(frozen, x.clone(), expert.clone(), one, pass.seed)
+            mix.updated(frozen, x.clone(), expert.clone(), one, pass)
         }
         None => frozen,
     }

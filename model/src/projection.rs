@@ -6,10 +6,11 @@ use burn::tensor::DType;
 
 use crate::adapter::probe::Pass;
 use crate::adapter::{Initializer, LoraConfig, MixtureWeights, Routing, Shape};
-use crate::dropout::{DropoutSeed, Mask, flipout, masked};
+use crate::dropout::{flipout, masked};
 use crate::error::ModelError;
 use crate::fused::activation::Activation;
 use crate::fused::adapted_linear::{adapted_linear, serves};
+use crate::fused::keeps_less;
 use crate::fused::linear::in_its_type;
 use crate::fused::low_rank::{Mixture, add_low_rank};
 
@@ -95,6 +96,15 @@ impl Dense {
         [d_in, d_out]
     }
 
+    /// The type in which activations like x are kept for the backward pass: the weights' own,
+    /// which products take them in anyway, where operations are lean.
+    pub(crate) fn kept_type(&self, x: &Tensor<2>) -> DType {
+        match keeps_less(x) {
+            true => self.weight.dtype(),
+            false => x.dtype(),
+        }
+    }
+
     /// Applies the map. The product runs in the weights' type, everything around it in f32.
     ///
     /// # Shapes
@@ -133,7 +143,7 @@ impl LoraLinear {
             None => self.sum(x, pass),
             Some(magnitude) => {
                 let gain = (magnitude.val() / self.norms()).unsqueeze();
-                match Mask::new(self.dropout, pass.seed) {
+                match pass.mask(self.dropout) {
                     None => self.sum(x, pass) * gain,
                     // As in peft, dropout acts on all that the magnitude changes.
                     Some(mask) => {
@@ -154,11 +164,11 @@ impl LoraLinear {
         let plain = self.lora_g.is_none() && !pass.is_recorded();
         if !(plain && serves(&x.value, &self.base.weight)) {
             let x = x.into_value();
-            let branch = masked(x.clone(), Mask::new(self.dropout, pass.seed));
+            let branch = masked(x.clone(), pass.mask(self.dropout));
             return self.frozen(x) + self.update(branch, pass);
         }
         let taken = self.taken(&x.value);
-        let mixture = self.mixture_of_one(&x.value, pass.seed);
+        let mixture = self.mixture_of_one(&x.value, pass);
         let sum = adapted_linear(x, self.base.weight.clone(), mixture);
         match taken {
             Some(taken) => sum - taken,
@@ -177,14 +187,15 @@ impl LoraLinear {
     /// `s B_0 A_0 x`, where PiSSA took it out of W.
     fn taken(&self, x: &Tensor<2>) -> Option<Tensor<2>> {
         let (a, b) = (self.initial_a.as_ref()?, self.initial_b.as_ref()?);
-        Some(x.clone().matmul(a.val()).matmul(b.val()) * self.scaling)
+        let x = x.clone().cast(DType::F32);
+        Some(x.matmul(a.val()).matmul(b.val()) * self.scaling)
     }
 
     /// `s B A x`, x after dropout.
     fn update(&self, x: Tensor<2>, pass: Pass) -> Tensor<2> {
         let mut hidden = x.clone().matmul(self.lora_a.val());
         if let Some(g) = &self.lora_g {
-            hidden = flipout(hidden, x.clone(), g.val().square(), pass.seed);
+            hidden = flipout(hidden, x.clone(), g.val().square(), pass.seed, pass.keys);
         }
         pass.second_product(x, hidden, self.lora_b.val()) * self.scaling
     }
@@ -206,27 +217,28 @@ impl LoraLinear {
     }
 
     /// The update as a mixture whose one expert serves every row of x.
-    fn mixture_of_one(&self, x: &Tensor<2>, seed: DropoutSeed) -> Mixture {
+    fn mixture_of_one(&self, x: &Tensor<2>, pass: Pass) -> Mixture {
         let (tokens, device) = (x.dims()[0], x.device().without_autodiff());
         Mixture {
             a: self.lora_a.val().unsqueeze(),
             b: self.lora_b.val().unsqueeze(),
             experts: Tensor::zeros([tokens, 1], &device),
             weights: Tensor::full([tokens, 1], self.scaling, (&device, DType::F32)),
-            dropout: Mask::new(self.dropout, seed),
+            dropout: pass.mask(self.dropout),
         }
     }
 }
 
 impl MixLoraLinear {
-    fn forward(&self, x: Activation, routing: &Routing, seed: DropoutSeed) -> Tensor<2> {
+    fn forward(&self, x: Activation, routing: &Routing, pass: Pass) -> Tensor<2> {
         let (experts, weights) = (routing.experts.clone(), routing.weights.clone());
         if self.mixture_weights == MixtureWeights::Raw {
             // The raw probabilities weigh the frozen output, too.
-            let base = self.base.forward(x.value.clone()) * routing.mass();
-            return self.updated(base, x.value, experts, weights, seed);
+            let x = x.into_value();
+            let base = self.base.forward(x.clone()) * routing.mass();
+            return self.updated(base, x, experts, weights, pass);
         }
-        let mixture = self.mixture(experts, weights, seed);
+        let mixture = self.mixture(experts, weights, pass);
         let weight = self.base.weight.clone();
         self.base.with_bias(adapted_linear(x, weight, mixture))
     }
@@ -238,18 +250,18 @@ impl MixLoraLinear {
         x: Tensor<2>,
         experts: Tensor<2, Int>,
         weights: Tensor<2>,
-        seed: DropoutSeed,
+        pass: Pass,
     ) -> Tensor<2> {
-        add_low_rank(base, x, self.mixture(experts, weights, seed))
+        add_low_rank(base, x, self.mixture(experts, weights, pass))
     }
 
-    fn mixture(&self, experts: Tensor<2, Int>, weights: Tensor<2>, seed: DropoutSeed) -> Mixture {
+    fn mixture(&self, experts: Tensor<2, Int>, weights: Tensor<2>, pass: Pass) -> Mixture {
         Mixture {
             a: self.lora_a.val(),
             b: self.lora_b.val(),
             experts,
             weights: weights * self.scaling,
-            dropout: Mask::new(self.dropout, seed),
+            dropout: pass.mask(self.dropout),
         }
     }
 }
@@ -274,7 +286,7 @@ impl Projection {
             Self::Lora(lora) => lora.forward(x, pass),
             Self::MixLora(mix) => {
                 let routing = routing.expect("a layer with a mixture has a router");
-                mix.forward(x, routing, pass.seed)
+                mix.forward(x, routing, pass)
             }
         }
     }

@@ -1,6 +1,8 @@
 //! Which tokens a token may attend to.
 
 use burn::tensor::{Bool, Int, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// The heads of an attention layer: what does not follow from the shapes of q, k and v.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -13,6 +15,21 @@ pub struct Heads {
     pub window: Option<usize>,
     /// Bound c of the scores, `c tanh(s / c)`; `None` = no bound.
     pub soft_cap: Option<f64>,
+    /// How a device without this project's kernels computes it.
+    pub attention: AttentionKind,
+}
+
+/// How attention is computed where this project has no kernels for the device; the processor's are
+/// exact and keep no scores. Training and scoring compute it alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionKind {
+    /// In the type of the activations.
+    #[default]
+    Exact,
+    /// By the fastest kernel that Burn finds, whose products may take parts of 16 bits. The
+    /// backward pass is exact.
+    Flash,
 }
 
 impl Heads {

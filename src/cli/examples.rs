@@ -25,6 +25,16 @@ pub(super) fn of(verb: &str) -> &'static [(&'static str, &'static str)] {
             ),
             ("A model alone", "uq4ct download --model smollm2-135m"),
         ],
+        "warm" => &[
+            (
+                "Before the main job on a card",
+                "uq4ct warm --model qwen2.5-coder-0.5b --method uq4ct --device cuda",
+            ),
+            (
+                "For longer questions, scored by their texts",
+                "uq4ct warm --model smollm2-135m --longest 1024 --set data.scoring=cloze --device cuda",
+            ),
+        ],
         "data" | "check" => &[
             ("Look at a file", "uq4ct data check questions.csv"),
             (

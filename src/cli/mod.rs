@@ -30,6 +30,7 @@ mod short;
 mod sweep;
 mod train;
 mod usage;
+mod warm;
 
 /// Fine-tune a language model and know how far its confidence can be trusted.
 #[derive(Debug, Parser)]
@@ -50,6 +51,8 @@ enum Verb {
     Models(models::ModelsArgs),
     /// Fetch models and questions ahead of time.
     Download(download::DownloadArgs),
+    /// Compile and tune ahead what a graphics card needs for a training.
+    Warm(warm::WarmArgs),
     /// Look at a file of your own before training on it.
     #[command(subcommand)]
     Data(data::DataVerb),
@@ -133,6 +136,7 @@ fn chosen(cli: Cli) -> ExitCode {
         Verb::Runs(args) => runs::run(&args),
         Verb::Models(args) => models::run(&args),
         Verb::Download(args) => download::run(&args),
+        Verb::Warm(args) => warm::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Serve(args) => serve::run(args),
         Verb::Data(verb) => data::run(verb),

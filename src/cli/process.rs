@@ -10,14 +10,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use data::loader::LoaderState;
+use tracing_subscriber::prelude::*;
 use train::dashboard::hangup::{Hangup, LINES, LineSink, hang_up, hung_up, printable};
 use train::dashboard::plain::{EVERY, Plain};
 use train::dashboard::state::DashboardState;
 use train::dashboard::terminal::{self, Terminal};
 use train::run_directory::Environment;
+use train::telemetry::Telemetry;
 
 use super::manners;
 use crate::backend::{self, NamedDevice};
+use crate::kernels::Told;
 
 /// Diagnostics on standard error, as `RUST_LOG` says; warnings by default. Coloured on a terminal
 /// alone.
@@ -27,10 +30,13 @@ pub(super) fn logging() {
         None => tracing_subscriber::EnvFilter::try_from_default_env()
             .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
     };
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(colours())
         .with_writer(std::io::stderr)
+        .with_filter(filter);
+    let _ = tracing_subscriber::registry()
+        .with(lines)
+        .with(crate::kernels::counter())
         .try_init();
 }
 
@@ -42,6 +48,13 @@ fn colours() -> bool {
     let term = std::env::var_os("TERM");
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     std::io::stderr().is_terminal() && terminal::draws(term.as_deref()) && !plain
+}
+
+/// Says what a graphics card's kernels are being made, where there is one.
+pub(super) fn compiling(device: &NamedDevice, telemetry: &Telemetry) -> Option<Told> {
+    let telemetry = telemetry.clone();
+    let say = move |line| telemetry.say(line);
+    (!device.is_cpu()).then(|| Told::start(say))
 }
 
 /// Exit code of work that was stopped and can go on.

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use data::shots::Shots;
 use train::RunConfig;
+use train::card::free_memory;
 use train::config::ConfigLayers;
 use train::context::Setup;
 use train::dashboard::state::{DashboardState, clock, peak_memory};
@@ -25,7 +26,8 @@ use super::figures::table;
 use super::flags::{self, PlaceArgs};
 use super::newest::{RUNS, newest_unfinished};
 use super::process::{
-    OnHangup, STOPPED, StopSignal, display, environment, logging, print, quoted, tell, threads,
+    OnHangup, STOPPED, StopSignal, compiling, display, environment, logging, print, quoted, tell,
+    threads,
 };
 use super::short;
 use super::sweep::{self, SweepArgs, Sweeping};
@@ -225,12 +227,14 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         Some(free) => choose(config, &mut prepared, &setup, free)?,
         None => config,
     };
+    let config = sized(config, &args, &prepared, &device, &root)?;
     let _lock = RunDirectory::lock(&root)?;
     // Only now: a run whose data cannot be had must not cost the old one.
     if args.overwrite {
         RunDirectory::clear(&root)?;
     }
     signal.begin();
+    let _compiling = compiling(&device, &telemetry);
     let outcome = {
         let _display = display(
             args.plain,
@@ -374,6 +378,30 @@ fn choose(
     Ok(config)
 }
 
+/// The settings with passes as large as a graphics card's free memory takes, where nobody said how
+/// large. A run that goes on has the passes that it began with.
+fn sized(
+    mut config: RunConfig,
+    args: &TrainArgs,
+    prepared: &Prepared,
+    device: &NamedDevice,
+    root: &Path,
+) -> Result<RunConfig> {
+    if given(args)?.has("train.micro_tokens") {
+        return Ok(config);
+    }
+    let known = args
+        .resume
+        .as_ref()
+        .and_then(|_| RunDirectory::open(root).ok());
+    match (known, free_memory(&device.device)) {
+        (Some((_, known)), _) => config.train.micro_tokens = known.train.micro_tokens,
+        (None, Some(free)) => config.train.micro_tokens = prepared.pass_tokens(&config, free)?,
+        (None, None) => {}
+    }
+    Ok(config)
+}
+
 /// What a short run is, in one line.
 fn banner(config: &RunConfig, prepared: &Prepared) -> String {
     let [train, _, test] = prepared.splits.account.used;
@@ -438,6 +466,7 @@ fn dry_run(
 ) -> Result<ExitCode> {
     let finder = args.places.finder(&config.model.name);
     let prepared: Prepared = prepare_after(config, &finder, start::shots(config)?)?;
+    let config = &sized(config.clone(), args, &prepared, device, Path::new(""))?;
     let adapter = registry::build(config)?.adapter();
     let pace = prepared.pace(config, &device.device, threads())?;
     let estimate = prepared.estimate(config, &device.device, &pace)?;

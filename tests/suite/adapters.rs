@@ -8,7 +8,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
-use data::{Batch, QuestionBatcher};
+use data::Batch;
 use model::exchange::{self, Adapter, Tensors, merged, own, peft};
 use model::{AdapterConfig, DropoutSeed, Llama, LoraConfig, ModelConfig};
 use train::RunConfig;
@@ -20,7 +20,7 @@ use train::optimizer::{OnePassAdamW, learning_rate};
 
 use crate::families::load as load_family;
 use crate::parity::{all_logits, load as load_llama, questions, real_rows};
-use crate::support::{assert_close, devices, fixture, floats, named_gradients};
+use crate::support::{assert_close, devices, exact, fixture, floats, named_gradients};
 use crate::support::{tensors, tensors as tensors_of};
 
 /// Name and base model of every fixture.
@@ -77,7 +77,7 @@ fn loss(llama: &Llama, batch: &Batch) -> Tensor<1> {
 }
 
 fn logits(llama: &Llama, device: &Device) -> Vec<f32> {
-    let batch = QuestionBatcher::default().batch(questions(), device);
+    let batch = exact().batch(questions(), device);
     all_logits(llama, &forward::input(&batch, DropoutSeed::OFF))
 }
 
@@ -95,7 +95,7 @@ fn logits_loss_and_gradients_of_every_variant_equal_pefts() {
             assert_close(&what, &logits(&llama, &device), &wanted, tolerance);
             let llama = llama.train();
             let device = device.clone().autodiff();
-            let batch = QuestionBatcher::default().batch(questions(), &device);
+            let batch = exact().batch(questions(), &device);
             let loss = loss(&llama, &batch);
             let found = floats(loss.clone().without_autodiff());
             assert_close(&what, &found, &expected["loss"].1, tolerance);
@@ -267,7 +267,7 @@ fn gradients_of_every_variant_agree_with_finite_differences() {
         let adapter = read(case);
         let config = lora(&adapter);
         let llama = adapted(&base(on, &device), &adapter).train();
-        let batch = QuestionBatcher::default().batch(questions(), &device);
+        let batch = exact().batch(questions(), &device);
         let gradients = loss(&llama, &batch).backward();
         let gradients = GradientsParams::from_grads(gradients, &llama);
         let slope: f64 = named_gradients(&llama, &gradients)
@@ -310,7 +310,7 @@ fn a_fresh_dora_or_pissa_changes_nothing_with_and_without_dropout() {
     let device = Device::flex();
     let plain = base("qwen2_bias", &device);
     let expected = logits(&plain, &device);
-    let batch = QuestionBatcher::default().batch(questions(), &device);
+    let batch = exact().batch(questions(), &device);
     for (use_dora, start) in [
         (true, "kaiming"),
         (false, "pissa"),
@@ -350,7 +350,7 @@ fn a_rate_for_b_steps_as_pefts_lora_plus() {
     config.train.lora_plus_ratio = 4.0;
     let mut rates = learning_rate(&config.train, 3).unwrap();
     let mut optimizer: ModuleOptimizer = OnePassAdamW::new(0.05).into();
-    let batch = QuestionBatcher::default().batch(questions(), &device);
+    let batch = exact().batch(questions(), &device);
     for _ in 0..3 {
         let gradients = loss(&llama, &batch).backward();
         let gradients = GradientsParams::from_grads(gradients, &llama);

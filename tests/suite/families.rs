@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::tensor::{FloatDType, TensorData};
-use data::{QuestionBatcher, Tokenizer};
+use data::Tokenizer;
 use model::config::FAMILIES;
 use model::{AdapterConfig, DropoutSeed, KeyValueCache, Llama, LlamaInput, ModelConfig};
 use serde_json::Value;
@@ -15,7 +15,7 @@ use train::functional_uncertainty::FluTokens;
 use train::method::{self, Training};
 
 use crate::parity::{all_logits, generate, load as load_llama, lora, questions, real_rows};
-use crate::support::{assert_close, devices, fixture, floats, named_gradients, tensors};
+use crate::support::{assert_close, devices, exact, fixture, floats, named_gradients, tensors};
 
 /// Positions of the longest question of the fixtures.
 const POSITIONS: usize = 13;
@@ -55,7 +55,7 @@ fn logits_and_loss_of_further_families_equal_transformers() {
     for (name, device, tolerance) in devices() {
         for family in MODELS {
             let llama = load(family, &device);
-            let batch = QuestionBatcher::default().batch(questions(), &device);
+            let batch = exact().batch(questions(), &device);
             let expected = tensors(
                 &fixture("families")
                     .join(family)
@@ -183,7 +183,7 @@ fn gradients_of_further_families_agree_with_finite_differences() {
     for family in MODELS {
         let llama = load(family, &device).attach(&adapter, 3).unwrap();
         let llama = llama.map(&mut Along(0.2)).train();
-        let batch = QuestionBatcher::default().batch(questions(), &device);
+        let batch = exact().batch(questions(), &device);
         let loss = |llama: &Llama| {
             let output = llama.forward(&forward::input(&batch, DropoutSeed::OFF));
             let reading = Reading::of(output, &batch, FluTokens::default());

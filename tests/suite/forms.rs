@@ -8,7 +8,6 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::tensor::FloatDType;
-use data::QuestionBatcher;
 use data::encoded::EncodedQuestion;
 use model::fused::{Form, in_form};
 use model::load::tiny::{self, RandomWeights};
@@ -20,13 +19,19 @@ use train::functional_uncertainty::functional_uncertainty;
 
 use crate::support::allocation::bytes_held;
 use crate::support::{
-    assert_close, devices, floats, mixture, named_gradients, questions, tiny_adapted,
+    assert_close, devices, exact, floats, mixture, named_gradients, questions, tiny_adapted,
+    tiny_adapted_in,
 };
 
 /// Logits of a training pass with dropout, and the gradients of the parameters.
 fn pass(adapter: &AdapterConfig, device: &Device) -> (Vec<f32>, BTreeMap<String, Vec<f32>>) {
-    let llama = tiny_adapted(adapter, device).train();
-    let batch = QuestionBatcher::default().batch(questions(5), &device.clone().autodiff());
+    pass_of(&tiny_adapted(adapter, device), device)
+}
+
+/// The same of a model.
+fn pass_of(llama: &Llama, device: &Device) -> (Vec<f32>, BTreeMap<String, Vec<f32>>) {
+    let llama = llama.clone().train();
+    let batch = exact().batch(questions(5), &device.clone().autodiff());
     let output = llama.forward(&forward::input(&batch, DropoutSeed::new(5)));
     let logits = floats(output.logits.clone().without_autodiff());
     let mut loss = output.logits.square().mean();
@@ -78,8 +83,73 @@ fn every_form_says_the_same_with_dropout_in_every_placement() {
     }
 }
 
+/// Beside bf16 weights the lean form keeps activations in bf16: what that moves is no more than
+/// what the products' own rounding moves.
+#[test]
+fn beside_bf16_weights_the_lean_form_says_the_same_within_their_rounding() {
+    let lora = LoraConfig {
+        dropout: 0.3,
+        ..mixture().lora
+    };
+    let adapters = [
+        AdapterConfig::Lora(lora.clone()),
+        AdapterConfig::Lora(LoraConfig {
+            use_dora: true,
+            ..lora.clone()
+        }),
+        AdapterConfig::MixLora(MixLoraConfig {
+            lora: lora.clone(),
+            ..mixture()
+        }),
+        AdapterConfig::MixLora(MixLoraConfig {
+            lora: lora.clone(),
+            mixture_weights: MixtureWeights::Raw,
+            ..mixture()
+        }),
+        AdapterConfig::MixLora(MixLoraConfig {
+            lora,
+            placement: Placement::Ffn,
+            ..mixture()
+        }),
+    ];
+    for adapter in adapters {
+        for (name, device, _) in devices() {
+            if !device.supports_dtype(burn::tensor::DType::BF16) {
+                continue;
+            }
+            let of = |form, weights| {
+                in_form(form, || {
+                    pass_of(&tiny_adapted_in(weights, &adapter, &device), &device)
+                })
+            };
+            let (exact, _) = of(Form::Composed, FloatDType::F32);
+            let (composed, gradients) = of(Form::Composed, FloatDType::BF16);
+            let (lean, found) = of(Form::Lean, FloatDType::BF16);
+            let far = |a: &[f32], b: &[f32]| -> f64 {
+                let squares =
+                    |of: &mut dyn Iterator<Item = f32>| of.map(|v| f64::from(v * v)).sum();
+                let off: f64 = squares(&mut a.iter().zip(b).map(|(a, b)| a - b));
+                let size: f64 = squares(&mut b.iter().copied());
+                (off / size).sqrt()
+            };
+            let what = format!("{name}, {adapter:?}");
+            let rounding = far(&composed, &exact);
+            assert!(rounding > 1e-4, "{what}: bf16 rounds nothing?");
+            let moved = far(&lean, &composed);
+            assert!(
+                moved <= 1.5 * rounding,
+                "{what}: {moved} where rounding moves {rounding}"
+            );
+            for (parameter, gradient) in &gradients {
+                let moved = far(&found[parameter], gradient);
+                assert!(moved < 0.05, "{what}: {parameter}: {moved}");
+            }
+        }
+    }
+}
+
 /// Bytes that the graph of a training pass holds, for each token.
-fn kept(layers: usize, adapter: &AdapterConfig, form: Form) -> f64 {
+fn kept(layers: usize, adapter: &AdapterConfig, weights: FloatDType, form: Form) -> f64 {
     let mut config = tiny::config(270);
     config.num_hidden_layers = layers;
     config.sliding_window = vec![None; layers];
@@ -90,12 +160,12 @@ fn kept(layers: usize, adapter: &AdapterConfig, form: Form) -> f64 {
     config.head_dim = 64;
     config.max_position_embeddings = 600;
     let device = Device::flex();
-    let mut weights = RandomWeights::new(config.clone(), 1);
-    let base = Llama::load(&config, &mut weights, 600, FloatDType::F32, &device).unwrap();
+    let mut drawn = RandomWeights::new(config.clone(), 1);
+    let base = Llama::load(&config, &mut drawn, 600, weights, &device).unwrap();
     let llama = base.attach(adapter, 1).unwrap().train();
     let tokens = (0..560).map(|i| i % 250).collect();
     let row = EncodedQuestion::lettered("long", tokens, &[100, 103], 0);
-    let batch = QuestionBatcher::default().batch(vec![row], &device.autodiff());
+    let batch = exact().batch(vec![row], &device.autodiff());
     let input = forward::input(&batch, DropoutSeed::new(5));
     let (_output, bytes) = bytes_held(|| in_form(form, || llama.forward(&input)));
     bytes as f64 / 560.0
@@ -104,7 +174,7 @@ fn kept(layers: usize, adapter: &AdapterConfig, form: Form) -> f64 {
 /// LLaMA-2-7B has 32 layers of width 4096, whose feed-forward width has the ratio of the model
 /// here. What a layer keeps is in proportion to its width.
 #[test]
-fn the_lean_form_keeps_7_mb_a_token_of_a_7b_model_and_the_composed_form_three_times_that() {
+fn a_token_of_a_7b_model_keeps_7_mb_and_4_beside_bf16_weights_composed_three_times_that() {
     let mix = AdapterConfig::MixLora(MixLoraConfig {
         lora: LoraConfig {
             // In the ratio of 16 to 4096 it would be a quarter.
@@ -115,12 +185,17 @@ fn the_lean_form_keeps_7_mb_a_token_of_a_7b_model_and_the_composed_form_three_ti
         num_experts: 8,
         ..mixture()
     });
-    let of_a_7b = |form| {
-        let layer = (kept(4, &mix, form) - kept(2, &mix, form)) / 2.0;
+    let of_a_7b = |weights, form| {
+        let layer = (kept(4, &mix, weights, form) - kept(2, &mix, weights, form)) / 2.0;
         layer / 256.0 * 4096.0 * 32.0 / 1e6
     };
-    let (lean, composed) = (of_a_7b(Form::Lean), of_a_7b(Form::Composed));
-    println!("MB a token: lean {lean:.2}, composed {composed:.2}");
+    let (lean, composed) = (
+        of_a_7b(FloatDType::F32, Form::Lean),
+        of_a_7b(FloatDType::F32, Form::Composed),
+    );
+    let half = of_a_7b(FloatDType::BF16, Form::Lean);
+    println!("MB a token: lean {lean:.2}, beside bf16 {half:.2}, composed {composed:.2}");
     assert!(lean <= 7.0, "{lean:.2} MB a token");
+    assert!(half <= 4.0, "{half:.2} MB a token beside bf16 weights");
     assert!(composed > 2.5 * lean, "{composed:.2} against {lean:.2}");
 }

@@ -27,6 +27,7 @@ mod housekeeping;
 mod hub;
 mod imports;
 mod invariants;
+mod kernels;
 mod language_part;
 mod library;
 mod malformed;

@@ -7,7 +7,6 @@ use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 use burn::tensor::activation::log_softmax;
-use data::QuestionBatcher;
 use data::encoded::EncodedQuestion;
 use model::fused::{Form, in_form};
 use model::load::safetensors::Safetensors;
@@ -23,7 +22,7 @@ use train::method::{self, Method, Training};
 use train::registry;
 
 use crate::support::{
-    assert_close, devices, fixture, floats, load_adapter, named_gradients, tensors,
+    assert_close, devices, exact, fixture, floats, load_adapter, named_gradients, tensors,
 };
 
 const LENGTHS: [usize; 2] = [13, 7];
@@ -95,7 +94,7 @@ fn logits_and_loss_of_every_family_equal_transformers() {
             "qwen2_bias",
         ] {
             let llama = load(family, &device);
-            let batch = QuestionBatcher::default().batch(questions(), &device);
+            let batch = exact().batch(questions(), &device);
             let expected = tensors(&fixture("parity").join(family).join("expected.safetensors"));
             let input = forward::input(&batch, DropoutSeed::OFF);
             let what = format!("{family} on {name}");
@@ -123,7 +122,7 @@ fn the_hidden_state_of_a_one_layer_model_equals_transformers() {
     for (name, device, tolerance) in devices() {
         let mut weights = Safetensors::open(&folder).unwrap();
         let llama = Llama::load(&config, &mut weights, 64, FloatDType::F32, &device).unwrap();
-        let batch = QuestionBatcher::default().batch(questions(), &device);
+        let batch = exact().batch(questions(), &device);
         let (hidden, _) = llama.hidden_states(&forward::input(&batch, DropoutSeed::OFF));
         let [_, d] = hidden.dims();
         let found = (vec![2, LENGTHS[0], d], floats(hidden));
@@ -168,7 +167,7 @@ fn check_adapter_in_one_form(case: &str, adapter: &AdapterConfig, method: &dyn M
         let fresh = load("llama", &device).attach(adapter, 0).unwrap();
         let llama = load_adapter(fresh, &folder.join("adapter.safetensors")).train();
         let device = device.autodiff();
-        let batch = QuestionBatcher::default().batch(questions(), &device);
+        let batch = exact().batch(questions(), &device);
         let input = forward::input(&batch, DropoutSeed::OFF);
         let what = format!("{case} on {name}");
         assert_close(
@@ -262,7 +261,7 @@ pub(crate) fn generate(
 ) -> Vec<(Vec<i64>, Vec<f32>)> {
     let rows = questions();
     let mut kept: Vec<usize> = vec![0, 1];
-    let batch = QuestionBatcher::default().batch(rows.clone(), device);
+    let batch = exact().batch(rows.clone(), device);
     let mut cache = KeyValueCache::default();
     let prompt = forward::input(&batch, DropoutSeed::OFF);
     let mut logits = llama.forward_with_cache(&prompt, &mut cache).logits;

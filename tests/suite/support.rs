@@ -8,6 +8,8 @@ use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 use data::encoded::EncodedQuestion;
+use data::padding::Padding;
+use data::{BatchOptions, QuestionBatcher};
 use model::load::tiny::{self, RandomWeights};
 use model::{AdapterConfig, Llama, LoraConfig, MixLoraConfig};
 
@@ -175,15 +177,15 @@ pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f32], toleranc
 
 /// The tiny model without an adapter.
 pub(crate) fn tiny_base(device: &Device) -> Llama {
-    tiny_layers(2, device)
+    tiny_layers(2, FloatDType::F32, device)
 }
 
-fn tiny_layers(layers: usize, device: &Device) -> Llama {
+fn tiny_layers(layers: usize, weights: FloatDType, device: &Device) -> Llama {
     let mut config = tiny::config(270);
     config.num_hidden_layers = layers;
     config.sliding_window = vec![None; layers];
-    let mut weights = RandomWeights::new(config.clone(), 1);
-    Llama::load(&config, &mut weights, 128, FloatDType::F32, device).unwrap()
+    let mut drawn = RandomWeights::new(config.clone(), 1);
+    Llama::load(&config, &mut drawn, 128, weights, device).unwrap()
 }
 
 /// A mixture of 4 experts of rank 3, top-2.
@@ -207,12 +209,26 @@ pub(crate) fn tiny_adapted(adapter: &AdapterConfig, device: &Device) -> Llama {
     tiny_adapted_layers(2, adapter, device)
 }
 
+/// The same with frozen weights of a type.
+pub(crate) fn tiny_adapted_in(
+    weights: FloatDType,
+    adapter: &AdapterConfig,
+    device: &Device,
+) -> Llama {
+    shaken(tiny_layers(2, weights, device), adapter)
+}
+
 /// The same with another number of layers.
 pub(crate) fn tiny_adapted_layers(
     layers: usize,
     adapter: &AdapterConfig,
     device: &Device,
 ) -> Llama {
+    shaken(tiny_layers(layers, FloatDType::F32, device), adapter)
+}
+
+/// A model with an adapter whose every parameter is moved.
+fn shaken(base: Llama, adapter: &AdapterConfig) -> Llama {
     struct Shake;
     impl ModuleMapper for Shake {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -224,10 +240,17 @@ pub(crate) fn tiny_adapted_layers(
             })
         }
     }
-    tiny_layers(layers, device)
-        .attach(adapter, 3)
-        .unwrap()
-        .map(&mut Shake)
+    base.attach(adapter, 3).unwrap().map(&mut Shake)
+}
+
+/// Rows padded to the longest on every device, where tokens are told by their place.
+pub(crate) fn exact() -> QuestionBatcher {
+    QuestionBatcher {
+        options: BatchOptions {
+            padding: Padding::Exact,
+            ..BatchOptions::default()
+        },
+    }
 }
 
 /// Questions of different lengths with two to four choices.

@@ -73,6 +73,61 @@ fn activations(config: &ModelConfig, adapter: &AdapterConfig, grouped: bool) -> 
     }
 }
 
+/// Bytes that the backward pass keeps for each token; `half`: as beside bf16 weights.
+fn bytes_kept(
+    config: &ModelConfig,
+    adapter: &AdapterConfig,
+    grouped: bool,
+    recompute: bool,
+    half: bool,
+) -> f64 {
+    let kept = activations(config, adapter, grouped);
+    let layers = config.num_hidden_layers;
+    let values = match recompute {
+        // Every layer's input, and one layer whole.
+        true => layers * config.hidden_size + kept,
+        false => layers * kept,
+    };
+    let whole = if recompute { 1 } else { layers };
+    let halved = if half { whole * halved(config) } else { 0 };
+    4.0 * values as f64 - 2.0 * halved as f64
+}
+
+/// Of the values of one layer, those that are kept in bf16 beside bf16 weights: q, k, v and
+/// attention's output, gate and up.
+fn halved(config: &ModelConfig) -> usize {
+    let heads = config.num_attention_heads + config.num_key_value_heads;
+    2 * heads * config.head_dim + 2 * config.intermediate_size
+}
+
+/// What a training pass takes beside the frozen weights, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PassMemory {
+    /// Whatever the number of tokens.
+    pub fixed: f64,
+    /// For each token.
+    pub per_token: f64,
+}
+
+impl PassMemory {
+    /// Of a device without this project's kernels, and of a step that may have several passes.
+    /// `half`: the frozen weights are bf16.
+    pub fn new(
+        config: &ModelConfig,
+        adapter: &AdapterConfig,
+        micro_batch: usize,
+        recompute: bool,
+        half: bool,
+    ) -> Self {
+        let parameters = 4.0 * adapter.parameters(config) as f64;
+        Self {
+            // Parameters, moments, gradients and those of earlier passes; logits.
+            fixed: 5.0 * parameters + 8.0 * (micro_batch * config.vocab_size) as f64,
+            per_token: bytes_kept(config, adapter, false, recompute, half),
+        }
+    }
+}
+
 /// What a run does besides one pass over its training questions.
 #[derive(Debug, Clone, Copy)]
 pub struct Besides {
@@ -89,7 +144,7 @@ pub struct Besides {
 }
 
 /// Estimates a run. `weight_bytes` is the size of one frozen weight, `grouped` says whether
-/// a mixture computes the chosen experts alone.
+/// a mixture computes the chosen experts alone, `half` whether activations are kept in bf16.
 #[expect(
     clippy::too_many_arguments,
     reason = "plain facts of one run, used once"
@@ -104,6 +159,7 @@ pub fn estimate(
     weight_bytes: usize,
     grouped: bool,
     recompute: bool,
+    half: bool,
     pace: &Pace,
     besides: &Besides,
 ) -> RunEstimate {
@@ -130,14 +186,9 @@ pub fn estimate(
     let after_seconds = asked * (base + low_rank) / pace.asking + besides.bootstrap_seconds;
     let longest = train.iter().map(EncodedQuestion::length).max().unwrap_or(0);
     let widest = (schedule.micro_batch * longest).min(schedule.micro_tokens.max(longest));
-    let kept = activations(config, adapter, grouped);
-    let values = match recompute {
-        // Every layer's input, and one layer whole.
-        true => config.num_hidden_layers * config.hidden_size + kept,
-        false => config.num_hidden_layers * kept,
-    };
-    let logits = schedule.micro_batch * config.vocab_size * 2;
-    let activations = 4.0 * (widest * values + logits) as f64;
+    let logits = 8.0 * (schedule.micro_batch * config.vocab_size) as f64;
+    let per_token = bytes_kept(config, adapter, grouped, recompute, half);
+    let activations = widest as f64 * per_token + logits;
     let parameter = 4.0 * trainable as f64;
     // A parameter and its two moments stay. Gradients come while activations go; those of a step's
     // earlier passes wait beside them.

@@ -15,6 +15,7 @@ use crate::context::Setup;
 use crate::dashboard::state::Phase;
 use crate::error::TrainError;
 use crate::method::Predictor;
+use crate::passes;
 use crate::prediction::ScoredRow;
 use crate::prepare::View;
 use crate::registry;
@@ -102,9 +103,10 @@ impl Asking<'_> {
         name: &str,
         questions: &[EncodedQuestion],
     ) -> Result<Vec<ScoredRow>, TrainError> {
-        let mut most = self
-            .predictor
-            .batch_tokens(self.config.evaluation.batch_tokens);
+        let mut most = self.predictor.batch_tokens(passes::asked(
+            self.config.evaluation.batch_tokens,
+            &self.setup.device,
+        ));
         let written = questions.iter().any(|q| q.open.is_some());
         let mut asked = questions.to_vec();
         if written {

@@ -20,6 +20,7 @@ use crate::error::TrainError;
 use crate::evaluation::{Evaluated, evaluate};
 use crate::method::base::Base;
 use crate::method::{FitContext, Method, Predictor, Sample};
+use crate::passes;
 use crate::prediction::ScoredRow;
 use crate::prepare::{Prepared, prepare_finished};
 use crate::prequential::PrequentialTemperature;
@@ -280,7 +281,7 @@ fn fit(
             all_questions: train.len(),
             held_out: &held_out,
             temperature,
-            batch_tokens: config.evaluation.batch_tokens,
+            batch_tokens: passes::asked(config.evaluation.batch_tokens, &setup.device),
             device: &setup.device,
             seed: config.train.seed,
             progress: &progress,

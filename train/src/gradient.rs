@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::prelude::*;
+use model::fused::serves;
 
 use crate::linear_algebra::values;
 
@@ -30,20 +31,31 @@ pub fn norm(squares: Tensor<1>) -> f64 {
     values(squares).iter().sum::<f64>().sqrt()
 }
 
-/// Scales all gradients so that their joint norm, `norm` now, is at most `limit` (torch's
-/// `clip_grad_norm_`); Burn's own clipping is per parameter.
-pub fn clip<M: Module>(module: &M, gradients: &mut GradientsParams, norm: f64, limit: f64) {
-    struct Scale<'a>(&'a mut GradientsParams, f64);
+/// Scales all gradients so that their joint norm, given by the parts' `squares`, is at most `limit`
+/// (torch's `clip_grad_norm_`); Burn's own clipping is per parameter. Waits for no device but the
+/// processor, where gradients that are small enough are left as they are.
+pub fn clip<M: Module>(
+    module: &M,
+    gradients: &mut GradientsParams,
+    squares: Tensor<1>,
+    limit: f64,
+) {
+    struct Scale<'a>(&'a mut GradientsParams, Tensor<1>);
     impl ModuleVisitor for Scale<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.0.remove::<D>(param.id) {
-                self.0.register(param.id, gradient * self.1);
+                let factor = self.1.clone().cast(gradient.dtype()).reshape([1; D]);
+                self.0.register(param.id, gradient * factor);
             }
         }
     }
-    if norm > limit {
-        module.visit(&mut Scale(gradients, limit / norm));
+    if serves(&squares.device()) && norm(squares.clone()) <= limit {
+        return;
     }
+    // The smallest number keeps a gradient of zeros from being divided by zero.
+    let norm = squares.sum().sqrt().clamp_min(f64::from(f32::MIN_POSITIVE));
+    let factor = (norm.recip() * limit).clamp_max(1.0);
+    module.visit(&mut Scale(gradients, factor));
 }
 
 /// The squares of each optimizer step's gradient until the metrics' thread reads them, so that the
@@ -92,9 +104,9 @@ mod tests {
     #[test]
     fn the_whole_gradient_is_scaled_to_the_limit_and_no_smaller_one() {
         let (layer, mut found) = gradients();
-        let before = norm(squares(&layer, &found).unwrap());
-        assert!((before - 5.0).abs() < 1e-6, "{before}");
-        clip(&layer, &mut found, before, 10.0);
+        let before = squares(&layer, &found).unwrap();
+        assert!((norm(before.clone()) - 5.0).abs() < 1e-6, "{before}");
+        clip(&layer, &mut found, before.clone(), 10.0);
         assert!((norm(squares(&layer, &found).unwrap()) - 5.0).abs() < 1e-6);
         clip(&layer, &mut found, before, 1.0);
         assert!((norm(squares(&layer, &found).unwrap()) - 1.0).abs() < 1e-6);

@@ -57,6 +57,8 @@
 //! | [`evaluation`] | scoring questions with a fitted method |
 //! | [`writing`] | answers in the model's own words |
 //! | [`trial`] | a base model tried on a few questions in every way |
+//! | [`passes`], [`card`] | how many tokens a graphics card takes at once; its memory |
+//! | [`warm`] | what a graphics card compiles, ahead |
 //! | [`pace`] | how fast this machine is at a run's own work |
 //! | [`prepare`] | model and questions before the first step |
 //! | [`estimate`] | what a run will need |
@@ -91,6 +93,7 @@
 
 pub mod alarm;
 pub mod answering;
+pub mod card;
 pub mod checkpoint;
 pub mod config;
 pub mod context;
@@ -113,6 +116,7 @@ pub mod method;
 pub mod metric;
 pub mod optimizer;
 pub mod pace;
+pub mod passes;
 pub mod posthoc;
 pub mod prediction;
 pub mod prepare;
@@ -131,6 +135,7 @@ pub mod telemetry;
 pub mod tracker;
 pub mod training;
 pub mod trial;
+pub mod warm;
 pub mod way;
 pub mod writing;
 

@@ -64,7 +64,8 @@ impl Pace {
     ) -> Result<Self, TrainError> {
         let method = registry::build(config)?;
         let adapter = method.adapter();
-        let layer = one_layer(shape);
+        let mut layer = first_layers(shape, 1);
+        layer.vocab_size = VOCABULARY;
         let (base, low_rank) = forward_flops(&layer, &adapter);
         let (training, asking) = (2.0 * base + 3.0 * low_rank, base + low_rank);
         let trains = adapter != AdapterConfig::None;
@@ -85,6 +86,7 @@ impl Pace {
         let questions = most.clamp(1, room.max(1));
         let mut weights = RandomWeights::new(layer.clone(), 0);
         let llama = Llama::load(&layer, &mut weights, length + 1, dtype, device)?;
+        let llama = llama.with_attention(config.model.attention);
         let llama = llama.attach(&adapter, config.train.seed)?;
         let trainee = Trainee::new(llama, method, &config.train, questions);
         let batch = |at: &Device| batch(questions, length, at);
@@ -141,13 +143,12 @@ pub(crate) fn forward_flops(config: &ModelConfig, adapter: &AdapterConfig) -> (f
     (base, adapter)
 }
 
-/// One layer of a model, the first.
-fn one_layer(shape: &ModelConfig) -> ModelConfig {
-    let mut layer = shape.clone();
-    layer.num_hidden_layers = 1;
-    layer.sliding_window.truncate(1);
-    layer.vocab_size = VOCABULARY;
-    layer
+/// The first layers of a model.
+pub(crate) fn first_layers(shape: &ModelConfig, layers: usize) -> ModelConfig {
+    let mut first = shape.clone();
+    first.num_hidden_layers = layers.min(shape.num_hidden_layers);
+    first.sliding_window.truncate(layers);
+    first
 }
 
 /// Questions of one length.

@@ -26,9 +26,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{ModelSection, RunConfig, WeightType};
 use crate::error::TrainError;
-use crate::estimate::{Besides, RunEstimate, estimate};
+use crate::estimate::{Besides, PassMemory, RunEstimate, estimate};
 use crate::loss::cross_entropy::CrossEntropy;
 use crate::pace::{Pace, bootstrap_seconds};
+use crate::passes;
 use crate::registry;
 use crate::way::Trial;
 
@@ -373,6 +374,14 @@ fn open_model(config: &RunConfig, finder: &Finder) -> Result<OpenedModel, TrainE
     Ok(((shape, weights), tokenizer, files, Some(located)))
 }
 
+/// Bytes of a frozen weight.
+fn weight_bytes(config: &RunConfig) -> usize {
+    match config.model.dtype {
+        WeightType::F32 => 4,
+        WeightType::Bf16 => 2,
+    }
+}
+
 impl Prepared {
     /// Renders and encodes questions as the run's own.
     ///
@@ -570,13 +579,8 @@ impl Prepared {
                 "the device cannot compute in bf16: use f32",
             ));
         }
-        Ok(Llama::load(
-            &self.model,
-            &mut *self.weights,
-            longest,
-            dtype,
-            device,
-        )?)
+        let llama = Llama::load(&self.model, &mut *self.weights, longest, dtype, device)?;
+        Ok(llama.with_attention(config.model.attention))
     }
 
     /// Other wordings of questions, `count` views of all of them. A question's wordings follow from
@@ -680,14 +684,30 @@ impl Prepared {
             &config.train.schedule(),
             &self.train,
             &[&self.held_out, &self.test],
-            match config.model.dtype {
-                WeightType::F32 => 4,
-                WeightType::Bf16 => 2,
-            },
+            weight_bytes(config),
             config.model.dtype == WeightType::F32 && model::fused::serves(device),
             config.train.recompute,
+            config.model.dtype == WeightType::Bf16 && !model::fused::serves(device),
             pace,
             &besides,
+        ))
+    }
+
+    /// Tokens of a training pass that fit into so many free bytes of a graphics card.
+    ///
+    /// # Errors
+    /// Settings that no method takes.
+    pub fn pass_tokens(&self, config: &RunConfig, free: u64) -> Result<usize, TrainError> {
+        let adapter = registry::build(config)?.adapter();
+        let schedule = config.train.schedule();
+        let recompute = config.train.recompute;
+        let half = config.model.dtype == WeightType::Bf16;
+        let memory = PassMemory::new(&self.model, &adapter, schedule.micro_batch, recompute, half);
+        Ok(passes::trained(
+            free,
+            &self.model,
+            weight_bytes(config),
+            memory,
         ))
     }
 

@@ -239,16 +239,13 @@ impl TrainStep for Trainee {
         if let Some(squares) = gradient::squares(&self, &gradients) {
             let step = self.at.0.load(Ordering::SeqCst);
             self.norms.put(step, squares.clone());
-            // Only these two wait for the device.
-            if self.skips || self.gradient_clip.is_some() {
-                let norm = gradient::norm(squares);
-                if self.skips && !norm.is_finite() {
-                    self.masses.take();
-                    return self;
-                }
-                if let Some(limit) = self.gradient_clip {
-                    gradient::clip(&self, &mut gradients, norm, limit);
-                }
+            // Only this waits for the device.
+            if self.skips && !gradient::norm(squares.clone()).is_finite() {
+                self.masses.take();
+                return self;
+            }
+            if let Some(limit) = self.gradient_clip {
+                gradient::clip(&self, &mut gradients, squares, limit);
             }
         }
         let stepped: Self = optimizer.step(rate, self, gradients);

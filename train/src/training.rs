@@ -24,6 +24,7 @@ use crate::error::TrainError;
 use crate::loss::cross_entropy::CrossEntropy;
 use crate::metric::live::{LossTerm, Tap, WholeSet};
 use crate::optimizer::{OnePassAdamW, learning_rate, learning_rates};
+use crate::passes;
 use crate::prequential::{self, PrequentialTemperature};
 use crate::registry;
 use crate::renderer::Renderer;
@@ -333,7 +334,7 @@ fn fit(
     .shared_by(1 + setup.others.len());
     let valid = EvaluationLoader::with_batcher(
         held_out,
-        config.evaluation.batch_tokens,
+        passes::asked(config.evaluation.batch_tokens, &setup.device),
         batcher,
         setup.state.clone(),
         &setup.device,

@@ -121,10 +121,9 @@ impl TrainLoader {
                     .map(|row| self.questions[*row].clone())
                     .collect();
                 let mut batch = self.batcher.batch(items, &self.device);
-                let place = (self.part * rounds + round) as u64;
                 batch.training = Some(StepPart {
                     step: step + 1,
-                    seed: mix(mix(self.schedule.seed, step as u64), place),
+                    seed: mix(self.schedule.seed, step as u64),
                     share: part.len() as f64 / rows.len() as f64,
                 });
                 batch

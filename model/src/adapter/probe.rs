@@ -11,7 +11,7 @@ use burn::prelude::*;
 use burn::tensor::Gradients;
 
 use super::TargetModule;
-use crate::dropout::DropoutSeed;
+use crate::dropout::{DropoutSeed, Mask, TokenKeys};
 
 /// Records every LoRA of the layers that it covers, in the order of the forward pass. Clones share
 /// one record.
@@ -64,18 +64,28 @@ impl Capture {
     }
 }
 
-/// What accompanies a forward pass through the layers: the seed of everything random, and whether
-/// the pass is recorded.
+/// What accompanies a forward pass through the layers: the seed of everything random, the tokens'
+/// keys to it where there is one, and whether the pass is recorded.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass<'a> {
     pub(crate) seed: DropoutSeed,
+    pub(crate) keys: Option<&'a TokenKeys>,
     probe: Option<&'a Probe>,
 }
 
 impl<'a> Pass<'a> {
     /// A pass that has entered no layer yet.
-    pub(crate) fn new(seed: DropoutSeed, probe: Option<&'a Probe>) -> Self {
-        Self { seed, probe }
+    pub(crate) fn new(
+        seed: DropoutSeed,
+        keys: Option<&'a TokenKeys>,
+        probe: Option<&'a Probe>,
+    ) -> Self {
+        Self { seed, keys, probe }
+    }
+
+    /// The dropout mask here; none where nothing is dropped.
+    pub(crate) fn mask(self, p: f64) -> Option<Mask> {
+        Mask::new(p, self.seed, self.keys?)
     }
 
     /// The pass in one decoder layer, which the probe may not cover.
@@ -83,6 +93,7 @@ impl<'a> Pass<'a> {
         Self {
             seed: self.seed.at(layer as u64),
             probe: self.probe.filter(|probe| layer >= probe.first_layer),
+            ..self
         }
     }
 

@@ -7,7 +7,7 @@
 use burn::backend::autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, ExtensionType, Flex, TensorMetadata, flex::FlexTensor};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use super::flex::scale_rows;
 use super::graph::plain;
@@ -56,9 +56,9 @@ impl From<Tensor<2>> for Activation {
 }
 
 impl Activation {
-    /// The activations alone. What they were computed from is let go.
+    /// The activations alone, in f32. What they were computed from is let go.
     pub fn into_value(self) -> Tensor<2> {
-        self.value
+        self.value.cast(DType::F32)
     }
 
     /// Where a backward pass finds the activation again, outside the graph.
@@ -148,13 +148,12 @@ impl<B: Backend, C: CheckpointStrategy> Source<Autodiff<B, C>> {
 }
 
 impl Source<Dispatch> {
-    /// The activation, computed again.
+    /// The activation in f32, computed again.
     pub(super) fn value(self) -> Tensor<2> {
+        let whole = |x| Tensor::<2>::from_dispatch(x).cast(DType::F32);
         match self {
-            Self::Kept { x } => Tensor::from_dispatch(x),
-            Self::SwiGlu { gate, up } => {
-                swiglu::composed(Tensor::from_dispatch(gate), Tensor::from_dispatch(up))
-            }
+            Self::Kept { x } => whole(x),
+            Self::SwiGlu { gate, up } => swiglu::composed(whole(gate), whole(up)),
             Self::RmsNorm { x, gain, eps } => {
                 rms_norm::composed(Tensor::from_dispatch(x), Tensor::from_dispatch(gain), eps)
             }

@@ -121,7 +121,7 @@ mod tests {
     use burn::tensor::{Device, Int, TensorData};
 
     use super::*;
-    use crate::dropout::{DropoutSeed, Mask};
+    use crate::dropout::testing::mask;
     use crate::fused::activation::Origin;
     use crate::fused::rms_norm::rms_norm;
     use crate::fused::swiglu::swiglu;
@@ -164,7 +164,7 @@ mod tests {
                 .collect();
             let index = Tensor::<2, Int>::from_data(TensorData::new(chosen, [n, k]), &device);
             let upstream = random([n, o], &device);
-            for dropout in [None, Mask::new(0.3, DropoutSeed::new(9))] {
+            for dropout in [None, Some(mask(n))] {
                 // An x that is not tracked stands in a first layer: it has no gradient of its own.
                 let run = |how: How, tracked: bool, normed: bool| {
                     let (gate, up) = (leaf(&gate), leaf(&up));
@@ -194,7 +194,7 @@ mod tests {
                         b: b.clone(),
                         experts: index.clone(),
                         weights: weights.clone(),
-                        dropout,
+                        dropout: dropout.clone(),
                     };
                     let y = match how {
                         How::Parts => {

@@ -13,12 +13,12 @@ use burn::backend::autodiff::{
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, ExtensionType, Flex, backend_extension, flex::FlexTensor};
 use burn::tensor::Tensor;
-use burn::tensor::module::attention;
+use burn::tensor::module::{attention, attention_fallback};
 use burn::tensor::ops::AttentionModuleOptions;
 
-use super::{Implementation, propagate, tracked};
+use super::{Implementation, propagate, serves, tracked};
 use crate::rope::Angles;
-use crate::visibility::{Heads, Visibility};
+use crate::visibility::{AttentionKind, Heads, Visibility};
 
 mod flex;
 mod lean;
@@ -94,12 +94,17 @@ pub fn rotated_attention(
 ) -> Tensor<2> {
     let [batch, queries, asking, head_dim] = q.dims();
     let q = q.reshape([batch, heads.keys, queries / heads.keys * asking, head_dim]);
-    let mask = Some(visibility.mask(heads));
+    let mask = visibility.mask(heads);
     let options = AttentionModuleOptions {
         softcap: heads.soft_cap,
         ..Default::default()
     };
-    attention(q, k, v, mask, None, options)
+    // Off the processor Burn may choose a kernel that is not exact.
+    let mixed = match heads.attention == AttentionKind::Exact && !serves(&q.device()) {
+        true => attention_fallback(q, k, v, Some(mask), None, options),
+        false => attention(q, k, v, Some(mask), None, options),
+    };
+    mixed
         .reshape([batch, queries, asking, head_dim])
         .swap_dims(1, 2)
         .reshape([batch * asking, queries * head_dim])
@@ -235,6 +240,7 @@ mod tests {
                 keys,
                 window,
                 soft_cap,
+                attention: AttentionKind::Exact,
             };
             let visibility = rows(sequence, &device).with_masks(std::iter::once(heads));
             let tokens = 4 * sequence;
@@ -265,7 +271,11 @@ mod tests {
                 (y.without_autodiff(), all)
             };
             let composed = run(composed);
-            for found in [run(rotary_attention), run(lean::lean)] {
+            let flash = |qkv, angles: &Angles, visibility: &Visibility, heads: Heads| {
+                let attention = AttentionKind::Flash;
+                lean::lean(qkv, angles, visibility, Heads { attention, ..heads })
+            };
+            for found in [run(rotary_attention), run(lean::lean), run(flash)] {
                 assert_close(found.0, composed.0.clone(), 1e-5);
                 for (found, composed) in found.1.into_iter().zip(composed.1.clone()) {
                     assert_close(found, composed, 1e-4);

@@ -20,7 +20,7 @@ use burn::backend::{
     AutodiffBackend, Backend, BackendTensor, DispatchAutodiffContext, DispatchKindConversion,
     DispatchTensor, DispatchTensorKind, Flex, GradientCheckpointingStrategy,
 };
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use super::{propagate, tracked};
 
@@ -35,6 +35,11 @@ pub(super) trait Kept<const N: usize>: Clone + Debug + Send + 'static {
 /// The value of a tensor, outside the graph.
 pub(super) fn plain<const D: usize>(x: &Tensor<D>) -> Tensor<D> {
     x.clone().without_autodiff()
+}
+
+/// A tensor outside the graph in f32, in which operations compute whatever is kept.
+pub(super) fn whole<const D: usize>(x: &Tensor<D>) -> Tensor<D> {
+    x.clone().cast(DType::F32)
 }
 
 /// Enters an operation into the graph on the backend of its output.
@@ -57,6 +62,7 @@ macro_rules! on_its_backend {
         }
     };
 }
+
 /// Enters an operation into the graph of its inputs. `output` was computed from their plain values.
 /// Where no input has a graph, nothing is kept.
 pub(super) fn enter<const D: usize, const N: usize>(

@@ -12,7 +12,7 @@ use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 
 use super::activation::Source;
 use super::{Implementation, propagate, tracked};
-use crate::dropout::{Mask, masked};
+use crate::dropout::{Dropout, Mask, masked};
 
 mod flex;
 mod groups;
@@ -74,7 +74,7 @@ impl Mixture {
             b: self.b.into_dispatch(),
             experts: self.experts.into_dispatch(),
             weights: self.weights.into_dispatch(),
-            dropout: self.dropout,
+            dropout: Mask::into_dispatch(self.dropout),
         }
     }
 }
@@ -91,7 +91,8 @@ pub struct MixturePrimitive<B: Backend> {
     /// See [`Mixture::weights`], `[n, k]`.
     pub weights: FloatTensor<B>,
     /// See [`Mixture::dropout`].
-    pub dropout: Option<Mask>,
+    #[extension_type]
+    pub dropout: Dropout<B>,
 }
 
 impl<B: Backend, C: CheckpointStrategy> MixturePrimitive<Autodiff<B, C>> {
@@ -105,7 +106,7 @@ impl<B: Backend, C: CheckpointStrategy> MixturePrimitive<Autodiff<B, C>> {
             b,
             experts: self.experts,
             weights,
-            dropout: self.dropout,
+            dropout: self.dropout.inner(),
         };
         (mixture, [a_node, b_node, weights_node])
     }
@@ -204,7 +205,7 @@ mod tests {
     use burn::tensor::{DType, Device, Distribution, TensorData};
 
     use super::*;
-    use crate::dropout::DropoutSeed;
+    use crate::dropout::testing::mask;
     use crate::fused::rms_norm;
     use crate::fused::testing::{assert_close, leaf, random};
 
@@ -233,8 +234,7 @@ mod tests {
                 .collect();
             let index = Tensor::<2, Int>::from_data(TensorData::new(chosen, [n, k]), &device);
             let (upstream, base) = (random([n, o], &device), random([o, n], &device));
-            let seed = DropoutSeed::new(9);
-            for dropout in [None, Mask::new(0.3, seed)] {
+            for dropout in [None, Some(mask(n))] {
                 let run = |op: fn(Tensor<2>, Tensor<2>, Mixture) -> Tensor<2>| {
                     let (x, base) = (leaf(&x), leaf(&base));
                     let (a, b, weights) = (leaf(&a), leaf(&b), leaf(&weights));
@@ -243,7 +243,7 @@ mod tests {
                         b: b.clone(),
                         experts: index.clone(),
                         weights: weights.clone(),
-                        dropout,
+                        dropout: dropout.clone(),
                     };
                     let y = op(base.clone().transpose(), x.clone().transpose(), mixture);
                     let grads = (y.clone() * upstream.clone()).sum().backward();

@@ -80,6 +80,11 @@ pub(crate) fn is_composed() -> bool {
     CHOSEN.get() == Some(Form::Composed)
 }
 
+/// Whether operations on x are lean: they take and keep what has fewer bits, and compute in f32.
+pub(crate) fn keeps_less(x: &Tensor<2>) -> bool {
+    Implementation::of(&[x]) == Implementation::Lean
+}
+
 /// The implementations that an operation chooses from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Implementation {

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::flex::buffer::Buffer;
 use super::flex::exponential::exp;
 use super::flex::{dims, tensor, values};
-use super::graph::{Kept, enter, plain};
+use super::graph::{Kept, enter, plain, whole};
 use super::{Implementation, propagate, tracked};
 
 /// The gated activation of a LLaMA block: `gate / (1 + exp(-gate)) * up`.
@@ -38,13 +38,14 @@ pub fn composed(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     silu(gate) * up
 }
 
-/// [`swiglu()`] from Burn's own operations, which keeps gate and up alone.
+/// [`swiglu()`] from Burn's own operations, in f32, which keeps gate and up alone, as they are.
 pub fn lean(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     let kept = Lean {
         gate: plain(&gate),
         up: plain(&up),
     };
-    let y = composed(kept.gate.clone(), kept.up.clone());
+    let [gate_value, up_value] = [&kept.gate, &kept.up].map(whole);
+    let y = composed(gate_value, up_value);
     enter([gate.into_dispatch(), up.into_dispatch()], y, kept)
 }
 
@@ -59,13 +60,15 @@ impl Kept<2> for Lean {
     /// As the kernel's: with `s = sigmoid(gate)`, `dgate = dy up s (1 + gate (1 - s))` and
     /// `dup = dy gate s`.
     fn backward(self, grad: DispatchTensor, needs: [bool; 2]) -> [Option<DispatchTensor>; 2] {
-        let Self { gate, up } = self;
+        let kinds = [self.gate.dtype(), self.up.dtype()];
+        let [gate, up] = [&self.gate, &self.up].map(whole);
         let scaled = Tensor::<2>::from_dispatch(grad) * sigmoid(gate.clone());
         let d_gate = needs[0].then(|| {
             let slope = (sigmoid(gate.clone()).neg() + 1.0) * gate.clone() + 1.0;
-            (scaled.clone() * up * slope).into_dispatch()
+            let found = scaled.clone() * up * slope;
+            found.cast(kinds[0]).into_dispatch()
         });
-        let d_up = needs[1].then(|| (scaled * gate).into_dispatch());
+        let d_up = needs[1].then(|| (scaled * gate).cast(kinds[1]).into_dispatch());
         [d_gate, d_up]
     }
 }

@@ -10,6 +10,7 @@ use crate::llama::{DecoderLayer, Llama, Mlp, Multipliers, SelfAttention};
 use crate::norm::RmsNorm;
 use crate::projection::{Dense, Projection};
 use crate::rope::{Rope, Rotation};
+use crate::visibility::AttentionKind;
 
 impl Llama {
     /// Builds the base model from a source of weights.
@@ -120,6 +121,7 @@ impl Builder<'_> {
                     .map(|scale| scale * (config.head_dim as f64).sqrt()),
                 rope: self.rope(layer),
                 soft_cap: config.variant.attention_soft_cap,
+                kind: AttentionKind::Exact,
                 heads: config.num_attention_heads,
                 key_value_heads: config.num_key_value_heads,
                 window: config.sliding_window[layer],

@@ -16,7 +16,7 @@ use data::split::HELD_OUT_FRACTION;
 use data::template::Template;
 use model::{
     ByName, InitialWeights, LoraConfig, MixLoraConfig, MixtureWeights, Placement, TargetModule,
-    Targets,
+    Targets, visibility::AttentionKind,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,11 @@ pub struct ModelSection {
     pub revision: String,
     /// Type of the frozen weights: `f32` or `bf16`.
     pub dtype: WeightType,
+    /// How attention is computed off the processor, in training and scoring alike: `exact`, or
+    /// `flash`, by the fastest kernel there is, whose products may take parts of 16 bits.
+    #[serde(skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = AttentionKind::Exact))]
+    pub attention: AttentionKind,
 }
 
 /// Type of the frozen weights.
@@ -319,6 +324,7 @@ impl Default for ModelSection {
             name: "smollm2-135m".into(),
             revision: "main".into(),
             dtype: WeightType::F32,
+            attention: AttentionKind::Exact,
         }
     }
 }

@@ -170,7 +170,8 @@ fn help(frame: &mut Frame, area: Rect, view: &View) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dashboard::state::{CardMemory, Earlier, HeldOutPoint, Phase, TrainPoint};
+    use crate::card::CardMemory;
+    use crate::dashboard::state::{Earlier, HeldOutPoint, Phase, TrainPoint};
     use crate::prediction::ScoredRow;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;

@@ -5,7 +5,6 @@
 //! | `keys` | what the keys do |
 //! | [`state`] | what the dashboard knows |
 //! | [`history`] | what it knows of a training's earlier processes |
-//! | `card` | memory of graphics cards |
 //! | [`view`] | which panel is looked at |
 //! | [`draw`] | the screen: header, panels, log |
 //! | `header` | title, progress, numbers of the last step |
@@ -18,7 +17,6 @@
 //! Burn's own panels are closed and its plain renderer prints no values, so this is a renderer of
 //! our own. Off a terminal the same state is written as one readable line every few steps.
 
-mod card;
 pub mod draw;
 mod flow;
 pub mod hangup;

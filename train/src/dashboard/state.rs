@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use crate::card::CardMemory;
 use crate::metric::calibration::{Bin, BinEdge, reliability};
 use crate::prediction::ScoredRow;
 
@@ -79,15 +80,6 @@ pub struct HeldOutPoint {
     pub nll: f64,
     /// Mean FLU.
     pub flu: Option<f64>,
-}
-
-/// Memory of a graphics card, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CardMemory {
-    /// In use.
-    pub used: u64,
-    /// All there is.
-    pub total: u64,
 }
 
 /// A question as the diagrams see it: confidence, right, FLU.

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use data::loader::LoaderState;
 use ratatui::crossterm::event::{self, Event};
 
-use super::card::Cards;
 use super::draw::draw;
 use super::hangup::{Hangup, LineSink, hang_up, hung_up};
 use super::keys::action;
 use super::plain;
 use super::state::{DashboardState, Phase, resident_memory};
 use super::view::View;
+use crate::card::Cards;
 
 /// Time between two drawings.
 const TICK: Duration = Duration::from_millis(150);

@@ -1,13 +1,15 @@
 //! Attention from Burn's own operations, a block of queries at a time. The graph keeps q, k, v and
-//! the output, no score. The backward pass computes the probabilities again from each query's
-//! `ln sum exp` (Dao et al. 2022).
+//! each query's `ln sum exp`, no score. The backward pass computes the probabilities again from
+//! them (Dao et al. 2022).
 
 use burn::backend::DispatchTensor;
-use burn::tensor::Tensor;
+use burn::tensor::module::attention;
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{Int, Tensor};
 
-use crate::fused::graph::{Kept, enter, plain};
+use crate::fused::graph::{Kept, enter, plain, whole};
 use crate::rope::Angles;
-use crate::visibility::{Heads, Visibility};
+use crate::visibility::{AttentionKind, Heads, Visibility};
 
 /// Queries of one block. The scores of a block are all that exists of them.
 const BLOCK: usize = 512;
@@ -32,20 +34,22 @@ pub(super) fn lean(
     let operands = Operands::new([&plain_q, &plain_k, &plain_v], &angles, &visibility, heads);
     let (mut outputs, mut sums) = (Vec::new(), Vec::new());
     for block in operands.blocks() {
-        let scores = operands.scores(&block, &visibility);
-        let largest = scores.clone().max_dim(3);
-        let powers = (scores - largest.clone()).exp();
-        let total = powers.clone().sum_dim(3);
-        let mixed = powers.matmul(operands.seen(&operands.v, &block)) / total.clone();
+        let mixed = match heads.attention {
+            AttentionKind::Exact => {
+                let scores = operands.scores(&block, &visibility);
+                let [powers, total, sum] = powers(scores);
+                sums.push(sum);
+                powers.matmul(operands.seen(&operands.v, &block)) / total
+            }
+            AttentionKind::Flash => operands.flash(&block, &visibility),
+        };
         outputs.push(operands.ungrouped(mixed, block.queries));
-        sums.push(total.log() + largest);
     }
     let y = operands.merged(Tensor::cat(outputs, 2));
     let kept = Saved {
         q: plain_q,
         k: plain_k,
         v: plain_v,
-        y: y.clone(),
         sums,
         angles,
         visibility,
@@ -54,14 +58,22 @@ pub(super) fn lean(
     enter([q, k, v].map(Tensor::into_dispatch), y, kept)
 }
 
+/// `exp(s - max s)` of scores s, the sum of a query's, and `ln sum exp`.
+fn powers(scores: Tensor<4>) -> [Tensor<4>; 3] {
+    let largest = scores.clone().max_dim(3);
+    let powers = (scores - largest.clone()).exp();
+    let total = powers.clone().sum_dim(3);
+    [powers, total.clone(), total.log() + largest]
+}
+
 /// What the backward pass reads.
 #[derive(Debug, Clone)]
 struct Saved {
     q: Tensor<2>,
     k: Tensor<2>,
     v: Tensor<2>,
-    y: Tensor<2>,
-    /// `ln sum exp` of each block's queries, `[batch, keys, groups * queries, 1]`.
+    /// `ln sum exp` of each block's queries, `[batch, keys, groups * queries, 1]`; none where the
+    /// forward pass did not say it.
     sums: Vec<Tensor<4>>,
     angles: Angles,
     visibility: Visibility,
@@ -69,9 +81,10 @@ struct Saved {
 }
 
 impl Kept<3> for Saved {
-    /// With p the probabilities, s the scores and `D = sum(dy y)` for each query: `dv = p^T dy`,
-    /// `ds = p (dy v^T - D)`, `dq = ds k / sqrt(d)`, `dk = ds^T q / sqrt(d)`. A bound c on the
-    /// scores gives `ds` the factor `1 - (s / c)^2`. Queries and keys are turned back at the end.
+    /// With p the probabilities, s the scores and `D = sum(p dy v^T)` for each query:
+    /// `dv = p^T dy`, `ds = p (dy v^T - D)`, `dq = ds k / sqrt(d)`, `dk = ds^T q / sqrt(d)`. A
+    /// bound c on the scores gives `ds` the factor `1 - (s / c)^2`. Queries and keys are turned
+    /// back at the end.
     fn backward(self, grad: DispatchTensor, needs: [bool; 3]) -> [Option<DispatchTensor>; 3] {
         let Self {
             angles,
@@ -81,17 +94,23 @@ impl Kept<3> for Saved {
         } = self;
         let operands = Operands::new([&self.q, &self.k, &self.v], &angles, &visibility, heads);
         let dy = operands.split(Tensor::from_dispatch(grad), heads.queries);
-        let y = operands.split(self.y, heads.queries);
         let ([mut dq, mut dk], mut dv) = ([Vec::new(), Vec::new()], Vec::new());
-        for (block, sums) in operands.blocks().into_iter().zip(self.sums) {
+        let mut sums = self.sums.into_iter();
+        for block in operands.blocks() {
             let scores = operands.scores(&block, &visibility);
-            let probabilities = (scores.clone() - sums).exp();
+            let probabilities = match sums.next() {
+                Some(sums) => (scores.clone() - sums).exp(),
+                None => {
+                    let [powers, total, _] = powers(scores.clone());
+                    powers / total
+                }
+            };
             let dy = operands.grouped(&dy, &block);
-            let shared = (dy.clone() * operands.grouped(&y, &block)).sum_dim(3);
             if needs[2] {
                 dv.push(probabilities.clone().transpose().matmul(dy.clone()));
             }
-            let through = dy.matmul(operands.seen(&operands.v, &block).transpose()) - shared;
+            let through = dy.matmul(operands.seen(&operands.v, &block).transpose());
+            let through = through.clone() - (probabilities.clone() * through).sum_dim(3);
             let mut ds = probabilities * through * operands.scale;
             if let Some(cap) = heads.soft_cap {
                 // What is hidden has probability 0; its score is no number to be squared.
@@ -110,7 +129,8 @@ impl Kept<3> for Saved {
             cos: angles.cos,
             sin: angles.sin.neg(),
         };
-        let merged = |found| operands.merged(found).into_dispatch();
+        let kind = self.q.dtype();
+        let merged = |found| operands.merged(found).cast(kind).into_dispatch();
         let dq = needs[0].then(|| merged(back.rotate(Tensor::cat(dq, 2))));
         let dk = needs[1].then(|| merged(back.rotate(operands.summed(dk))));
         let dv = needs[2].then(|| merged(operands.summed(dv)));
@@ -143,12 +163,14 @@ impl Operands {
         heads: Heads,
     ) -> Self {
         let batch = visibility.segments.dims()[0];
-        let q = angles.rotate(heads.split(q.clone(), heads.queries, batch));
+        // In f32, whatever is kept.
+        let [q, k, v] = [q, k, v].map(whole);
+        let q = angles.rotate(heads.split(q, heads.queries, batch));
         Self {
             scale: (q.dims()[3] as f64).powf(-0.5),
             q,
-            k: angles.rotate(heads.split(k.clone(), heads.keys, batch)),
-            v: heads.split(v.clone(), heads.keys, batch),
+            k: angles.rotate(heads.split(k, heads.keys, batch)),
+            v: heads.split(v, heads.keys, batch),
             heads,
         }
     }
@@ -215,6 +237,34 @@ impl Operands {
         let hidden = hidden.reshape([batch, 1, 1, block.queries, seen]);
         let scores = scores.reshape([batch, keys, rows / block.queries, block.queries, seen]);
         (scores + hidden).reshape(shape)
+    }
+
+    /// What a block's queries read, by a kernel of Burn's:
+    /// `[batch, keys, groups * queries, width]`.
+    fn flash(&self, block: &Block, visibility: &Visibility) -> Tensor<4> {
+        let q = self.grouped(&self.q, block);
+        let [batch, keys, rows, _] = q.dims();
+        let (queries, seen) = (block.queries, block.first + block.queries);
+        let hidden = visibility.hidden(block.first, queries, self.heads.window);
+        // Padding sees nothing; a kernel's mean of nothing is no number. Let it see itself.
+        let place =
+            |from: usize, to: usize| Tensor::<1, Int>::arange(from as i64..to as i64, &q.device());
+        let own = place(block.first, seen)
+            .reshape([queries, 1])
+            .expand([queries, seen]);
+        let other = place(0, seen).reshape([1, seen]).expand([queries, seen]);
+        let another = own.not_equal(other).reshape([1, queries, seen]);
+        let hidden = hidden.bool_and(another.expand([batch, queries, seen]));
+        let mask = hidden
+            .reshape([batch, 1, 1, queries, seen])
+            .expand([batch, keys, rows / queries, queries, seen])
+            .reshape([batch, keys, rows, seen]);
+        let options = AttentionModuleOptions {
+            softcap: self.heads.soft_cap,
+            ..Default::default()
+        };
+        let (k, v) = (self.seen(&self.k, block), self.seen(&self.v, block));
+        attention(q, k, v, Some(mask), None, options)
     }
 
     /// The sum of what the blocks give to keys or values. Later keys have nothing of early blocks.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::groups::Groups;
 use super::{Kernels, MixturePrimitive, Saved};
-use crate::dropout::Mask;
+use crate::dropout::{Draw, Dropout};
 use crate::fused::activation::Source;
 use crate::fused::flex::buffer::Buffer;
 use crate::fused::flex::matrix::{Mat, Store, matmul};
@@ -31,6 +31,7 @@ impl Kernels for Flex {
         let [x, a, b, weights] = [x, a, b, weights].map(FlexTensor::to_contiguous);
         let ([n, d], [experts, _, r], [_, _, o]) = (dims(&x), dims(&a), dims(&b));
         let (chosen, [_, k]) = (integers(&mixture.experts), dims(&mixture.experts));
+        let dropout = masking(&mixture.dropout);
         let single = experts == 1;
         // In place where nobody else holds the frozen part.
         let mut y = base.to_contiguous();
@@ -48,11 +49,11 @@ impl Kernels for Flex {
             .enumerate()
             .for_each(|(block, (((y, hidden), (x, weights)), chosen))| {
                 let mut kept = vec![];
-                let x = match &mixture.dropout {
+                let x = match &dropout {
                     None => x,
-                    Some(mask) => {
+                    Some((draw, keys)) => {
                         kept.extend_from_slice(x);
-                        mask.apply(&mut kept, block * tokens * d);
+                        draw.apply(&mut kept, &keys[block * tokens..], d);
                         &kept
                     }
                 };
@@ -86,7 +87,7 @@ impl Kernels for Flex {
         let [n, o] = dims(&grad);
         let backward = BackwardPass {
             chosen: integers(&mixture.experts),
-            dropout: mixture.dropout,
+            dropout: masking(&mixture.dropout),
             grad: grad.to_contiguous(),
             sizes: Sizes {
                 n,
@@ -131,8 +132,8 @@ struct Sizes {
 struct BackwardPass {
     /// The experts of all pairs of a row and a choice.
     chosen: Vec<usize>,
-    /// The mask on x.
-    dropout: Option<Mask>,
+    /// The mask on x, and the rows' keys.
+    dropout: Option<(Draw, Vec<u32>)>,
     /// The gradient to y, contiguous, `[n, o]`.
     grad: FlexTensor,
     sizes: Sizes,
@@ -225,9 +226,9 @@ impl BackwardPass {
                         spread_rows(single, &own, rows, &at[e * r * d..][..r * d], r, to);
                     }
                 }
-                if let Some(mask) = dropout {
+                if let Some((draw, keys)) = dropout {
                     let to = if apart { &mut masked[..] } else { &mut *dx };
-                    mask.apply(to, block * tokens * d);
+                    draw.apply(to, &keys[block * tokens..], d);
                 }
                 if apart {
                     add(dx, &masked);
@@ -252,10 +253,12 @@ impl BackwardPass {
         let mut kept = vec![];
         let x = match &self.dropout {
             None => values(&x),
-            Some(mask) => {
+            Some((draw, keys)) => {
                 kept.extend_from_slice(values(&x));
-                let blocks = kept.par_chunks_mut(tokens * d).enumerate();
-                blocks.for_each(|(block, kept)| mask.apply(kept, block * tokens * d));
+                let blocks = kept.par_chunks_mut(tokens * d);
+                blocks
+                    .zip(keys.par_chunks(tokens))
+                    .for_each(|(kept, keys)| draw.apply(kept, keys, d));
                 &kept
             }
         };
@@ -293,6 +296,17 @@ impl BackwardPass {
             });
         });
         tensor(db.into_vec(), [experts, r, o])
+    }
+}
+
+/// A mask, with its rows' keys on the host.
+fn masking(dropout: &Dropout<Flex>) -> Option<(Draw, Vec<u32>)> {
+    match dropout {
+        Dropout::Off => None,
+        Dropout::On { draw, keys } => {
+            let keys = integers(keys).into_iter().map(|key| key as u32);
+            Some((*draw, keys.collect()))
+        }
     }
 }
 

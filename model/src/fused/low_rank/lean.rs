@@ -2,12 +2,12 @@
 //! tokens the graph keeps the hidden rows alone, and x where nothing says how it was computed.
 
 use burn::backend::{Dispatch, DispatchTensor};
-use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor};
 
 use super::Mixture;
 use crate::dropout::{Mask, masked};
 use crate::fused::activation::{Activation, Source};
-use crate::fused::graph::{Kept, enter, plain};
+use crate::fused::graph::{Kept, enter, plain, whole};
 use crate::fused::linear;
 
 /// `base + mixture(x)`, and the product with the frozen weight too where one is given instead of
@@ -21,13 +21,14 @@ pub(in crate::fused) enum Base {
 
 /// [`super::add_low_rank`] and [`crate::fused::adapted_linear::adapted_linear`] in lean form.
 pub(in crate::fused) fn lean(base: Base, x: Activation, mixture: Mixture) -> Tensor<2> {
-    let value = plain(&x.value);
+    let kind = x.value.dtype();
+    let value = whole(&plain(&x.value));
     let experts = mixture.experts.clone().without_autodiff();
     let source = x.plain_source();
     let (plain_a, plain_b) = (plain(&mixture.a), plain(&mixture.b));
     let weights = plain(&mixture.weights);
     let stack = Stack::new(plain_a.clone(), plain_b.clone(), &experts, weights.clone());
-    let hidden = masked(value.clone(), mixture.dropout).matmul(stack.a.clone());
+    let hidden = masked(value.clone(), mixture.dropout.clone()).matmul(stack.a.clone());
     let update = (hidden.clone() * stack.weights.clone()).matmul(stack.b.clone());
     let (y, frozen) = match &base {
         Base::Given(base) => (plain(base) + update, None),
@@ -48,6 +49,7 @@ pub(in crate::fused) fn lean(base: Base, x: Activation, mixture: Mixture) -> Ten
         dropout: mixture.dropout,
         hidden,
         frozen,
+        kind,
     };
     let [a, b] = [mixture.a, mixture.b].map(Tensor::into_dispatch);
     let (x, weights) = (x.value.into_dispatch(), mixture.weights.into_dispatch());
@@ -96,6 +98,8 @@ struct Saved {
     /// `drop(x) A` of all experts, `[n, experts r]`.
     hidden: Tensor<2>,
     frozen: Option<Tensor<2>>,
+    /// The type of x.
+    kind: DType,
 }
 
 impl Kept<4> for Saved {
@@ -120,7 +124,7 @@ impl Kept<4> for Saved {
         });
         let dh = du * stack.weights;
         let da = needs[1].then(|| {
-            let x = masked(self.source.value(), self.dropout);
+            let x = masked(self.source.value(), self.dropout.clone());
             let da = x.transpose().matmul(dh.clone());
             da.reshape([d, experts, r]).swap_dims(0, 1).into_dispatch()
         });
@@ -130,7 +134,7 @@ impl Kept<4> for Saved {
                 Some(weight) => dx + linear::gradient_in_its_type(dy, weight),
                 None => dx,
             };
-            dx.into_dispatch()
+            dx.cast(self.kind).into_dispatch()
         });
         [dx, da, db, dw]
     }
