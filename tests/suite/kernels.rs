@@ -1,4 +1,4 @@
-//! What graphics cards compile. Each test runs in a process of its own, where nobody else compiles.
+//! What graphics cards compile: counted in processes of their own, where nobody else compiles.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use train::optimizer::OnePassAdamW;
 use train::step::Trainee;
 use uq4ct::kernels::{Made, counter};
 
+use crate::support::programs::{refuses, succeeds};
 use crate::support::{devices, tiny_adapted};
 
 /// Says that this process is the child.
@@ -32,6 +33,13 @@ fn alone(test: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
     print!("{}", String::from_utf8_lossy(&output.stdout));
     assert!(output.status.success(), "{said}");
+}
+
+/// The devices that compile.
+fn cards() -> Vec<(String, Device, f64)> {
+    let mut all = devices();
+    all.retain(|(name, ..)| name.contains(':'));
+    all
 }
 
 /// Questions of every length from 5 tokens up to 70, in no order.
@@ -92,10 +100,7 @@ fn epochs(device: &Device, count: usize) -> Vec<Made> {
 
 #[test]
 fn a_second_epoch_of_ragged_batches_compiles_nothing() {
-    let cards: Vec<_> = devices()
-        .into_iter()
-        .filter(|(name, ..)| name.contains(':'))
-        .collect();
+    let cards = cards();
     if cards.is_empty() {
         return;
     }
@@ -110,5 +115,39 @@ fn a_second_epoch_of_ragged_batches_compiles_nothing() {
         for later in &found[1..] {
             assert_eq!(*later, Made::default(), "{name}: {found:?}");
         }
+    }
+}
+
+#[test]
+fn warm_makes_what_a_card_needs_and_has_nothing_to_do_for_a_processor() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let warm = ["warm", "--model", "tiny", "--longest", "20"];
+    let with = |more: &[&'static str]| [&warm, more].concat();
+    refuses(
+        root,
+        &with(&["--device", "cpu"]),
+        &["a processor compiles nothing"],
+    );
+    for more in [
+        &["--force"][..],
+        &["--force", "--method", "lora", "--set", "data.scoring=cloze"],
+    ] {
+        let said = succeeds(root, &[&with(&["--device", "cpu"]), more].concat());
+        assert!(said.contains("questions of 16 tokens (1 of 2)"), "{said}");
+        assert!(said.contains("0 kernels compiled"), "{said}");
+    }
+    for (name, ..) in cards() {
+        let said = succeeds(root, &[&with(&["--device"]), &[&*name][..]].concat());
+        assert!(
+            said.contains("kernels compiled") && said.contains("kept in"),
+            "{said}"
+        );
+        assert!(
+            !said.contains("\\n0 kernels compiled, 0 choices tuned in"),
+            "{said}"
+        );
+        let kept = root.join("cache/kernels").read_dir().unwrap();
+        assert!(kept.count() > 0, "{name}: nothing is kept");
     }
 }

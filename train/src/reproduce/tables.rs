@@ -203,6 +203,7 @@ fn all() -> Vec<Row> {
         row("Checkpoints", "checkpoint_ensemble"),
         row("TFB", "tfb"),
         row("BLoB", "blob"),
+        row("Calibrated", "calibrated"),
     ]);
     rows
 }
