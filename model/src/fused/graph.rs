@@ -65,6 +65,10 @@ macro_rules! on_its_backend {
 
 /// Enters an operation into the graph of its inputs. `output` was computed from their plain values.
 /// Where no input has a graph, nothing is kept.
+#[cfg_attr(
+    feature = "ndarray",
+    expect(deprecated, reason = "a second opinion, see docs/backends.md")
+)]
 pub(super) fn enter<const D: usize, const N: usize>(
     inputs: [DispatchTensor; N],
     output: Tensor<D>,
