@@ -140,14 +140,16 @@ fn beside_bf16_weights_the_lean_form_says_the_same_within_their_rounding() {
                 moved <= 1.5 * rounding,
                 "{what}: {moved} where rounding moves {rounding}"
             );
-            for (parameter, gradient) in &gradients {
-                let rounding = far(gradient, &exactly[parameter]);
-                let moved = far(&found[parameter], gradient);
-                assert!(
-                    moved <= 3.0 * rounding,
-                    "{what}: {parameter}: {moved} where rounding moves {rounding}"
-                );
-            }
+            // Of the whole gradient: single ones are what is left of sums that nearly cancel.
+            let whole = |of: &BTreeMap<String, Vec<f32>>| of.values().flatten().copied().collect();
+            let [exactly, gradients, found]: [Vec<f32>; 3] =
+                [&exactly, &gradients, &found].map(whole);
+            let rounding = far(&gradients, &exactly);
+            let moved = far(&found, &gradients);
+            assert!(
+                moved <= 2.0 * rounding,
+                "{what}: gradients: {moved} where rounding moves {rounding}"
+            );
         }
     }
 }

@@ -33,6 +33,7 @@ fn every_flag_of_the_readme_and_the_guides_is_known() {
         "runs",
         "doctor",
         "download",
+        "warm",
     ];
     let known: String = verbs.map(help).concat();
     // Flags of cargo and of TensorBoard.

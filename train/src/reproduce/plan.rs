@@ -327,9 +327,9 @@ mod tests {
         // LoRA 42 and 142 with two more members each, MixLoRA, UQ4CT, UQ4CT-delta and BLoB for both
         // seeds.
         assert_eq!(plan.trainings().len(), 6 + 2 * 4);
-        assert_eq!(plan.rows.len(), 13);
+        assert_eq!(plan.rows.len(), 14);
         // The base model is scored once for both seeds.
-        assert_eq!(plan.evaluations().len(), 25);
+        assert_eq!(plan.evaluations().len(), 27);
         let mut other = options("table1", 2);
         other.given.set("data.test_limit=9").unwrap();
         let other = Plan::new(&other, Some(&finder())).unwrap();
@@ -348,7 +348,7 @@ mod tests {
         let mut cloze = options("table1", 1);
         cloze.given.set("data.scoring=cloze").unwrap();
         let plan = Plan::new(&cloze, Some(&finder())).unwrap();
-        assert_eq!((plan.rows.len(), plan.left_out.len()), (14, 0));
+        assert_eq!((plan.rows.len(), plan.left_out.len()), (15, 0));
         let mut alone = options("table1", 1);
         alone.methods = vec!["uq4ct-answer".into()];
         let error = Plan::new(&alone, Some(&finder())).unwrap_err().to_string();
