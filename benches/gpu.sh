@@ -31,7 +31,7 @@ python="${UQ4CT_PYTHON:-python3}"
 export UQ4CT_CACHE="$out/cache"
 
 if [ -z "$programs" ]; then
-  case $device in cuda*) features=(--features cuda) ;; wgpu*) features=(--features wgpu,burn/fusion,burn/autotune) ;; *) features=() ;; esac
+  case $device in cuda*) features=(--features cuda) ;; wgpu*) features=(--features wgpu,burn/autotune) ;; *) features=() ;; esac
   programs="$out/programs"
   mkdir -p "$programs"
   cargo test --workspace --profile dev "${features[@]}" --test suite --bench nodes --bench step --no-run --message-format=json |
