@@ -17,7 +17,7 @@ def main(output, report):
     parts = []
     for plot in re.findall(r"<svg.*?</svg>", page, re.S):
         label = re.search(r'aria-label="([^"]*)"', plot).group(1)
-        title = label.split(": ")[0] + ": " + label.split(": ")[1]
+        title = ": ".join(label.split(": ")[:2])
         if title in TITLES:
             x = TITLES[title]
             inside = re.search(r"<svg[^>]*>(.*)</svg>", plot, re.S).group(1)
