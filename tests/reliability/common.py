@@ -25,6 +25,9 @@ SMALL = [
     "evaluation.bootstrap=10",
 ]
 
+# A child inherits what its parent ignores, and nohup ignores SIGHUP.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 
 def arguments(description, **more):
     """The flags of a script: the program, its length, its seed."""
