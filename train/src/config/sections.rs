@@ -252,7 +252,8 @@ pub struct TrainSection {
     /// Questions of one forward pass at most; gradients of several passes are accumulated.
     pub micro_batch: usize,
     /// Tokens of one forward pass at most, padding among them: bounds memory, and keeps questions
-    /// of like length together.
+    /// of like length together. On an NVIDIA card `train` takes what its free memory allows, where
+    /// this is not given.
     #[serde(skip_serializing_if = "is_default_micro_tokens")]
     #[schemars(extend("default" = MICRO_TOKENS))]
     pub micro_tokens: usize,
@@ -309,7 +310,8 @@ pub struct EvaluationSection {
     pub bins: usize,
     /// Resamples of the bootstrap intervals.
     pub bootstrap: usize,
-    /// Most tokens of one evaluation batch, padding included.
+    /// Most tokens of one evaluation batch, padding included. On an NVIDIA card more, where its free
+    /// memory allows.
     pub batch_tokens: usize,
     /// How far a written answer is trusted: the `mean` of its tokens' probabilities (geometric),
     /// their `product`, that of the `first`, or `flu`.
