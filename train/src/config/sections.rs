@@ -310,8 +310,8 @@ pub struct EvaluationSection {
     pub bins: usize,
     /// Resamples of the bootstrap intervals.
     pub bootstrap: usize,
-    /// Most tokens of one evaluation batch, padding included. On an NVIDIA card more, where its free
-    /// memory allows.
+    /// Most tokens of one evaluation batch, padding included. On an NVIDIA card more, where its
+    /// free memory allows.
     pub batch_tokens: usize,
     /// How far a written answer is trusted: the `mean` of its tokens' probabilities (geometric),
     /// their `product`, that of the `first`, or `flu`.
