@@ -11,6 +11,24 @@ fn questions(path: &Path, rows: std::ops::Range<usize>) {
     std::fs::write(path, text).unwrap();
 }
 
+/// A directory with questions to train on and others to test on.
+fn own_and_test() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    questions(&folder.path().join("own.jsonl"), 0..40);
+    questions(&folder.path().join("test.jsonl"), 100..110);
+    folder
+}
+
+/// How the questions are put, in full.
+const LETTERS: [&str; 6] = [
+    "--set",
+    "data.scoring=letters",
+    "--set",
+    "data.template=moe_peft",
+    "--set",
+    "data.chat=off",
+];
+
 /// The names of the questions in a text, in their order.
 fn asked(text: &str) -> Vec<usize> {
     let parts = text.split("<n").skip(1);
@@ -33,18 +51,9 @@ const TRAIN: [&str; 9] = [
 
 #[test]
 fn examples_are_training_questions_and_stay_with_the_run() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = own_and_test();
     let at = |name: &str| folder.path().join(name);
-    questions(&at("own.jsonl"), 0..40);
-    questions(&at("test.jsonl"), 100..110);
-    let said = [
-        "--set",
-        "data.scoring=letters",
-        "--set",
-        "data.template=moe_peft",
-        "--set",
-        "data.chat=off",
-    ];
+    let said = LETTERS;
     let files = ["data.shots=2", "--test", "test.jsonl", "--run", "r"];
     succeeds(folder.path(), &[&TRAIN[..], &files, &said].concat());
     let data = json(&at("r/data.json"));
@@ -157,23 +166,11 @@ fn examples_count_in_the_prompts_length_and_the_check_shows_them() {
 /// An adapter brings the examples that it was trained with to a run that asks for as many.
 #[test]
 fn examples_travel_with_an_exported_adapter() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = own_and_test();
     let at = |name: &str| folder.path().join(name);
-    questions(&at("own.jsonl"), 0..40);
-    questions(&at("test.jsonl"), 100..110);
-    let said = [
-        "--set",
-        "data.scoring=letters",
-        "--set",
-        "data.template=moe_peft",
-        "--set",
-        "data.chat=off",
-        "--test",
-        "test.jsonl",
-        "--method",
-        "lora",
-    ];
-    let run = |more: &[&str]| succeeds(folder.path(), &[&TRAIN[..], more, &said].concat());
+    let said = ["--test", "test.jsonl", "--method", "lora"];
+    let run =
+        |more: &[&str]| succeeds(folder.path(), &[&TRAIN[..], more, &LETTERS, &said].concat());
     run(&["data.shots=2", "--run", "r"]);
     let export = ["export", "r", "--format", "peft", "--output", "out"];
     succeeds(folder.path(), &export);

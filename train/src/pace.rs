@@ -6,13 +6,12 @@ use std::time::Instant;
 use burn::data::dataloader::batcher::Batcher;
 use burn::optim::ModuleOptimizer;
 use burn::prelude::*;
-use burn::tensor::FloatDType;
 use burn::train::{InferenceStep, TrainStep};
 use data::{Batch, EncodedQuestion, QuestionBatcher};
 use model::load::tiny::RandomWeights;
 use model::{AdapterConfig, Llama, ModelConfig};
 
-use crate::config::{RunConfig, WeightType};
+use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::metric::{Bootstrap, Metrics};
 use crate::optimizer::OnePassAdamW;
@@ -69,10 +68,6 @@ impl Pace {
         let (base, low_rank) = forward_flops(&layer, &adapter);
         let (training, asking) = (2.0 * base + 3.0 * low_rank, base + low_rank);
         let trains = adapter != AdapterConfig::None;
-        let dtype = match config.model.dtype {
-            WeightType::F32 => FloatDType::F32,
-            WeightType::Bf16 => FloatDType::BF16,
-        };
         let schedule = config.train.schedule();
         let length = length.clamp(
             2,
@@ -84,10 +79,7 @@ impl Pace {
         let most = (WORK / training / length as f64) as usize;
         let room = (schedule.micro_tokens / length).min(schedule.micro_batch);
         let questions = most.clamp(1, room.max(1));
-        let mut weights = RandomWeights::new(layer.clone(), 0);
-        let llama = Llama::load(&layer, &mut weights, length + 1, dtype, device)?;
-        let llama = llama.with_attention(config.model.attention);
-        let llama = llama.attach(&adapter, config.train.seed)?;
+        let llama = made_up(config, &layer, &adapter, length + 1, device)?;
         let trainee = Trainee::new(llama, method, &config.train, questions);
         let batch = |at: &Device| batch(questions, length, at);
         let tokens = (questions * length) as f64;
@@ -141,6 +133,21 @@ pub(crate) fn forward_flops(config: &ModelConfig, adapter: &AdapterConfig) -> (f
         AdapterConfig::MixLora(mix) => low_rank(mix.lora.rank * mix.top_k),
     };
     (base, adapter)
+}
+
+/// A model of a shape with a run's adapter, its weights made up.
+pub(crate) fn made_up(
+    config: &RunConfig,
+    shape: &ModelConfig,
+    adapter: &AdapterConfig,
+    positions: usize,
+    device: &Device,
+) -> Result<Llama, TrainError> {
+    let mut weights = RandomWeights::new(shape.clone(), 0);
+    let dtype = config.model.dtype.float();
+    let llama = Llama::load(shape, &mut weights, positions, dtype, device)?;
+    let llama = llama.with_attention(config.model.attention);
+    Ok(llama.attach(adapter, config.train.seed)?)
 }
 
 /// The first layers of a model.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use burn::prelude::*;
-use burn::tensor::{DType, FloatDType};
+use burn::tensor::DType;
 use data::chat::{ChatMode, ChatTemplate};
 use data::check::{CheckedFile, CheckedTokens};
 use data::dataset::Dataset;
@@ -374,14 +374,6 @@ fn open_model(config: &RunConfig, finder: &Finder) -> Result<OpenedModel, TrainE
     Ok(((shape, weights), tokenizer, files, Some(located)))
 }
 
-/// Bytes of a frozen weight.
-fn weight_bytes(config: &RunConfig) -> usize {
-    match config.model.dtype {
-        WeightType::F32 => 4,
-        WeightType::Bf16 => 2,
-    }
-}
-
 impl Prepared {
     /// Renders and encodes questions as the run's own.
     ///
@@ -569,10 +561,7 @@ impl Prepared {
         device: &Device,
     ) -> Result<Llama, TrainError> {
         let longest = self.positions().max(positions);
-        let dtype = match config.model.dtype {
-            WeightType::F32 => FloatDType::F32,
-            WeightType::Bf16 => FloatDType::BF16,
-        };
+        let dtype = config.model.dtype.float();
         if !device.supports_dtype(DType::from(dtype)) {
             return Err(TrainError::config(
                 "model.dtype",
@@ -684,7 +673,7 @@ impl Prepared {
             &config.train.schedule(),
             &self.train,
             &[&self.held_out, &self.test],
-            weight_bytes(config),
+            config.model.dtype.bytes(),
             config.model.dtype == WeightType::F32 && model::fused::serves(device),
             config.train.recompute,
             config.model.dtype == WeightType::Bf16 && !model::fused::serves(device),
@@ -706,7 +695,7 @@ impl Prepared {
         Ok(passes::trained(
             free,
             &self.model,
-            weight_bytes(config),
+            config.model.dtype.bytes(),
             memory,
         ))
     }

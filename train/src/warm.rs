@@ -4,19 +4,17 @@
 use burn::data::dataloader::batcher::Batcher;
 use burn::optim::ModuleOptimizer;
 use burn::prelude::*;
-use burn::tensor::FloatDType;
 use burn::train::{InferenceStep, TrainStep};
 use data::padding::Padding;
 use data::rendering::Scoring;
 use data::{BatchOptions, Continuation, EncodedQuestion, QuestionBatcher};
-use model::load::tiny::RandomWeights;
-use model::{AdapterConfig, Llama, ModelConfig};
+use model::{AdapterConfig, ModelConfig};
 
-use crate::config::{RunConfig, WeightType};
+use crate::config::RunConfig;
 use crate::error::TrainError;
 use crate::loss::cross_entropy::CrossEntropy;
 use crate::optimizer::OnePassAdamW;
-use crate::pace::first_layers;
+use crate::pace::{first_layers, made_up};
 use crate::passes;
 use crate::registry;
 use crate::step::Trainee;
@@ -48,15 +46,8 @@ pub fn warm(
     let method = registry::build(config)?;
     let adapter = method.adapter();
     let shape = first_layers(shape, LAYERS);
-    let dtype = match config.model.dtype {
-        WeightType::F32 => FloatDType::F32,
-        WeightType::Bf16 => FloatDType::BF16,
-    };
     let longest = lengths.iter().max().map_or(1, |length| length + 1);
-    let mut weights = RandomWeights::new(shape.clone(), 0);
-    let llama = Llama::load(&shape, &mut weights, longest, dtype, device)?;
-    let llama = llama.with_attention(config.model.attention);
-    let llama = llama.attach(&adapter, config.train.seed)?;
+    let llama = made_up(config, &shape, &adapter, longest, device)?;
     let schedule = config.train.schedule();
     let mut trainee = Trainee::new(llama, method, &config.train, schedule.batch_size).train();
     let mut optimizer = ModuleOptimizer::from(OnePassAdamW::new(config.train.weight_decay));

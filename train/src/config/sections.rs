@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use burn::tensor::FloatDType;
 use data::DataError;
 use data::chat::ChatMode;
 use data::dataset::custom::Custom;
@@ -56,6 +57,24 @@ pub enum WeightType {
     F32,
     /// 16 bits with f32's range.
     Bf16,
+}
+
+impl WeightType {
+    /// As tensors name it.
+    pub(crate) fn float(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::Bf16 => FloatDType::BF16,
+        }
+    }
+
+    /// Bytes of a weight.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
 }
 
 /// `[data]`
