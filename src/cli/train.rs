@@ -396,7 +396,20 @@ fn sized(
         .and_then(|_| RunDirectory::open(root).ok());
     match (known, free_memory(&device.device)) {
         (Some((_, known)), _) => config.train.micro_tokens = known.train.micro_tokens,
-        (None, Some(free)) => config.train.micro_tokens = prepared.pass_tokens(&config, free)?,
+        (None, Some(free)) => {
+            let pass = prepared.pass_tokens(&config, free)?;
+            config.train.micro_tokens = pass.tokens;
+            if !pass.fits {
+                tell(format_args!(
+                    "{} has {:.1} GiB free, which by the estimate is too little for {}: expect it to \
+                     run out of memory. Less is taken with --set train.recompute=true, \
+                     --set model.dtype=bf16 or a smaller model.",
+                    device.name,
+                    free as f64 / f64::from(1 << 30),
+                    config.model.name,
+                ));
+            }
+        }
         (None, None) => {}
     }
     Ok(config)

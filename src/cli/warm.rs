@@ -65,7 +65,7 @@ pub(super) fn run(args: &WarmArgs) -> Result<ExitCode> {
     let mut config = layers.resolve()?.anchored();
     let prepared = prepare_model(&config, &args.places.finder(&args.model))?;
     if let Some(free) = free_memory(&device.device).filter(|_| !given) {
-        config.train.micro_tokens = prepared.pass_tokens(&config, free)?;
+        config.train.micro_tokens = prepared.pass_tokens(&config, free)?.tokens;
     }
     let longest = args.longest.min(prepared.model.max_position_embeddings - 1);
     let lengths = lengths(longest, &device.device);

@@ -2,6 +2,7 @@
 
 use data::encoded::EncodedQuestion;
 use data::schedule::Schedule;
+use model::fused::attention::BLOCK;
 use model::{AdapterConfig, MixtureWeights, ModelConfig, Placement};
 use serde::{Deserialize, Serialize};
 
@@ -110,12 +111,13 @@ pub struct PassMemory {
 }
 
 impl PassMemory {
-    /// Of a device without this project's kernels, and of a step that may have several passes.
-    /// `half`: the frozen weights are bf16.
+    /// Of a device without this project's kernels, of a step that may have several passes, on rows
+    /// of up to `longest` tokens. `half`: the frozen weights are bf16.
     pub fn new(
         config: &ModelConfig,
         adapter: &AdapterConfig,
         micro_batch: usize,
+        longest: usize,
         recompute: bool,
         half: bool,
     ) -> Self {
@@ -123,9 +125,18 @@ impl PassMemory {
         Self {
             // Parameters, moments, gradients and those of earlier passes; logits.
             fixed: 5.0 * parameters + 8.0 * (micro_batch * config.vocab_size) as f64,
-            per_token: bytes_kept(config, adapter, false, recompute, half),
+            per_token: bytes_kept(config, adapter, false, recompute, half)
+                + 4.0 * passing(config, longest) as f64,
         }
     }
+}
+
+/// Values of a token that live for a moment of the backward pass, at most: of one layer's attention
+/// the scores, probabilities and their two gradients, for a block of queries; or gate, up, their
+/// product and the gradients of the three.
+fn passing(config: &ModelConfig, longest: usize) -> usize {
+    let attention = 4 * config.num_attention_heads * longest.min(BLOCK);
+    attention.max(6 * config.intermediate_size)
 }
 
 /// What a run does besides one pass over its training questions.

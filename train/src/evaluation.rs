@@ -106,6 +106,7 @@ impl Asking<'_> {
         let mut most = self.predictor.batch_tokens(passes::asked(
             self.config.evaluation.batch_tokens,
             &self.setup.device,
+            0,
         ));
         let written = questions.iter().any(|q| q.open.is_some());
         let mut asked = questions.to_vec();

@@ -281,7 +281,7 @@ fn fit(
             all_questions: train.len(),
             held_out: &held_out,
             temperature,
-            batch_tokens: passes::asked(config.evaluation.batch_tokens, &setup.device),
+            batch_tokens: passes::asked(config.evaluation.batch_tokens, &setup.device, 0),
             device: &setup.device,
             seed: config.train.seed,
             progress: &progress,

@@ -29,7 +29,7 @@ use crate::error::TrainError;
 use crate::estimate::{Besides, PassMemory, RunEstimate, estimate};
 use crate::loss::cross_entropy::CrossEntropy;
 use crate::pace::{Pace, bootstrap_seconds};
-use crate::passes;
+use crate::passes::{self, Fitting};
 use crate::registry;
 use crate::way::Trial;
 
@@ -682,16 +682,19 @@ impl Prepared {
         ))
     }
 
-    /// Tokens of a training pass that fit into so many free bytes of a graphics card.
+    /// The training pass that fits into so many free bytes of a graphics card.
     ///
     /// # Errors
     /// Settings that no method takes.
-    pub fn pass_tokens(&self, config: &RunConfig, free: u64) -> Result<usize, TrainError> {
+    pub fn pass_tokens(&self, config: &RunConfig, free: u64) -> Result<Fitting, TrainError> {
         let adapter = registry::build(config)?.adapter();
         let schedule = config.train.schedule();
         let recompute = config.train.recompute;
         let half = config.model.dtype == WeightType::Bf16;
-        let memory = PassMemory::new(&self.model, &adapter, schedule.micro_batch, recompute, half);
+        let lengths = self.train.iter().map(EncodedQuestion::length);
+        let longest = lengths.max().unwrap_or(usize::MAX);
+        let rows = schedule.micro_batch;
+        let memory = PassMemory::new(&self.model, &adapter, rows, longest, recompute, half);
         Ok(passes::trained(
             free,
             &self.model,

@@ -334,7 +334,7 @@ fn fit(
     .shared_by(1 + setup.others.len());
     let valid = EvaluationLoader::with_batcher(
         held_out,
-        passes::asked(config.evaluation.batch_tokens, &setup.device),
+        passes::asked(config.evaluation.batch_tokens, &setup.device, 0),
         batcher,
         setup.state.clone(),
         &setup.device,

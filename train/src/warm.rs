@@ -45,7 +45,10 @@ pub fn warm(
 ) -> Result<(), TrainError> {
     let method = registry::build(config)?;
     let adapter = method.adapter();
+    let whole = shape.base_parameters();
     let shape = first_layers(shape, LAYERS);
+    // What a run will have loaded before it asks.
+    let to_come = (whole - shape.base_parameters()) * config.model.dtype.bytes();
     let longest = lengths.iter().max().map_or(1, |length| length + 1);
     let llama = made_up(config, &shape, &adapter, longest, device)?;
     let schedule = config.train.schedule();
@@ -58,7 +61,7 @@ pub fn warm(
             ..BatchOptions::default()
         },
     };
-    let asked = passes::asked(config.evaluation.batch_tokens, device);
+    let asked = passes::asked(config.evaluation.batch_tokens, device, to_come as u64);
     for &length in lengths {
         each(length);
         let questions = |most: usize| -> Vec<EncodedQuestion> {

@@ -23,6 +23,9 @@ use crate::visibility::{AttentionKind, Heads, Visibility};
 mod flex;
 mod lean;
 
+/// Queries of one block of the lean form. The scores of a block are all that exists of them.
+pub const BLOCK: usize = 512;
+
 /// `softmax(rotate(q) rotate(k)^T / sqrt(head_dim)) v` over what each token may see, the scores
 /// bounded where the heads say so. The output at a token that sees nothing has no meaning, but is
 /// finite.

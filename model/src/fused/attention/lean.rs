@@ -7,12 +7,10 @@ use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Int, Tensor};
 
+use super::BLOCK;
 use crate::fused::graph::{Kept, enter, plain, whole};
 use crate::rope::Angles;
 use crate::visibility::{AttentionKind, Heads, Visibility};
-
-/// Queries of one block. The scores of a block are all that exists of them.
-const BLOCK: usize = 512;
 
 /// What stands where a query must not look: low enough that nothing of it is left, high enough
 /// that a row of nothing else stays finite.
