@@ -591,8 +591,8 @@ fn two_devices_give_the_losses_of_one_with_the_same_global_batch() {
     }
 }
 
-/// A device that takes part twice, since two of a kind are seldom at hand: what is divided and added
-/// up is the same, but nothing moves from card to card.
+/// A device that takes part twice, since two of a kind are seldom at hand: what is divided and
+/// added up is the same, but nothing moves from card to card.
 fn two_give_the_losses_of_one(name: &str, device: &Device, tolerance: f64) {
     let mut config = config();
     // The load balancing's means belong to the micro-batch; dropout's masks to the question.
