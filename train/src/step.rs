@@ -354,3 +354,19 @@ impl Adaptor<StepFacts> for StepOutput {
         self.facts().clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masses_of_a_step_are_weighted_by_the_shares_and_taken_once() {
+        let masses = Masses::default();
+        for (share, means) in [(0.25, [1.0f32, 0.5]), (0.75, [0.5, 0.0])] {
+            let means = Tensor::from_data(means, &Device::flex());
+            masses.all().push((share, means));
+        }
+        assert_eq!(masses.take(), [0.625, 0.125]);
+        assert!(masses.take().is_empty());
+    }
+}
