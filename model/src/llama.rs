@@ -564,8 +564,9 @@ fn with_expert(
 
 /// One column of a matrix, `[n, 1]`, as the product with a one-hot row.
 ///
-/// `narrow` would say the same, but its backward pass, an assignment to a slice, gives wrong
-/// gradients in this graph under Burn's fusion. A router's gradient was off by nine tenths.
+/// `narrow` would say the same. With it a router's gradient was once off by nine tenths under
+/// Burn's fusion, before its fused matrix products were found to give wrong gradients; whether
+/// `narrow` had a part in that is not known.
 fn column(matrix: &Tensor<2>, column: usize) -> Tensor<2> {
     let [_, columns] = matrix.dims();
     let device = matrix.device().without_autodiff();

@@ -113,9 +113,9 @@ impl Angles {
         let (cos, sin) = (by_head(&self.cos), by_head(&self.sin));
         // The real part takes -sin of the imaginary part, the imaginary part sin of the real one.
         let sin = Tensor::cat(vec![sin.clone().neg(), sin], 3);
-        // The halves are exchanged by `flip`. Cutting them out by `narrow` would be right as well,
-        // but under Burn's fusion the backward pass of `narrow`, an assignment to a slice, has
-        // given wrong gradients.
+        // The halves are exchanged by `flip`. Cutting them out by `narrow` would be right as well.
+        // Gradients were seen wrong with it under Burn's fusion, before its fused matrix products
+        // were found to give such.
         let x = x.reshape([batch, heads, sequence, 2, half]);
         let turned = x.clone() * cos + x.flip([3]) * sin;
         turned.reshape([batch, heads, sequence, head_dim])

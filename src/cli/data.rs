@@ -16,8 +16,9 @@ use train::way::{Free, Trial, Way};
 
 use super::dataset::{FieldArgs, name_dataset};
 use super::flags::{PlaceArgs, is_file, listed_dataset};
-use super::process::{logging, print, quoted};
+use super::process::{logging, print, quoted, tell};
 use super::short;
+use crate::kernels::Told;
 
 /// `uq4ct data ..`
 #[derive(Debug, Subcommand)]
@@ -221,6 +222,7 @@ fn trial(
     let questions = files[0].questions.iter();
     let questions: Vec<_> = questions.map(|(_, question)| question.clone()).collect();
     let setup = args.places.finished("".as_ref(), config, Arc::default())?;
+    let _compiling = Told::start(tell);
     Ok(try_ways(config, &setup, free, &questions, args.tried)?)
 }
 

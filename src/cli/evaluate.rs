@@ -25,7 +25,7 @@ use super::dataset::FieldArgs;
 use super::figures::{Asked, side_by_side, table};
 use super::flags::{self, PlaceArgs, is_file, is_on_hub};
 use super::newest::run_or_newest;
-use super::process::{logging, print, tell};
+use super::process::{compiling, logging, print, tell};
 
 /// Flags of `evaluate`.
 #[derive(Debug, Args)]
@@ -164,6 +164,7 @@ fn score(
         });
     }
     let scored = {
+        let _compiling = compiling(&setup.telemetry);
         let _lines = Plain::start(state, EVERY, LineSink::new(None));
         evaluate(run, config, &setup, &sets, args.method.is_none())?
     };

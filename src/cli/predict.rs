@@ -21,6 +21,7 @@ use super::flags::{PlaceArgs, PromiseArgs, explain};
 use super::newest::run_or_newest;
 use super::process::{logging, print, tell};
 use super::usage::wrong;
+use crate::kernels::Told;
 
 mod answers;
 mod input;
@@ -89,6 +90,7 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
     };
     let run = run_or_newest(args.run.as_deref())?;
     let (_, config) = RunDirectory::open(&run)?;
+    let _compiling = Told::start(tell);
     let answerer = open(&args, &run, &config)?;
     tell(answerer.calibration());
     if let Some(rule) = &answerer.abstention {

@@ -50,11 +50,11 @@ fn colours() -> bool {
     std::io::stderr().is_terminal() && terminal::draws(term.as_deref()) && !plain
 }
 
-/// Says what a graphics card's kernels are being made, where there is one.
-pub(super) fn compiling(device: &NamedDevice, telemetry: &Telemetry) -> Option<Told> {
+/// Says on the display how many kernels are made, until it is dropped. A processor makes none, and
+/// then nothing is said.
+pub(super) fn compiling(telemetry: &Telemetry) -> Told {
     let telemetry = telemetry.clone();
-    let say = move |line| telemetry.say(line);
-    (!device.is_cpu()).then(|| Told::start(say))
+    Told::start(move |line| telemetry.say(line))
 }
 
 /// Exit code of work that was stopped and can go on.

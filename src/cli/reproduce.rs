@@ -19,8 +19,8 @@ use crate::backend::NamedDevice;
 
 use super::flags::{PlaceArgs, model, table};
 use super::process::{
-    OnHangup, STOPPED, StopSignal, complain, display, environment, logging, print, quoted, tell,
-    threads,
+    OnHangup, STOPPED, StopSignal, compiling, complain, display, environment, logging, print,
+    quoted, tell, threads,
 };
 use super::usage::wrong;
 
@@ -177,6 +177,7 @@ impl Work<'_> {
         };
         let ended = {
             let stop = signal.state.clone();
+            let _compiling = compiling(&setup.telemetry);
             let _display = display(self.plain, state, stop, self.on_hangup, root)?;
             signal.begin();
             schedule.run(&setup, threads())?

@@ -18,6 +18,7 @@ use super::flags::{PlaceArgs, PromiseArgs, explain};
 use super::newest::run_or_newest;
 use super::process::{hangup_is_ignored, logging, open_files, print, tell};
 use super::usage::wrong;
+use crate::kernels::Told;
 use crate::serve::connections::{ConnectionLimits, serve};
 use crate::serve::metrics::Metrics;
 use crate::serve::worker::{Batching, Worker};
@@ -88,6 +89,7 @@ pub(super) fn run(args: ServeArgs) -> Result<ExitCode> {
         .block_on(TcpListener::bind(address))
         .with_context(|| format!("{address} cannot be listened on: choose another --port"))?;
     let metrics = Arc::new(Metrics::default());
+    let _compiling = Told::start(tell);
     let (worker, about, thread) = start(&args, metrics.clone())?;
     let time = Duration::from_secs(args.timeout);
     let connections = ConnectionLimits {

@@ -33,6 +33,7 @@ use super::short;
 use super::sweep::{self, SweepArgs, Sweeping};
 use super::usage::wrong;
 use crate::backend::NamedDevice;
+use crate::kernels::Told;
 
 /// The examples before every question that are not to be drawn: those of the run that goes on, or
 /// of the adapter that it starts from.
@@ -224,7 +225,11 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         tell(banner(&config, &prepared));
     }
     let config = match free.filter(|_| args.resume.is_none()) {
-        Some(free) => choose(config, &mut prepared, &setup, free)?,
+        Some(free) => {
+            // Before there is a display.
+            let _compiling = Told::start(tell);
+            choose(config, &mut prepared, &setup, free)?
+        }
         None => config,
     };
     let config = sized(config, &args, &prepared, &device, &root)?;
@@ -234,7 +239,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         RunDirectory::clear(&root)?;
     }
     signal.begin();
-    let _compiling = compiling(&device, &telemetry);
+    let _compiling = compiling(&telemetry);
     let outcome = {
         let _display = display(
             args.plain,

@@ -183,7 +183,7 @@ fn kept(layers: usize, adapter: &AdapterConfig, weights: FloatDType, form: Form)
 fn a_token_of_a_7b_model_keeps_7_mb_and_4_beside_bf16_weights_composed_three_times_that() {
     let mix = AdapterConfig::MixLora(MixLoraConfig {
         lora: LoraConfig {
-            // In the ratio of 16 to 4096 it would be a quarter.
+            // What 16 is to 4096, to the width of 256.
             rank: 1,
             dropout: 0.05,
             ..mixture().lora

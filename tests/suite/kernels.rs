@@ -54,7 +54,8 @@ fn ragged() -> Vec<EncodedQuestion> {
 }
 
 /// What batches of ragged rows compiled, by rows and length of the batch, in each of some epochs of
-/// training and asking.
+/// training and asking. Each epoch cuts the rows into other batches: it meets shapes of before, and
+/// new ones.
 fn epochs(device: &Device, count: usize) -> Vec<Vec<([usize; 2], Made)>> {
     let mut config = train::RunConfig::default();
     config.adapter.rank = 3;
@@ -103,13 +104,13 @@ fn epochs(device: &Device, count: usize) -> Vec<Vec<([usize; 2], Made)>> {
 }
 
 #[test]
-fn a_second_epoch_of_ragged_batches_compiles_nothing() {
+fn a_shape_of_batch_that_was_met_before_compiles_nothing() {
     let cards = cards();
     if cards.is_empty() {
         return;
     }
     if std::env::var_os(CHILD).is_none() {
-        return alone("kernels::a_second_epoch_of_ragged_batches_compiles_nothing");
+        return alone("kernels::a_shape_of_batch_that_was_met_before_compiles_nothing");
     }
     tracing_subscriber::registry().with(counter()).init();
     for (name, device, _) in cards {
@@ -120,7 +121,7 @@ fn a_second_epoch_of_ragged_batches_compiles_nothing() {
             for (shape, made) in batches {
                 println!("{name}, epoch {epoch}: {shape:?}: {made}");
             }
-            // An optimizer's first steps differ from its later ones.
+            // An optimizer's first steps differ from its later ones. New shapes may compile.
             let again = batches.iter().filter(|(shape, _)| known.contains(shape));
             for (shape, made) in again.filter(|_| epoch > 0) {
                 assert_eq!(*made, Made::default(), "{name}: {shape:?} again");
@@ -151,10 +152,10 @@ fn warm_makes_what_a_card_needs_and_has_nothing_to_do_for_a_processor() {
     }
     for (name, ..) in cards() {
         let said = succeeds(root, &[&with(&["--device"]), &[&*name][..]].concat());
-        assert!(said.contains("kernels compiled"), "{said}");
+        let all = said.lines().find(|line| line.contains("choices tuned in"));
         assert!(
-            !said.contains("\\n0 kernels compiled, 0 choices tuned in"),
-            "{said}"
+            all.is_some_and(|line| !line.starts_with("0 kernels compiled")),
+            "{name}: {said}"
         );
         if name.starts_with("cuda") {
             let kept = root.join("cache/kernels").read_dir().unwrap();

@@ -109,6 +109,11 @@ fn training_lowers_the_loss_and_writes_a_whole_run() {
         assert_eq!(losses.len(), 36);
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         assert!(mean(&losses[30..]) < 0.7 * mean(&losses[..6]), "{losses:?}");
+        let mut useful = lines
+            .iter()
+            .filter(|l| l.split == "train")
+            .map(|l| l.values["useful_tokens"].as_f64().unwrap());
+        assert!(useful.all(|share| share > 0.0 && share <= 1.0));
         assert_eq!(lines.iter().filter(|l| l.split == "held_out").count(), 12);
         for file in [
             "config.toml",
@@ -164,8 +169,8 @@ fn accumulated_micro_batches_equal_the_large_batch() {
     for micro_batch in [8, 1, 3] {
         let root = tempfile::tempdir().unwrap();
         let mut config = config();
-        // Dropout masks belong to the micro-batch, so they cannot agree.
-        config.adapter.dropout = 0.0;
+        // Masks follow from a row's tokens, not from the micro-batch that it is in.
+        config.adapter.dropout = 0.2;
         // Load balancing is a product of batch means: it alone depends on the micro-batch.
         config.objective.load_balancing_weight = 0.0;
         config.train.micro_batch = micro_batch;
@@ -581,7 +586,14 @@ fn routers_may_learn_at_a_rate_of_their_own() {
 
 #[test]
 fn two_devices_give_the_losses_of_one_with_the_same_global_batch() {
-    let device = Device::flex();
+    for (name, device, tolerance) in devices() {
+        two_give_the_losses_of_one(&name, &device, tolerance);
+    }
+}
+
+/// A device that takes part twice, since two of a kind are seldom at hand: what is divided and
+/// added up is the same, but nothing moves from card to card.
+fn two_give_the_losses_of_one(name: &str, device: &Device, tolerance: f64) {
     let mut config = config();
     // The load balancing's means belong to the micro-batch; dropout's masks to the question.
     config.adapter.dropout = 0.2;
@@ -593,7 +605,7 @@ fn two_devices_give_the_losses_of_one_with_the_same_global_batch() {
         let root = tempfile::tempdir().unwrap();
         let setup = Setup {
             others,
-            ..setup(root.path(), false, &device)
+            ..setup(root.path(), false, device)
         };
         assert!(matches!(
             run(&config, &setup).unwrap(),
@@ -611,8 +623,10 @@ fn two_devices_give_the_losses_of_one_with_the_same_global_batch() {
     };
     let (one, two) = (losses(vec![]), losses(vec![device.clone()]));
     assert_eq!(one.len(), two.len());
+    // 1e-5 on the processor; other devices round more, the more steps there were.
+    let near = tolerance / 10.0;
     for (a, b) in one.iter().zip(&two) {
-        assert!((a - b).abs() < 1e-5, "{one:?} {two:?}");
+        assert!((a - b).abs() < near, "{name}: {one:?} {two:?}");
     }
 }
 

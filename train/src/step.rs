@@ -1,7 +1,7 @@
 //! Burn's `TrainStep` and `InferenceStep` around a method's objective.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
@@ -10,7 +10,7 @@ use burn::tensor::ExecutionError;
 use burn::train::metric::Adaptor;
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use data::{Batch, StepPart};
-use model::{DropoutSeed, Llama, LlamaInput, LlamaOutput, MixtureWeights};
+use model::{DropoutSeed, Llama, LlamaInput, LlamaOutput, MixtureWeights, Routing};
 
 use crate::config::{OnNan, TrainSection};
 use crate::forward::{Reading, input};
@@ -55,25 +55,52 @@ pub struct Trainee {
 #[derive(Debug, Clone, Default)]
 struct StepCounter(Arc<AtomicUsize>);
 
-/// Mean masses of every router, weighted by the shares of the step that saw them; clones share
-/// them, as they do the step's number.
+/// The mean mass of every router in each micro-batch, `[routers]`, still on the device, with the
+/// micro-batch's share of the step; clones share them, as they do the step's number.
 #[derive(Debug, Clone, Default)]
-struct Masses(Arc<Mutex<Vec<f64>>>);
+struct Masses(Arc<Mutex<Vec<(f64, Tensor<1>)>>>);
 
 impl Masses {
-    /// Adds a micro-batch of this share of the step.
+    /// Adds a micro-batch of this share of the step. Waits for no device.
     fn add(&self, reading: &Reading, batch: &Batch, share: f64) {
-        let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sums.resize(reading.routing.len(), 0.0);
-        for (sum, routing) in sums.iter_mut().zip(&reading.routing) {
+        let mean = |routing: &Routing| {
             let mass = routing.mass().without_autodiff().squeeze_dim(1);
-            *sum += share * weighted_sums(&batch.means.tokens, mass).into_scalar::<f64>();
+            weighted_sums(&batch.means.tokens, mass).without_autodiff()
+        };
+        let means: Vec<Tensor<1>> = reading.routing.iter().map(mean).collect();
+        if !means.is_empty() {
+            self.all().push((share, Tensor::cat(means, 0)));
         }
     }
 
-    /// Takes out the means of the whole step.
+    /// Takes out the means of the whole step. Waits for the device, once, where there are any.
     fn take(&self) -> Vec<f64> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        let parts = self.drain();
+        let Some((_, first)) = parts.first() else {
+            return Vec::new();
+        };
+        // Devices that share a step have each left theirs.
+        let (device, mut sums) = (first.device(), vec![0.0; first.dims()[0]]);
+        let (shares, means): (Vec<f64>, Vec<Tensor<1>>) = parts
+            .into_iter()
+            .map(|(share, means)| (share, means.to_device(&device)))
+            .unzip();
+        let means = values(Tensor::cat(means, 0));
+        for (share, means) in shares.iter().zip(means.chunks(sums.len())) {
+            for (sum, mean) in sums.iter_mut().zip(means) {
+                *sum += share * mean;
+            }
+        }
+        sums
+    }
+
+    /// Takes out what was added, unread.
+    fn drain(&self) -> Vec<(f64, Tensor<1>)> {
+        std::mem::take(&mut *self.all())
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<(f64, Tensor<1>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -239,9 +266,9 @@ impl TrainStep for Trainee {
         if let Some(squares) = gradient::squares(&self, &gradients) {
             let step = self.at.0.load(Ordering::SeqCst);
             self.norms.put(step, squares.clone());
-            // Only this waits for the device.
+            // Only this and the masses below wait for the device, and clipping on a processor.
             if self.skips && !gradient::norm(squares.clone()).is_finite() {
-                self.masses.take();
+                self.masses.drain();
                 return self;
             }
             if let Some(limit) = self.gradient_clip {
@@ -325,5 +352,21 @@ impl StepOutput {
 impl Adaptor<StepFacts> for StepOutput {
     fn adapt(&self) -> StepFacts {
         self.facts().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masses_of_a_step_are_weighted_by_the_shares_and_taken_once() {
+        let masses = Masses::default();
+        for (share, means) in [(0.25, [1.0f32, 0.5]), (0.75, [0.5, 0.0])] {
+            let means = Tensor::from_data(means, &Device::flex());
+            masses.all().push((share, means));
+        }
+        assert_eq!(masses.take(), [0.625, 0.125]);
+        assert!(masses.take().is_empty());
     }
 }

@@ -216,6 +216,7 @@ impl Telemetry {
             "learning_rate": point.learning_rate,
             "tokens": point.tokens,
             "tokens_per_second": point.tokens_per_second,
+            "useful_tokens": point.useful_tokens,
         });
         let mut values = object(values);
         for (name, value) in &point.terms {

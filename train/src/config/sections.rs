@@ -305,7 +305,7 @@ pub struct TrainSection {
     pub bucket: bool,
     /// To what length the rows of a training pass are padded. `auto`: `exact` on the processor, to
     /// the longest row; `grid` elsewhere, to a multiple of 16 tokens, beyond 256 of 64, so that a
-    /// GPU meets few shapes. The dashboard's share of useful tokens is what it costs.
+    /// GPU meets few shapes. `useful_tokens` in `metrics.jsonl` says what it costs.
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(extend("default" = "auto"))]
     pub padding: Padding,

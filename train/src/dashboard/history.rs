@@ -6,7 +6,7 @@ use super::state::{Earlier, HeldOutPoint, TrainPoint};
 use crate::tracker::MetricsLine;
 
 /// The names of the values of a training step that are no terms of its loss.
-const NO_TERMS: [&str; 7] = [
+const NO_TERMS: [&str; 8] = [
     "loss",
     "accuracy",
     "flu",
@@ -14,6 +14,7 @@ const NO_TERMS: [&str; 7] = [
     "learning_rate",
     "tokens",
     "tokens_per_second",
+    "useful_tokens",
 ];
 
 /// Reads the points of earlier processes from the log's lines.
@@ -44,7 +45,8 @@ fn train_point(line: &MetricsLine) -> TrainPoint {
         learning_rate: number(line, "learning_rate"),
         tokens: number(line, "tokens").unwrap_or(0.0) as usize,
         tokens_per_second: number(line, "tokens_per_second").unwrap_or(0.0),
-        useful_tokens: 0.0,
+        // Earlier releases did not write it.
+        useful_tokens: number(line, "useful_tokens").unwrap_or(f64::NAN),
     }
 }
 
@@ -77,8 +79,10 @@ mod tests {
                 "train",
                 3,
                 json!({"loss": 0.75, "accuracy": 0.5, "flu": 0.25, "gradient_norm": 2.0,
-                    "learning_rate": 1e-4, "tokens": 64, "tokens_per_second": 9.0, "cross_entropy": 0.5}),
+                    "learning_rate": 1e-4, "tokens": 64, "tokens_per_second": 9.0,
+                    "useful_tokens": 0.875, "cross_entropy": 0.5}),
             ),
+            line("train", 4, json!({"loss": 0.5, "accuracy": 0.5})),
             line(
                 "held_out",
                 3,
@@ -93,6 +97,8 @@ mod tests {
             (3, 64, Some(0.25))
         );
         assert_eq!(train[0].learning_rate, Some(1e-4));
+        assert_eq!(train[0].useful_tokens, 0.875);
+        assert!(train[1].useful_tokens.is_nan(), "of an earlier release");
         let expected = HeldOutPoint {
             step: 3,
             loss: 0.75,

@@ -126,9 +126,14 @@ fn step_line(state: &DashboardState, point: &super::state::TrainPoint) -> String
     let flu = point
         .flu
         .map_or(String::new(), |flu| format!("  flu {flu:.3}"));
+    // Only where padding costs something.
+    let useful = match (point.useful_tokens * 100.0).round() {
+        percent if percent < 100.0 => format!("  {percent} % useful tokens"),
+        _ => String::new(),
+    };
     let left = state.seconds_left().map_or("-".into(), clock);
     format!(
-        "step {}/{}  loss {:.4}  {}  accuracy {:.2}{flu}  {:.0} tokens/s  {:.2} GiB  {left} left",
+        "step {}/{}  loss {:.4}  {}  accuracy {:.2}{flu}  {:.0} tokens/s{useful}  {:.2} GiB  {left} left",
         point.step,
         state.total_steps,
         point.loss,
@@ -155,6 +160,7 @@ mod tests {
                 step,
                 loss: 1.5,
                 terms: vec![("cross_entropy".into(), 1.25)],
+                useful_tokens: if step == 3 { 0.874 } else { 0.996 },
                 ..TrainPoint::default()
             };
             state.on_train(point, &[], vec![]);
@@ -166,6 +172,14 @@ mod tests {
             seen[0].contains("loss 1.5000  cross_entropy 1.2500"),
             "{}",
             seen[0]
+        );
+        // What padding costs, where it costs something.
+        let padded: Vec<_> = seen.iter().map(|l| l.contains("useful")).collect();
+        assert_eq!(padded, [false, true, false, false]);
+        assert!(
+            seen[1].contains("tokens/s  87 % useful tokens  "),
+            "{}",
+            seen[1]
         );
         assert!(writer.lines(&mut state).is_empty());
     }

@@ -61,7 +61,7 @@ pub struct TrainPoint {
     pub tokens: usize,
     /// Speed, padding left out.
     pub tokens_per_second: f64,
-    /// Share of computed tokens that are not padding.
+    /// Share of computed tokens that are not padding; no number where a log does not say it.
     pub useful_tokens: f64,
 }
 

@@ -8,6 +8,7 @@ use super::Report;
 use crate::alarm::Alarm;
 use crate::config::spelled;
 use crate::prepare::LeftOut;
+use crate::tracker::MetricsLine;
 
 impl Report<'_> {
     /// The files of model and data, with the beginnings of their digests.
@@ -134,7 +135,11 @@ impl Report<'_> {
                 4,
                 (
                     "Training".into(),
-                    format!("{} optimizer steps, {minutes:.1} minutes", last.step),
+                    format!(
+                        "{} optimizer steps, {minutes:.1} minutes{}",
+                        last.step,
+                        padding(&self.history)
+                    ),
                 ),
             );
         }
@@ -161,6 +166,23 @@ impl Report<'_> {
     }
 }
 
+/// How much of what a training computed was padding; empty where that is nothing, or where its log
+/// does not say it.
+fn padding(history: &[MetricsLine]) -> String {
+    let (mut useful, mut computed) = (0.0, 0.0);
+    for line in history.iter().filter(|line| line.split == "train") {
+        let number = |name: &str| line.values.get(name)?.as_f64();
+        if let (Some(tokens), Some(share)) = (number("tokens"), number("useful_tokens")) {
+            useful += tokens;
+            computed += tokens / share;
+        }
+    }
+    match (100.0 * (1.0 - useful / computed)).round() {
+        percent if percent > 0.0 => format!(", {percent} % of the computed tokens padding"),
+        _ => String::new(),
+    }
+}
+
 /// How many questions were dropped, and from where they were known.
 fn leaks(split: &SplitAccount) -> String {
     let own = format!(
@@ -184,4 +206,33 @@ fn grouped(n: usize) -> String {
         out.push(digit);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn padding_is_counted_over_all_steps_and_told_where_there_is_some() {
+        let line = |split: &str, values: serde_json::Value| MetricsLine {
+            split: split.into(),
+            step: 1,
+            seconds: 1.0,
+            values: values.as_object().cloned().unwrap_or_default(),
+        };
+        let step = |tokens: usize, share: f64| {
+            line("train", json!({"tokens": tokens, "useful_tokens": share}))
+        };
+        // 60 + 40 useful of 60 + 65 computed.
+        let padded = [
+            step(60, 1.0),
+            step(40, 40.0 / 65.0),
+            line("held_out", json!({})),
+        ];
+        assert_eq!(padding(&padded), ", 20 % of the computed tokens padding");
+        assert_eq!(padding(&[step(60, 1.0), step(40, 0.999)]), "");
+        let earlier = [line("train", json!({"tokens": 60}))];
+        assert_eq!([padding(&earlier), padding(&[])], ["", ""]);
+    }
 }

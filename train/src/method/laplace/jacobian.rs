@@ -86,8 +86,8 @@ impl Probed {
 pub(super) fn column(scores: Tensor<2>, choice: usize, batch: &Batch) -> Tensor<1> {
     let [_, choices] = scores.dims();
     let device = scores.device().without_autodiff();
-    // By its index: the backward pass of `narrow`, an assignment to a slice, has given wrong
-    // gradients under Burn's fusion.
+    // By its index; `narrow` would say the same. Gradients were seen wrong with it under Burn's
+    // fusion, before its fused matrix products were found to give such.
     let others = Tensor::<1, Int>::arange(0..choices as i64, &device)
         .not_equal_scalar(choice as i64)
         .unsqueeze_dim::<2>(0)
