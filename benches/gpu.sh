@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
-# What a GPU does with this project, in one command, without a network and in under eight minutes:
+# What a GPU does with this project, in one command, without a network and in under eight minutes
+# after building:
 #     benches/gpu.sh [--device cuda] [--small] [--programs DIR] [--out DIR]
 # Lines of JSON go to OUT/gpu.jsonl as they come, a table to standard output at the end. Each stage
-# has a time limit of its own; one that passes it costs the others nothing.
-#   nodes   every operation, lean and composed, beside the processor
-#   first   seconds to the first step, kernels not yet compiled and compiled
-#   step    training steps: SmolLM2-135M's shape, and LLaMA-2-7B's in bf16 at 1k, 4k and 8k tokens
-#   torch   the same in PyTorch, where it is there (UQ4CT_PYTHON names a Python that has it)
-#   suite   the tests that run on devices
+# has a time limit of its own; one that passes it costs the others nothing but the time. A stage for
+# which no time is left of the eight minutes is not run, and says so.
+#   cold, warm  seconds to the first step, kernels not yet compiled and compiled
+#   step        training steps of SmolLM2-135M's shape
+#   nodes       every operation, lean and composed, beside the processor
+#   7b          training steps of LLaMA-2-7B's shape in bf16, at 1k, 4k and 8k tokens
+#   torch       the same in PyTorch, where it is there (UQ4CT_PYTHON names a Python that has it)
+#   suite       the tests that run on devices
 # --small takes small shapes: to try the script itself, on any device.
 # --programs takes `nodes`, `step` and `suite` as `cargo` built them, instead of building them here.
+# What the tuning of products found goes to OUT/tuning.tar.gz, a file for each kind of card. For
+# another machine with this card and the same release of CubeCL, where nothing was tuned yet:
+#     tar --skip-old-files -xzf tuning.tar.gz -C ~/.cache/uq4ct/kernels
 set -uo pipefail
 cd "$(dirname "$0")/.."
 device=cuda small= programs= out=
@@ -19,7 +25,7 @@ while [ $# -gt 0 ]; do
     --small) small=1; shift ;;
     --programs) programs=$2; shift 2 ;;
     --out) out=$2; shift 2 ;;
-    *) sed -n '2,14p' "$0" | cut -c3-; exit 2 ;;
+    *) sed -n '2,/^set /{/^set /d;p}' "$0" | cut -c3-; exit 2 ;;
   esac
 done
 out="${out:-$(mktemp -d)}"
@@ -27,8 +33,13 @@ mkdir -p "$out"
 lines="$out/gpu.jsonl"
 : > "$lines"
 python="${UQ4CT_PYTHON:-python3}"
-# A cache of its own: the first process finds nothing that was compiled before.
-export UQ4CT_CACHE="$out/cache"
+# A cache of its own, and the driver's too: the first process finds nothing that was compiled
+# before, not even by an earlier run with this --out.
+export UQ4CT_CACHE="$out/cache" CUDA_CACHE_PATH="$out/cache/driver"
+rm -rf "$UQ4CT_CACHE/kernels" "$CUDA_CACHE_PATH"
+mkdir -p "$CUDA_CACHE_PATH"
+# Programs that were built elsewhere find the fixtures here.
+export UQ4CT_SOURCE="$PWD"
 
 if [ -z "$programs" ]; then
   case $device in cuda*) features=(--features cuda) ;; wgpu*) features=(--features wgpu,burn/autotune) ;; *) features=() ;; esac
@@ -46,89 +57,158 @@ for line in sys.stdin:
         os.symlink(program, place)' "$programs" || exit 1
 fi
 
-# stage NAME SECONDS COMMAND ..: its lines of JSON get the stage's name; what fails or takes too
-# long is a line, too.
+# Measuring begins, building is not counted. Five seconds are for a stage that has to be killed.
+SECONDS=0
+whole=475
+
+# stage NAME SECONDS COMMAND ..: its lines of JSON get the stage's name; what fails, takes too long
+# or has no time left is a line, too.
 stage() {
-  local name=$1 limit=$2 code=0
+  local name=$1 limit=$2 code=0 left=$((whole - SECONDS))
   shift 2
-  timeout --kill-after=5 "$limit" "$@" > "$out/stage.out" 2> "$out/stage.err" || code=$?
+  [ "$limit" -le "$left" ] || limit=$left
+  : > "$out/stage.out"
+  : > "$out/stage.err"
+  if [ "$limit" -gt 0 ]; then
+    timeout --kill-after=5 "$limit" "$@" > "$out/stage.out" 2> "$out/stage.err" || code=$?
+  else
+    code=late
+  fi
   "$python" - "$name" "$code" "$limit" "$out" "$*" >> "$lines" <<'PY'
-import json, sys
+import json, re, sys
 name, code, limit, out, command = sys.argv[1:]
 for line in open(out + "/stage.out", errors="replace"):
     try:
-        print(json.dumps({**json.loads(line), "stage": name}))
+        found = json.loads(line)
     except ValueError:
-        if name == "suite" and line.startswith("test "):
-            test, _, result = line[5:].strip().rpartition(" ... ")
-            print(json.dumps({"stage": name, "test": test, "right": result != "FAILED"}))
+        found = None
+    if isinstance(found, dict):
+        print(json.dumps({**found, "stage": name}))
+    # Not what the harness tells of a test that is still running.
+    elif test := re.fullmatch(r"test (\S.*) \.\.\. (ok|FAILED)", line.rstrip()):
+        print(json.dumps({"stage": name, "test": test[1], "right": test[2] == "ok"}))
 if code != "0":
-    why = "over %s s" % limit if code in ("124", "137") else "code " + code
+    over = "over %s s" % limit
+    why = {"late": "no time left", "124": over, "137": over}.get(code, "code " + code)
     end = open(out + "/stage.err", errors="replace").read().strip().splitlines()[-3:]
     print(json.dumps({"stage": name, "failed": why, "command": command, "says": end}))
 PY
 }
 
+# step NAME SECONDS FLAG ..
 step() { stage "$1" "$2" "$programs/step" --device "$device" "${@:3}"; }
+torch() { stage torch 40 "$python" benches/pytorch.py --device cuda "$@"; }
+has_torch=
+if [ -z "$small" ] && "$python" -c 'import torch, transformers, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+  has_torch=1
+fi
 
 if [ -n "$small" ]; then
-  stage nodes 120 "$programs/nodes" --device "$device" --rows 1,37
-  step first 60 --layers 1 --batch 1 --sequence 32 --steps 1 --warmup 0
-  step first 60 --layers 1 --batch 1 --sequence 32 --steps 1 --warmup 0
+  # Products may take TF32 on an NVIDIA card.
+  case $device in cuda*) tolerance=5e-3 ;; *) tolerance=1e-5 ;; esac
+  step cold 60 --layers 1 --batch 1 --sequence 32 --steps 1 --warmup 0
+  step warm 60 --layers 1 --batch 1 --sequence 32 --steps 1 --warmup 0
+  stage nodes 240 "$programs/nodes" --device "$device" --rows 1,37 --tolerance $tolerance
   for form in lean composed; do
-    step step 60 --layers 2 --batch 2 --sequence 48 --steps 2 --dropout 0.05 --form $form
+    step step 60 --layers 2 --batch 1,2 --sequence 48 --steps 2 --dropout 0.05 --form $form
     step step 60 --layers 2 --batch 2 --sequence 48 --steps 2 --dropout 0.05 --form $form --method lora
   done
   step step 60 --layers 2 --batch 2 --sequence 48 --steps 2 --dropout 0.05 --flash
+  step step 60 --layers 2 --batch 2 --sequence 48 --steps 2 --dropout 0.05 --recompute
+  stage suite 120 "$programs/suite" invariants::a_fresh_adapter
 else
-  stage nodes 60 "$programs/nodes" --device "$device" --tolerance 5e-3
-  step first 75 --layers 30 --batch 16 --sequence 128 --steps 1 --warmup 0
-  step first 30 --layers 30 --batch 16 --sequence 128 --steps 1 --warmup 0
+  step cold 75 --layers 30 --batch 16 --sequence 128 --steps 1 --warmup 0
+  step warm 30 --layers 30 --batch 16 --sequence 128 --steps 1 --warmup 0
   step step 30 --layers 30 --batch 16 --sequence 128 --steps 10 --warmup 4
-  seven=(--shape llama-2-7b --layers 32 --bf16 --dropout 0.05 --steps 3)
-  for rows in 2 8 16; do
-    for method in uq4ct lora; do
-      step step 40 "${seven[@]}" --batch $rows --sequence 512 --method $method --form lean
+  stage nodes 75 "$programs/nodes" --device "$device" --tolerance 5e-3
+  seven=(--shape llama-2-7b --dropout 0.05 --bf16 --steps 3 --sequence 512)
+  # One process, so that the weights are made once.
+  for method in uq4ct lora; do
+    step 7b 70 "${seven[@]}" --layers 32 --batch 2,8,16 --method $method --form lean
+  done
+  if [ -n "$has_torch" ]; then
+    torch --batch 16 --sequence 128 --steps 10 --warmup 4 --tf32
+    # Dropout is on the input of the low-rank branches in both. PyTorch keeps its masks for the
+    # backward pass, ours are drawn again.
+    for rows in 8 2 16; do
+      torch "${seven[@]}" --mode fused --batch $rows
     done
+  fi
+  stage suite 90 "$programs/suite" parity:: invariants:: forms::
+  step 7b 40 "${seven[@]}" --layers 32 --batch 16 --form lean --flash
+  # At 4k and 8k tokens the composed operations would need more than 130 GB: they keep 33 MB a
+  # token.
+  for method in uq4ct lora; do
+    step 7b 40 "${seven[@]}" --layers 32 --batch 2 --method $method --form composed
   done
-  step step 40 "${seven[@]}" --batch 16 --sequence 512 --form lean --flash
-  step step 40 "${seven[@]}" --batch 2 --sequence 512 --form composed
-  step step 40 "${seven[@]}" --batch 16 --sequence 512 --recompute
+  step 7b 60 "${seven[@]}" --layers 32 --batch 2,16 --recompute
+  [ -z "$has_torch" ] || torch "${seven[@]}" --mode lora --batch 8
 fi
-
-if "$python" -c 'import torch, transformers, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
-  stage torch 40 "$python" benches/pytorch.py --device cuda --batch 16 --sequence 128 --steps 10 --warmup 4 --tf32
-  for mode in fused lora; do
-    stage torch 40 "$python" benches/pytorch.py --device cuda --shape llama-2-7b --bf16 --mode $mode --batch 8 --sequence 512
-  done
-fi
-# What those tests compile, later processes have.
-[ -n "$small" ] || stage suite 120 "$programs/suite" parity:: invariants:: forms::
 
 "$python" - "$lines" <<'PY'
 import json, sys
 rows = [json.loads(line) for line in open(sys.argv[1])]
 nodes = [r for r in rows if r["stage"] == "nodes" and "difference" in r]
-print("\n%-20s %6s %9s %10s" % ("node", "rows", "form", "difference"))
+print("\n%-20s %6s %-20s %10s" % ("node", "rows", "form", "difference"))
 for r in nodes:
-    print("%-20s %6d %9s %10.1e%s" % (r["node"], r["rows"], r["form"], r["difference"], "" if r["right"] else "  WRONG"))
-print("\n%-6s %-9s %-10s %6s %9s %9s %11s %9s" % ("stage", "method", "form", "tokens", "s a step", "tokens/s", "first step", "pool MiB"))
+    form = r["form"] + (" transposed" if r["transposed"] else "")
+    print("%-20s %6d %-20s %10.1e%s" % (r["node"], r["rows"], form, r["difference"], "" if r["right"] else "  WRONG"))
+print("\n%-6s %-9s %-14s %6s %9s %9s %11s %9s" % ("stage", "method", "form", "tokens", "s a step", "tokens/s", "first step", "pool MiB"))
 for r in rows:
     if "s_per_step" not in r: continue
-    tokens = r.get("batch", 0) * r.get("sequence", 0)
-    print("%-6s %-9s %-10s %6d %9.3f %9.0f %11s %9s" % (
-        r["stage"], r.get("method", r.get("mode", "-")), (r.get("form") or "best") + ("+flash" if r.get("attention") == "flash" else ""), tokens, r["s_per_step"],
-        tokens / r["s_per_step"], "%.1f" % r["first_step_s"] if "first_step_s" in r else "-", r.get("pool_mib") or "-"))
+    tokens = r["batch"] * r["sequence"]
+    form = "-" if r["stage"] == "torch" else r["form"] or "best"
+    form += "+flash" if r.get("attention") == "flash" else ""
+    form += "+recompute" if r.get("recompute") else ""
+    print("%-6s %-9s %-14s %6d %9.3f %9.0f %11.1f %9s" % (
+        r["stage"], r.get("method", r.get("mode")), form, tokens, r["s_per_step"],
+        tokens / r["s_per_step"], r["first_step_s"], r.get("pool_mib") or "-"))
 tests = [r for r in rows if r["stage"] == "suite" and "test" in r]
 if tests:
     print("\ntests on devices: %d, of them wrong: %d" % (len(tests), sum(not r["right"] for r in tests)))
 failed = [r for r in rows if "failed" in r]
 for r in failed:
-    print("\n%s: %s\n  %s\n  %s" % (r["stage"], r["failed"], r["command"], "\n  ".join(r["says"])))
+    print("\n%s: %s\n  %s" % (r["stage"], r["failed"], "\n  ".join([r["command"], *r["says"]])))
 print("\n" + sys.argv[1])
 sys.exit(bool(failed) or any(not r["right"] for r in nodes + tests))
 PY
 code=$?
-# What the tuning of products found, for other machines with this card.
-[ -d "$UQ4CT_CACHE/kernels" ] && tar -czf "$out/kernels.tar.gz" -C "$UQ4CT_CACHE" kernels
+# Of what is kept, the tuning alone: a compiled kernel serves the program that compiled it. An
+# environment of CubeCL is an SQLite file, whose namespaces begin with what wrote them.
+"$python" - "$UQ4CT_CACHE/kernels" "$out" <<'PY'
+import glob, os, sqlite3, sys, tarfile
+kept, out = sys.argv[1:]
+folder = os.path.join(out, "tuning")
+os.makedirs(folder, exist_ok=True)
+measured, whole = "substr(namespace, 1, instr(namespace, '/') - 1) IN ('autotune', 'throughput')", []
+for path in sorted(glob.glob(os.path.join(kept, "*.db"))):
+    place = os.path.join(folder, os.path.basename(path))
+    if os.path.exists(place): os.remove(place)
+    try:
+        new = sqlite3.connect(place)
+        old = sqlite3.connect(path)
+        for name, made in old.execute("SELECT name, sql FROM sqlite_master WHERE name IN ('meta', 'entries')").fetchall():
+            new.execute(made)
+            rows = old.execute("SELECT * FROM %s%s" % (name, " WHERE " + measured if name == "entries" else "")).fetchall()
+            if rows:
+                new.executemany("INSERT INTO %s VALUES (%s)" % (name, ", ".join("?" * len(rows[0]))), rows)
+        count = new.execute("SELECT count(*) FROM entries").fetchone()[0]
+        new.commit()
+        new.close()
+        old.close()
+    except sqlite3.Error as reason:
+        print("tuning: %s: %s" % (path, reason))
+        continue
+    if count:
+        whole.append(place)
+        print("tuning: %d choices of %s" % (count, os.path.basename(path)))
+archive = os.path.join(out, "tuning.tar.gz")
+if whole:
+    with tarfile.open(archive, "w:gz") as tar:
+        for place in whole: tar.add(place, os.path.basename(place))
+    print(archive)
+else:
+    if os.path.exists(archive): os.remove(archive)
+    print("tuning: this device keeps none")
+PY
 exit $code

@@ -17,6 +17,7 @@ parser.add_argument("--warmup", type=int, default=1)
 parser.add_argument("--experts", type=int, default=8)
 parser.add_argument("--rank", type=int, default=16)
 parser.add_argument("--top-k", type=int, default=2)
+parser.add_argument("--dropout", type=float, default=0.0, help="on the input of the low-rank branches")
 parser.add_argument("--lengths")
 parser.add_argument("--bf16", action="store_true")
 parser.add_argument("--shape", choices=["smollm2-135m", "llama-2-7b"], default="smollm2-135m")
@@ -67,6 +68,7 @@ class Mixture(nn.Module):
         object.__setattr__(self, "router", router)
         e, r = options.experts, options.rank
         self.scaling = 2.0
+        self.drop = nn.Dropout(options.dropout)
         a = [torch.empty(r, base.in_features) for _ in range(e)]
         for matrix in a:
             nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
@@ -78,7 +80,7 @@ class Mixture(nn.Module):
             self.b = nn.ParameterList(nn.Parameter(torch.zeros(base.out_features, r)) for _ in range(e))
 
     def expert(self, e, x):
-        return F.linear(F.linear(x, self.a[e].to(x.dtype)), self.b[e].to(x.dtype)) * self.scaling
+        return F.linear(F.linear(self.drop(x), self.a[e].to(x.dtype)), self.b[e].to(x.dtype)) * self.scaling
 
     def forward(self, x):
         if self.leads:
@@ -86,7 +88,7 @@ class Mixture(nn.Module):
         y, flat = self.base(x), x.reshape(-1, x.shape[-1])
         if options.mode == "fused":
             e, r = options.experts, options.rank
-            hidden = F.linear(flat, self.a.view(e * r, -1).to(x.dtype)).view(-1, e, r)
+            hidden = F.linear(self.drop(flat), self.a.view(e * r, -1).to(x.dtype)).view(-1, e, r)
             hidden = hidden * (self.router.dense * self.scaling).unsqueeze(-1).to(x.dtype)
             b = self.b.permute(1, 0, 2).reshape(-1, e * r).to(x.dtype)
             return y + F.linear(hidden.view(-1, e * r), b).view_as(y)
@@ -155,7 +157,10 @@ def build():
         from peft import LoraConfig, get_peft_model
 
         targets = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
-        lora = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules=targets, task_type="CAUSAL_LM")
+        lora = LoraConfig(
+            r=options.rank, lora_alpha=2 * options.rank, lora_dropout=options.dropout,
+            target_modules=targets, task_type="CAUSAL_LM",
+        )
         model = get_peft_model(model, lora)
     return model, routers
 
@@ -194,10 +199,12 @@ def main():
     optimizer = torch.optim.AdamW(trained, lr=2e-4) if trains else None
     model.train(trains)
     generator = torch.Generator(options.device).manual_seed(1)
-    seconds, useful, computed = [], 0, 0
+    # Random tokens are of the model's own vocabulary: LLaMA-2's is smaller than SmolLM2's.
+    vocabulary = model.config.vocab_size
+    seconds, first, useful, computed = [], None, 0, 0
     for step, lengths in enumerate(batches()):
         width = max(lengths)
-        tokens = torch.randint(100, 49152, (len(lengths), width), generator=generator)
+        tokens = torch.randint(100, vocabulary, (len(lengths), width), generator=generator)
         answers = torch.randint(0, 4, (len(lengths),), generator=generator)
         # Padded on the left, so that the last column is each question's last token.
         mask = torch.stack([(torch.arange(width) >= width - n).long() for n in lengths]) if options.lengths else None
@@ -210,19 +217,28 @@ def main():
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
         synchronize()
+        took = time.perf_counter() - start
+        first = took if first is None else first
         if step >= options.warmup:
-            seconds.append(time.perf_counter() - start)
+            seconds.append(took)
             useful += sum(lengths)
             computed += tokens.numel()
+    # What tensors took at most; the pages that PyTorch holds for them are more.
+    cuda = options.device.startswith("cuda")
+    on_card = {"pool_mib": torch.cuda.max_memory_allocated() >> 20} if cuda else {}
     print(json.dumps({
         "mode": options.mode,
         "phase": "train" if trains else "eval",
+        "batch": options.batch,
+        "sequence": options.sequence,
         "trainable": sum(p.numel() for p in trained),
         "s_per_step": statistics.median(seconds),
+        "first_step_s": first,
         "tokens_per_s": useful / sum(seconds),
         "useful_share": useful / computed,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "imported_mib": imported / 2**20,
+        **on_card,
     }))
 
 

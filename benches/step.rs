@@ -1,9 +1,10 @@
-//! Times one kind of work on a device and prints it as one line of JSON, with the fields of the
-//! PyTorch side (`benches/pytorch.py`).
+//! Times one kind of work on a device and prints a line of JSON for each size of batch, with the
+//! fields of the PyTorch side (`benches/pytorch.py`).
 //!
 //! `cargo bench --profile dev --bench step -- --method uq4ct --batch 4 --sequence 128`
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +13,7 @@ use burn::data::dataloader::DataLoader;
 use burn::data::dataloader::batcher::Batcher;
 use burn::optim::ModuleOptimizer;
 use burn::prelude::*;
-use burn::tensor::{Distribution, FloatDType, TensorData};
+use burn::tensor::{DType, Distribution, FloatDType, TensorData};
 use burn::train::TrainStep;
 use clap::Parser;
 use data::loader::{EvaluationLoader, LoaderState, TrainLoader};
@@ -31,6 +32,7 @@ use tracing_subscriber::prelude::*;
 use train::config::{RunConfig, WeightType};
 use train::dashboard::state::peak_memory;
 use train::forward;
+use train::method::Method;
 use train::optimizer::OnePassAdamW;
 use train::prepare::prepare;
 use train::registry;
@@ -94,9 +96,14 @@ impl Shape {
     }
 }
 
-/// Random weights of which every layer has the same: a 7B model's are drawn in seconds, and the
-/// host holds one layer.
-struct Repeated(RandomWeights, HashMap<String, TensorData>);
+/// Random weights of which every layer has the same: a 7B model's are drawn in seconds, brought to
+/// their type once, and the host holds one layer.
+struct Repeated {
+    drawn: RandomWeights,
+    /// The type of the frozen weights.
+    dtype: DType,
+    known: HashMap<String, TensorData>,
+}
 
 impl Weights for Repeated {
     fn tensor(&mut self, name: &str) -> Result<TensorData, ModelError> {
@@ -105,11 +112,11 @@ impl Weights for Repeated {
             Err(_) => part,
         });
         let name = parts.collect::<Vec<_>>().join(".");
-        if let Some(known) = self.1.get(&name) {
+        if let Some(known) = self.known.get(&name) {
             return Ok(known.clone());
         }
-        let drawn = self.0.tensor(&name)?;
-        self.1.insert(name, drawn.clone());
+        let drawn = self.drawn.tensor(&name)?.convert_dtype(self.dtype);
+        self.known.insert(name, drawn.clone());
         Ok(drawn)
     }
 }
@@ -142,9 +149,10 @@ struct Options {
     /// Forward pass only, without a graph.
     #[arg(long)]
     evaluate: bool,
-    /// Questions of a batch; with a dataset the settings' own.
-    #[arg(long, default_value_t = 4)]
-    batch: usize,
+    /// Questions of a batch: several sizes are measured one after another with one model. With a
+    /// dataset the settings' own.
+    #[arg(long, value_delimiter = ',', default_value = "4")]
+    batch: Vec<usize>,
     #[arg(long, default_value_t = 128)]
     sequence: usize,
     #[arg(long, default_value_t = 5)]
@@ -225,7 +233,7 @@ fn measure(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         std::fs::write(path, serde_json::to_string(&lengths)?)?;
     }
     let llama = base.with_attention(config.model.attention);
-    let llama = llama.attach(&method.adapter(), 1)?;
+    let mut llama = llama.attach(&method.adapter(), 1)?;
     let trainable = llama.trainable_parameters();
     let loaded = start.elapsed().as_secs_f64();
     let trains = !options.evaluate && trainable > 0;
@@ -233,51 +241,38 @@ fn measure(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         true => device.clone().autodiff(),
         false => device.clone(),
     };
-    let batches = batches(options, &config, questions, trains, &at)?;
-    let (mut useful, mut computed) = (Vec::new(), Vec::new());
-    for batch in &batches {
-        useful.push(batch.input.real_tokens as f64);
-        computed.push(batch.computed_tokens() as f64);
-    }
-    // The seconds of each step up to the gradients, and the optimizer's.
-    let mut phases: Vec<[f64; 2]> = Vec::new();
-    let (mut loss, mut llama) = (0.0, llama);
-    if trains {
-        let mut trainee = Trainee::new(llama, method, &config.train, options.batch).train();
-        let mut optimizer = ModuleOptimizer::from(OnePassAdamW::new(0.01));
-        for mut batch in batches {
-            batch.training.get_or_insert_default().step = phases.len() + 1;
-            let start = Instant::now();
-            let step = trainee.step(batch);
-            let gradients = start.elapsed().as_secs_f64();
-            loss = step.item.facts().loss();
-            trainee = trainee.optimize(&mut optimizer, 2e-4.into(), step.grads);
-            at.sync()?;
-            phases.push([gradients, start.elapsed().as_secs_f64() - gradients]);
+    let sizes = match options.dataset {
+        Some(_) => &options.batch[..1],
+        None => &options.batch[..],
+    };
+    let mut made_before = Made::default();
+    for &size in sizes {
+        let batches = batches(options, &config, &questions, size, trains, &at)?;
+        let (mut useful, mut computed) = (Vec::new(), Vec::new());
+        for batch in &batches {
+            useful.push(batch.input.real_tokens as f64);
+            computed.push(batch.computed_tokens() as f64);
         }
-    } else {
-        for batch in batches {
-            let start = Instant::now();
-            let output = llama.forward(&forward::input(&batch, DropoutSeed::OFF));
-            loss = method
-                .objective(&method.read(output, &batch), &batch)
-                .total()
-                .into_scalar::<f64>();
-            phases.push([start.elapsed().as_secs_f64(), 0.0]);
-            llama = llama.no_grad();
-        }
-    }
-    let made = (device != Device::flex()).then(|| Made::settled().to_string());
-    let kept = &phases[options.warmup..];
-    let seconds = |phases: &[[f64; 2]]| -> f64 { phases.iter().flatten().sum() };
-    let tokens = |counts: &[f64]| -> f64 { counts[options.warmup..].iter().sum() };
-    let flops = flops(&shape, options, trains) * tokens(&useful);
-    println!(
-        "{}",
-        json!({
+        let mut taken = Taken::default();
+        llama = match trains {
+            true => train(llama, &method, &config, batches, &mut taken, &at)?,
+            false => evaluate(llama, &method, batches, &mut taken, &at),
+        };
+        let made = (device != Device::flex()).then(|| {
+            let now = Made::settled();
+            let made = now - made_before;
+            made_before = now;
+            made.to_string()
+        });
+        let phases = &taken.phases;
+        let kept = &phases[options.warmup..];
+        let seconds = |phases: &[[f64; 2]]| -> f64 { phases.iter().flatten().sum() };
+        let tokens = |counts: &[f64]| -> f64 { counts[options.warmup..].iter().sum() };
+        let flops = flops(&shape, options, trains) * tokens(&useful);
+        let line = json!({
             "method": options.method,
             "phase": if trains { "train" } else { "eval" },
-            "batch": options.batch,
+            "batch": size,
             "sequence": options.sequence,
             "dataset": options.dataset,
             "device": options.device,
@@ -293,15 +288,90 @@ fn measure(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
                 Forced::Composed => "composed",
             }),
             "attention": config.model.attention,
+            "recompute": options.recompute,
             "made": made,
             "first_step_s": phases[0].iter().sum::<f64>(),
-            "pool_mib": device.memory_pool_usage().map(|pool| pool.bytes_reserved >> 20),
+            "pool_mib": taken.pool.map(|bytes| bytes >> 20),
             "peak_rss_mib": peak_memory() as f64 / f64::from(1 << 20),
             "load_seconds": loaded,
-            "last_loss": loss,
-        })
-    );
+            "last_loss": taken.loss,
+        });
+        // At once, so that a run that is ended has said what it knew.
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{line}")?;
+        out.flush()?;
+        // The next size starts without the pages of this one.
+        device.memory_cleanup();
+    }
     Ok(())
+}
+
+/// What the steps of one size of batch took.
+#[derive(Default)]
+struct Taken {
+    /// The seconds of each step up to the gradients, and the optimizer's.
+    phases: Vec<[f64; 2]>,
+    /// The last step's loss.
+    loss: f64,
+    /// Most bytes that the device had reserved after a step; none where it does not say.
+    pool: Option<u64>,
+}
+
+impl Taken {
+    /// Adds a step that has ended. Asking the device for its memory is not in its time.
+    fn step(&mut self, seconds: [f64; 2], loss: f64, device: &Device) {
+        self.phases.push(seconds);
+        self.loss = loss;
+        let reserved = device.memory_pool_usage().map(|pool| pool.bytes_reserved);
+        self.pool = self.pool.max(reserved);
+    }
+}
+
+/// Trains on the batches, and gives the model back outside the graph.
+fn train(
+    llama: Llama,
+    method: &Arc<dyn Method>,
+    config: &RunConfig,
+    batches: Vec<Batch>,
+    taken: &mut Taken,
+    device: &Device,
+) -> Result<Llama, Box<dyn std::error::Error>> {
+    let questions = batches.iter().map(Batch::len).sum();
+    let mut trainee = Trainee::new(llama, method.clone(), &config.train, questions).train();
+    let mut optimizer = ModuleOptimizer::from(OnePassAdamW::new(0.01));
+    for mut batch in batches {
+        batch.training.get_or_insert_default().step = taken.phases.len() + 1;
+        let start = Instant::now();
+        let step = trainee.step(batch);
+        let gradients = start.elapsed().as_secs_f64();
+        let loss = step.item.facts().loss();
+        trainee = trainee.optimize(&mut optimizer, 2e-4.into(), step.grads);
+        device.sync()?;
+        let seconds = [gradients, start.elapsed().as_secs_f64() - gradients];
+        taken.step(seconds, loss, device);
+    }
+    Ok(trainee.llama.valid())
+}
+
+/// Asks the model about the batches, and gives it back.
+fn evaluate(
+    mut llama: Llama,
+    method: &Arc<dyn Method>,
+    batches: Vec<Batch>,
+    taken: &mut Taken,
+    device: &Device,
+) -> Llama {
+    for batch in batches {
+        let start = Instant::now();
+        let output = llama.forward(&forward::input(&batch, DropoutSeed::OFF));
+        let loss = method
+            .objective(&method.read(output, &batch), &batch)
+            .total()
+            .into_scalar::<f64>();
+        taken.step([start.elapsed().as_secs_f64(), 0.0], loss, device);
+        llama = llama.no_grad();
+    }
+    llama
 }
 
 fn settings(options: &Options) -> RunConfig {
@@ -343,6 +413,10 @@ fn load(
         };
         return Ok((prepared.model, llama, questions));
     }
+    let dtype = match options.bf16 {
+        true => FloatDType::BF16,
+        false => FloatDType::F32,
+    };
     let random = match options.small {
         true => Some(small()),
         false => options.layers.map(|layers| options.shape.config(layers)),
@@ -351,7 +425,14 @@ fn load(
         Some(shape) => {
             let drawn = RandomWeights::new(shape.clone(), 1);
             match options.layers {
-                Some(_) => (shape, Box::new(Repeated(drawn, HashMap::new()))),
+                Some(_) => {
+                    let repeated = Repeated {
+                        drawn,
+                        dtype: DType::from(dtype),
+                        known: HashMap::new(),
+                    };
+                    (shape, Box::new(repeated))
+                }
                 None => (shape, Box::new(drawn)),
             }
         }
@@ -361,17 +442,14 @@ fn load(
             (files.config, files.weights)
         }
     };
-    let dtype = match options.bf16 {
-        true => FloatDType::BF16,
-        false => FloatDType::F32,
-    };
     let llama = Llama::load(&shape, &mut *weights, options.sequence, dtype, device)?;
     Ok((shape.clone(), llama, random_questions(options, &shape)))
 }
 
 fn random_questions(options: &Options, shape: &ModelConfig) -> Vec<EncodedQuestion> {
     let mut random = ChaCha8Rng::seed_from_u64(1);
-    (0..(options.warmup + options.steps) * options.batch)
+    let most = options.batch.iter().copied().max().unwrap_or(1);
+    (0..(options.warmup + options.steps) * most)
         .map(|_| {
             let prompt: Vec<u32> = (0..options.sequence)
                 .map(|_| random.random_range(100..shape.vocab_size as u32))
@@ -385,25 +463,27 @@ fn random_questions(options: &Options, shape: &ModelConfig) -> Vec<EncodedQuesti
 fn batches(
     options: &Options,
     config: &RunConfig,
-    questions: Vec<EncodedQuestion>,
+    questions: &[EncodedQuestion],
+    size: usize,
     trains: bool,
     device: &Device,
 ) -> Result<Vec<Batch>, Box<dyn std::error::Error>> {
     let wanted = options.warmup + options.steps;
     let batcher = QuestionBatcher::default();
     if options.dataset.is_none() {
-        let groups = questions.chunks(options.batch);
+        let groups = questions.chunks(size).take(wanted);
         return Ok(groups.map(|g| batcher.batch(g.to_vec(), device)).collect());
     }
     let state = Arc::new(LoaderState::default());
     if trains {
         let mut schedule = config.train.schedule();
         schedule.checkpoint_every = wanted;
-        let loader = TrainLoader::new(Arc::new(questions), batcher, schedule, state, device);
+        let questions = Arc::new(questions.to_vec());
+        let loader = TrainLoader::new(questions, batcher, schedule, state, device);
         return Ok(loader.iter().take(wanted).collect::<Result<_, _>>()?);
     }
     let tokens = config.evaluation.batch_tokens;
-    let loader = EvaluationLoader::new(&questions, tokens, state, device);
+    let loader = EvaluationLoader::new(questions, tokens, state, device);
     let all: Vec<Batch> = loader.iter().collect::<Result<_, _>>()?;
     // The longest come first: take them evenly.
     let every = (all.len() / wanted).max(1);

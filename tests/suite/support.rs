@@ -36,10 +36,12 @@ pub(crate) fn devices() -> Vec<(String, Device, f64)> {
         .collect()
 }
 
+/// A file of `tests/fixtures`. `UQ4CT_SOURCE` says where the repository is, for a suite that runs
+/// on another machine than it was built on.
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
+    let source = std::env::var_os("UQ4CT_SOURCE")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    source.join("tests/fixtures").join(name)
 }
 
 /// Values and shape of every tensor of a safetensors file.
