@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a GPU does with this project, in one command, without a network and in under eight minutes
 # after building:
-#     benches/gpu.sh [--device cuda] [--small] [--programs DIR] [--out DIR]
+#     benches/gpu.sh [--device cuda] [--small] [--program FILE] [--out DIR]
 # Lines of JSON go to OUT/gpu.jsonl as they come, a table to standard output at the end. Each stage
 # has a time limit of its own; one that passes it costs the others nothing but the time. A stage for
 # which no time is left of the eight minutes is not run, and says so.
@@ -12,18 +12,19 @@
 #   torch       the same in PyTorch, where it is there (UQ4CT_PYTHON names a Python that has it)
 #   suite       the tests that run on devices
 # --small takes small shapes: to try the script itself, on any device.
-# --programs takes `nodes`, `step` and `suite` as `cargo` built them, instead of building them here.
+# --program takes the suite as `cargo test --test suite --no-run` built it, instead of building it
+# here: all that is measured is in it (docs/backends.md says how it is built small).
 # What the tuning of products found goes to OUT/tuning.tar.gz, a file for each kind of card. For
 # another machine with this card and the same release of CubeCL, where nothing was tuned yet:
 #     tar --skip-old-files -xzf tuning.tar.gz -C ~/.cache/uq4ct/kernels
 set -uo pipefail
 cd "$(dirname "$0")/.."
-device=cuda small= programs= out=
+device=cuda small= program= out=
 while [ $# -gt 0 ]; do
   case $1 in
     --device) device=$2; shift 2 ;;
     --small) small=1; shift ;;
-    --programs) programs=$2; shift 2 ;;
+    --program) program=$2; shift 2 ;;
     --out) out=$2; shift 2 ;;
     *) sed -n '2,/^set /{/^set /d;p}' "$0" | cut -c3-; exit 2 ;;
   esac
@@ -38,23 +39,18 @@ python="${UQ4CT_PYTHON:-python3}"
 export UQ4CT_CACHE="$out/cache" CUDA_CACHE_PATH="$out/cache/driver"
 rm -rf "$UQ4CT_CACHE/kernels" "$CUDA_CACHE_PATH"
 mkdir -p "$CUDA_CACHE_PATH"
-# Programs that were built elsewhere find the fixtures here.
+# A program that was built elsewhere finds the fixtures here.
 export UQ4CT_SOURCE="$PWD"
 
-if [ -z "$programs" ]; then
-  case $device in cuda*) features=(--features cuda) ;; wgpu*) features=(--features wgpu,burn/autotune) ;; *) features=() ;; esac
-  programs="$out/programs"
-  mkdir -p "$programs"
-  cargo test --workspace --profile dev "${features[@]}" --test suite --bench nodes --bench step --no-run --message-format=json |
+if [ -z "$program" ]; then
+  case $device in cuda*) features=(--features cuda) ;; wgpu*) features=(--features wgpu,fusion,burn/autotune) ;; *) features=() ;; esac
+  program=$(cargo test --workspace "${features[@]}" --test suite --no-run --message-format=json |
     "$python" -c '
-import json, os, sys
+import json, sys
 for line in sys.stdin:
     message = json.loads(line)
-    program, name = message.get("executable"), message.get("target", {}).get("name")
-    if program and name in ("nodes", "step", "suite"):
-        place = os.path.join(sys.argv[1], name)
-        if os.path.lexists(place): os.remove(place)
-        os.symlink(program, place)' "$programs" || exit 1
+    if message.get("executable"): print(message["executable"])')
+  [ -n "$program" ] || exit 1
 fi
 
 # Measuring begins, building is not counted. Five seconds are for a stage that has to be killed.
@@ -78,6 +74,8 @@ stage() {
 import json, re, sys
 name, code, limit, out, command = sys.argv[1:]
 for line in open(out + "/stage.out", errors="replace"):
+    # On one core the harness names a test before it runs it, on the same line.
+    line = re.sub(r"^test \S+ \.\.\. (?={)", "", line)
     try:
         found = json.loads(line)
     except ValueError:
@@ -95,8 +93,13 @@ if code != "0":
 PY
 }
 
-# step NAME SECONDS FLAG ..
-step() { stage "$1" "$2" "$programs/step" --device "$device" "${@:3}"; }
+# measure WHAT STAGE SECONDS FLAG ..: one of the suite's measurements, by itself.
+measure() {
+  stage "$2" "$3" env UQ4CT_MEASURE="--device $device ${*:4}" \
+    "$program" --ignored --exact --nocapture "measures::$1"
+}
+step() { measure step "$@"; }
+nodes() { measure nodes nodes "$@"; }
 torch() { stage torch 40 "$python" benches/pytorch.py --device cuda "$@"; }
 has_torch=
 if [ -z "$small" ] && "$python" -c 'import torch, transformers, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
@@ -106,21 +109,22 @@ fi
 if [ -n "$small" ]; then
   # Products may take TF32 on an NVIDIA card.
   case $device in cuda*) tolerance=5e-3 ;; *) tolerance=1e-5 ;; esac
-  step cold 60 --layers 1 --batch 1 --sequence 32 --steps 1 --warmup 0
-  step warm 60 --layers 1 --batch 1 --sequence 32 --steps 1 --warmup 0
-  stage nodes 240 "$programs/nodes" --device "$device" --rows 1,37 --tolerance $tolerance
+  tiny=(--small --sequence 48 --dropout 0.05)
+  step cold 60 "${tiny[@]}" --batch 1 --steps 1 --warmup 0
+  step warm 60 "${tiny[@]}" --batch 1 --steps 1 --warmup 0
+  nodes 240 --rows 1,37 --tolerance $tolerance
   for form in lean composed; do
-    step step 60 --layers 2 --batch 1,2 --sequence 48 --steps 2 --dropout 0.05 --form $form
-    step step 60 --layers 2 --batch 2 --sequence 48 --steps 2 --dropout 0.05 --form $form --method lora
+    step step 60 "${tiny[@]}" --batch 1,2 --steps 2 --form $form
+    step step 60 "${tiny[@]}" --batch 2 --steps 2 --form $form --method lora
   done
-  step step 60 --layers 2 --batch 2 --sequence 48 --steps 2 --dropout 0.05 --flash
-  step step 60 --layers 2 --batch 2 --sequence 48 --steps 2 --dropout 0.05 --recompute
-  stage suite 120 "$programs/suite" invariants::a_fresh_adapter
+  step step 60 "${tiny[@]}" --batch 2 --steps 2 --flash
+  step step 60 "${tiny[@]}" --batch 2 --steps 2 --recompute
+  stage suite 120 "$program" invariants::a_fresh_adapter
 else
   step cold 75 --layers 30 --batch 16 --sequence 128 --steps 1 --warmup 0
   step warm 30 --layers 30 --batch 16 --sequence 128 --steps 1 --warmup 0
   step step 30 --layers 30 --batch 16 --sequence 128 --steps 10 --warmup 4
-  stage nodes 75 "$programs/nodes" --device "$device" --tolerance 5e-3
+  nodes 75 --tolerance 5e-3
   seven=(--shape llama-2-7b --dropout 0.05 --bf16 --steps 3 --sequence 512)
   # One process, so that the weights are made once.
   for method in uq4ct lora; do
@@ -134,7 +138,7 @@ else
       torch "${seven[@]}" --mode fused --batch $rows
     done
   fi
-  stage suite 90 "$programs/suite" parity:: invariants:: forms::
+  stage suite 90 "$program" parity:: invariants:: forms::
   step 7b 40 "${seven[@]}" --layers 32 --batch 16 --form lean --flash
   # At 4k and 8k tokens the composed operations would need more than 130 GB: they keep 33 MB a
   # token.

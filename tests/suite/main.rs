@@ -32,6 +32,7 @@ mod language_part;
 mod library;
 mod malformed;
 mod manners;
+mod measures;
 mod methods;
 mod metrics;
 mod models;

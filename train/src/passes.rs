@@ -123,8 +123,8 @@ mod tests {
         assert_eq!(
             table,
             [
-                "3.9 MB a token | 512 | 6144 | 13056",
-                "0.9 MB a token | 2048 | 25344 | 32768",
+                "3.9 MB a token | 256 | 6144 | 13568",
+                "0.9 MB a token | 2048 | 26368 | 32768",
             ]
         );
     }
