@@ -7,9 +7,9 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::module::Module;
 use burn::prelude::*;
 use burn::train::{InferenceStep, TrainStep};
+use data::Batch;
 use data::encoded::{Continuation, EncodedQuestion};
 use data::seed::hash_name;
-use data::{Batch, QuestionBatcher};
 use model::{DropoutSeed, Llama};
 use train::RunConfig;
 use train::forward::{self, choice_logits};
@@ -18,7 +18,9 @@ use train::loss::calibration::{CalibratedAnswers, CalibrationGradient, Correctne
 use train::registry;
 use train::step::Trainee;
 
-use crate::support::{assert_close, devices, floats, named_gradients, questions, tiny_adapted};
+use crate::support::{
+    assert_close, devices, exact, floats, named_gradients, questions, tiny_adapted,
+};
 
 /// Questions whose choices are texts of one to three tokens; the second has a choice less.
 fn cloze(whole_choices: bool) -> Vec<EncodedQuestion> {
@@ -44,7 +46,7 @@ fn cloze(whole_choices: bool) -> Vec<EncodedQuestion> {
 }
 
 fn batch(rows: Vec<EncodedQuestion>, device: &Device) -> Batch {
-    QuestionBatcher::default().batch(rows, device)
+    exact().batch(rows, device)
 }
 
 fn config() -> RunConfig {
