@@ -225,7 +225,7 @@ def main():
             computed += tokens.numel()
     # What tensors took at most; the pages that PyTorch holds for them are more.
     cuda = options.device.startswith("cuda")
-    on_card = {"pool_mib": torch.cuda.max_memory_allocated() >> 20} if cuda else {}
+    on_card = {"pool_mib": torch.cuda.max_memory_reserved() >> 20} if cuda else {}
     print(json.dumps({
         "mode": options.mode,
         "phase": "train" if trains else "eval",

@@ -145,11 +145,11 @@ pub fn available() -> Vec<NamedDevice> {
         name: "cpu".into(),
         device: Device::flex(),
     }];
-    #[cfg(any(feature = "wgpu", feature = "cuda"))]
-    crate::kernels::settle();
     ndarray(&mut found);
-    wgpu(&mut found);
-    cuda(&mut found);
+    if crate::kernels::settle() {
+        wgpu(&mut found);
+        cuda(&mut found);
+    }
     found
 }
 

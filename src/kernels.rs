@@ -145,25 +145,48 @@ pub fn place() -> std::path::PathBuf {
 
 /// Settles how CubeCL keeps and tells of kernels, before it is first asked for a device: it reads
 /// its settings once. `CUBECL_*` in the environment have the last word; `cubecl.toml` has none.
+/// Whether cards may be used: not where wrong gradients could not be kept out.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-pub(crate) fn settle() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(settle_once);
+pub(crate) fn settle() -> bool {
+    static RIGHT: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *RIGHT.get_or_init(|| {
+        settle_cubecl();
+        limit_fusion()
+    })
+}
+
+/// Where no backend for cards is compiled in there is nothing to settle.
+#[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+pub(crate) fn settle() -> bool {
+    true
 }
 
 /// Of what Burn fuses, that which computes wrong values: products of matrices with what follows
 /// them. In placement `ffn` a gradient of a layer below the last was off by a tenth on software
 /// Vulkan; without it every value and gradient is right (`parity::`, `forms::`).
-#[cfg(feature = "fusion")]
+#[cfg(all(feature = "fusion", any(feature = "wgpu", feature = "cuda")))]
 const NOT_FUSED: &str = "Matmul";
 
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-fn settle_once() {
-    #[cfg(feature = "fusion")]
-    if let Err(error) = burn_cubecl::fusion::remove(NOT_FUSED) {
-        tracing::warn!("{error}");
+#[cfg(all(feature = "fusion", any(feature = "wgpu", feature = "cuda")))]
+fn limit_fusion() -> bool {
+    use burn_cubecl::fusion::{BUILTIN_NAMES, remove};
+    // Burn takes the removal of a name that it does not know for granted.
+    if !BUILTIN_NAMES.contains(&NOT_FUSED) {
+        tracing::error!("no card is used: Burn knows no fusion {NOT_FUSED:?} to leave out");
+        return false;
     }
-    settle_cubecl();
+    match remove(NOT_FUSED) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!("no card is used: {error}");
+            false
+        }
+    }
+}
+
+#[cfg(all(not(feature = "fusion"), any(feature = "wgpu", feature = "cuda")))]
+fn limit_fusion() -> bool {
+    true
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]

@@ -12,7 +12,7 @@ use std::time::Instant;
 use burn::module::Param;
 use burn::optim::{GradientsParams, Optimizer};
 use burn::prelude::*;
-use burn::tensor::{DType, Distribution, FloatDType};
+use burn::tensor::{DType, FloatDType};
 use clap::Parser;
 use model::dropout::{DropoutSeed, Mask, TokenKeys};
 use model::fused::activation::{Activation, Origin};
@@ -27,6 +27,8 @@ use model::fused::swiglu::swiglu;
 use model::fused::{Form, in_form};
 use model::rope::Angles;
 use model::visibility::{AttentionKind, Heads, Visibility};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 use train::gradient;
 use train::optimizer::OnePassAdamW;
@@ -281,8 +283,11 @@ fn clip_norm(x: &[Tensor<2>]) -> Vec<Tensor<2>> {
     }
     let squares = gradient::squares(&module, &gradients).expect("there are gradients");
     gradient::clip(&module, &mut gradients, squares, 1.0);
-    let clipped = |parameter: &Param<Tensor<2>>| gradients.remove(parameter.id);
-    module.iter().filter_map(clipped).collect()
+    let mut clipped = |parameter: &Param<Tensor<2>>| gradients.remove(parameter.id);
+    module
+        .iter()
+        .map(|parameter| clipped(parameter).expect("every gradient is kept"))
+        .collect()
 }
 
 fn gain(x: &Tensor<2>) -> Tensor<1> {
@@ -387,6 +392,7 @@ fn other_way_round(data: &TensorData) -> TensorData {
 /// The largest difference, as a share of the largest value, or of a thousandth where all are
 /// smaller: a gradient that is 0 has no size. Infinite where one is no number.
 fn difference(found: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(1e-3f64, |most, v| most.max(v.abs()));
     let pairs = found.iter().zip(expected);
     let worst = pairs.map(|(a, b)| match (a - b).abs() {
@@ -404,7 +410,7 @@ pub(crate) fn run(flags: impl Iterator<Item = OsString>) -> Result<ExitCode, Box
     let options = Options::parse_from(flags);
     let device = uq4ct::backend::find(&options.device)?.device;
     let host = Device::flex();
-    host.seed(1);
+    let mut random = ChaCha8Rng::seed_from_u64(1);
     let mut all_right = true;
     for node in NODES {
         if node.name.ends_with("bf16") && !device.supports_dtype(FloatDType::BF16) {
@@ -413,8 +419,9 @@ pub(crate) fn run(flags: impl Iterator<Item = OsString>) -> Result<ExitCode, Box
         }
         let tolerance = options.tolerance.max(excused(node.name));
         for (place, rows) in options.rows.iter().enumerate() {
-            let draw = |shape| {
-                Tensor::<2>::random(shape, Distribution::Uniform(-1.0, 1.0), &host).into_data()
+            let draw = |shape: [usize; 2]| {
+                let values = (0..shape[0] * shape[1]).map(|_| random.random_range(-1.0f32..1.0));
+                TensorData::new(values.collect(), shape)
             };
             let inputs: Vec<TensorData> = (node.inputs)(*rows).into_iter().map(draw).collect();
             let expected = in_form(Form::Composed, || applied(node, &inputs, false, &host));
@@ -424,6 +431,7 @@ pub(crate) fn run(flags: impl Iterator<Item = OsString>) -> Result<ExitCode, Box
                     let start = Instant::now();
                     let found = in_form(form, || applied(node, &inputs, transposed, &device));
                     let seconds = start.elapsed().as_secs_f64();
+                    assert_eq!(found.len(), expected.len(), "{}", node.name);
                     let pairs = found.iter().zip(&expected);
                     let off = pairs.map(|(a, b)| difference(a, b)).fold(0.0, f64::max);
                     let right = off <= tolerance;

@@ -211,7 +211,7 @@ struct Options {
 /// # Errors
 /// A device or a model that is not there. Flags that fit nothing end the process.
 pub(crate) fn run(flags: impl Iterator<Item = OsString>) -> Result<(), Box<dyn Error>> {
-    tracing_subscriber::registry().with(counter()).init();
+    let _ = tracing_subscriber::registry().with(counter()).try_init();
     let options = Options::parse_from(flags);
     if options.products {
         println!("{}", json!({ "gflops": products() }));

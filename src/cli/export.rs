@@ -11,7 +11,8 @@ use train::lock::{LOCK, Lock};
 use train::run_directory::RunDirectory;
 
 use super::flags::PlaceArgs;
-use super::process::{logging, print};
+use super::process::{logging, print, tell};
+use crate::kernels::Told;
 
 /// Flags of `export`.
 #[derive(Debug, Args)]
@@ -60,6 +61,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<ExitCode> {
         bail!("{name}: is not empty: name another --output");
     }
     let (_, config) = RunDirectory::open(&args.run)?;
+    let _compiling = Told::start(tell);
     let setup = args.places.finished(&args.run, &config, Arc::default())?;
     let format = match args.format {
         FormatName::Peft => Format::Peft,

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use data::encoded::EncodedQuestion;
 use data::shots::Shots;
 use train::RunConfig;
 use train::card::free_memory;
-use train::config::ConfigLayers;
+use train::config::{ConfigLayers, WeightType};
 use train::context::Setup;
 use train::dashboard::state::{DashboardState, clock, peak_memory};
 use train::export::start;
@@ -402,22 +403,31 @@ fn sized(
     match (known, free_memory(&device.device)) {
         (Some((_, known)), _) => config.train.micro_tokens = known.train.micro_tokens,
         (None, Some(free)) => {
-            let pass = prepared.pass_tokens(&config, free)?;
+            let lengths = prepared.train.iter().map(EncodedQuestion::length);
+            let pass = prepared.pass_tokens(&config, free, lengths.max().unwrap_or(0))?;
             config.train.micro_tokens = pass.tokens;
             if !pass.fits {
-                tell(format_args!(
-                    "{} has {:.1} GiB free, which by the estimate is too little for {}: expect it to \
-                     run out of memory. Less is taken with --set train.recompute=true, \
-                     --set model.dtype=bf16 or a smaller model.",
-                    device.name,
-                    free as f64 / f64::from(1 << 30),
-                    config.model.name,
-                ));
+                tell(too_little(&config, device, free));
             }
         }
         (None, None) => {}
     }
     Ok(config)
+}
+
+/// That a card's free memory does not do for a run, and what takes less.
+fn too_little(config: &RunConfig, device: &NamedDevice, free: u64) -> String {
+    let recompute = (!config.train.recompute).then_some("--set train.recompute=true");
+    let half = (config.model.dtype != WeightType::Bf16).then_some("--set model.dtype=bf16");
+    let less = recompute.into_iter().chain(half).chain(["a smaller model"]);
+    format!(
+        "{} has {:.1} GiB free, which by the estimate is too little for {}: expect it to run out \
+         of memory. Less is taken by {}.",
+        device.name,
+        free as f64 / f64::from(1 << 30),
+        config.model.name,
+        less.collect::<Vec<_>>().join(", "),
+    )
 }
 
 /// What a short run is, in one line.

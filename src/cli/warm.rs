@@ -64,10 +64,10 @@ pub(super) fn run(args: &WarmArgs) -> Result<ExitCode> {
     let given = layers.has("train.micro_tokens");
     let mut config = layers.resolve()?.anchored();
     let prepared = prepare_model(&config, &args.places.finder(&args.model))?;
-    if let Some(free) = free_memory(&device.device).filter(|_| !given) {
-        config.train.micro_tokens = prepared.pass_tokens(&config, free)?.tokens;
-    }
     let longest = args.longest.min(prepared.model.max_position_embeddings - 1);
+    if let Some(free) = free_memory(&device.device).filter(|_| !given) {
+        config.train.micro_tokens = prepared.pass_tokens(&config, free, longest)?.tokens;
+    }
     let lengths = lengths(longest, &device.device);
     let (began, before) = (Instant::now(), Made::so_far());
     let mut known = before;

@@ -183,7 +183,7 @@ fn kept(layers: usize, adapter: &AdapterConfig, weights: FloatDType, form: Form)
 fn a_token_of_a_7b_model_keeps_7_mb_and_4_beside_bf16_weights_composed_three_times_that() {
     let mix = AdapterConfig::MixLora(MixLoraConfig {
         lora: LoraConfig {
-            // What 16 is to 4096, to the width of 256.
+            // 1 is to 256 what 16 is to 4096.
             rank: 1,
             dropout: 0.05,
             ..mixture().lora

@@ -15,7 +15,7 @@ mod step;
 const FLAGS: &str = "UQ4CT_MEASURE";
 
 fn asked() -> impl Iterator<Item = OsString> {
-    let flags = std::env::var(FLAGS).unwrap_or_default();
+    let flags = std::env::var(FLAGS).expect("UQ4CT_MEASURE has the flags, as benches/gpu.sh sets");
     let words: Vec<OsString> = flags.split_whitespace().map(OsString::from).collect();
     std::iter::once("measure".into()).chain(words)
 }

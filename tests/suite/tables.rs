@@ -103,6 +103,11 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
     assert!(file(root.path(), "table1", "tex").contains("\\begin{tabular}{llrrrrrrr}"));
     assert!(file(root.path(), "table1", "csv").lines().count() > 14 * 7 * 7);
     assert!(file(root.path(), "table1", "svg").contains("<svg"));
+    // A point and its mark in the legend for each row.
+    let shift = folder(root.path(), "table1").join("table1-shift.svg");
+    let shift = std::fs::read_to_string(shift).unwrap();
+    assert_eq!(shift.matches("<circle").count(), 2 * 8);
+    assert_eq!(shift.matches("<polygon").count(), 2 * 6);
     // LoRA's three members and their other seed, MixLoRA, UQ4CT, UQ4CT-delta and BLoB with both.
     let trainings = std::fs::read_dir(root.path().join("trainings"))
         .unwrap()

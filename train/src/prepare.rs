@@ -682,17 +682,21 @@ impl Prepared {
         ))
     }
 
-    /// The training pass that fits into so many free bytes of a graphics card.
+    /// The training pass that fits into so many free bytes of a graphics card, on rows of up to
+    /// `longest` tokens.
     ///
     /// # Errors
     /// Settings that no method takes.
-    pub fn pass_tokens(&self, config: &RunConfig, free: u64) -> Result<Fitting, TrainError> {
+    pub fn pass_tokens(
+        &self,
+        config: &RunConfig,
+        free: u64,
+        longest: usize,
+    ) -> Result<Fitting, TrainError> {
         let adapter = registry::build(config)?.adapter();
         let schedule = config.train.schedule();
         let recompute = config.train.recompute;
         let half = config.model.dtype == WeightType::Bf16;
-        let lengths = self.train.iter().map(EncodedQuestion::length);
-        let longest = lengths.max().unwrap_or(usize::MAX);
         let rows = schedule.micro_batch;
         let memory = PassMemory::new(&self.model, &adapter, rows, longest, recompute, half);
         Ok(passes::trained(

@@ -102,10 +102,13 @@ fn facts(state: &DashboardState, view: &View) -> Vec<Vec<Span<'static>>> {
             add("gradient norm", format!("{norm:.3}"));
         }
         add("tokens", tokens(state.tokens()));
-        add(
-            "useful tokens",
-            format!("{:.0} %", point.useful_tokens * 100.0),
-        );
+        // Earlier releases did not write it down.
+        if point.useful_tokens.is_finite() {
+            add(
+                "useful tokens",
+                format!("{:.0} %", point.useful_tokens * 100.0),
+            );
+        }
     }
     if state.tokens_per_second > 0.0 {
         add("tokens/s", format!("{:.0}", state.tokens_per_second));

@@ -40,47 +40,91 @@ impl Facts {
     }
 }
 
-/// Differences of `other` less `first`. Each is a list of replicates (seeds) on the same questions
-/// in the same order; a figure is the mean over them. All replicates are resampled by the same
-/// questions.
+/// Differences in the figures of [`Differences`], on all questions and on each resample of them.
+#[derive(Debug, Clone)]
+pub struct Gaps {
+    whole: [f64; 4],
+    resampled: Vec<[f64; 4]>,
+}
+
+impl Gaps {
+    /// Of `other` less `first`. Each is a list of replicates (seeds) on the same questions in the
+    /// same order; a figure is the mean over them. All replicates are resampled by the same
+    /// questions.
+    pub fn of(
+        first: &[Vec<ScoredRow>],
+        other: &[Vec<ScoredRow>],
+        bins: usize,
+        bootstrap: Bootstrap,
+    ) -> Self {
+        let facts = |runs: &[Vec<ScoredRow>]| -> Vec<Vec<Facts>> {
+            let runs = runs.iter();
+            runs.map(|rows| rows.iter().map(Facts::of).collect())
+                .collect()
+        };
+        let (first, other) = (facts(first), facts(other));
+        let n = first.first().map_or(0, Vec::len);
+        let mut rng = ChaCha8Rng::seed_from_u64(bootstrap.seed);
+        let gap = |chosen: &[usize]| -> [f64; 4] {
+            let [a, b] = [&first, &other].map(|runs| figures(runs, chosen, bins));
+            std::array::from_fn(|i| b[i] - a[i])
+        };
+        let whole = gap(&(0..n).collect::<Vec<_>>());
+        let resampled = (0..bootstrap.resamples)
+            .map(|_| {
+                let chosen: Vec<usize> = (0..n).map(|_| rng.random_range(0..n)).collect();
+                gap(&chosen)
+            })
+            .collect();
+        Self { whole, resampled }
+    }
+
+    /// The mean of several sets of questions, each of them resampled by itself; none of no set.
+    pub fn mean(sets: &[Self]) -> Option<Self> {
+        let resamples = sets.iter().map(|set| set.resampled.len()).min()?;
+        let mean = |gaps: &dyn Fn(usize, &Self) -> [f64; 4]| -> [f64; 4] {
+            let all: Vec<_> = sets
+                .iter()
+                .enumerate()
+                .map(|(k, set)| gaps(k, set))
+                .collect();
+            std::array::from_fn(|i| all.iter().map(|gaps| gaps[i]).sum::<f64>() / all.len() as f64)
+        };
+        Some(Self {
+            whole: mean(&|_, set| set.whole),
+            // Sets of one size drew the same places: a resample meets another draw's of each.
+            resampled: (0..resamples)
+                .map(|r| mean(&|k, set| set.resampled[(r + k) % resamples]))
+                .collect(),
+        })
+    }
+
+    /// The differences with their intervals.
+    pub fn differences(&self) -> Differences {
+        std::array::from_fn(|i| {
+            let values = self.resampled.iter().map(|gaps| gaps[i]).collect();
+            let values = centred(Some(self.whole[i]), values);
+            let share = |keep: &dyn Fn(f64) -> bool| {
+                let kept = values.iter().filter(|v| keep(**v)).count();
+                // One more of each: a share of resamples is never 0.
+                (kept + 1) as f64 / (values.len() + 1) as f64
+            };
+            Difference {
+                p_value: (2.0 * share(&|v| v <= 0.0).min(share(&|v| v >= 0.0))).min(1.0),
+                estimate: Estimate::with_interval(Some(self.whole[i]), values),
+            }
+        })
+    }
+}
+
+/// [`Gaps::of`], with their intervals.
 pub fn differences(
     first: &[Vec<ScoredRow>],
     other: &[Vec<ScoredRow>],
     bins: usize,
     bootstrap: Bootstrap,
 ) -> Differences {
-    let facts = |runs: &[Vec<ScoredRow>]| -> Vec<Vec<Facts>> {
-        let runs = runs.iter();
-        runs.map(|rows| rows.iter().map(Facts::of).collect())
-            .collect()
-    };
-    let (first, other) = (facts(first), facts(other));
-    let n = first.first().map_or(0, Vec::len);
-    let mut rng = ChaCha8Rng::seed_from_u64(bootstrap.seed);
-    let gap = |chosen: &[usize]| -> [f64; 4] {
-        let [a, b] = [&first, &other].map(|runs| figures(runs, chosen, bins));
-        std::array::from_fn(|i| b[i] - a[i])
-    };
-    let whole = gap(&(0..n).collect::<Vec<_>>());
-    let resampled: Vec<[f64; 4]> = (0..bootstrap.resamples)
-        .map(|_| {
-            let chosen: Vec<usize> = (0..n).map(|_| rng.random_range(0..n)).collect();
-            gap(&chosen)
-        })
-        .collect();
-    std::array::from_fn(|i| {
-        let values = resampled.iter().map(|gaps| gaps[i]).collect();
-        let values = centred(Some(whole[i]), values);
-        let share = |keep: &dyn Fn(f64) -> bool| {
-            let kept = values.iter().filter(|v| keep(**v)).count();
-            // One more of each: a share of resamples is never 0.
-            (kept + 1) as f64 / (values.len() + 1) as f64
-        };
-        Difference {
-            p_value: (2.0 * share(&|v| v <= 0.0).min(share(&|v| v >= 0.0))).min(1.0),
-            estimate: Estimate::with_interval(Some(whole[i]), values),
-        }
-    })
+    Gaps::of(first, other, bins, bootstrap).differences()
 }
 
 /// Accuracy, ECE, NLL and Brier score of the chosen questions, mean over replicates.
@@ -158,6 +202,25 @@ mod tests {
         let half = (0.4f64.ln() - 0.6f64.ln()) / 4.0;
         assert!((value(nll) - half).abs() < 1e-12);
         assert!((value(brier) - (2.0 * 0.16 - 2.0 * 0.36) / 4.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_mean_over_sets_is_surer_than_one_of_them() {
+        let first = [rows(200, |i| i % 2 == 0, 0.6)];
+        let better = [rows(200, |i| i % 2 == 0 || i % 20 == 1, 0.6)];
+        let gaps = |other| Gaps::of(&first, other, 15, BOOTSTRAP);
+        let [plus, none] = [gaps(&better), gaps(&first)];
+        let half = Gaps::mean(&[plus.clone(), none]).unwrap().differences()[0];
+        assert!((half.estimate.value.unwrap() - 0.025).abs() < 1e-12);
+        let width = |gaps: &Gaps| {
+            let Estimate { low, high, .. } = gaps.differences()[0].estimate;
+            high.unwrap() - low.unwrap()
+        };
+        // Four sets of independent draws: half as wide.
+        let four = Gaps::mean(&vec![plus.clone(); 4]).unwrap();
+        let ratio = width(&four) / width(&plus);
+        assert!((0.4..0.62).contains(&ratio), "{ratio}");
+        assert!(Gaps::mean(&[]).is_none());
     }
 
     #[test]

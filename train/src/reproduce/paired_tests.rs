@@ -2,18 +2,19 @@
 
 use serde::Serialize;
 
+use super::tables::Column;
 use crate::metric::Bootstrap;
-use crate::metric::paired::{Differences, common, differences};
+use crate::metric::paired::{Differences, Gaps, common};
 use crate::prediction::ScoredRow;
 
-/// How a row differs from a reference row in a column.
+/// How a row differs from a reference row in a column, or in the mean of several.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PairedTest {
     /// The reference's label.
     pub reference: String,
     /// The row's label.
     pub row: String,
-    /// The column's label.
+    /// The column's label; for a mean over columns, what they have in common.
     pub column: String,
     /// The row less the reference: accuracy, ECE, NLL, Brier score.
     pub differences: Differences,
@@ -25,14 +26,86 @@ const REFERENCES: [&str; 2] = ["LoRA", "MixLoRA"];
 /// A row's answers in a column, seed by seed; none where that seed has not been scored.
 pub(super) type BySeed = Vec<Option<Vec<ScoredRow>>>;
 
-/// Compares every row of one column with every reference, by the questions and over the seeds that
-/// both have: else the difference between seeds would be in theirs.
+/// Columns over which differences are averaged, too, and what they have in common.
+pub(super) struct ColumnGroup {
+    pub(super) label: String,
+    /// Places of the columns.
+    pub(super) columns: Vec<usize>,
+}
+
+/// The means of a table: of its columns that ask questions of the training's dataset, and of those
+/// whose trainings are the same, where there are several.
+pub(super) fn groups(columns: &[Column]) -> Vec<ColumnGroup> {
+    let places = |wanted: &dyn Fn(&Column) -> bool| -> Vec<usize> {
+        let all = columns.iter().enumerate();
+        all.filter(|(_, c)| wanted(c)).map(|(i, _)| i).collect()
+    };
+    let own = |column: &Column| column.train == column.test;
+    let mut found = vec![ColumnGroup {
+        label: "mean in distribution".into(),
+        columns: places(&own),
+    }];
+    for (place, column) in columns.iter().enumerate() {
+        if columns[..place].iter().any(|c| c.train == column.train) {
+            continue;
+        }
+        let same = places(&|c| c.train == column.train);
+        let named = columns.iter().find(|c| own(c) && c.train == column.train);
+        let label = named.map_or(column.train, |c| c.label);
+        found.push(ColumnGroup {
+            label: format!("mean of those trained on {label}"),
+            columns: same,
+        });
+    }
+    found.retain(|group| group.columns.len() > 1);
+    found
+}
+
+/// Compares the rows of every column, as [`gaps`], and of every group's mean where all its columns
+/// have been scored.
 pub(super) fn paired_tests(
-    column: &str,
-    rows: &[(String, BySeed)],
+    columns: &[(&str, Vec<(String, BySeed)>)],
+    groups: &[ColumnGroup],
     bins: usize,
     bootstrap: Bootstrap,
 ) -> Vec<PairedTest> {
+    let all: Vec<Vec<(Pair, Gaps)>> = columns
+        .iter()
+        .map(|(_, rows)| gaps(rows, bins, bootstrap))
+        .collect();
+    let test = |column: &str, (reference, row): &Pair, gaps: &Gaps| PairedTest {
+        reference: reference.clone(),
+        row: row.clone(),
+        column: column.into(),
+        differences: gaps.differences(),
+    };
+    let mut found = Vec::new();
+    for ((column, _), pairs) in columns.iter().zip(&all) {
+        found.extend(pairs.iter().map(|(pair, gaps)| test(column, pair, gaps)));
+    }
+    for group in groups {
+        let Some(first) = group.columns.first() else {
+            continue;
+        };
+        for (pair, _) in &all[*first] {
+            let of = |place: &usize| {
+                let known = all[*place].iter().find(|(other, _)| other == pair);
+                known.map(|(_, gaps)| gaps.clone())
+            };
+            let sets: Option<Vec<Gaps>> = group.columns.iter().map(of).collect();
+            let mean = sets.and_then(|sets| Gaps::mean(&sets));
+            found.extend(mean.map(|gaps| test(&group.label, pair, &gaps)));
+        }
+    }
+    found
+}
+
+/// A reference and a row.
+type Pair = (String, String);
+
+/// Compares every row of one column with every reference, by the questions and over the seeds that
+/// both have: else the difference between seeds would be in theirs.
+fn gaps(rows: &[(String, BySeed)], bins: usize, bootstrap: Bootstrap) -> Vec<(Pair, Gaps)> {
     let mut found = Vec::new();
     let known = |name: &str| REFERENCES.contains(&name);
     let any = rows.iter().any(|(row, _)| known(row));
@@ -49,12 +122,8 @@ pub(super) fn paired_tests(
             if first.iter().all(Vec::is_empty) {
                 continue;
             }
-            found.push(PairedTest {
-                reference: reference.clone(),
-                row: row.clone(),
-                column: column.into(),
-                differences: differences(first, other, bins, bootstrap),
-            });
+            let pair = (reference.clone(), row.clone());
+            found.push((pair, Gaps::of(first, other, bins, bootstrap)));
         }
     }
     found
@@ -63,6 +132,31 @@ pub(super) fn paired_tests(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_are_averaged_where_several_have_something_in_common() {
+        let column = |label, train, test| Column {
+            label,
+            train,
+            test,
+            stand_in: None,
+        };
+        let columns = [
+            column("BoolQ", "boolq", "boolq"),
+            column("OBQA", "openbookqa", "openbookqa"),
+            column("to ARC-E", "openbookqa", "arc-easy"),
+        ];
+        let found = groups(&columns).into_iter();
+        let found: Vec<_> = found.map(|group| (group.label, group.columns)).collect();
+        assert_eq!(
+            found,
+            [
+                ("mean in distribution".to_owned(), vec![0, 1]),
+                ("mean of those trained on OBQA".to_owned(), vec![1, 2]),
+            ]
+        );
+        assert!(groups(&columns[..1]).is_empty());
+    }
 
     #[test]
     fn rows_are_compared_over_the_seeds_that_both_have() {
@@ -78,8 +172,14 @@ mod tests {
             ("Same".to_owned(), vec![None, Some(rows(8)), None]),
             ("Other".to_owned(), vec![None, None, Some(rows(9))]),
         ];
-        let found = paired_tests("OBQA", &tests, 15, Bootstrap::default());
-        assert_eq!(found.len(), 1);
+        let columns = [("OBQA", tests.to_vec()), ("ARC-E", tests.to_vec())];
+        let group = ColumnGroup {
+            label: "both".into(),
+            columns: vec![0, 1],
+        };
+        let found = paired_tests(&columns, &[group], 15, Bootstrap::default());
+        let labels: Vec<&str> = found.iter().map(|test| test.column.as_str()).collect();
+        assert_eq!(labels, ["OBQA", "ARC-E", "both"]);
         let [accuracy, ..] = found[0].differences;
         assert_eq!(
             (found[0].row.as_str(), accuracy.estimate.value),

@@ -1,10 +1,10 @@
 //! Tables as pictures: grouped bars with error bars, curves with bands; reliability and risk of the
-//! rows that matter most.
+//! rows that matter most; calibration in distribution beside that under shift.
 
 use plotters::prelude::*;
 
 use super::figure::Figure;
-use super::results::{Answers, ResultTable};
+use super::results::{Answers, OverSeeds, ResultTable};
 use crate::error::TrainError;
 use crate::metric::calibration::{BinEdge, reliability as binned};
 use crate::report::chart::{
@@ -100,6 +100,64 @@ pub fn risk_coverage(table: &ResultTable) -> Result<Option<String>, TrainError> 
         let mut chart = axes(area, &title, names, 0.0..1.0, 0.0..most * 1.1)?;
         for ((answers, curve), color) in rows.iter().zip(curves).zip(COLORS) {
             line(&mut chart, curve, color, &answers.row)?;
+        }
+        chart::legend(&mut chart, SeriesLabelPosition::LowerRight, 11, GREY)
+    })
+    .map(Some)
+}
+
+/// Mean ECE of the columns that ask questions of the training's dataset, beside that of the columns
+/// that ask others: a point for each row that has both whole. None where the table lacks one of the
+/// two kinds, and for a sweep.
+///
+/// # Errors
+/// A plot that cannot be drawn.
+pub fn shift(table: &ResultTable) -> Result<Option<String>, TrainError> {
+    let mean = |row: &str, shifted: bool| -> Option<f64> {
+        let columns = table.columns.iter().zip(&table.shifted);
+        let wanted = columns.filter(|(_, is)| **is == shifted);
+        let values = wanted.map(|(column, _)| percent(table, row, column, Figure::Ece));
+        let values: Vec<f64> = values
+            .map(|value| value.map(|(mean, _)| mean))
+            .collect::<Option<_>>()?;
+        OverSeeds::of(&values).map(|over| over.mean)
+    };
+    let points: Vec<(&str, [f64; 2])> = table
+        .rows
+        .iter()
+        .filter_map(|row| Some((row.as_str(), [mean(row, false)?, mean(row, true)?])))
+        .collect();
+    if points.is_empty() || table.sweep.is_some() {
+        return Ok(None);
+    }
+    let all = points.iter().flat_map(|(_, both)| both);
+    let most = all.copied().fold(1.0, f64::max) * 1.1;
+    sized((640, 460), |area| {
+        let names = ["mean ECE in distribution, %", "mean ECE under shift, %"];
+        let [x, y] = [0.0..most, 0.0..most];
+        let mut chart = axes(
+            area,
+            "Calibration in distribution and under shift",
+            names,
+            x,
+            y,
+        )?;
+        let even = vec![(0.0, 0.0), (most, most)];
+        let even = LineSeries::new(even, RGBColor(200, 200, 200).stroke_width(1));
+        chart.draw_series(even).map_err(fail)?;
+        for (place, (row, [inside, shifted])) in points.iter().enumerate() {
+            let color = COLORS[place % COLORS.len()].filled();
+            // Beyond the colours, triangles.
+            let at = (*inside, *shifted);
+            let series = match place < COLORS.len() {
+                true => chart.draw_series([Circle::new(at, 5, color)]),
+                false => chart.draw_series([TriangleMarker::new(at, 6, color)]),
+            };
+            let series = series.map_err(fail)?.label(*row);
+            match place < COLORS.len() {
+                true => series.legend(move |(x, y)| Circle::new((x + 7, y), 5, color)),
+                false => series.legend(move |(x, y)| TriangleMarker::new((x + 7, y), 6, color)),
+            };
         }
         chart::legend(&mut chart, SeriesLabelPosition::LowerRight, 11, GREY)
     })

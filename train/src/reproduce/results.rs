@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::caption::{caption, is_papers_model};
 use super::figure::{CalibratedAnswers, Figure};
-use super::paired_tests::{BySeed, PairedTest, paired_tests};
+use super::paired_tests::{BySeed, PairedTest, groups, paired_tests};
 use super::paper;
 use super::plan::{EvaluationJob, Plan, PlannedRow};
 use super::records::{Records, TrainingRecord};
@@ -134,6 +134,9 @@ pub struct ResultTable {
     /// Bins of ECE and diagrams.
     #[serde(skip)]
     pub bins: usize,
+    /// Of every column, whether it asks other questions than its training's dataset has.
+    #[serde(skip)]
+    pub shifted: Vec<bool>,
 }
 
 impl ResultTable {
@@ -176,13 +179,13 @@ impl ResultTable {
         if of(|seeds| seeds == 1) && of(|seeds| seeds > 1) {
             caption.push("Figures without a deviation rest on one seed.".into());
         }
-        let tests = plan
-            .columns
-            .iter()
-            .zip(&answers)
-            .flat_map(|(column, rows)| {
-                paired_tests(column.label, rows, plan.bins, Bootstrap::default())
-            });
+        let labels = plan.columns.iter().map(|column| column.label);
+        let tests = paired_tests(
+            &labels.zip(answers).collect::<Vec<_>>(),
+            &groups(&plan.columns),
+            plan.bins,
+            Bootstrap::default(),
+        );
         Self {
             name: plan.table.name.into(),
             title: plan.table.title.into(),
@@ -194,10 +197,11 @@ impl ResultTable {
             columns: plan.columns.iter().map(|c| c.label.to_owned()).collect(),
             caption,
             cells,
-            tests: tests.collect(),
+            tests,
             costs,
             answers: drawn,
             bins: plan.bins,
+            shifted: plan.columns.iter().map(|c| c.train != c.test).collect(),
         }
     }
 
@@ -276,6 +280,7 @@ impl ResultTable {
             costs: Vec::new(),
             answers: Vec::new(),
             bins,
+            shifted: vec![false],
         }
     }
 }

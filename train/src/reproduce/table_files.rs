@@ -3,7 +3,7 @@
 //! ```text
 //! <root>/tables/<table>-<model>-<plan>/
 //!     <table>.{md,csv,tex,json,svg}
-//!     <table>-tests.md  <table>-reliability.svg  <table>-risk-coverage.svg    where there are any
+//!     <table>-tests.md  <table>-{reliability,risk-coverage,shift}.svg         where there are any
 //!     reproduce.toml                                             what was asked for
 //! ```
 
@@ -57,6 +57,7 @@ pub fn forms(table: &ResultTable) -> Result<Vec<(&'static str, String)>, TrainEr
         ("-tests.md", render::paired_tests(table)),
         ("-reliability.svg", plot::reliability(table)?),
         ("-risk-coverage.svg", plot::risk_coverage(table)?),
+        ("-shift.svg", plot::shift(table)?),
     ];
     let made = forms.into_iter();
     Ok(made

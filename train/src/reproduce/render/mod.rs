@@ -142,6 +142,7 @@ mod tests {
             }],
             answers: Vec::new(),
             bins: 15,
+            shifted: vec![false],
         }
     }
 

@@ -16,17 +16,20 @@ pub fn paired_tests(table: &ResultTable) -> Option<String> {
     references.dedup();
     references.sort_unstable();
     references.dedup();
+    // Means over columns come after the columns.
+    let mut columns: Vec<&str> = table.columns.iter().map(String::as_str).collect();
+    for test in &table.tests {
+        if !columns.contains(&&*test.column) {
+            columns.push(&test.column);
+        }
+    }
     let mut text = format!("# {}: paired differences\n", table.title);
     for reference in &references {
-        let _ = writeln!(
-            text,
-            "\n| | less {reference} | {} |",
-            table.columns.join(" | ")
-        );
-        let _ = writeln!(text, "|---|---|{}", "---:|".repeat(table.columns.len()));
+        let _ = writeln!(text, "\n| | less {reference} | {} |", columns.join(" | "));
+        let _ = writeln!(text, "|---|---|{}", "---:|".repeat(columns.len()));
         for (name, place, share) in TESTED {
             for row in table.rows.iter().filter(|row| row != reference) {
-                let cells = table.columns.iter().map(|column| {
+                let cells = columns.iter().map(|column| {
                     let found = table.tests.iter().find(|test| {
                         test.reference == *reference && test.row == *row && test.column == *column
                     });
