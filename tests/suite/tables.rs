@@ -102,7 +102,9 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
     );
     assert!(file(root.path(), "table1", "tex").contains("\\begin{tabular}{llrrrrrrr}"));
     assert!(file(root.path(), "table1", "csv").lines().count() > 14 * 7 * 7);
-    assert!(file(root.path(), "table1", "svg").contains("<svg"));
+    // A square in both legends for each row.
+    let bars = file(root.path(), "table1", "svg");
+    assert_eq!(bars.matches(r#"width="10" height="10""#).count(), 2 * 14);
     // A point and its mark in the legend for each row.
     let shift = folder(root.path(), "table1").join("table1-shift.svg");
     let shift = std::fs::read_to_string(shift).unwrap();

@@ -7,11 +7,11 @@ use super::figure::Figure;
 use super::results::{Answers, OverSeeds, ResultTable};
 use crate::error::TrainError;
 use crate::metric::calibration::{BinEdge, reliability as binned};
-use crate::report::chart::{
-    self, Area, Cartesian, GREY, axes, draw_bins, fail, line, risk_curve, sized,
-};
+use crate::report::chart::{self, Area, GREY, axes, draw_bins, fail, line, risk_curve, sized};
 
 const SIZE: (u32, u32) = (900, 620);
+/// Pixels at the right of a chart, for the names of its series.
+const MARGIN: u32 = 150;
 const COLORS: [RGBColor; 8] = [
     RGBColor(46, 107, 158),
     RGBColor(208, 112, 44),
@@ -132,16 +132,28 @@ pub fn shift(table: &ResultTable) -> Result<Option<String>, TrainError> {
     }
     let all = points.iter().flat_map(|(_, both)| both);
     let most = all.copied().fold(1.0, f64::max) * 1.1;
-    sized((640, 460), |area| {
-        let names = ["mean ECE in distribution, %", "mean ECE under shift, %"];
-        let [x, y] = [0.0..most, 0.0..most];
-        let mut chart = axes(
-            area,
-            "Calibration in distribution and under shift",
-            names,
-            x,
-            y,
-        )?;
+    sized((SIZE.0, 460), |area| {
+        let mut chart = ChartBuilder::on(area)
+            .caption(
+                "Calibration in distribution and under shift",
+                ("sans-serif", 16),
+            )
+            .margin(8)
+            .margin_right(MARGIN)
+            .x_label_area_size(34)
+            .y_label_area_size(44)
+            .build_cartesian_2d(0.0..most, 0.0..most)
+            .map_err(fail)?;
+        chart
+            .configure_mesh()
+            .x_desc("mean ECE in distribution, %")
+            .y_desc("mean ECE under shift, %")
+            .bold_line_style(RGBColor(232, 232, 232))
+            .light_line_style(WHITE)
+            .label_style(("sans-serif", 12))
+            .draw()
+            .map_err(fail)?;
+        let mut legend = Vec::new();
         let even = vec![(0.0, 0.0), (most, most)];
         let even = LineSeries::new(even, RGBColor(200, 200, 200).stroke_width(1));
         chart.draw_series(even).map_err(fail)?;
@@ -149,17 +161,18 @@ pub fn shift(table: &ResultTable) -> Result<Option<String>, TrainError> {
             let color = COLORS[place % COLORS.len()].filled();
             // Beyond the colours, triangles.
             let at = (*inside, *shifted);
-            let series = match place < COLORS.len() {
-                true => chart.draw_series([Circle::new(at, 5, color)]),
-                false => chart.draw_series([TriangleMarker::new(at, 6, color)]),
+            let mark = match place < COLORS.len() {
+                true => Mark::Dot,
+                false => Mark::Triangle,
             };
-            let series = series.map_err(fail)?.label(*row);
-            match place < COLORS.len() {
-                true => series.legend(move |(x, y)| Circle::new((x + 7, y), 5, color)),
-                false => series.legend(move |(x, y)| TriangleMarker::new((x + 7, y), 6, color)),
+            let series = match mark {
+                Mark::Dot => chart.draw_series([Circle::new(at, 5, color)]),
+                _ => chart.draw_series([TriangleMarker::new(at, 6, color)]),
             };
+            series.map_err(fail)?;
+            legend.push((*row, mark, color));
         }
-        chart::legend(&mut chart, SeriesLabelPosition::LowerRight, 11, GREY)
+        draw_legend(area, &legend)
     })
     .map(Some)
 }
@@ -187,7 +200,7 @@ fn bars(area: &Area, table: &ResultTable, figure: Figure) -> Result<(), TrainErr
     let mut chart = ChartBuilder::on(area)
         .caption(format!("{}, %", figure.name()), ("sans-serif", 16))
         .margin(8)
-        .margin_right(150)
+        .margin_right(MARGIN)
         .x_label_area_size(28)
         .y_label_area_size(44)
         .build_cartesian_2d(0.0..columns as f64, 0.0..top(table, figure))
@@ -201,6 +214,7 @@ fn bars(area: &Area, table: &ResultTable, figure: Figure) -> Result<(), TrainErr
         .label_style(("sans-serif", 12))
         .draw()
         .map_err(fail)?;
+    let mut legend = Vec::new();
     let width = 0.84 / rows.max(1) as f64;
     for (r, row) in table.rows.iter().enumerate() {
         let color = COLORS[r % COLORS.len()];
@@ -219,9 +233,8 @@ fn bars(area: &Area, table: &ResultTable, figure: Figure) -> Result<(), TrainErr
             .draw_series(found.iter().map(|(c, (mean, _))| {
                 Rectangle::new([(left(*c), 0.0), (left(*c) + width * 0.92, *mean)], style)
             }))
-            .map_err(fail)?
-            .label(row.as_str())
-            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 10, y + 5)], style));
+            .map_err(fail)?;
+        legend.push((row.as_str(), Mark::Bar, style));
         let whiskers = found.iter().filter(|(_, (_, deviation))| *deviation > 0.0);
         chart
             .draw_series(whiskers.map(|(c, (mean, deviation))| {
@@ -245,7 +258,7 @@ fn bars(area: &Area, table: &ResultTable, figure: Figure) -> Result<(), TrainErr
         ))
         .map_err(fail)?;
     }
-    legend(&mut chart)
+    draw_legend(area, &legend)
 }
 
 fn curves(
@@ -265,7 +278,7 @@ fn curves(
     let mut chart = ChartBuilder::on(area)
         .caption(format!("{}, %", figure.name()), ("sans-serif", 16))
         .margin(8)
-        .margin_right(150)
+        .margin_right(MARGIN)
         .x_label_area_size(34)
         .y_label_area_size(44)
         .build_cartesian_2d(first - room..last + room, 0.0..top(table, figure))
@@ -278,6 +291,7 @@ fn curves(
         .label_style(("sans-serif", 12))
         .draw()
         .map_err(fail)?;
+    let mut legend = Vec::new();
     for (c, column) in table.columns.iter().enumerate() {
         let color = COLORS[c % COLORS.len()];
         let points: Vec<(f64, f64, f64)> = places
@@ -303,11 +317,8 @@ fn curves(
                 points.iter().map(|(x, mean, _)| (*x, *mean)),
                 color.stroke_width(2),
             ))
-            .map_err(fail)?
-            .label(column.as_str())
-            .legend(move |(x, y)| {
-                PathElement::new(vec![(x, y), (x + 14, y)], color.stroke_width(2))
-            });
+            .map_err(fail)?;
+        legend.push((column.as_str(), Mark::Line, color.stroke_width(2)));
         chart
             .draw_series(
                 points
@@ -316,15 +327,34 @@ fn curves(
             )
             .map_err(fail)?;
     }
-    legend(&mut chart)
+    draw_legend(area, &legend)
 }
 
-/// The legend in the margin at the right.
-fn legend<'a, 'b: 'a>(chart: &mut Cartesian<'a, 'b>) -> Result<(), TrainError> {
-    chart::legend(
-        chart,
-        SeriesLabelPosition::Coordinate(752, 4),
-        12,
-        TRANSPARENT,
-    )
+/// What a name in the legend stands beside.
+#[derive(Clone, Copy)]
+enum Mark {
+    Bar,
+    Line,
+    Dot,
+    Triangle,
+}
+
+/// The names in the margin at the right. Not plotters' own: that draws inside the axes alone, and
+/// pushes what lies outside onto their edge.
+fn draw_legend(area: &Area, names: &[(&str, Mark, ShapeStyle)]) -> Result<(), TrainError> {
+    let left = area.dim_in_pixel().0 as i32 - MARGIN as i32 + 8;
+    let font = ("sans-serif", 12).into_font();
+    for (place, (name, mark, style)) in names.iter().enumerate() {
+        let y = 40 + 15 * place as i32;
+        let drawn = match mark {
+            Mark::Bar => area.draw(&Rectangle::new([(left, y - 5), (left + 10, y + 5)], *style)),
+            Mark::Line => area.draw(&PathElement::new(vec![(left, y), (left + 12, y)], *style)),
+            Mark::Dot => area.draw(&Circle::new((left + 5, y), 5, *style)),
+            Mark::Triangle => area.draw(&TriangleMarker::new((left + 5, y), 6, *style)),
+        };
+        drawn.map_err(fail)?;
+        let name = Text::new((*name).to_owned(), (left + 18, y - 5), font.clone());
+        area.draw(&name).map_err(fail)?;
+    }
+    Ok(())
 }
