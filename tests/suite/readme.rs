@@ -36,7 +36,7 @@ fn every_flag_of_the_readme_and_the_guides_is_known() {
         "warm",
     ];
     let known: String = verbs.map(help).concat();
-    // Flags of cargo and of TensorBoard.
+    // Flags of cargo, of TensorBoard, of benches/gpu.sh and of patchelf.
     let others = [
         "--bin",
         "--release",
@@ -45,6 +45,12 @@ fn every_flag_of_the_readme_and_the_guides_is_known() {
         "--workspace",
         "--path",
         "--logdir",
+        "--profile",
+        "--test",
+        "--no-run",
+        "--program",
+        "--set-interpreter",
+        "--set-rpath",
         "--",
     ];
     let guides = [
