@@ -7,7 +7,9 @@ use super::figure::Figure;
 use super::results::{Answers, OverSeeds, ResultTable};
 use crate::error::TrainError;
 use crate::metric::calibration::{BinEdge, reliability as binned};
-use crate::report::chart::{self, Area, GREY, axes, draw_bins, fail, line, risk_curve, sized};
+use crate::report::chart::{
+    self, Area, Cartesian, GREY, axes, draw_bins, fail, line, risk_curve, sized,
+};
 
 const SIZE: (u32, u32) = (900, 620);
 /// Pixels at the right of a chart, for the names of its series.
@@ -133,26 +135,13 @@ pub fn shift(table: &ResultTable) -> Result<Option<String>, TrainError> {
     let all = points.iter().flat_map(|(_, both)| both);
     let most = all.copied().fold(1.0, f64::max) * 1.1;
     sized((SIZE.0, 460), |area| {
-        let mut chart = ChartBuilder::on(area)
-            .caption(
-                "Calibration in distribution and under shift",
-                ("sans-serif", 16),
-            )
-            .margin(8)
-            .margin_right(MARGIN)
-            .x_label_area_size(34)
-            .y_label_area_size(44)
-            .build_cartesian_2d(0.0..most, 0.0..most)
-            .map_err(fail)?;
-        chart
-            .configure_mesh()
-            .x_desc("mean ECE in distribution, %")
-            .y_desc("mean ECE under shift, %")
-            .bold_line_style(RGBColor(232, 232, 232))
-            .light_line_style(WHITE)
-            .label_style(("sans-serif", 12))
-            .draw()
-            .map_err(fail)?;
+        let title = "Calibration in distribution and under shift";
+        let names = (
+            "mean ECE in distribution, %",
+            Some("mean ECE under shift, %"),
+        );
+        let [x, y] = [0.0..most, 0.0..most];
+        let mut chart = beside_legend(area, title, names, x, y)?;
         let mut legend = Vec::new();
         let even = vec![(0.0, 0.0), (most, most)];
         let even = LineSeries::new(even, RGBColor(200, 200, 200).stroke_width(1));
@@ -161,15 +150,19 @@ pub fn shift(table: &ResultTable) -> Result<Option<String>, TrainError> {
             let color = COLORS[place % COLORS.len()].filled();
             // Beyond the colours, triangles.
             let at = (*inside, *shifted);
-            let mark = match place < COLORS.len() {
-                true => Mark::Dot,
-                false => Mark::Triangle,
+            let (mark, drawn) = match place < COLORS.len() {
+                true => (
+                    Mark::Dot,
+                    chart.draw_series([Circle::new(at, 5, color)]).map(drop),
+                ),
+                false => (
+                    Mark::Triangle,
+                    chart
+                        .draw_series([TriangleMarker::new(at, 6, color)])
+                        .map(drop),
+                ),
             };
-            let series = match mark {
-                Mark::Dot => chart.draw_series([Circle::new(at, 5, color)]),
-                _ => chart.draw_series([TriangleMarker::new(at, 6, color)]),
-            };
-            series.map_err(fail)?;
+            drawn.map_err(fail)?;
             legend.push((*row, mark, color));
         }
         draw_legend(area, &legend)
@@ -275,22 +268,9 @@ fn curves(
     let first = places.first().map_or(0.0, |(x, _)| *x);
     let last = places.last().map_or(1.0, |(x, _)| *x);
     let room = ((last - first) * 0.04).max(0.05);
-    let mut chart = ChartBuilder::on(area)
-        .caption(format!("{}, %", figure.name()), ("sans-serif", 16))
-        .margin(8)
-        .margin_right(MARGIN)
-        .x_label_area_size(34)
-        .y_label_area_size(44)
-        .build_cartesian_2d(first - room..last + room, 0.0..top(table, figure))
-        .map_err(fail)?;
-    chart
-        .configure_mesh()
-        .x_desc(quantity)
-        .bold_line_style(RGBColor(232, 232, 232))
-        .light_line_style(WHITE)
-        .label_style(("sans-serif", 12))
-        .draw()
-        .map_err(fail)?;
+    let title = format!("{}, %", figure.name());
+    let [x, y] = [first - room..last + room, 0.0..top(table, figure)];
+    let mut chart = beside_legend(area, &title, (quantity, None), x, y)?;
     let mut legend = Vec::new();
     for (c, column) in table.columns.iter().enumerate() {
         let color = COLORS[c % COLORS.len()];
@@ -328,6 +308,35 @@ fn curves(
             .map_err(fail)?;
     }
     draw_legend(area, &legend)
+}
+
+/// A chart with named axes, y only where its name is given, that leaves room for [`draw_legend`].
+fn beside_legend<'a, 'b>(
+    area: &'a Area<'b>,
+    title: &str,
+    (x_name, y_name): (&str, Option<&str>),
+    x: std::ops::Range<f64>,
+    y: std::ops::Range<f64>,
+) -> Result<Cartesian<'a, 'b>, TrainError> {
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, ("sans-serif", 16))
+        .margin(8)
+        .margin_right(MARGIN)
+        .x_label_area_size(34)
+        .y_label_area_size(44)
+        .build_cartesian_2d(x, y)
+        .map_err(fail)?;
+    let mut mesh = chart.configure_mesh();
+    mesh.x_desc(x_name)
+        .bold_line_style(RGBColor(232, 232, 232))
+        .light_line_style(WHITE)
+        .label_style(("sans-serif", 12));
+    if let Some(name) = y_name {
+        mesh.y_desc(name);
+    }
+    mesh.draw().map_err(fail)?;
+    drop(mesh);
+    Ok(chart)
 }
 
 /// What a name in the legend stands beside.
