@@ -546,12 +546,11 @@ fn a_sweep_of_ones_own_data_is_a_table_and_goes_on() {
         serde_json::json!(["learning_rate 1e-4", "learning_rate 1e-3"])
     );
     assert_eq!(table["columns"], serde_json::json!(["rows"]));
-    let trainings = || {
-        std::fs::read_dir(root.join("runs/trainings"))
-            .unwrap()
-            .count()
+    let trainings = |runs: &str| {
+        let folder = root.join(runs).join("trainings");
+        std::fs::read_dir(folder).unwrap().count()
     };
-    assert_eq!(trainings(), 4);
+    assert_eq!(trainings("runs"), 4);
     let both = vary(&[
         "--sweep",
         "train.learning_rate=1e-4",
@@ -562,7 +561,7 @@ fn a_sweep_of_ones_own_data_is_a_table_and_goes_on() {
     ]);
     let printed = succeeds(root, &both);
     assert!(printed.contains("learning_rate 1e-4, rank 8"), "{printed}");
-    assert_eq!(trainings(), 4);
+    assert_eq!(trainings("runs"), 4);
     refuses(
         root,
         &vary(&["--sweep", "train.epoch=1,2"]),
@@ -579,4 +578,20 @@ fn a_sweep_of_ones_own_data_is_a_table_and_goes_on() {
         &["section.key=value,value"],
     );
     refuses(root, &vary(&["--seeds", "2"]), &["--sweep"]);
+    // A training that fails takes nothing else along: the next is trained and scored.
+    let broken = [
+        "--sweep",
+        "adapter.alpha=1e300,2",
+        "--run",
+        "broken",
+        "--json",
+    ];
+    let (code, out, err) = outcome(root, &vary(&broken));
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("2 of 4 pieces failed"), "{err}{out}");
+    assert!(
+        err.contains(" is no number") && err.contains("could not be trained"),
+        "{err}"
+    );
+    assert_eq!(trainings("broken"), 2);
 }

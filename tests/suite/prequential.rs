@@ -123,3 +123,51 @@ fn what_has_no_first_answers_is_refused() {
     let (code, _, err) = outcome(root, &[&TINY[..], &unread[..]].concat());
     assert!(code != 0 && err.contains("method.temperature"), "{err}");
 }
+
+/// In a table nothing is asked twice: the answers are those of the row without the temperature.
+#[test]
+fn a_table_asks_once_for_both_rows() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let words = [
+        "reproduce",
+        "table1",
+        "--model",
+        "tiny",
+        "--plain",
+        "--seeds",
+        "1",
+    ];
+    let rows = ["--on", "openbookqa,arc-easy", "--methods", "Calibrated"];
+    succeeds(root, &[&words[..], &rows[..]].concat());
+    let folders = fs::read_dir(root.join("runs/evaluations")).unwrap();
+    let folders: Vec<_> = folders.map(|folder| folder.unwrap().path()).collect();
+    let of = |wanted: bool| {
+        let named = |folder: &&std::path::PathBuf| {
+            let name = folder.file_name().unwrap().to_string_lossy();
+            name.contains("-calibrated-") == wanted
+        };
+        folders.iter().find(named).unwrap()
+    };
+    let training = fs::read_dir(root.join("runs/trainings")).unwrap().next();
+    let temperature = temperature(&training.unwrap().unwrap().path(), "");
+    for set in ["held-out", "openbookqa", "arc-easy"] {
+        let rows = |folder: &Path| {
+            let file = folder
+                .join("evaluation")
+                .join(set)
+                .join("predictions.jsonl");
+            json_lines(&fs::read_to_string(file).unwrap())
+        };
+        let cost = |folder: &Path| json(&folder.join("evaluation").join(set).join("cost.json"));
+        assert_eq!(cost(of(false)), cost(of(true)), "{set} was asked twice");
+        let (plain, calibrated) = (rows(of(false)), rows(of(true)));
+        assert!(!plain.is_empty() && plain.len() == calibrated.len());
+        for (plain, calibrated) in plain.iter().zip(&calibrated) {
+            let scaled = numbers(&calibrated["logits"]);
+            for (logit, scaled) in numbers(&plain["logits"]).iter().zip(scaled) {
+                assert!((logit / temperature - scaled).abs() < 1e-5);
+            }
+        }
+    }
+}

@@ -41,6 +41,22 @@ pub struct PrequentialTemperature {
     pub questions: usize,
 }
 
+impl PrequentialTemperature {
+    /// The found temperature, to divide scores by.
+    ///
+    /// # Errors
+    /// A training that kept no first answers.
+    pub fn required(found: Option<Self>) -> Result<Temperature, TrainError> {
+        match found {
+            Some(Self { temperature, .. }) => Ok(Temperature { temperature }),
+            None => Err(TrainError::config(
+                "method.temperature",
+                "the training kept no first answers: train again, or use one",
+            )),
+        }
+    }
+}
+
 /// `prequential.jsonl`, open to append.
 #[derive(Debug)]
 pub struct FirstAnswersLog {

@@ -77,48 +77,55 @@ pub struct Recording {
 /// give one.
 const SKIPS: usize = 10;
 
+impl Inner {
+    /// Of no training.
+    fn empty() -> Self {
+        let now = Instant::now();
+        Self {
+            began: now,
+            last_step: now,
+            log: None,
+            first_answers: None,
+            pending: Vec::new(),
+            held_out: Vec::new(),
+            held_out_loss: (0.0, 0),
+            held_out_whole: 0,
+            before: 0.0,
+            failed: None,
+            watch: Watch::default(),
+            alarms: None,
+            on_nan: OnNan::Stop,
+            skipped: 0,
+            processed: 0,
+            rates: Vec::new(),
+        }
+    }
+}
+
 impl Telemetry {
     /// Telemetry without a log yet.
     pub fn new(state: Arc<Mutex<DashboardState>>) -> Self {
-        let now = Instant::now();
         Self {
-            inner: Arc::new(Mutex::new(Inner {
-                began: now,
-                last_step: now,
-                log: None,
-                first_answers: None,
-                pending: Vec::new(),
-                held_out: Vec::new(),
-                held_out_loss: (0.0, 0),
-                held_out_whole: 0,
-                before: 0.0,
-                failed: None,
-                watch: Watch::default(),
-                alarms: None,
-                on_nan: OnNan::Stop,
-                skipped: 0,
-                processed: 0,
-                rates: Vec::new(),
-            })),
+            inner: Arc::new(Mutex::new(Inner::empty())),
             state,
         }
     }
 
-    /// From here on, a training's numbers go to its files too.
+    /// From here on, a training's numbers go to its files. Nothing is left of an earlier training,
+    /// whose failure is no failure of this one.
     pub fn start(&self, recording: Recording) {
-        let mut inner = self.inner();
-        inner.log = Some(recording.log);
-        inner.first_answers = recording.first_answers;
-        inner.alarms = Some(recording.alarms);
-        inner.watch = recording.watch;
-        inner.on_nan = recording.on_nan;
-        inner.skipped = 0;
-        inner.processed = recording.done;
-        inner.before = recording.before;
-        inner.held_out_whole = recording.held_out;
-        inner.rates = recording.rates;
-        inner.began = Instant::now();
-        inner.last_step = inner.began;
+        *self.inner() = Inner {
+            log: Some(recording.log),
+            first_answers: recording.first_answers,
+            alarms: Some(recording.alarms),
+            watch: recording.watch,
+            on_nan: recording.on_nan,
+            processed: recording.done,
+            before: recording.before,
+            held_out_whole: recording.held_out,
+            rates: recording.rates,
+            ..Inner::empty()
+        };
     }
 
     /// Waits until the numbers of an optimizer step have come, or the training has failed. False

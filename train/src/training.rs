@@ -275,7 +275,7 @@ fn begin(
             .telemetry
             .say("No checkpoint to go on from: training begins again at step 0.");
     }
-    setup.state.steps_done.store(done, Ordering::SeqCst);
+    setup.state.begin(done);
     let log = run.metrics_log(done, walk.log(METRICS))?;
     let lines = run.metrics()?;
     let per_epoch = walk.schedule.steps_per_epoch(walk.questions);
@@ -387,12 +387,12 @@ fn register_metrics(
     setup: &Setup,
 ) -> SupervisedTraining<Trainee> {
     let (on_train, on_held_out) = (setup.telemetry.clone(), setup.telemetry.clone());
-    let stop = setup.state.clone();
+    let state = setup.state.clone();
     training
         .metric_train(Tap::new(Arc::new(move |facts| {
             on_train.on_train(facts);
             if on_train.failure().is_some() {
-                stop.stop.store(true, Ordering::SeqCst);
+                state.fail();
             }
         })))
         .metric_valid(Tap::new(Arc::new(move |facts| {

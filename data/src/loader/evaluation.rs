@@ -1,7 +1,6 @@
 //! Every question once, for evaluation.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
@@ -82,7 +81,7 @@ impl Iterator for BatchIterator<'_> {
     type Item = Result<Batch, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next > 0 && self.loader.state.stop.load(Ordering::SeqCst) {
+        if self.next > 0 && self.loader.state.ends() {
             return None;
         }
         let items = self.loader.batches.get(self.next)?.clone();

@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub struct LoaderState {
     /// Optimizer steps served so far, counted from the start of training.
     pub steps_done: AtomicUsize,
-    /// Asks for an end: the chunk stops after the current optimizer step.
+    /// Asks for an end: the chunk stops after the current optimizer step, and whatever would follow
+    /// does not begin.
     pub stop: AtomicBool,
+    /// This training cannot go on: its chunk stops as well. What follows it, as in a table, does.
+    failed: AtomicBool,
     /// The optimizer step before which the first device's loader saw the wish: the others stop
     /// there too.
     stopped_at: AtomicUsize,
@@ -27,8 +30,25 @@ impl LoaderState {
         Self {
             steps_done: steps_done.into(),
             stop: false.into(),
+            failed: false.into(),
             stopped_at: usize::MAX.into(),
         }
+    }
+
+    /// A training begins, after so many optimizer steps.
+    pub fn begin(&self, steps_done: usize) {
+        self.steps_done.store(steps_done, Ordering::SeqCst);
+        self.failed.store(false, Ordering::SeqCst);
+    }
+
+    /// The training cannot go on.
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the chunk is to stop, on request or because the training failed.
+    pub(super) fn ends(&self) -> bool {
+        self.stop.load(Ordering::SeqCst) || self.failed.load(Ordering::SeqCst)
     }
 
     /// Forgets where an earlier chunk was stopped.
@@ -36,9 +56,9 @@ impl LoaderState {
         self.stopped_at.store(usize::MAX, Ordering::SeqCst);
     }
 
-    /// Tells all devices to stop before an optimizer step, if somebody asked for an end.
+    /// Tells all devices to stop before an optimizer step, if the chunk is to end.
     pub(super) fn heed_stop(&self, step: usize) {
-        if self.stop.load(Ordering::SeqCst) {
+        if self.ends() {
             self.stopped_at.store(step, Ordering::SeqCst);
         }
     }

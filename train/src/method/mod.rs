@@ -129,7 +129,9 @@ pub trait Method: Send + Sync + std::fmt::Debug {
         Ok(Box::new(Members {
             temperature: match self.temperature() {
                 AnswerTemperature::One => Temperature::ONE,
-                AnswerTemperature::Prequential => context.prequential_temperature()?,
+                AnswerTemperature::Prequential => {
+                    PrequentialTemperature::required(context.temperature)?
+                }
             },
             ..Members::new(members, self.flu_tokens())
         }))
@@ -233,20 +235,6 @@ impl<'a> FitContext<'a> {
         // A stop is noticed in `report`.
         let state = LoaderState::default();
         EvaluationLoader::new(questions, batch_tokens, state.into(), self.device)
-    }
-
-    /// The temperature that the first answers call for.
-    ///
-    /// # Errors
-    /// A training that kept none.
-    fn prequential_temperature(&self) -> Result<Temperature, TrainError> {
-        match self.temperature {
-            Some(PrequentialTemperature { temperature, .. }) => Ok(Temperature { temperature }),
-            None => Err(TrainError::config(
-                "method.temperature",
-                "the training kept no first answers: train again, or use one",
-            )),
-        }
     }
 
     /// Reports progress.

@@ -10,7 +10,9 @@ use super::columns::columns;
 use super::options::Options;
 use super::tables::{Column, Row, Table};
 use crate::config::readers::is_read_by_evaluation_alone;
-use crate::config::{ConfigLayers, EvaluationSection, RunConfig, TrainSection, spelled};
+use crate::config::{
+    AnswerTemperature, ConfigLayers, EvaluationSection, RunConfig, TrainSection, spelled,
+};
 use crate::error::TrainError;
 use crate::registry;
 
@@ -34,6 +36,25 @@ pub struct EvaluationJob {
     pub members: Vec<TrainingJob>,
     /// Datasets to test on.
     pub on: Vec<String>,
+}
+
+impl EvaluationJob {
+    /// The evaluation whose answers these are but for the temperature of first answers; none where
+    /// they have no such temperature. It is applied after the pass, so that nothing has to be asked
+    /// twice.
+    pub fn at_temperature_one(&self) -> Option<Self> {
+        if self.config.method.temperature == AnswerTemperature::One {
+            return None;
+        }
+        let mut config = self.config.clone();
+        config.method.temperature = AnswerTemperature::One;
+        config.method.variant.clear();
+        Some(Self {
+            id: identity(&config),
+            config,
+            ..self.clone()
+        })
+    }
 }
 
 /// A row of the plan: its evaluations by seed and by training dataset.
@@ -166,17 +187,29 @@ impl Plan {
 
 fn rows(options: &Options) -> Result<Vec<Row>, TrainError> {
     let all = options.table.rows.all();
+    // A preset's name is that of its plain row; of all its rows where each has settings of its own.
+    let by_preset = |row: &Row| {
+        let plain = |other: &Row| other.preset == row.preset && other.set.is_empty();
+        row.set.is_empty() || !all.iter().any(plain)
+    };
     // A row's label may be another row's preset in capitals, so case counts where it tells apart.
     let named = |row: &Row, name: &str| {
-        let exactly = |row: &Row| row.preset == name || row.label == name;
+        let exactly = |row: &Row| row.label == name || (row.preset == name && by_preset(row));
         match all.iter().any(exactly) {
             true => exactly(row),
-            false => row.preset.eq_ignore_ascii_case(name) || row.label.eq_ignore_ascii_case(name),
+            false => {
+                let preset = row.preset.eq_ignore_ascii_case(name) && by_preset(row);
+                preset || row.label.eq_ignore_ascii_case(name)
+            }
         }
     };
     for name in &options.methods {
         if !all.iter().any(|row| named(row, name)) {
-            let known: Vec<&str> = all.iter().map(|row| row.preset).collect();
+            let named = all.iter().map(|row| match by_preset(row) {
+                true => row.preset,
+                false => &row.label,
+            });
+            let known: Vec<&str> = named.collect();
             let table = options.table.name;
             let reason = unknown(&format!("row of {table}"), name, &known);
             return Err(TrainError::config("--methods", reason));
@@ -324,12 +357,12 @@ mod tests {
     #[test]
     fn trainings_are_shared_and_content_decides_the_name() {
         let plan = Plan::new(&options("table1", 2), Some(&finder())).unwrap();
-        // LoRA 42 and 142 with two more members each, MixLoRA, UQ4CT, UQ4CT-delta and BLoB for both
-        // seeds.
-        assert_eq!(plan.trainings().len(), 6 + 2 * 4);
-        assert_eq!(plan.rows.len(), 14);
+        // LoRA 42 and 142 with two more members each; MixLoRA, UQ4CT, UQ4CT-delta, BLoB,
+        // LA-published, BLoB-cycles and UQ4CT-normalized for both seeds.
+        assert_eq!(plan.trainings().len(), 6 + 2 * 7);
+        assert_eq!(plan.rows.len(), 21);
         // The base model is scored once for both seeds.
-        assert_eq!(plan.evaluations().len(), 27);
+        assert_eq!(plan.evaluations().len(), 1 + 2 * 20);
         let mut other = options("table1", 2);
         other.given.set("data.test_limit=9").unwrap();
         let other = Plan::new(&other, Some(&finder())).unwrap();
@@ -348,7 +381,7 @@ mod tests {
         let mut cloze = options("table1", 1);
         cloze.given.set("data.scoring=cloze").unwrap();
         let plan = Plan::new(&cloze, Some(&finder())).unwrap();
-        assert_eq!((plan.rows.len(), plan.left_out.len()), (15, 0));
+        assert_eq!((plan.rows.len(), plan.left_out.len()), (22, 0));
         let mut alone = options("table1", 1);
         alone.methods = vec!["uq4ct-answer".into()];
         let error = Plan::new(&alone, Some(&finder())).unwrap_err().to_string();
@@ -365,6 +398,25 @@ mod tests {
         recorded.on = vec!["boolq".into(), "climateqa".into()];
         let plan = Plan::new(&recorded, None).unwrap();
         assert_eq!(plan.columns[1].label, "ClimateQA");
+    }
+
+    #[test]
+    fn a_temperature_of_first_answers_asks_nothing_anew() {
+        let plan = Plan::new(&options("calibrated", 1), Some(&finder())).unwrap();
+        let asked = |label: &str| {
+            let row = plan.rows.iter().find(|r| r.row.label == label).unwrap();
+            let evaluation = &row.evaluations[0];
+            (evaluation.id.clone(), evaluation.at_temperature_one())
+        };
+        for (at, one) in [
+            ("Calibrated", "UQ4CT"),
+            ("LoRA (first answers)", "LoRA"),
+            ("MixLoRA (first answers)", "MixLoRA"),
+        ] {
+            let (id, none) = asked(one);
+            assert_eq!(none, None);
+            assert_eq!(asked(at).1.unwrap().id, id, "{at}");
+        }
     }
 
     #[test]
@@ -391,6 +443,11 @@ mod tests {
         let mut wrong = options("table6", 1);
         wrong.on = vec!["mmlu-law".into()];
         assert!(Plan::new(&wrong, Some(&finder())).is_err());
+        let mut plain = options("table1", 1);
+        plain.methods = vec!["lora".into(), "LA-centred".into()];
+        let plain = Plan::new(&plain, Some(&finder())).unwrap();
+        let labels: Vec<&str> = plain.rows.iter().map(|row| &*row.row.label).collect();
+        assert_eq!(labels, ["LoRA", "LA-centred"]);
         let mut one = options("table6", 1);
         one.on = vec!["boolq".into()];
         assert_eq!(Plan::new(&one, Some(&finder())).unwrap().columns.len(), 1);

@@ -30,7 +30,11 @@ const COLORS: [RGBColor; 8] = [
 /// # Errors
 /// A plot that cannot be drawn.
 pub fn svg(table: &ResultTable) -> Result<String, TrainError> {
-    sized(SIZE, |area| {
+    let names = match table.sweep {
+        Some(_) => table.columns.len(),
+        None => table.rows.len(),
+    };
+    sized((SIZE.0, SIZE.1.max(2 * legend_height(names))), |area| {
         let panels = area.split_evenly((2, 1));
         for (panel, figure) in panels.iter().zip([Figure::Accuracy, Figure::Ece]) {
             match table.sweep.as_deref() {
@@ -134,7 +138,7 @@ pub fn shift(table: &ResultTable) -> Result<Option<String>, TrainError> {
     }
     let all = points.iter().flat_map(|(_, both)| both);
     let most = all.copied().fold(1.0, f64::max) * 1.1;
-    sized((SIZE.0, 460), |area| {
+    sized((SIZE.0, legend_height(points.len()).max(460)), |area| {
         let title = "Calibration in distribution and under shift";
         let names = (
             "mean ECE in distribution, %",
@@ -210,11 +214,9 @@ fn bars(area: &Area, table: &ResultTable, figure: Figure) -> Result<(), TrainErr
     let mut legend = Vec::new();
     let width = 0.84 / rows.max(1) as f64;
     for (r, row) in table.rows.iter().enumerate() {
-        let color = COLORS[r % COLORS.len()];
-        let style = match r < COLORS.len() {
-            true => color.filled(),
-            false => color.mix(0.5).filled(),
-        };
+        // Paler each time that the colours are through.
+        let paler = 1.0 / (1 + r / COLORS.len()) as f64;
+        let style = COLORS[r % COLORS.len()].mix(paler).filled();
         let found: Vec<(usize, (f64, f64))> = table
             .columns
             .iter()
@@ -339,6 +341,15 @@ fn beside_legend<'a, 'b>(
     Ok(chart)
 }
 
+/// Where a legend's first name stands, and how far the next is below it.
+const LEGEND_TOP: u32 = 40;
+const NAME_HEIGHT: u32 = 15;
+
+/// What a panel needs so that the legend's last name is not cut off.
+fn legend_height(names: usize) -> u32 {
+    LEGEND_TOP + NAME_HEIGHT * names as u32
+}
+
 /// What a name in the legend stands beside.
 #[derive(Clone, Copy)]
 enum Mark {
@@ -354,7 +365,7 @@ fn draw_legend(area: &Area, names: &[(&str, Mark, ShapeStyle)]) -> Result<(), Tr
     let left = area.dim_in_pixel().0 as i32 - MARGIN as i32 + 8;
     let font = ("sans-serif", 12).into_font();
     for (place, (name, mark, style)) in names.iter().enumerate() {
-        let y = 40 + 15 * place as i32;
+        let y = (LEGEND_TOP + NAME_HEIGHT * place as u32) as i32;
         let drawn = match mark {
             Mark::Bar => area.draw(&Rectangle::new([(left, y - 5), (left + 10, y + 5)], *style)),
             Mark::Line => area.draw(&PathElement::new(vec![(left, y), (left + 12, y)], *style)),

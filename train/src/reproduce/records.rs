@@ -259,8 +259,19 @@ impl EvaluationRecord {
 }
 
 impl ScoredSet {
+    /// Writes what [`Self::read`] reads.
+    ///
+    /// # Errors
+    /// Files that cannot be written.
+    pub(super) fn write(&self, run: &RunDirectory, name: &str) -> Result<(), TrainError> {
+        run.write_predictions(name, &self.rows)?;
+        run.keep_json(&format!("evaluation/{name}/sources.json"), &self.sources)?;
+        // Last: it says that the set is done.
+        run.keep_json(&format!("evaluation/{name}/cost.json"), &self.cost)
+    }
+
     /// None where the set has not been scored: its cost is written last.
-    fn read(run: &RunDirectory, name: &str) -> Result<Option<Self>, TrainError> {
+    pub(super) fn read(run: &RunDirectory, name: &str) -> Result<Option<Self>, TrainError> {
         let folder = run.evaluation(name);
         if !folder.join("cost.json").is_file() {
             return Ok(None);

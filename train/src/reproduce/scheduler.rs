@@ -70,6 +70,17 @@ impl Job {
         }
     }
 
+    /// The first of these trainings that the job asks.
+    fn asks(&self, trainings: &[String]) -> Option<&TrainingJob> {
+        match self {
+            Self::Training(_) => None,
+            Self::Evaluation(evaluation) => {
+                let mut members = evaluation.members.iter();
+                members.find(|member| trainings.contains(&member.id))
+            }
+        }
+    }
+
     fn run(&self, root: &Path, setup: &Setup) -> Result<(), TrainError> {
         match self {
             Self::Training(training) => ensure_trained(training, root, setup),
@@ -142,12 +153,24 @@ impl<'a> Schedule<'a> {
         let open = self.open();
         let mut pace = Pace::new(&open, setup, cores)?;
         let mut failures = Vec::new();
+        let mut untrained = Vec::new();
         for (place, job) in open.iter().enumerate() {
             self.announce(job, place, open.len(), pace.left(place), setup);
-            match job.run(root, setup) {
+            // A training that failed would fail again, after as long a time.
+            let ended = match job.asks(&untrained) {
+                Some(member) => {
+                    let directory = training_directory(root, member);
+                    Err(TrainError::file(directory, "could not be trained"))
+                }
+                None => job.run(root, setup),
+            };
+            match ended {
                 Ok(()) => {}
                 Err(TrainError::Stopped) => return Ok(Ended::Stopped),
                 Err(error) => {
+                    if let Job::Training(training) = job {
+                        untrained.push(training.id.clone());
+                    }
                     let failure = format!("{}: {error}", job.directory(root).display());
                     setup.telemetry.say(format!("failed: {failure}"));
                     failures.push(failure);

@@ -204,8 +204,25 @@ fn all() -> Vec<Row> {
         row("TFB", "tfb"),
         row("BLoB", "blob"),
         row("Calibrated", "calibrated"),
+        at_first_answers("LoRA", "lora"),
+        at_first_answers("MixLoRA", "mixlora"),
+        row("LA-centred", "laplace-centred"),
+        row("LA-published", "laplace-published"),
+        row("TFB-public", "tfb-public"),
+        row("BLoB-cycles", "blob-cycles"),
+        with(
+            "UQ4CT-normalized".into(),
+            "uq4ct",
+            &["adapter.mixture_weights=normalized_delta".into()],
+        ),
     ]);
     rows
+}
+
+/// A training without the calibration loss, asked at the temperature of its first answers.
+fn at_first_answers(label: &str, preset: &'static str) -> Row {
+    let prequential = ["method.temperature=prequential".to_owned()];
+    with(format!("{label} (first answers)"), preset, &prequential)
 }
 
 fn betas() -> Vec<Row> {
@@ -311,12 +328,11 @@ fn flu() -> Vec<Row> {
 
 /// The temperature of first answers with each training that can be asked at it.
 fn calibrated() -> Vec<Row> {
-    let prequential = ["method.temperature=prequential".to_owned()];
     vec![
         row("LoRA", "lora"),
-        with("LoRA, first answers".into(), "lora", &prequential),
+        at_first_answers("LoRA", "lora"),
         row("MixLoRA", "mixlora"),
-        with("MixLoRA, first answers".into(), "mixlora", &prequential),
+        at_first_answers("MixLoRA", "mixlora"),
         row("UQ4CT", "uq4ct"),
         row("Calibrated", "calibrated"),
     ]
@@ -334,10 +350,7 @@ fn losses() -> Vec<Row> {
         ),
         ("Brier", &[CHOICES, "objective.choice_loss=brier"]),
         ("focal", &[CHOICES, "objective.choice_loss=focal"]),
-        (
-            "focal, 5 and 3",
-            &[CHOICES, "objective.choice_loss=focal_53"],
-        ),
+        ("focal-53", &[CHOICES, "objective.choice_loss=focal_53"]),
         ("with MMCE", &[CHOICES, "objective.mmce_weight=2.0"]),
     ];
     let row = |(label, sets): &(&str, &[&str])| {
@@ -460,6 +473,8 @@ mod tests {
     fn every_row_resolves_and_names_known_datasets() {
         for table in TABLES {
             for row in table.rows.all() {
+                // `--methods` splits at commas.
+                assert!(!row.label.contains(','), "{}: {}", table.name, row.label);
                 let mut layers = ConfigLayers::default();
                 layers.method(row.preset).unwrap();
                 for set in &row.set {

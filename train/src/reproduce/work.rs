@@ -1,8 +1,8 @@
 //! One training or one evaluation: idempotent, resumable, safe beside other machines on the same
 //! file system.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as Known;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,14 +12,18 @@ use data::EncodedQuestion;
 use data::source::Finder;
 
 use super::plan::{EvaluationJob, TrainingJob};
+use super::records::ScoredSet;
 use crate::config::RunConfig;
 use crate::context::Setup;
 use crate::error::TrainError;
+use crate::evaluation::Evaluated;
 use crate::fine_tune::train;
-use crate::fitted::{LoadedRun, Member, QuestionSet};
+use crate::fitted::{LoadedRun, Member, QuestionSet, only_temperature};
 use crate::lock::{Attempt, Holder, Lock};
 use crate::pace::Pace;
+use crate::posthoc::PostHoc;
 use crate::prepare::{Prepared, prepare, prepare_test, prepare_test_after};
+use crate::prequential::PrequentialTemperature;
 use crate::provenance;
 use crate::registry;
 use crate::run_directory::{HELD_OUT, RunDirectory};
@@ -92,6 +96,7 @@ pub struct Estimates<'a> {
     finder: &'a Finder,
     cores: usize,
     prepared: HashMap<String, Prepared>,
+    asked: HashSet<String>,
 }
 
 /// Finds and encodes the questions of some settings.
@@ -104,6 +109,7 @@ impl<'a> Estimates<'a> {
             finder,
             cores,
             prepared: HashMap::new(),
+            asked: HashSet::new(),
         }
     }
 
@@ -142,11 +148,19 @@ impl<'a> Estimates<'a> {
             .training_seconds)
     }
 
-    /// Seconds of an evaluation of all its sets, fit included.
+    /// Seconds of an evaluation of all its sets, fit included. None for answers that an evaluation
+    /// already estimated gives, too.
     ///
     /// # Errors
     /// Data that cannot be had.
     pub fn evaluation(&mut self, evaluation: &EvaluationJob) -> Result<f64, TrainError> {
+        let asked = evaluation.at_temperature_one();
+        if !self
+            .asked
+            .insert(asked.map_or(evaluation.id.clone(), |asked| asked.id))
+        {
+            return Ok(0.0);
+        }
         let (config, cores) = (&evaluation.config, self.cores);
         let method = registry::build(config)?;
         let tokens = |questions: &[EncodedQuestion]| -> usize {
@@ -216,6 +230,10 @@ pub fn ensure_evaluated(
     for member in &evaluation.members {
         ensure_trained(member, root, setup)?;
     }
+    let asked = evaluation.at_temperature_one();
+    if let Some(asked) = &asked {
+        ensure_evaluated(asked, root, setup)?;
+    }
     let directory = evaluation_directory(root, evaluation);
     let done = || missing(root, evaluation).is_empty();
     let Some(_lock) = enter(&directory, setup, done)? else {
@@ -238,8 +256,15 @@ pub fn ensure_evaluated(
     }
     let left_out = others.iter().map(|(_, other)| &*other.left_out);
     provenance::record_left_out(&run, left_out)?;
-    let positions = others.iter().map(|(_, other)| other.positions()).max();
     let members = trained_members(evaluation, root, &prepared)?;
+    if let Some(asked) = &asked {
+        provenance::same_files(
+            &prepared,
+            &RunDirectory::at(&evaluation_directory(root, asked)),
+        )?;
+        return divide(evaluation, asked, &members, root);
+    }
+    let positions = others.iter().map(|(_, other)| other.positions()).max();
     let positions = positions.unwrap_or(0);
     let fitted = LoadedRun::open(config, &setup, prepared, positions, &members)?.fit()?;
     for name in missing(root, evaluation) {
@@ -250,13 +275,38 @@ pub fn ensure_evaluated(
             false => QuestionSet::test(&name, config, prepared),
         };
         let shown = format!("{} on {name}", config.method.title());
-        let evaluated = fitted.score(&shown, &set)?;
-        run.write_predictions(&name, &evaluated.rows)?;
+        let Evaluated { rows, cost } = fitted.score(&shown, &set)?;
         let origins = prepared.origins();
-        let origins: Vec<&str> = origins.iter().map(|f| f.origin.as_str()).collect();
-        run.keep_json(&format!("evaluation/{name}/sources.json"), &origins)?;
-        // Last: it says that the set is done.
-        run.keep_json(&format!("evaluation/{name}/cost.json"), &evaluated.cost)?;
+        let sources = origins.iter().map(|f| f.origin.clone()).collect();
+        ScoredSet {
+            cost,
+            sources,
+            rows,
+        }
+        .write(&run, &name)?;
+    }
+    Ok(())
+}
+
+/// Scores an evaluation's open sets by dividing the scores of `asked` by the temperature of the
+/// members' first answers.
+fn divide(
+    evaluation: &EvaluationJob,
+    asked: &EvaluationJob,
+    members: &[Member],
+    root: &Path,
+) -> Result<(), TrainError> {
+    let directories = members.iter().map(|member| &member.directory);
+    let temperature = PrequentialTemperature::required(only_temperature(directories)?)?;
+    let [run, asked_run] =
+        [evaluation, asked].map(|job| RunDirectory::at(&evaluation_directory(root, job)));
+    for name in missing(root, evaluation) {
+        let Some(mut set) = ScoredSet::read(&asked_run, &name)? else {
+            let reason = "is gone: run the command again";
+            return Err(TrainError::file(asked_run.evaluation(&name), reason));
+        };
+        set.rows = set.rows.iter().map(|row| temperature.apply(row)).collect();
+        set.write(&run, &name)?;
     }
     Ok(())
 }
