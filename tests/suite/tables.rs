@@ -440,9 +440,9 @@ fn cells(line: &str) -> Vec<String> {
         .collect()
 }
 
-/// A recorded table with these columns and figures alone. One column has a figure a cell, with its
-/// deviation; of several, each cell has all figures, without.
-fn excerpt(folder: &Path, columns: &[&str], figures: &[&str]) -> String {
+/// A recorded table with these columns and figures alone, and with these rows if any are named. One
+/// column has a figure a cell, with its deviation; of several, each cell has all figures, without.
+fn excerpt(folder: &Path, columns: &[&str], figures: &[&str], wanted: &[&str]) -> String {
     let table = folder.file_name().unwrap().to_str().unwrap();
     let read =
         |ending: &str| std::fs::read_to_string(folder.join(format!("{table}{ending}"))).unwrap();
@@ -466,6 +466,9 @@ fn excerpt(folder: &Path, columns: &[&str], figures: &[&str]) -> String {
     let accuracies = rows.iter().filter(|line| line[0].starts_with("ACC "));
     let mut labels: Vec<String> = accuracies.map(|line| line[1].clone()).collect();
     labels.dedup();
+    let unknown = wanted.iter().find(|row| !labels.iter().any(|l| l == *row));
+    assert_eq!(unknown, None, "{table} has no such row");
+    labels.retain(|label| wanted.is_empty() || wanted.contains(&&**label));
     let single = columns.len() == 1;
     let heads = if single { figures } else { columns };
     let mut text = format!("\n| {first} | seeds | {} |\n", heads.join(" | "));
@@ -516,7 +519,7 @@ fn seeds(csv: &str, row: &str, columns: &[&str]) -> String {
 }
 
 /// The page with every part between `<!-- results/TABLE: COLUMN, COLUMN: FIGURE / FIGURE -->` and
-/// `<!-- end -->` made anew.
+/// `<!-- end -->` made anew. `: ROW, ROW` after the figures leaves out all other rows.
 fn page_from_results(page: &str, root: &Path) -> String {
     let mut made = String::new();
     let mut rest = page;
@@ -526,12 +529,15 @@ fn page_from_results(page: &str, root: &Path) -> String {
             .split_once("<!-- end -->")
             .expect("an end of the part");
         let parts: Vec<&str> = marker.split(": ").collect();
-        let [table, columns, figures] = parts[..] else {
-            panic!("{marker}: expected TABLE: COLUMNS: FIGURES");
+        let (table, columns, figures, rows) = match parts[..] {
+            [table, columns, figures] => (table, columns, figures, None),
+            [table, columns, figures, rows] => (table, columns, figures, Some(rows)),
+            _ => panic!("{marker}: expected TABLE: COLUMNS: FIGURES: ROWS"),
         };
+        let rows: Vec<&str> = rows.map_or(Vec::new(), |rows| rows.split(", ").collect());
         let columns: Vec<&str> = columns.split(", ").collect();
         let figures: Vec<&str> = figures.split(" / ").collect();
-        let table = excerpt(&root.join("results").join(table), &columns, &figures);
+        let table = excerpt(&root.join("results").join(table), &columns, &figures, &rows);
         made += &format!("{before}<!-- results/{marker} -->{table}<!-- end -->");
         rest = after;
     }
