@@ -131,15 +131,57 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
         plain: args.plain,
         on_hangup: args.on_hangup,
     };
-    if let Some(code) = work.carry_out()? {
-        return Ok(code);
-    }
-    if args.job.is_none() {
-        let (folder, table) = table_files::write(&options, &plan, true)?;
+    let carried = work.carry_out()?;
+    let whole = args.job.is_none() && !matches!(carried, Carried::Stopped);
+    let written = whole.then(|| table_files::write(&options, &plan, true));
+    // Before the table, and also where it cannot be written.
+    carried.complain();
+    if let Some((folder, table)) = written.transpose()? {
         show(&args, &table)?;
         also(&args, format_args!("Written to {}", folder.display()));
     }
-    Ok(ExitCode::SUCCESS)
+    carried.code()
+}
+
+/// How the work of a table ended.
+pub(super) enum Carried {
+    /// All is done.
+    Out,
+    /// On request.
+    Stopped,
+    /// Some pieces failed; the table has what there is.
+    InPart {
+        /// Directory and reason of each failure.
+        failures: Vec<String>,
+        /// Pieces that were open.
+        open: usize,
+    },
+}
+
+impl Carried {
+    /// Says what failed.
+    pub(super) fn complain(&self) {
+        if let Self::InPart { failures, .. } = self {
+            complain_of(failures);
+        }
+    }
+
+    /// The end of the command.
+    pub(super) fn code(self) -> Result<ExitCode> {
+        match self {
+            Self::Out => Ok(ExitCode::SUCCESS),
+            Self::Stopped => Ok(ExitCode::from(STOPPED)),
+            Self::InPart { failures, open } => {
+                bail!("{} of {open} pieces failed", failures.len())
+            }
+        }
+    }
+}
+
+fn complain_of(failures: &[String]) {
+    for failure in failures {
+        complain(format_args!("failed: {failure}"));
+    }
 }
 
 /// The work of a table, and how it is shown.
@@ -156,18 +198,22 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Does what is open. Gives the exit code of a stop; none where all is done.
-    pub(super) fn carry_out(self) -> Result<Option<ExitCode>> {
+    /// Does what is open.
+    pub(super) fn carry_out(self) -> Result<Carried> {
         let root = &self.options.root;
         let signal = StopSignal::catch(self.on_hangup)?;
-        let state = Arc::new(Mutex::new(DashboardState::default()));
+        let environment = environment(self.device);
+        // The display looks for the device's memory before the first piece begins.
+        let title = self.plan.table.name.to_owned();
+        let state = DashboardState::new(title, environment.device.clone());
+        let state = Arc::new(Mutex::new(state));
         let setup = Setup {
             device: self.device.device.clone(),
             others: self.places.others()?,
             finder: self.finder,
             run: root.clone(),
             resume: true,
-            environment: environment(self.device),
+            environment,
             telemetry: Telemetry::new(state.clone()),
             state: signal.state.clone(),
         };
@@ -182,19 +228,15 @@ impl Work<'_> {
             signal.begin();
             schedule.run(&setup, threads())?
         };
-        match ended {
-            Ended::Finished => Ok(None),
-            Ended::Stopped => {
+        Ok(match ended {
+            Ended::Finished => Carried::Out,
+            Ended::Stopped { failures } => {
+                complain_of(&failures);
                 tell("Stopped. Repeat the command to go on.");
-                Ok(Some(ExitCode::from(STOPPED)))
+                Carried::Stopped
             }
-            Ended::Failed { failures, open } => {
-                for failure in &failures {
-                    complain(format_args!("failed: {failure}"));
-                }
-                bail!("{} of {open} pieces failed", failures.len());
-            }
-        }
+            Ended::Failed { failures, open } => Carried::InPart { failures, open },
+        })
     }
 }
 

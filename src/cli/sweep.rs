@@ -16,7 +16,7 @@ use train::reproduce::{Options, Plan, render, table_files};
 
 use super::flags::PlaceArgs;
 use super::process::{OnHangup, print, tell, threads};
-use super::reproduce::Work;
+use super::reproduce::{Carried, Work};
 use super::usage::wrong;
 
 /// Flags about varied settings.
@@ -126,14 +126,17 @@ pub(super) fn run(sweeping: Sweeping) -> Result<ExitCode> {
         plain: sweeping.plain,
         on_hangup: sweeping.on_hangup,
     };
-    if let Some(code) = work.carry_out()? {
-        return Ok(code);
+    let carried = work.carry_out()?;
+    if matches!(carried, Carried::Stopped) {
+        return carried.code();
     }
-    let (folder, table) = table_files::write(&options, &plan, true)?;
+    let written = table_files::write(&options, &plan, true);
+    carried.complain();
+    let (folder, table) = written?;
     match sweeping.json {
         true => print(serde_json::to_string_pretty(&table)?),
         false => print(render::markdown(&table)),
     }
     tell(format_args!("Written to {}", folder.display()));
-    Ok(ExitCode::SUCCESS)
+    carried.code()
 }

@@ -581,17 +581,23 @@ fn a_sweep_of_ones_own_data_is_a_table_and_goes_on() {
     // A training that fails takes nothing else along: the next is trained and scored.
     let broken = [
         "--sweep",
-        "adapter.alpha=1e300,2",
+        "adapter.alpha=2,1e300",
         "--run",
         "broken",
+        "--set",
+        "evaluation.batch_tokens=64",
         "--json",
     ];
     let (code, out, err) = outcome(root, &vary(&broken));
     assert_eq!(code, 1, "{err}");
     assert!(err.contains("2 of 4 pieces failed"), "{err}{out}");
     assert!(
-        err.contains(" is no number") && err.contains("could not be trained"),
+        err.contains(" is no number") && err.contains("failed before"),
         "{err}"
     );
     assert_eq!(trainings("broken"), 2);
+    let table: Value = serde_json::from_str(&out).unwrap();
+    let cells = table["cells"].as_array().unwrap();
+    let asked: Vec<u64> = cells.iter().map(|c| c["n"].as_u64().unwrap()).collect();
+    assert_eq!(asked, [6, 0], "{out}");
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use train::reproduce::figure::Figure;
 use train::reproduce::recorded::KEPT;
 
-use crate::support::programs::{fails, uq4ct};
+use crate::support::programs::{fails, outcome, uq4ct};
 
 /// Runs `uq4ct`, which must succeed.
 fn succeeds(root: &Path, words: &[&str]) -> Output {
@@ -67,7 +67,7 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
     let json: serde_json::Value =
         serde_json::from_str(&file(root.path(), "table1", "json")).unwrap();
     let cells = json["cells"].as_array().unwrap();
-    assert_eq!(cells.len(), 21 * 7);
+    assert_eq!(cells.len(), 23 * 7);
     for cell in cells {
         assert_eq!(
             (&cell["n"], &cell["seeds"]),
@@ -83,7 +83,7 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
                 .all(|v| v["over_seeds"]["deviation"].is_number())
         );
     }
-    assert_eq!(json["costs"].as_array().unwrap().len(), 21);
+    assert_eq!(json["costs"].as_array().unwrap().len(), 23);
     let passes = |row: &str| {
         let costs = json["costs"].as_array().unwrap();
         let found = costs.iter().find(|cost| cost["row"] == row).unwrap();
@@ -101,21 +101,21 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
         shown.contains("| ACC ↑ | LLLA |") && shown.contains("Mean and sample standard deviation")
     );
     assert!(file(root.path(), "table1", "tex").contains("\\begin{tabular}{llrrrrrrr}"));
-    assert!(file(root.path(), "table1", "csv").lines().count() > 21 * 7 * 7);
+    assert!(file(root.path(), "table1", "csv").lines().count() > 23 * 7 * 7);
     // A square in both legends for each row.
     let bars = file(root.path(), "table1", "svg");
-    assert_eq!(bars.matches(r#"width="10" height="10""#).count(), 2 * 21);
+    assert_eq!(bars.matches(r#"width="10" height="10""#).count(), 2 * 23);
     // A point and its mark in the legend for each row.
     let shift = folder(root.path(), "table1").join("table1-shift.svg");
     let shift = std::fs::read_to_string(shift).unwrap();
     let marks = shift.matches("<circle").count() + shift.matches("<polygon").count();
-    assert_eq!(marks, 2 * 21);
-    // LoRA's three members and their other seed; MixLoRA, UQ4CT, UQ4CT-delta, BLoB, LA-published,
-    // BLoB-cycles and UQ4CT-normalized with both.
+    assert_eq!(marks, 2 * 23);
+    // LoRA's three members and their other seed; MixLoRA and UQ4CT in both placements, UQ4CT-delta,
+    // UQ4CT-normalized, BLoB, BLoB-cycles and LA-published with both.
     let trainings = std::fs::read_dir(root.path().join("trainings"))
         .unwrap()
         .count();
-    assert_eq!(trainings, 20);
+    assert_eq!(trainings, 24);
     let again = reproduce("table1", root.path(), &size);
     assert!(
         !text(&again.stderr).contains("step ") && !text(&again.stderr).contains(" on "),
@@ -161,7 +161,7 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
     let trainings = std::fs::read_dir(root.path().join("trainings"))
         .unwrap()
         .count();
-    assert_eq!(trainings, 20);
+    assert_eq!(trainings, 24);
 }
 
 /// Keeps table 1 apart from its trainings and evaluations, which then are not needed.
@@ -414,6 +414,49 @@ fn runs_are_compared_and_asked_by_another_method() {
         &["reproduce", "table9"],
         "unknown table `table9`. Did you mean `table1`?",
     );
+}
+
+/// A dataset that cannot be read costs its own column alone, and the table is printed.
+#[test]
+fn a_damaged_dataset_keeps_nothing_else_from_being_asked() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let write = |file: &str, text: &str| {
+        let path = root.join("data").join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    for (split, size) in [("train", 40), ("validation", 8), ("test", 8)] {
+        let row = |n: usize| {
+            let choices = r#"{"text": ["a", "b", "c", "d"], "label": ["A", "B", "C", "D"]}"#;
+            let answer = ["A", "B", "C", "D"][n % 4];
+            let text = format!(r#""question_stem": "{split} {n}", "choices": {choices}"#);
+            format!("{{{text}, \"answerKey\": \"{answer}\"}}\n")
+        };
+        let rows: String = (0..size).map(row).collect();
+        write(&format!("openbookqa/{split}.jsonl"), &rows);
+    }
+    write("arc-easy/test.jsonl", "{\"question\": \n");
+    let words = [
+        "reproduce",
+        "table1",
+        "--model",
+        "tiny",
+        "--plain",
+        "--json",
+    ];
+    let size = ["--seeds", "1", "--limit", "8", "--data-dir", "data"];
+    let rows = ["--on", "openbookqa,arc-easy", "--methods", "lora,mixlora"];
+    let (code, out, err) = outcome(root, &[&words[..], &size, &rows].concat());
+    assert_eq!(code, 1, "{err}");
+    assert!(
+        err.contains("test.jsonl") && err.contains("2 of 4 pieces failed"),
+        "{err}"
+    );
+    let table: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let cells = table["cells"].as_array().unwrap().iter();
+    let asked: Vec<u64> = cells.map(|cell| cell["n"].as_u64().unwrap()).collect();
+    assert_eq!(asked, [8, 0, 8, 0], "{out}");
 }
 
 /// Every folder anywhere below `results` that says how a table was made.

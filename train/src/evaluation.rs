@@ -142,8 +142,12 @@ impl Asking<'_> {
         if setup.state.stop.load(Ordering::SeqCst) {
             return Err(TrainError::Stopped);
         }
-        let ordered = questions.iter().filter_map(|q| rows.remove(&q.id));
-        Ok(ordered.collect())
+        let ordered: Option<Vec<ScoredRow>> =
+            questions.iter().map(|q| rows.remove(&q.id)).collect();
+        ordered.ok_or_else(|| {
+            let reason = format!("{name}: not every question was answered");
+            TrainError::Training(reason)
+        })
     }
 
     /// Answers that the model writes to a batch of prompts.

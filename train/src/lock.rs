@@ -190,19 +190,23 @@ fn create(path: &Path, holder: &Holder) -> io::Result<File> {
         holder.pid,
         holder.token
     ));
-    let fill = |mut file: File| file.write_all(text.as_bytes()).map(|()| file);
-    let linked = File::create_new(&whole)
-        .and_then(&fill)
-        .and_then(|file| fs::hard_link(&whole, path).map(|()| file));
+    // On the disk, not only in memory: a full disk may say so late.
+    let fill = |mut file: File| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all().map(|()| file)
+    };
+    let written = File::create_new(&whole).and_then(&fill);
+    let linked = written.map(|file| fs::hard_link(&whole, path).map(|()| file));
     let _ = fs::remove_file(&whole);
-    let file = match linked {
+    let file = match linked? {
         // A file system that has no links.
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            // A lock that says nothing would be held by nobody.
+            let fill = |file| fill(file).inspect_err(|_| drop(fs::remove_file(path)));
             File::create_new(path).and_then(fill)
         }
         done => done,
     }?;
-    file.sync_all()?;
     sweep(path);
     Ok(file)
 }

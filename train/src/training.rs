@@ -211,6 +211,7 @@ fn learn(
         learning_rate(&config.train, walk.total())?,
     );
     let result = fit(config, setup, run, &walk, (questions.train, monitor)).launch(learner);
+    setup.state.end();
     if let Some(error) = result.error {
         return Err(TrainError::Training(error.to_string()));
     }

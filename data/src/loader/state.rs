@@ -38,12 +38,17 @@ impl LoaderState {
     /// A training begins, after so many optimizer steps.
     pub fn begin(&self, steps_done: usize) {
         self.steps_done.store(steps_done, Ordering::SeqCst);
-        self.failed.store(false, Ordering::SeqCst);
+        self.end();
     }
 
     /// The training cannot go on.
     pub fn fail(&self) {
         self.failed.store(true, Ordering::SeqCst);
+    }
+
+    /// The training has ended: what made it fail does not cut short what follows.
+    pub fn end(&self) {
+        self.failed.store(false, Ordering::SeqCst);
     }
 
     /// Whether the chunk is to stop, on request or because the training failed.

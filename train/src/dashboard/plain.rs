@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::hangup::LineSink;
 use super::state::{DashboardState, Phase, clock, resident_memory};
@@ -44,7 +44,6 @@ pub(super) fn go_on(state: &Mutex<DashboardState>, end: &AtomicBool, sink: &Line
     {
         let state = state.lock().unwrap_or_else(PoisonError::into_inner);
         writer.written = state.train.len();
-        writer.began = Instant::now().checked_sub(Duration::from_secs_f64(state.seconds));
     }
     write(state, end, writer, sink);
 }
@@ -72,7 +71,6 @@ fn write(state: &Mutex<DashboardState>, end: &AtomicBool, mut writer: Writer, si
 struct Writer {
     every: usize,
     written: usize,
-    began: Option<Instant>,
     phase: String,
     quarter: usize,
 }
@@ -82,7 +80,6 @@ impl Writer {
         Self {
             every: every.max(1),
             written: 0,
-            began: None,
             phase: String::new(),
             quarter: 0,
         }
@@ -90,13 +87,7 @@ impl Writer {
 
     fn lines(&mut self, state: &mut DashboardState) -> Vec<String> {
         let mut lines: Vec<String> = state.log.drain(..).collect();
-        if state.phase == Phase::Training {
-            state.seconds = self
-                .began
-                .get_or_insert_with(Instant::now)
-                .elapsed()
-                .as_secs_f64();
-        }
+        state.tick();
         for point in &state.train[self.written.min(state.train.len())..] {
             if point.step % self.every == 0 || point.step == 1 || point.step == state.total_steps {
                 lines.push(step_line(state, point));

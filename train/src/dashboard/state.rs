@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Instant;
 
 use crate::card::CardMemory;
 use crate::metric::calibration::{Bin, BinEdge, reliability};
@@ -111,8 +112,10 @@ pub struct DashboardState {
     pub total_steps: usize,
     /// Optimizer steps of one epoch.
     pub steps_per_epoch: usize,
-    /// Seconds of training in this process.
+    /// Seconds of the training under way in this process.
     pub seconds: f64,
+    /// When the training under way began in this process.
+    pub began: Option<Instant>,
     /// What comes after this training (other members, fit, scoring, intervals), as a multiple of
     /// its time.
     pub after: f64,
@@ -173,6 +176,7 @@ impl DashboardState {
     /// Training starts, or goes on after `done` steps, of which [`recall`](Self::recall) tells.
     pub fn begin_training(&mut self, done: usize, total: usize, per_epoch: usize) {
         self.phase = Phase::Training;
+        self.began = Some(Instant::now());
         self.alarms.clear();
         self.window.clear();
         self.held_out_window.clear();
@@ -183,6 +187,25 @@ impl DashboardState {
         (self.total_steps, self.steps_per_epoch) = (total, per_epoch);
         if done > 0 {
             self.say(format!("Going on after step {done} of {total}."));
+        }
+    }
+
+    /// Another piece of work begins. What was said and is not shown yet is not lost.
+    pub fn begin_work(&mut self, title: String) {
+        let before = std::mem::take(self);
+        *self = Self {
+            log: before.log,
+            said: before.said,
+            card_memory: before.card_memory,
+            ..Self::new(title.clone(), before.device)
+        };
+        self.say(title);
+    }
+
+    /// Reads the clock, while training.
+    pub fn tick(&mut self) {
+        if let (Phase::Training, Some(began)) = (&self.phase, self.began) {
+            self.seconds = began.elapsed().as_secs_f64();
         }
     }
 

@@ -16,7 +16,7 @@ use super::draw::draw;
 use super::hangup::{Hangup, LineSink, hang_up, hung_up};
 use super::keys::action;
 use super::plain;
-use super::state::{DashboardState, Phase, resident_memory};
+use super::state::{DashboardState, resident_memory};
 use super::view::View;
 use crate::card::Cards;
 
@@ -93,7 +93,6 @@ impl Terminal {
                 color: in_colour(),
                 ..View::default()
             };
-            let mut began = None;
             let mut cards = None;
             let mut ticks = 0..;
             while !watched.load(Ordering::SeqCst) && !hung_up() {
@@ -108,10 +107,7 @@ impl Terminal {
                         state.card_memory = cards.memory();
                     }
                     state.stopping = stop.stop.load(Ordering::SeqCst);
-                    if state.phase == Phase::Training {
-                        let began = began.get_or_insert_with(Instant::now);
-                        state.seconds = began.elapsed().as_secs_f64();
-                    }
+                    state.tick();
                     let snapshot = state.clone();
                     drop(state);
                     if terminal

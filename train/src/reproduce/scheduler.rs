@@ -4,6 +4,7 @@
 //! passed over, because the rest of the table does not depend on it. After every evaluation the
 //! table is written as it stands.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use super::work::{
     training_directory,
 };
 use crate::context::Setup;
-use crate::dashboard::state::{DashboardState, clock};
+use crate::dashboard::state::clock;
 use crate::error::TrainError;
 
 /// One independent piece of a plan's work. Doing it twice does it once.
@@ -70,15 +71,14 @@ impl Job {
         }
     }
 
-    /// The first of these trainings that the job asks.
-    fn asks(&self, trainings: &[String]) -> Option<&TrainingJob> {
-        match self {
-            Self::Training(_) => None,
-            Self::Evaluation(evaluation) => {
-                let mut members = evaluation.members.iter();
-                members.find(|member| trainings.contains(&member.id))
-            }
-        }
+    /// What the job asks, by [`Self::id`].
+    fn needs(&self) -> Vec<String> {
+        let Self::Evaluation(evaluation) = self else {
+            return Vec::new();
+        };
+        let members = evaluation.members.iter().cloned().map(Self::Training);
+        let asked = evaluation.at_temperature_one().map(Self::Evaluation);
+        members.chain(asked).map(|job| job.id()).collect()
     }
 
     fn run(&self, root: &Path, setup: &Setup) -> Result<(), TrainError> {
@@ -95,7 +95,10 @@ pub enum Ended {
     /// Everything that was open is done.
     Finished,
     /// A stop was asked for. The same command goes on.
-    Stopped,
+    Stopped {
+        /// Directory and reason of each failure before.
+        failures: Vec<String>,
+    },
     /// Some jobs failed, the others are done.
     Failed {
         /// Directory and reason of each failure.
@@ -146,39 +149,34 @@ impl<'a> Schedule<'a> {
     /// Does every open job in turn. `cores` is what the estimate of the time left assumes.
     ///
     /// # Errors
-    /// Data that cannot be had, or a table that cannot be written. A job that fails is no error:
-    /// see [`Ended::Failed`].
+    /// Data that no open job can have. A job that fails, and a table that cannot be written, are no
+    /// errors: see [`Ended::Failed`].
     pub fn run(&self, setup: &Setup, cores: usize) -> Result<Ended, TrainError> {
         let root = &self.options.root;
         let open = self.open();
         let mut pace = Pace::new(&open, setup, cores)?;
         let mut failures = Vec::new();
-        let mut untrained = Vec::new();
+        let mut failed = Vec::new();
         for (place, job) in open.iter().enumerate() {
             self.announce(job, place, open.len(), pace.left(place), setup);
-            // A training that failed would fail again, after as long a time.
-            let ended = match job.asks(&untrained) {
-                Some(member) => {
-                    let directory = training_directory(root, member);
-                    Err(TrainError::file(directory, "could not be trained"))
-                }
-                None => job.run(root, setup),
+            // What failed would fail again, after as long a time.
+            let ended = match job.needs().into_iter().find(|id| failed.contains(id)) {
+                Some(id) => Err(TrainError::file(root.join(id), "failed before")),
+                None => without_panic(|| job.run(root, setup)),
             };
             match ended {
-                Ok(()) => {}
-                Err(TrainError::Stopped) => return Ok(Ended::Stopped),
+                Ok(()) => pace.passed(place),
+                Err(TrainError::Stopped) => return Ok(Ended::Stopped { failures }),
                 Err(error) => {
-                    if let Job::Training(training) = job {
-                        untrained.push(training.id.clone());
-                    }
+                    failed.push(job.id());
                     let failure = format!("{}: {error}", job.directory(root).display());
                     setup.telemetry.say(format!("failed: {failure}"));
                     failures.push(failure);
                 }
             }
-            pace.passed(place);
             if !self.single && matches!(job, Job::Evaluation(_)) {
-                table_files::write(self.options, self.plan, false)?;
+                // What is wrong with the table is said when it is written whole.
+                let _ = table_files::write(self.options, self.plan, false);
             }
         }
         Ok(match failures.is_empty() {
@@ -211,10 +209,16 @@ impl<'a> Schedule<'a> {
             job.id(),
             clock(left)
         );
-        let mut shown = setup.telemetry.state();
-        *shown = DashboardState::new(title.clone(), setup.environment.device.clone());
-        shown.say(title);
+        setup.telemetry.state().begin_work(title);
     }
+}
+
+/// A panic is the failure of one job. It has been told where it happened.
+fn without_panic(job: impl FnOnce() -> Result<(), TrainError>) -> Result<(), TrainError> {
+    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| {
+        let reason = format!("a fault of the program: {}", fault::message(&*panic));
+        Err(TrainError::Training(reason))
+    })
 }
 
 /// Whether a training has yet to be done for an evaluation that has yet to be done.
@@ -239,8 +243,18 @@ impl Pace {
     fn new(open: &[&Job], setup: &Setup, cores: usize) -> Result<Self, TrainError> {
         let mut estimates = Estimates::new(&setup.finder, cores);
         let estimates = open.iter().map(|job| job.estimate(&mut estimates));
+        let mut estimates: Vec<Result<f64, TrainError>> = estimates.collect();
+        // A job without its data fails when its turn comes, and the others do not.
+        if estimates.iter().all(Result::is_err)
+            && let Some(Err(error)) = estimates.pop()
+        {
+            return Err(error);
+        }
         Ok(Self {
-            estimates: estimates.collect::<Result<_, _>>()?,
+            estimates: estimates
+                .into_iter()
+                .map(Result::unwrap_or_default)
+                .collect(),
             began: Instant::now(),
             done: 0.0,
         })
@@ -268,6 +282,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_panic_is_the_failure_of_one_job() {
+        let error = without_panic(|| panic!("at the {}th", 7)).unwrap_err();
+        assert!(error.to_string().contains("at the 7th"), "{error}");
+        assert!(without_panic(|| Ok(())).is_ok());
+    }
 
     #[test]
     fn the_time_left_follows_what_was_measured() {

@@ -215,8 +215,19 @@ fn all() -> Vec<Row> {
             "uq4ct",
             &["adapter.mixture_weights=normalized_delta".into()],
         ),
+        experts_in_ffn("MixLoRA", "mixlora"),
+        experts_in_ffn("UQ4CT", "uq4ct"),
     ]);
     rows
+}
+
+/// The other placement: experts in the feed-forward blocks alone, plain LoRAs in the attention.
+fn experts_in_ffn(label: &str, preset: &'static str) -> Row {
+    with(
+        format!("{label} (ffn)"),
+        preset,
+        &["adapter.placement=ffn".into()],
+    )
 }
 
 /// A training without the calibration loss, asked at the temperature of its first answers.

@@ -187,7 +187,7 @@ impl<'a> Estimates<'a> {
 
 /// A setup for work in one directory, which may have begun.
 fn setup_in(setup: &Setup, directory: &Path) -> Setup {
-    setup.state.steps_done.store(0, Ordering::SeqCst);
+    setup.state.begin(0);
     Setup {
         run: directory.to_path_buf(),
         resume: RunDirectory::at(directory).exists(),
@@ -247,13 +247,21 @@ pub fn ensure_evaluated(
     provenance::same_files(&prepared, &run)?;
     provenance::record(&run, &setup, config, &prepared)?;
     let mut others: Vec<(&str, Prepared)> = Vec::new();
-    for name in &evaluation.on {
-        if *name != config.data.dataset {
-            let shots = prepared.shots().cloned();
-            let other = prepare_test_after(&config.on(name), &setup.finder, shots)?;
-            others.push((name, other));
+    // A dataset that cannot be had does not keep the others from being asked.
+    let mut absent = Ok(());
+    for name in evaluation.on.iter().filter(|n| **n != config.data.dataset) {
+        let shots = prepared.shots().cloned();
+        match prepare_test_after(&config.on(name), &setup.finder, shots) {
+            Ok(other) => others.push((name, other)),
+            Err(error) => absent = absent.and(Err(error)),
         }
     }
+    let at_hand = |name: &String| {
+        let own = [HELD_OUT, &*config.data.dataset].contains(&&**name);
+        own || others.iter().any(|(other, _)| other == name)
+    };
+    let open = missing(root, evaluation).into_iter().filter(at_hand);
+    let open: Vec<String> = open.collect();
     let left_out = others.iter().map(|(_, other)| &*other.left_out);
     provenance::record_left_out(&run, left_out)?;
     let members = trained_members(evaluation, root, &prepared)?;
@@ -262,12 +270,13 @@ pub fn ensure_evaluated(
             &prepared,
             &RunDirectory::at(&evaluation_directory(root, asked)),
         )?;
-        return divide(evaluation, asked, &members, root);
+        divide(&open, (evaluation, asked), &members, root)?;
+        return absent;
     }
     let positions = others.iter().map(|(_, other)| other.positions()).max();
     let positions = positions.unwrap_or(0);
     let fitted = LoadedRun::open(config, &setup, prepared, positions, &members)?.fit()?;
-    for name in missing(root, evaluation) {
+    for name in open {
         let other = others.iter().find(|(other, _)| *other == name);
         let prepared = other.map_or(&fitted.prepared, |(_, other)| other);
         let set = match name == HELD_OUT {
@@ -278,21 +287,21 @@ pub fn ensure_evaluated(
         let Evaluated { rows, cost } = fitted.score(&shown, &set)?;
         let origins = prepared.origins();
         let sources = origins.iter().map(|f| f.origin.clone()).collect();
-        ScoredSet {
+        let set = ScoredSet {
             cost,
             sources,
             rows,
-        }
-        .write(&run, &name)?;
+        };
+        set.write(&run, &name)?;
     }
-    Ok(())
+    absent
 }
 
 /// Scores an evaluation's open sets by dividing the scores of `asked` by the temperature of the
 /// members' first answers.
 fn divide(
-    evaluation: &EvaluationJob,
-    asked: &EvaluationJob,
+    open: &[String],
+    (evaluation, asked): (&EvaluationJob, &EvaluationJob),
     members: &[Member],
     root: &Path,
 ) -> Result<(), TrainError> {
@@ -300,13 +309,13 @@ fn divide(
     let temperature = PrequentialTemperature::required(only_temperature(directories)?)?;
     let [run, asked_run] =
         [evaluation, asked].map(|job| RunDirectory::at(&evaluation_directory(root, job)));
-    for name in missing(root, evaluation) {
-        let Some(mut set) = ScoredSet::read(&asked_run, &name)? else {
+    for name in open {
+        let Some(mut set) = ScoredSet::read(&asked_run, name)? else {
             let reason = "is gone: run the command again";
-            return Err(TrainError::file(asked_run.evaluation(&name), reason));
+            return Err(TrainError::file(asked_run.evaluation(name), reason));
         };
         set.rows = set.rows.iter().map(|row| temperature.apply(row)).collect();
-        set.write(&run, &name)?;
+        set.write(&run, name)?;
     }
     Ok(())
 }
