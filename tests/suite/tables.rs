@@ -571,7 +571,9 @@ fn page_from_results(page: &str, root: &Path) -> String {
         let (_, after) = after
             .split_once("<!-- end -->")
             .expect("an end of the part");
-        let parts: Vec<&str> = marker.split(": ").collect();
+        // A long mark stands on two lines.
+        let flat = marker.split_whitespace().collect::<Vec<_>>().join(" ");
+        let parts: Vec<&str> = flat.split(": ").collect();
         let (table, columns, figures, rows) = match parts[..] {
             [table, columns, figures] => (table, columns, figures, None),
             [table, columns, figures, rows] => (table, columns, figures, Some(rows)),
