@@ -14,6 +14,7 @@
 //! | [`sweep`] | a table of one's own: settings that are varied |
 //! | [`options`] | what of a table is asked for |
 //! | [`plan`] | rows and columns to trainings and evaluations |
+//! | `places` | where they lie on disk |
 //! | [`scheduler`] | what is open, in which order, what a failure does |
 //! | [`work`] | one training or evaluation, idempotent |
 //! | [`records`] | what trainings and evaluations left |
@@ -36,6 +37,7 @@ pub mod figure;
 pub mod options;
 pub mod paired_tests;
 pub mod paper;
+mod places;
 pub mod plan;
 pub mod plot;
 pub mod recorded;

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::places::{evaluation_directory, is_trained, training_directory};
 use super::plan::{EvaluationJob, Plan, TrainingJob};
-use super::work::{evaluation_directory, is_trained, training_directory};
 use crate::error::TrainError;
 use crate::evaluation::Cost;
 use crate::prediction::ScoredRow;

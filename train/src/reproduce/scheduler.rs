@@ -9,12 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::options::Options;
+use super::places::{evaluation_directory, is_trained, training_directory};
 use super::plan::{EvaluationJob, Plan, TrainingJob};
 use super::table_files;
-use super::work::{
-    Estimates, ensure_evaluated, ensure_trained, evaluation_directory, is_trained, missing,
-    training_directory,
-};
+use super::work::{Estimates, ensure_evaluated, ensure_trained, missing};
 use crate::context::Setup;
 use crate::dashboard::state::clock;
 use crate::error::TrainError;

@@ -3,7 +3,7 @@
 
 use std::collections::hash_map::Entry as Known;
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use burn::prelude::*;
 use data::EncodedQuestion;
 use data::source::Finder;
 
+use super::places::{evaluation_directory, is_trained, training_directory};
 use super::plan::{EvaluationJob, TrainingJob};
 use super::records::ScoredSet;
 use crate::config::RunConfig;
@@ -27,23 +28,6 @@ use crate::prequential::PrequentialTemperature;
 use crate::provenance;
 use crate::registry;
 use crate::run_directory::{HELD_OUT, RunDirectory};
-
-/// The directory of a training.
-pub fn training_directory(root: &Path, training: &TrainingJob) -> PathBuf {
-    root.join("trainings").join(&training.id)
-}
-
-/// The directory of an evaluation.
-pub fn evaluation_directory(root: &Path, evaluation: &EvaluationJob) -> PathBuf {
-    root.join("evaluations").join(&evaluation.id)
-}
-
-/// Whether a training has finished.
-pub fn is_trained(root: &Path, training: &TrainingJob) -> bool {
-    RunDirectory::at(&training_directory(root, training))
-        .adapter()
-        .is_file()
-}
 
 /// The sets of an evaluation that are not scored yet, the held-out questions first.
 pub fn missing(root: &Path, evaluation: &EvaluationJob) -> Vec<String> {
