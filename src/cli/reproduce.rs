@@ -131,56 +131,21 @@ pub(super) fn run(args: ReproduceArgs) -> Result<ExitCode> {
         plain: args.plain,
         on_hangup: args.on_hangup,
     };
-    let carried = work.carry_out()?;
-    let whole = args.job.is_none() && !matches!(carried, Carried::Stopped);
-    let written = whole.then(|| table_files::write(&options, &plan, true));
-    // Before the table, and also where it cannot be written.
-    carried.complain();
-    if let Some((folder, table)) = written.transpose()? {
+    let ended = work.carry_out()?;
+    if args.job.is_none() && !matches!(ended, Ended::Stopped { .. }) {
+        let (folder, table) = table_files::write(&options, &plan, true)?;
         show(&args, &table)?;
         also(&args, format_args!("Written to {}", folder.display()));
     }
-    carried.code()
+    exit_code(&ended)
 }
 
-/// How the work of a table ended.
-pub(super) enum Carried {
-    /// All is done.
-    Out,
-    /// On request.
-    Stopped,
-    /// Some pieces failed; the table has what there is.
-    InPart {
-        /// Directory and reason of each failure.
-        failures: Vec<String>,
-        /// Pieces that were open.
-        open: usize,
-    },
-}
-
-impl Carried {
-    /// Says what failed.
-    pub(super) fn complain(&self) {
-        if let Self::InPart { failures, .. } = self {
-            complain_of(failures);
-        }
-    }
-
-    /// The end of the command.
-    pub(super) fn code(self) -> Result<ExitCode> {
-        match self {
-            Self::Out => Ok(ExitCode::SUCCESS),
-            Self::Stopped => Ok(ExitCode::from(STOPPED)),
-            Self::InPart { failures, open } => {
-                bail!("{} of {open} pieces failed", failures.len())
-            }
-        }
-    }
-}
-
-fn complain_of(failures: &[String]) {
-    for failure in failures {
-        complain(format_args!("failed: {failure}"));
+/// The end of a table's command, after the table.
+pub(super) fn exit_code(ended: &Ended) -> Result<ExitCode> {
+    match ended {
+        Ended::Finished => Ok(ExitCode::SUCCESS),
+        Ended::Stopped { .. } => Ok(ExitCode::from(STOPPED)),
+        Ended::Failed { failures, open } => bail!("{} of {open} pieces failed", failures.len()),
     }
 }
 
@@ -198,8 +163,8 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Does what is open.
-    pub(super) fn carry_out(self) -> Result<Carried> {
+    /// Does what is open, and says what failed.
+    pub(super) fn carry_out(self) -> Result<Ended> {
         let root = &self.options.root;
         let signal = StopSignal::catch(self.on_hangup)?;
         let environment = environment(self.device);
@@ -228,15 +193,15 @@ impl Work<'_> {
             signal.begin();
             schedule.run(&setup, threads())?
         };
-        Ok(match ended {
-            Ended::Finished => Carried::Out,
-            Ended::Stopped { failures } => {
-                complain_of(&failures);
-                tell("Stopped. Repeat the command to go on.");
-                Carried::Stopped
+        if let Ended::Stopped { failures } | Ended::Failed { failures, .. } = &ended {
+            for failure in failures {
+                complain(format_args!("failed: {failure}"));
             }
-            Ended::Failed { failures, open } => Carried::InPart { failures, open },
-        })
+        }
+        if let Ended::Stopped { .. } = ended {
+            tell("Stopped. Repeat the command to go on.");
+        }
+        Ok(ended)
     }
 }
 

@@ -9,14 +9,14 @@ use train::RunConfig;
 use train::config::ConfigLayers;
 use train::dashboard::state::clock;
 use train::registry;
-use train::reproduce::scheduler::Job;
+use train::reproduce::scheduler::{Ended, Job};
 use train::reproduce::sweep::{self, Varied};
 use train::reproduce::work::Estimates;
 use train::reproduce::{Options, Plan, render, table_files};
 
 use super::flags::PlaceArgs;
 use super::process::{OnHangup, print, tell, threads};
-use super::reproduce::{Carried, Work};
+use super::reproduce::{Work, exit_code};
 use super::usage::wrong;
 
 /// Flags about varied settings.
@@ -126,17 +126,15 @@ pub(super) fn run(sweeping: Sweeping) -> Result<ExitCode> {
         plain: sweeping.plain,
         on_hangup: sweeping.on_hangup,
     };
-    let carried = work.carry_out()?;
-    if matches!(carried, Carried::Stopped) {
-        return carried.code();
+    let ended = work.carry_out()?;
+    if let Ended::Stopped { .. } = ended {
+        return exit_code(&ended);
     }
-    let written = table_files::write(&options, &plan, true);
-    carried.complain();
-    let (folder, table) = written?;
+    let (folder, table) = table_files::write(&options, &plan, true)?;
     match sweeping.json {
         true => print(serde_json::to_string_pretty(&table)?),
         false => print(render::markdown(&table)),
     }
     tell(format_args!("Written to {}", folder.display()));
-    carried.code()
+    exit_code(&ended)
 }
