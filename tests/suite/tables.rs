@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use train::reproduce::figure::Figure;
 use train::reproduce::recorded::KEPT;
 
-use crate::support::programs::{fails, outcome, uq4ct};
+use crate::support::programs::{fails, json_lines, outcome, uq4ct};
 
 /// Runs `uq4ct`, which must succeed.
 fn succeeds(root: &Path, words: &[&str]) -> Output {
@@ -226,6 +226,41 @@ fn every_other_table_runs_at_its_smallest() {
         }
         assert!(file(root.path(), table.name, "svg").contains("</svg>"));
     }
+}
+
+/// The columns of `first-answers` are what was said on the way, in the second half of the steps.
+#[test]
+fn first_answers_are_taken_from_the_training() {
+    let root = tempfile::tempdir().unwrap();
+    let size = ["--limit", "4", "--train-limit", "32", "--seeds", "1"];
+    let more = ["--methods", "uq4ct", "--set", "train.batch_size=8"];
+    reproduce("first-answers", root.path(), &[&size[..], &more].concat());
+    let json = file(root.path(), "first-answers", "json");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let cell = &json["cells"][0];
+    let training = std::fs::read_dir(root.path().join("trainings")).unwrap();
+    let training = training.map(|t| t.unwrap().path()).next().unwrap();
+    let lines = std::fs::read_to_string(training.join("prequential.jsonl")).unwrap();
+    let answers = json_lines(&lines);
+    let late: Vec<&serde_json::Value> = answers.iter().filter(|a| step(a) > 2).collect();
+    assert_eq!((answers.len(), late.len()), (32, 16));
+    assert_eq!(cell["n"], 16);
+    let right = late.iter().filter(|a| is_right(a)).count() as f64;
+    let accuracy = &cell["values"][0];
+    assert_eq!(accuracy["figure"], "accuracy");
+    assert_eq!(accuracy["over_seeds"]["mean"], right / 16.0);
+}
+
+fn step(answer: &serde_json::Value) -> u64 {
+    answer["step"].as_u64().unwrap()
+}
+
+/// Whether the most probable choice is the label.
+fn is_right(answer: &serde_json::Value) -> bool {
+    let probabilities = answer["probabilities"].as_array().unwrap().iter();
+    let probabilities: Vec<f64> = probabilities.map(|p| p.as_f64().unwrap()).collect();
+    let label = answer["label"].as_u64().unwrap() as usize;
+    probabilities.iter().all(|p| *p <= probabilities[label])
 }
 
 #[test]

@@ -104,6 +104,17 @@ pub fn read(path: &Path) -> Result<Vec<FirstAnswer>, TrainError> {
     parse(path, &text)
 }
 
+/// Name of the set of late first answers, beside those of datasets.
+pub const FIRST_ANSWERS_SET: &str = "first-answers";
+
+/// The answers of the second half of the steps in which questions were met for the first time. They
+/// judge every adapter of these steps, each on questions that it had not learned from.
+pub fn late(answers: Vec<FirstAnswer>) -> Vec<ScoredRow> {
+    let half = answers.iter().map(|answer| answer.step).max().unwrap_or(0) / 2;
+    let late = answers.into_iter().filter(|answer| answer.step > half);
+    late.map(|answer| answer.row).collect()
+}
+
 /// An answer's weight halves with every such share of the steps between it and the last one.
 const HALF_LIFE: f64 = 0.25;
 
@@ -147,6 +158,18 @@ mod tests {
             error.contains("prequential.jsonl") && error.contains("line 1"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_second_half_of_the_steps_is_late() {
+        let of = |steps: &[usize]| {
+            let answers = steps.iter().map(|s| answer(*s, &s.to_string(), true, 1.0));
+            let rows = late(answers.collect());
+            rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[1, 2, 2, 3, 4, 5]), ["3", "4", "5"]);
+        assert_eq!(of(&[1]), ["1"]);
+        assert!(of(&[]).is_empty());
     }
 
     #[test]

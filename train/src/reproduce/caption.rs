@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 use super::records::Records;
-use crate::config::{RunConfig, spelled};
+use crate::config::{RateSchedule, RunConfig, spelled};
 use crate::prepare::LeftOut;
 
 /// Whether a model is the paper's: by its short name, or its repository.
@@ -99,7 +99,7 @@ fn budget(config: &RunConfig) -> String {
     let steps = config.train.max_steps;
     format!(
         "Model {}, template {}, scoring {}, {} training and {} test questions, {} epochs of batches \
-         of {}{}, learning rate {}.",
+         of {}{}, learning rate {}{}.",
         config.model.name,
         spelled(&config.data.template),
         spelled(&config.data.scoring),
@@ -108,7 +108,11 @@ fn budget(config: &RunConfig) -> String {
         config.train.epochs,
         config.train.batch_size,
         steps.map_or(String::new(), |n| format!(", at most {n} steps")),
-        config.train.learning_rate
+        config.train.learning_rate,
+        match config.train.schedule {
+            RateSchedule::Constant => String::new(),
+            falling => format!(", schedule {}", spelled(&falling)),
+        }
     )
 }
 

@@ -201,7 +201,7 @@ impl ResultTable {
             costs,
             answers: drawn,
             bins: plan.bins,
-            shifted: plan.columns.iter().map(|c| c.train != c.test).collect(),
+            shifted: plan.columns.iter().map(Column::is_shifted).collect(),
         }
     }
 

@@ -3,6 +3,7 @@
 use data::names::unknown;
 
 use crate::error::TrainError;
+use crate::prequential::FIRST_ANSWERS_SET;
 
 /// A column: trained on one dataset, tested on another or the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,10 +12,17 @@ pub struct Column {
     pub label: &'static str,
     /// Dataset of the training.
     pub train: &'static str,
-    /// Dataset of the test.
+    /// Dataset of the test, or [`FIRST_ANSWERS_SET`].
     pub test: &'static str,
     /// What is trained and tested on where the dataset of the test cannot be had.
     pub stand_in: Option<&'static StandIn>,
+}
+
+impl Column {
+    /// Whether it asks questions of another dataset than the training's.
+    pub fn is_shifted(&self) -> bool {
+        self.test != self.train && self.test != FIRST_ANSWERS_SET
+    }
 }
 
 /// A dataset in the place of one that has to be fetched by hand.
@@ -156,6 +164,11 @@ const TASKS_AND_SHIFTS: &[Column] = &[
 ];
 
 const OBQA: &[Column] = &[same("OBQA", "openbookqa")];
+
+const WHILE_LEARNING: &[Column] = &[Column {
+    test: FIRST_ANSWERS_SET,
+    ..same("OBQA", "openbookqa")
+}];
 
 fn row(label: &str, preset: &'static str) -> Row {
     Row {
@@ -349,6 +362,17 @@ fn calibrated() -> Vec<Row> {
     ]
 }
 
+/// The trainings whose methods answer in one pass.
+fn single_pass() -> Vec<Row> {
+    vec![
+        row("LoRA", "lora"),
+        row("MixLoRA", "mixlora"),
+        row("UQ4CT", "uq4ct"),
+        experts_in_ffn("MixLoRA", "mixlora"),
+        experts_in_ffn("UQ4CT", "uq4ct"),
+    ]
+}
+
 /// Losses over a question's choices, for the mixture without the calibration loss.
 fn losses() -> Vec<Row> {
     const CHOICES: &str = "objective.cross_entropy=choices";
@@ -461,6 +485,14 @@ pub static TABLES: &[Table] = &[
         columns: OBQA,
         layout: Layout::Methods,
     },
+    Table {
+        name: "first-answers",
+        title: "While it learns: training questions before the first step that learns from them",
+        paper_model: "",
+        rows: Rows::Made(single_pass),
+        columns: WHILE_LEARNING,
+        layout: Layout::Methods,
+    },
 ];
 
 /// The table of a name.
@@ -492,9 +524,11 @@ mod tests {
                     layers.set(set).unwrap();
                 }
                 for column in table.columns {
-                    layers
-                        .set(&format!("data.dataset={}", column.test))
-                        .unwrap();
+                    let dataset = match column.test == FIRST_ANSWERS_SET {
+                        true => column.train,
+                        false => column.test,
+                    };
+                    layers.set(&format!("data.dataset={dataset}")).unwrap();
                     layers.resolve().unwrap();
                 }
             }

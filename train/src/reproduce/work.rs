@@ -17,14 +17,14 @@ use super::records::ScoredSet;
 use crate::config::RunConfig;
 use crate::context::Setup;
 use crate::error::TrainError;
-use crate::evaluation::Evaluated;
+use crate::evaluation::{Cost, Evaluated};
 use crate::fine_tune::train;
 use crate::fitted::{LoadedRun, Member, QuestionSet, only_temperature};
 use crate::lock::{Attempt, Holder, Lock};
 use crate::pace::Pace;
 use crate::posthoc::PostHoc;
 use crate::prepare::{Prepared, prepare, prepare_test, prepare_test_after};
-use crate::prequential::PrequentialTemperature;
+use crate::prequential::{FIRST_ANSWERS_SET, PrequentialTemperature, late, read};
 use crate::provenance;
 use crate::registry;
 use crate::run_directory::{HELD_OUT, RunDirectory};
@@ -156,7 +156,11 @@ impl<'a> Estimates<'a> {
             .seconds_per_token;
         let (train, questions) = (tokens(&own.train) as f64, own.train.len());
         let (mut scored, own_test) = (tokens(&own.held_out), tokens(&own.test));
-        for name in &evaluation.on {
+        for name in evaluation
+            .on
+            .iter()
+            .filter(|name| **name != FIRST_ANSWERS_SET)
+        {
             scored += match *name == config.data.dataset {
                 true => own_test,
                 false => tokens(&self.prepared(&config.on(name), "test", prepare_test)?.test),
@@ -233,19 +237,18 @@ pub fn ensure_evaluated(
     let mut others: Vec<(&str, Prepared)> = Vec::new();
     // A dataset that cannot be had does not keep the others from being asked.
     let mut absent = Ok(());
-    for name in evaluation.on.iter().filter(|n| **n != config.data.dataset) {
+    let own = [HELD_OUT, FIRST_ANSWERS_SET, &*config.data.dataset];
+    for name in evaluation.on.iter().filter(|n| !own.contains(&&***n)) {
         let shots = prepared.shots().cloned();
         match prepare_test_after(&config.on(name), &setup.finder, shots) {
             Ok(other) => others.push((name, other)),
             Err(error) => absent = absent.and(Err(error)),
         }
     }
-    let at_hand = |name: &String| {
-        let own = [HELD_OUT, &*config.data.dataset].contains(&&**name);
-        own || others.iter().any(|(other, _)| other == name)
-    };
+    let at_hand =
+        |name: &String| own.contains(&&**name) || others.iter().any(|(other, _)| other == name);
     let open = missing(root, evaluation).into_iter().filter(at_hand);
-    let open: Vec<String> = open.collect();
+    let mut open: Vec<String> = open.collect();
     let left_out = others.iter().map(|(_, other)| &*other.left_out);
     provenance::record_left_out(&run, left_out)?;
     let members = trained_members(evaluation, root, &prepared)?;
@@ -256,6 +259,13 @@ pub fn ensure_evaluated(
         )?;
         divide(&open, (evaluation, asked), &members, root)?;
         return absent;
+    }
+    if let Some(place) = open.iter().position(|name| name == FIRST_ANSWERS_SET) {
+        open.remove(place);
+        first_answers(&members, &prepared)?.write(&run, FIRST_ANSWERS_SET)?;
+        if open.is_empty() {
+            return absent;
+        }
     }
     let positions = others.iter().map(|(_, other)| other.positions()).max();
     let positions = positions.unwrap_or(0);
@@ -269,16 +279,43 @@ pub fn ensure_evaluated(
         };
         let shown = format!("{} on {name}", config.method.title());
         let Evaluated { rows, cost } = fitted.score(&shown, &set)?;
-        let origins = prepared.origins();
-        let sources = origins.iter().map(|f| f.origin.clone()).collect();
         let set = ScoredSet {
             cost,
-            sources,
+            sources: sources(prepared),
             rows,
         };
         set.write(&run, &name)?;
     }
     absent
+}
+
+/// Where the model and the questions came from.
+fn sources(prepared: &Prepared) -> Vec<String> {
+    let origins = prepared.origins();
+    origins.iter().map(|file| file.origin.clone()).collect()
+}
+
+/// What the one member answered on the way, as a set: nothing is asked.
+fn first_answers(members: &[Member], prepared: &Prepared) -> Result<ScoredSet, TrainError> {
+    let [member] = members else {
+        return Err(TrainError::config(
+            "--on",
+            format!(
+                "{FIRST_ANSWERS_SET} are those of one training: this row has {}",
+                members.len()
+            ),
+        ));
+    };
+    let rows = late(read(&member.directory.first_answers())?);
+    Ok(ScoredSet {
+        cost: Cost {
+            questions: rows.len(),
+            forward_passes: 1,
+            seconds_per_question: 0.0,
+        },
+        sources: sources(prepared),
+        rows,
+    })
 }
 
 /// Scores an evaluation's open sets by dividing the scores of `asked` by the temperature of the
