@@ -43,6 +43,8 @@ fn it_answers_as_uq4ct_with_scores_divided_by_the_temperature() {
     );
     let split = &json(&root.join("r/data.json"))["split"]["used"];
     assert_eq!(split[0].as_u64().unwrap() as usize, first.len());
+    let report = fs::read_to_string(root.join("r/report.md")).unwrap();
+    assert!(report.contains("- First answers: "), "{report}");
     let temperature = temperature(root, "r");
     assert!(temperature > 0.0 && temperature != 1.0);
     let (plain, calibrated) = (predictions(root, "plain"), predictions(root, "r"));

@@ -5,8 +5,10 @@ use data::rendering::Scoring;
 use data::split::SplitAccount;
 
 use super::Report;
+use super::figures::{Unit, show};
 use crate::alarm::Alarm;
 use crate::config::spelled;
+use crate::metric::Metrics;
 use crate::prepare::LeftOut;
 use crate::tracker::MetricsLine;
 
@@ -143,7 +145,24 @@ impl Report<'_> {
                 ),
             );
         }
+        if !self.first_answers.is_empty() {
+            facts.insert(5, ("First answers".into(), self.first()));
+        }
         facts
+    }
+
+    /// How right and how calibrated the model was while it learned.
+    fn first(&self) -> String {
+        let rows = &self.first_answers;
+        let found = Metrics::of(rows, self.config.evaluation.bins, self.config.bootstrap());
+        format!(
+            "{} training questions before the first step that learned from them, in the second half \
+             of the steps that met new ones: accuracy {} %, ECE {} %, NLL {}",
+            grouped(rows.len()),
+            show(Some(found.accuracy), Unit::Percent),
+            show(Some(found.expected_calibration_error), Unit::Percent),
+            show(Some(found.negative_log_likelihood), Unit::Plain),
+        )
     }
 
     /// Whether the questions were put in the model's chat template, and whose that was.

@@ -55,6 +55,8 @@ struct Report<'a> {
     environment: Environment,
     history: Vec<MetricsLine>,
     alarms: Vec<Alarm>,
+    /// The late ones of the training's first answers; of a set elsewhere they say nothing.
+    first_answers: Vec<ScoredRow>,
     worst: Vec<Worst<'a>>,
     /// The dataset that the run was trained on, where the questions are of another one.
     trained_on: Option<String>,
@@ -94,6 +96,7 @@ pub fn write(
         environment: run.environment()?,
         history: run.metrics()?,
         alarms: run.alarms()?,
+        first_answers: run.late_first_answers()?,
         worst: worst(&scored.tuned_rows, questions),
         trained_on: None,
     };
@@ -134,6 +137,7 @@ pub fn write_elsewhere(
         environment: environment.clone(),
         history: Vec::new(),
         alarms: run.alarms()?,
+        first_answers: Vec::new(),
         worst: worst(&scored.tuned_rows, &prepared.splits.test),
     };
     let file = |name: &str| format!("evaluation/{set}/{name}");

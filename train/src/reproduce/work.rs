@@ -24,7 +24,7 @@ use crate::lock::{Attempt, Holder, Lock};
 use crate::pace::Pace;
 use crate::posthoc::PostHoc;
 use crate::prepare::{Prepared, prepare, prepare_test, prepare_test_after};
-use crate::prequential::{FIRST_ANSWERS_SET, PrequentialTemperature, late, read};
+use crate::prequential::{FIRST_ANSWERS_SET, PrequentialTemperature};
 use crate::provenance;
 use crate::registry;
 use crate::run_directory::{HELD_OUT, RunDirectory};
@@ -306,7 +306,11 @@ fn first_answers(members: &[Member], prepared: &Prepared) -> Result<ScoredSet, T
             ),
         ));
     };
-    let rows = late(read(&member.directory.first_answers())?);
+    let rows = member.directory.late_first_answers()?;
+    if rows.is_empty() {
+        let reason = "has no first answers: the training is of an earlier version";
+        return Err(TrainError::file(member.directory.first_answers(), reason));
+    }
     Ok(ScoredSet {
         cost: Cost {
             questions: rows.len(),

@@ -7,7 +7,8 @@ use super::metrics::same_log;
 use super::{RunDirectory, write};
 use crate::error::TrainError;
 use crate::json_lines::parse;
-use crate::prequential::{FirstAnswer, FirstAnswersLog, PrequentialTemperature};
+use crate::prediction::ScoredRow;
+use crate::prequential::{FirstAnswer, FirstAnswersLog, PrequentialTemperature, late, read};
 
 pub(crate) const FIRST_ANSWERS: &str = "prequential.jsonl";
 const TEMPERATURE: &str = "adapter/temperature.json";
@@ -53,6 +54,18 @@ impl RunDirectory {
         FirstAnswersLog::append(&path, known).map(Some)
     }
 
+    /// The late ones of the first answers, see [`late`]; empty where the training kept none.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a malformed line, by number.
+    pub fn late_first_answers(&self) -> Result<Vec<ScoredRow>, TrainError> {
+        let path = self.first_answers();
+        match path.is_file() {
+            true => read(&path).map(late),
+            false => Ok(Vec::new()),
+        }
+    }
+
     /// The temperature that the training's first answers call for; absent where it kept none.
     ///
     /// # Errors
@@ -79,8 +92,6 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::prediction::ScoredRow;
-    use crate::prequential::read;
     use crate::run_directory::digest;
 
     fn rows(ids: &[&str], gap: f64) -> Vec<ScoredRow> {
