@@ -75,7 +75,7 @@ pub(super) struct TrainArgs {
     /// Seed of adapter, order and dropout
     #[arg(long)]
     seed: Option<u64>,
-    /// Train and test on everything, with the paper's epochs, on a processor too
+    /// Train and test on everything, without the short run's settings and model
     #[arg(long)]
     full: bool,
     /// The run's directory [default: runs/<dataset>-<method>-<model>-s<seed>]
@@ -436,7 +436,7 @@ fn banner(config: &RunConfig, prepared: &Prepared) -> String {
     let steps = config.train.schedule().total_steps(train);
     format!(
         "A short run, for a processor: {}, {train} training questions in {steps} steps, {test} test \
-         questions. --full takes every question and the paper's settings.",
+         questions. --full takes every question, and the default model and settings.",
         config.model.name,
     )
 }

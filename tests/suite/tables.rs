@@ -67,7 +67,7 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
     let json: serde_json::Value =
         serde_json::from_str(&file(root.path(), "table1", "json")).unwrap();
     let cells = json["cells"].as_array().unwrap();
-    assert_eq!(cells.len(), 23 * 7);
+    assert_eq!(cells.len(), 25 * 7);
     for cell in cells {
         assert_eq!(
             (&cell["n"], &cell["seeds"]),
@@ -83,7 +83,7 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
                 .all(|v| v["over_seeds"]["deviation"].is_number())
         );
     }
-    assert_eq!(json["costs"].as_array().unwrap().len(), 23);
+    assert_eq!(json["costs"].as_array().unwrap().len(), 25);
     let passes = |row: &str| {
         let costs = json["costs"].as_array().unwrap();
         let found = costs.iter().find(|cost| cost["row"] == row).unwrap();
@@ -101,21 +101,21 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
         shown.contains("| ACC ↑ | LLLA |") && shown.contains("Mean and sample standard deviation")
     );
     assert!(file(root.path(), "table1", "tex").contains("\\begin{tabular}{llrrrrrrr}"));
-    assert!(file(root.path(), "table1", "csv").lines().count() > 23 * 7 * 7);
+    assert!(file(root.path(), "table1", "csv").lines().count() > 25 * 7 * 7);
     // A square in both legends for each row.
     let bars = file(root.path(), "table1", "svg");
-    assert_eq!(bars.matches(r#"width="10" height="10""#).count(), 2 * 23);
+    assert_eq!(bars.matches(r#"width="10" height="10""#).count(), 2 * 25);
     // A point and its mark in the legend for each row.
     let shift = folder(root.path(), "table1").join("table1-shift.svg");
     let shift = std::fs::read_to_string(shift).unwrap();
     let marks = shift.matches("<circle").count() + shift.matches("<polygon").count();
-    assert_eq!(marks, 2 * 23);
-    // LoRA's three members and their other seed; MixLoRA and UQ4CT in both placements, UQ4CT-delta,
-    // UQ4CT-normalized, BLoB, BLoB-cycles and LA-published with both.
+    assert_eq!(marks, 2 * 25);
+    // LoRA's three members and their other seed; MixLoRA and UQ4CT in both placements and
+    // normalized, UQ4CT-delta, BLoB, BLoB-cycles and LoRA-published with both.
     let trainings = std::fs::read_dir(root.path().join("trainings"))
         .unwrap()
         .count();
-    assert_eq!(trainings, 24);
+    assert_eq!(trainings, 26);
     let again = reproduce("table1", root.path(), &size);
     assert!(
         !text(&again.stderr).contains("step ") && !text(&again.stderr).contains(" on "),
@@ -161,7 +161,7 @@ fn table_1_runs_every_method_on_every_column_and_nothing_twice() {
     let trainings = std::fs::read_dir(root.path().join("trainings"))
         .unwrap()
         .count();
-    assert_eq!(trainings, 24);
+    assert_eq!(trainings, 26);
 }
 
 /// Keeps table 1 apart from its trainings and evaluations, which then are not needed.

@@ -6,8 +6,9 @@
 //! out. These answers are kept in `prequential.jsonl`, and [`temperature`] makes a calibration of
 //! them: no labels beside the training's, no further pass. It is saved beside the adapter.
 //!
-//! Two things differ from held-out answers. The adapter's dropout was on. And an early answer is
-//! that of a model which had learned little: late answers weigh more.
+//! Three things differ from held-out answers. The adapter's dropout was on. An early answer is that
+//! of a model which had learned little: late answers weigh more. And later epochs, which sharpen
+//! what is known by heart, come after all of them.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};

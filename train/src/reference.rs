@@ -175,7 +175,8 @@ const PAGE_HEAD: &str = "# Settings
 After this page you can change anything about a run: every setting with its default and its meaning.
 
 Settings are TOML. `--config FILE` reads a file, `--set section.key=value` changes a single one.
-They lie over the method's preset (`configs/method/`), and that lies over the defaults below.
+They override the method's preset (`configs/method/`). That overrides the short run on a processor
+(`configs/short.toml`), and this the defaults below.
 `uq4ct init` writes all of this as a file to start from, and `--dry-run` prints what a command comes to.
 
 This page is made from the code. After a change there, `UPDATE_REFERENCE=1 cargo test --workspace reference`

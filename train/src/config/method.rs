@@ -200,7 +200,7 @@ pub struct TfbSection {
     /// Largest sigma.
     pub max_sigma: f64,
     /// Allowed relative rise of the negative log-likelihood. The public code divides the rise by
-    /// the number of questions first: its 0.003 is 0.3 here at 100 questions.
+    /// the number of questions first: its 0.003 at 500 questions is 1.5 here.
     pub tolerance: f64,
 }
 

@@ -48,7 +48,7 @@ pub(crate) const TERMS: [Term; 18] = [
     Term {
         id: "brier",
         names: &["Brier score"],
-        meaning: "the mean squared distance of the choices' probabilities from the truth. It rewards what NLL does, and minds a confident error less.",
+        meaning: "the mean squared distance of the choices' probabilities from the truth. Like NLL, but it punishes a confident error less.",
     },
     Term {
         id: "auroc",
@@ -68,7 +68,7 @@ pub(crate) const TERMS: [Term; 18] = [
     Term {
         id: "e-aurc",
         names: &["E-AURC"],
-        meaning: "the part of AURC that another order of the same answers would avoid.",
+        meaning: "the part of AURC that a perfect order of the same answers avoids.",
     },
     Term {
         id: "base",

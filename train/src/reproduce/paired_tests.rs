@@ -1,5 +1,7 @@
 //! How the rows of a table differ on the same questions and seeds.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::tables::Column;
@@ -115,7 +117,11 @@ fn gaps(rows: &[(String, BySeed)], bins: usize, bootstrap: Bootstrap) -> Vec<(Pa
         }
         for (row, other) in rows.iter().filter(|(row, _)| row != reference) {
             let seeds = first.iter().cloned().zip(other.iter().cloned());
-            let (first, other): (Vec<_>, Vec<_>) = seeds.filter_map(|(a, b)| a.zip(b)).unzip();
+            let (mut first, mut other): (Vec<_>, Vec<_>) =
+                seeds.filter_map(|(a, b)| a.zip(b)).unzip();
+            if !asked_alike(&first) {
+                (first, other) = (vec![pooled(first)], vec![pooled(other)]);
+            }
             let shared = first.len();
             let both = common([first, other].concat());
             let (first, other) = both.split_at(shared);
@@ -127,6 +133,26 @@ fn gaps(rows: &[(String, BySeed)], bins: usize, bootstrap: Bootstrap) -> Vec<(Pa
         }
     }
     found
+}
+
+/// Whether all seeds were asked the same questions.
+fn asked_alike(seeds: &[Vec<ScoredRow>]) -> bool {
+    let asked = |rows: &[ScoredRow]| -> BTreeSet<String> {
+        rows.iter().map(|row| row.id.clone()).collect()
+    };
+    seeds.windows(2).all(|two| asked(&two[0]) == asked(&two[1]))
+}
+
+/// One replicate of several seeds that were asked questions of their own, as first answers are:
+/// they have few in common.
+fn pooled(seeds: Vec<Vec<ScoredRow>>) -> Vec<ScoredRow> {
+    let named = |(seed, rows): (usize, Vec<ScoredRow>)| {
+        rows.into_iter().map(move |row| ScoredRow {
+            id: format!("{seed} {}", row.id),
+            ..row
+        })
+    };
+    seeds.into_iter().enumerate().flat_map(named).collect()
 }
 
 #[cfg(test)]
@@ -185,5 +211,30 @@ mod tests {
             (found[0].row.as_str(), accuracy.estimate.value),
             ("Same", Some(0.0))
         );
+    }
+
+    /// Two seeds with one question in common: all of both count.
+    #[test]
+    fn seeds_with_questions_of_their_own_are_pooled() {
+        let rows = |ids: &[usize], right: &[usize]| -> Vec<ScoredRow> {
+            let row = |i: &usize| {
+                let label = usize::from(!right.contains(i));
+                ScoredRow::from_probabilities(i.to_string(), label, &[0.6, 0.4], None)
+            };
+            ids.iter().map(row).collect()
+        };
+        let (first, second) = (&[0, 1, 2][..], &[2, 3, 4][..]);
+        let seeds = |right: &[usize]| vec![Some(rows(first, right)), Some(rows(second, right))];
+        let columns = [(
+            "OBQA",
+            vec![
+                ("LoRA".to_owned(), seeds(&[0, 1])),
+                ("Other".to_owned(), seeds(&[0, 1, 2, 3])),
+            ],
+        )];
+        let found = paired_tests(&columns, &[], 15, Bootstrap::default());
+        // Right: 2 of 6 answers, and 5 of 6.
+        let [accuracy, ..] = found[0].differences;
+        assert_eq!(accuracy.estimate.value, Some(0.5));
     }
 }

@@ -357,12 +357,12 @@ mod tests {
     #[test]
     fn trainings_are_shared_and_content_decides_the_name() {
         let plan = Plan::new(&options("table1", 2), Some(&finder())).unwrap();
-        // LoRA 42 and 142 with two more members each; MixLoRA and UQ4CT in both placements,
-        // UQ4CT-delta, UQ4CT-normalized, BLoB, BLoB-cycles and LA-published for both seeds.
-        assert_eq!(plan.trainings().len(), 6 + 2 * 9);
-        assert_eq!(plan.rows.len(), 23);
+        // LoRA 42 and 142 with two more members each; MixLoRA and UQ4CT in both placements and
+        // normalized, UQ4CT-delta, BLoB, BLoB-cycles and LoRA-published for both seeds.
+        assert_eq!(plan.trainings().len(), 6 + 2 * 10);
+        assert_eq!(plan.rows.len(), 25);
         // The base model is scored once for both seeds.
-        assert_eq!(plan.evaluations().len(), 1 + 2 * 22);
+        assert_eq!(plan.evaluations().len(), 1 + 2 * 24);
         let mut other = options("table1", 2);
         other.given.set("data.test_limit=9").unwrap();
         let other = Plan::new(&other, Some(&finder())).unwrap();
@@ -381,7 +381,7 @@ mod tests {
         let mut cloze = options("table1", 1);
         cloze.given.set("data.scoring=cloze").unwrap();
         let plan = Plan::new(&cloze, Some(&finder())).unwrap();
-        assert_eq!((plan.rows.len(), plan.left_out.len()), (24, 0));
+        assert_eq!((plan.rows.len(), plan.left_out.len()), (26, 0));
         let mut alone = options("table1", 1);
         alone.methods = vec!["uq4ct-answer".into()];
         let error = Plan::new(&alone, Some(&finder())).unwrap_err().to_string();

@@ -219,8 +219,13 @@ pub fn ensure_evaluated(
         ensure_trained(member, root, setup)?;
     }
     let asked = evaluation.at_temperature_one();
-    if let Some(asked) = &asked {
-        ensure_evaluated(asked, root, setup)?;
+    // A dataset that cannot be had does not keep the others from being asked.
+    let mut absent = match &asked {
+        Some(asked) => ensure_evaluated(asked, root, setup),
+        None => Ok(()),
+    };
+    if matches!(absent, Err(TrainError::Stopped)) {
+        return absent;
     }
     let directory = evaluation_directory(root, evaluation);
     let done = || missing(root, evaluation).is_empty();
@@ -235,8 +240,6 @@ pub fn ensure_evaluated(
     provenance::same_files(&prepared, &run)?;
     provenance::record(&run, &setup, config, &prepared)?;
     let mut others: Vec<(&str, Prepared)> = Vec::new();
-    // A dataset that cannot be had does not keep the others from being asked.
-    let mut absent = Ok(());
     let own = [HELD_OUT, FIRST_ANSWERS_SET, &*config.data.dataset];
     for name in evaluation.on.iter().filter(|n| !own.contains(&&***n)) {
         let shots = prepared.shots().cloned();
@@ -257,6 +260,8 @@ pub fn ensure_evaluated(
             &prepared,
             &RunDirectory::at(&evaluation_directory(root, asked)),
         )?;
+        let unasked = missing(root, asked);
+        open.retain(|name| !unasked.contains(name));
         divide(&open, (evaluation, asked), &members, root)?;
         return absent;
     }

@@ -172,6 +172,7 @@ impl Method for Laplace {
         if self.settings.chooses_on_held_out() {
             linearised.choose_prior(context)?;
         }
+        linearised.tell_leverage(context)?;
         Ok(Box::new(linearised))
     }
 }

@@ -52,13 +52,14 @@ impl Posterior {
             .map(|(i, (block, matrix))| block.covariance(matrix.clone(), self.priors[i % 2]))
             .reduce(|sum, more| sum + more)
             .expect("an adapted layer");
-        let [questions, choices, _] = covariance.dims();
-        let p = softmax(jacobians.logits.clone(), 1);
-        let column: Tensor<3> = p.clone().reshape([questions, choices, 1]);
-        let eye = Tensor::<2>::eye(choices, &p.device()).unsqueeze_dim::<3>(0);
-        let fisher = eye * column.clone() - column.clone().matmul(column.transpose());
-        let products = (fisher * covariance).reshape([questions, choices * choices]);
-        values(products.sum_dim(1))
+        let choices = covariance.dims()[1];
+        let p: Vec<f64> = values(softmax(jacobians.logits.clone(), 1));
+        let covariance: Vec<f64> = values(covariance);
+        let covariances = covariance.chunks(choices * choices);
+        let questions = p.chunks(choices).zip(covariances);
+        questions
+            .map(|(p, covariance)| leverage(p, covariance))
+            .collect()
     }
 
     /// The part of the log evidence that depends on the prior's precisions:
@@ -85,6 +86,16 @@ impl Posterior {
             Prior::ByMatrix => [0, 1].map(|matrix| root(|prior| excess(matrix, prior))),
         }
     }
+}
+
+/// `tr((diag(p) - p p^T) S)` of a question's probabilities and the covariance of its logits, row by
+/// row.
+pub(super) fn leverage(p: &[f64], covariance: &[f64]) -> f64 {
+    let n = p.len();
+    let weighted = |i: usize, j: usize| p[i] * covariance[i * n + j] * p[j];
+    let own: f64 = (0..n).map(|i| p[i] * covariance[i * n + i]).sum();
+    let shared: f64 = (0..n * n).map(|k| weighted(k / n, k % n)).sum();
+    own - shared
 }
 
 /// Where a function that rises from below zero to above it crosses zero, between `exp(-20)` and

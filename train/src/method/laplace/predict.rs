@@ -4,18 +4,22 @@ use std::f64::consts::PI;
 
 use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
+use burn::tensor::activation::softmax;
 use data::Batch;
 use data::seed::mix;
 use faer::Mat;
 use model::dropout::normal;
 
 use super::jacobian::{Probed, batch_tokens, class_passes, place_jacobians};
-use super::posterior::Posterior;
+use super::posterior::{Posterior, leverage};
 use crate::config::{LaplaceSection, Predictive};
 use crate::error::TrainError;
 use crate::linear_algebra::{cholesky, values};
 use crate::method::{FitContext, Predictor};
 use crate::prediction::{Prediction, ScoredRow};
+
+/// Most training questions whose leverage is told.
+const LEVERAGES: usize = 32;
 
 /// A model that answers from the Gaussian around its adapter, linearised.
 pub(super) struct Linearised {
@@ -94,6 +98,46 @@ impl Linearised {
             losses[best] / count,
             factors[best],
             self.posterior.effective_parameters(self.posterior.priors)
+        );
+        Ok(())
+    }
+
+    /// Says how many parameters single training questions determine, beside what the exact
+    /// posterior allows, see [`Posterior::leverage`].
+    ///
+    /// # Errors
+    /// A stop on request, or logits that are no numbers.
+    pub(super) fn tell_leverage(&self, context: &FitContext) -> Result<(), TrainError> {
+        let some = &context.questions[..context.questions.len().min(LEVERAGES)];
+        let loader = context.loader_of(some, self.batch_tokens(context.batch_tokens));
+        if some.is_empty() {
+            return Ok(());
+        }
+        let (mut found, mut over) = (Vec::new(), 0);
+        for batch in loader.iter() {
+            let batch = batch.map_err(|e| TrainError::Training(e.to_string()))?;
+            let (logits, covariances) = self.logits_and_covariances(&batch, &[1.0]);
+            let all: Vec<f64> = values(softmax(logits, 1));
+            for (row, p) in all.chunks(batch.choices.dims()[1]).enumerate() {
+                let own = self.covariance(&covariances[0], row, &batch);
+                let n = own.nrows();
+                let flat: Vec<f64> = (0..n * n).map(|k| own[(k / n, k % n)]).collect();
+                let one = leverage(&p[..n], &flat);
+                over += usize::from(one > (n - 1) as f64);
+                found.push(one);
+            }
+            context.report(
+                context.questions.len(),
+                self.settings.fit_questions(context),
+            )?;
+        }
+        let count = found.len();
+        tracing::info!(
+            "laplace: leverage of {count} training questions: {:.3} on the mean, {:.3} at most; {over} \
+             above their number of choices less one. As many effective parameters in all as {:.1}",
+            found.iter().sum::<f64>() / count as f64,
+            found.iter().copied().fold(0.0, f64::max),
+            found.iter().sum::<f64>() / count as f64 * context.all_questions as f64,
         );
         Ok(())
     }
