@@ -161,7 +161,7 @@ def peft_reads_our_language_part():
         same(f"peft reads our {name}", name, adapted)
         uq4ct("export", name, "--format", "merged", "--output", f"merged-{name}", "--verify")
         same(f"transformers reads our merged {name}", name, load(ROOT / f"merged-{name}"))
-    # The second adapts the part that sees, too, which changes no answer to a text.
+    # The second adapts the vision part, too, which changes no answer to a text.
     for name, targets in {"language-part": r".*language_model.*_proj", "whole": "all-linear"}.items():
         settings = LoraConfig(r=4, lora_alpha=16, init_lora_weights=False, target_modules=targets)
         theirs = get_peft_model(load(folder), settings)

@@ -31,7 +31,9 @@ pub enum ModelError {
         reason: String,
     },
     /// A weight is absent.
-    #[error("weight `{name}` is missing; the file holds {present} tensors ({example}, ..)")]
+    #[error(
+        "weight `{name}` is missing among {present} tensors ({example}, ..): is the file whole, and of this model?"
+    )]
     MissingWeight {
         /// Hugging Face's name of the weight.
         name: String,
@@ -41,7 +43,9 @@ pub enum ModelError {
         example: String,
     },
     /// A weight has another shape than the configuration asks for.
-    #[error("weight `{name}` has shape {found:?}, the configuration asks for {expected:?}")]
+    #[error(
+        "weight `{name}` has shape {found:?}, the configuration asks for {expected:?}: take both files of one model"
+    )]
     Shape {
         /// Hugging Face's name of the weight.
         name: String,

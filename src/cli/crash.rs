@@ -45,8 +45,8 @@ fn line(panic: &PanicHookInfo) -> String {
         AtHand::Nothing => String::new(),
     };
     format!(
-        "error: uq4ct {} has a fault ({said}{}){file}. Please report this line, with the command and that file, \
-         where you got the program from; RUST_BACKTRACE=1 adds what helps to find it",
+        "error: uq4ct {} has a fault ({said}{}){file}. Please report this line, your command and any \
+         file it names to whoever gave you the program; RUST_BACKTRACE=1 adds detail",
         env!("CARGO_PKG_VERSION"),
         place.unwrap_or_default(),
     )

@@ -36,8 +36,8 @@ pub(super) struct CheckArgs {
     /// Further files, such as a test set, which must share no question with the first
     #[arg(long, value_name = "FILE")]
     against: Vec<PathBuf>,
-    /// Model whose tokenizer counts, as train takes it [default: the one that train takes here];
-    /// none: look at the text alone
+    /// Model to count tokens and try prompts with [default: the one that train takes here]; none:
+    /// look at the text alone
     #[arg(long)]
     model: Option<String>,
     /// Settings to lay over the defaults; may be repeated
@@ -46,8 +46,7 @@ pub(super) struct CheckArgs {
     /// A single setting, such as data.scoring=cloze; may be repeated
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
-    /// Questions on which the base model is tried in every way of putting them, to recommend one;
-    /// 0: none
+    /// Questions on which to try the base model with each prompt, to recommend one; 0: no trial
     #[arg(long, value_name = "N", default_value_t = QUESTIONS)]
     tried: usize,
     /// Questions shown as the model sees them
@@ -106,7 +105,7 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
         pairs.for_each(|(tokens, file)| print(describe_tokens(tokens, file)));
         if let Some(trial) = &trial {
             print(format_args!(
-                "{} on {} questions, put in every way that was not given; * is recommended, and what train takes if it wins there too\n{trial}\n",
+                "{} on {} questions, with each prompt still open; * is recommended, and train uses it if it wins there too\n{trial}\n",
                 config.model.name, trial.questions
             ));
         }
@@ -315,7 +314,7 @@ fn describe(file: &CheckedFile) -> String {
     }
     if file.with_context > 0 {
         text += &format!(
-            "  with a context: {} (only --set data.template=passage reads it)\n",
+            "  with a context: {} (read with data.template=passage)\n",
             file.with_context
         );
     }

@@ -24,7 +24,7 @@ pub(super) struct DownloadArgs {
     /// Branch, tag or commit of the models on the Hub
     #[arg(long, default_value = "main")]
     revision: String,
-    /// A JSON line a file: what it is of, its path, origin and SHA-256
+    /// One JSON line per file: model or dataset, path, origin, SHA-256
     #[arg(long)]
     json: bool,
     #[command(flatten)]

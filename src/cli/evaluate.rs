@@ -32,8 +32,8 @@ use super::process::{compiling, logging, print, tell};
 pub(super) struct EvaluateArgs {
     /// Finished runs' directories [default: the newest below runs]
     runs: Vec<PathBuf>,
-    /// Datasets, or files of questions of your own, separated by commas; the run's own dataset only
-    /// with another --method
+    /// Datasets or files of your own questions, separated by commas; a run's own dataset needs
+    /// --method or a second run
     #[arg(long, value_name = "NAME|FILE", value_delimiter = ',', required = true, value_parser = flags::dataset)]
     on: Vec<String>,
     /// Another method that asks the same training, such as mc_dropout for a lora run

@@ -31,7 +31,7 @@ pub(super) fn of(verb: &str) -> &'static [(&'static str, &'static str)] {
                 "uq4ct warm --model qwen2.5-coder-0.5b --method uq4ct --device cuda",
             ),
             (
-                "For longer questions, scored by their texts",
+                "For longer questions, with choices scored by their text",
                 "uq4ct warm --model smollm2-135m --longest 1024 --set data.scoring=cloze --device cuda",
             ),
         ],
@@ -69,7 +69,7 @@ pub(super) fn of(verb: &str) -> &'static [(&'static str, &'static str)] {
                 "uq4ct predict RUN --question which? --choice this --choice that",
             ),
             (
-                "A file, abstaining where more than a tenth would be wrong",
+                "A file, with at most a tenth of the given answers wrong",
                 "uq4ct predict RUN --input new.jsonl --output answers.jsonl --target-risk 0.1",
             ),
         ],

@@ -27,7 +27,7 @@ pub(super) struct Asked {
 }
 
 /// What the answer that is right most often would reach.
-const MAJORITY: &str = "always the most frequent answer";
+const MAJORITY: &str = "the most frequent answer alone";
 
 /// Accuracy, ECE and NLL of base model and tuned model, with 95 % intervals.
 pub(super) fn table(figures: &Figures, majority: Option<f64>) -> String {

@@ -105,13 +105,13 @@ pub(super) struct PromiseArgs {
     /// Abstain so that at most this share of the given answers is wrong, as held-out questions show
     #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "coverage")]
     target_risk: Option<f64>,
-    /// How often that promise may fail
+    /// Probability with which that promise may fail
     #[arg(hide_short_help = true, long, default_value_t = 0.05, value_parser = share)]
     delta: f64,
-    /// Abstain from the least confident answers so that this share is given
+    /// Abstain on the least confident questions, so that this share is answered
     #[arg(long, value_name = "SHARE", value_parser = share)]
     coverage: Option<f64>,
-    /// Error rate of the sets of choices that may be right
+    /// How often the set of likely choices may lack the right one
     #[arg(long, default_value_t = 0.1, value_parser = share)]
     pub(super) alpha: f64,
 }
@@ -205,7 +205,7 @@ pub(super) fn explain(rule: &Abstention, held_out: usize) -> String {
         Promise::Coverage { target } => format!("{:.1} % of questions answered", 100.0 * target),
     };
     format!(
-        "Answers from a probability of {:.3} on: {promise}, for questions like its {held_out} held-out ones (there {:.1} % answered, {risk} of them wrong).",
+        "Answers at a probability of {:.3} or more: {promise}, for questions like the {held_out} held-out ones (there {:.1} % answered, {risk} of those wrong).",
         rule.threshold,
         100.0 * rule.held_out_coverage
     )

@@ -72,7 +72,7 @@ enum Verb {
     Serve(serve::ServeArgs),
     /// Write a run's adapter for others: peft, MixLoRA, a merged model.
     Export(export::ExportArgs),
-    /// A table of the paper: train and score what it compares, once each.
+    /// Make a table of the UQ4CT paper: train and score its rows, once each.
     Reproduce(reproduce::ReproduceArgs),
     /// Print what completes commands in your shell.
     Completions(completions::CompletionsArgs),

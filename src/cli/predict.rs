@@ -338,7 +338,7 @@ fn skip(
                 continue;
             }
             KnownLine::Failed { line } => bail!(
-                "{place}: is of line {line}, but --input has line {number} there: name another --output"
+                "{place}: answers line {line}, but --input has line {number} there: name another --output"
             ),
         };
         if decided != decides {

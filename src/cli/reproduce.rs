@@ -44,7 +44,7 @@ pub(super) struct ReproduceArgs {
     /// Rows to keep, by preset, separated by commas
     #[arg(long, value_delimiter = ',')]
     methods: Vec<String>,
-    /// Columns to keep, by test dataset, separated by commas
+    /// Columns to keep, by the name of their test set, separated by commas
     #[arg(long, value_delimiter = ',')]
     on: Vec<String>,
     /// Settings to lay over the presets of all rows; may be repeated
@@ -62,9 +62,9 @@ pub(super) struct ReproduceArgs {
     /// Do this one training or evaluation of the plan alone
     #[arg(hide_short_help = true, long, conflicts_with = "plan")]
     job: Option<String>,
-    /// Print the table from recorded results, and do nothing else: DIR or DIR/TABLE with a
-    /// reproduce.toml and runs.parquet, or with trainings and evaluations beside it or in DIR, or a
-    /// folder ROOT/tables/..
+    /// Only print the table from recorded results. DIR or DIR/TABLE holds reproduce.toml, with
+    /// runs.parquet or with evaluations/ in it or beside it; or it is ROOT/tables/.. of an earlier
+    /// --root
     #[arg(long, value_name = "DIR", conflicts_with_all = ["seeds", "model", "limit", "train_limit", "methods", "on", "config", "set", "plan", "job"])]
     from: Option<PathBuf>,
     /// Write the recorded table to a directory too, in all its forms

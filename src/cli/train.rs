@@ -338,7 +338,7 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
 }
 
 /// What `--dry-run` says of settings that the training would choose.
-const UNTRIED: &str = "# data.template, data.scoring and data.chat as far as they are not given: the base model is tried on training questions first, and what wins is taken";
+const UNTRIED: &str = "# data.template, data.scoring and data.chat, unless given, will be chosen by trying the base model on training questions";
 
 /// What is free to be chosen in how questions of the user's own are put: the parts that nobody
 /// named. None for datasets by name, and for an adapter that was trained in a way already.
@@ -371,7 +371,7 @@ fn choose(
         return Ok(config);
     };
     tell(format_args!(
-        "The base model on {} training questions, put in every way that was not given; * is taken (--set data.scoring, data.template, data.chat decide it):\n{trial}",
+        "The base model on {} training questions, with each prompt still open; * is used (--set data.scoring, data.template, data.chat fix it):\n{trial}",
         trial.questions
     ));
     if best == Way::of(&config) {
@@ -422,7 +422,7 @@ fn too_little(config: &RunConfig, device: &NamedDevice, free: u64) -> String {
     let less = recompute.into_iter().chain(half).chain(["a smaller model"]);
     format!(
         "{} has {:.1} GiB free, which by the estimate is too little for {}: expect it to run out \
-         of memory. Less is taken by {}.",
+         of memory. To use less: {}.",
         device.name,
         free as f64 / f64::from(1 << 30),
         config.model.name,
@@ -436,7 +436,7 @@ fn banner(config: &RunConfig, prepared: &Prepared) -> String {
     let steps = config.train.schedule().total_steps(train);
     format!(
         "A short run, for a processor: {}, {train} training questions in {steps} steps, {test} test \
-         questions. --full takes every question, and the default model and settings.",
+         questions. --full leaves its settings out.",
         config.model.name,
     )
 }
@@ -464,7 +464,7 @@ fn given(args: &TrainArgs) -> Result<ConfigLayers> {
     }
     if !given.has("data.dataset") && args.resume.is_none() {
         return Err(wrong(format_args!(
-            "which questions? Give --dataset: {}. `uq4ct train --dataset boolq` is the main job",
+            "no questions: give --dataset: {}. To begin: `uq4ct train --dataset boolq`",
             datasets()
         )));
     }

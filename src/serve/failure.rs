@@ -113,20 +113,19 @@ impl From<Unanswered> for Failure {
         match reason {
             Unanswered::Busy { again } => Self::again(
                 StatusCode::SERVICE_UNAVAILABLE,
-                format!("too much waits already to answer this in time: try again in {again} s"),
+                format!("the queue is too long to answer this in time: try again in {again} s"),
                 again,
             ),
             Unanswered::TooMuch { seconds, limit } => Self::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!(
-                    "needs about {seconds} s of work, and has {limit} s: ask fewer questions in \
+                    "needs about {seconds} s of work, more than its {limit} s: ask fewer questions in \
                      one request, or raise --timeout"
                 ),
             ),
             Unanswered::Late { again } => Self::again(
                 StatusCode::GATEWAY_TIMEOUT,
-                "cannot be answered in its time any more: others ask too; ask fewer questions in \
-                 one request, or later",
+                "other requests took its time: ask fewer questions in one request, or ask again later",
                 again,
             ),
             Unanswered::Gone => Self::new(

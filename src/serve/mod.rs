@@ -115,7 +115,7 @@ pub fn router(
         .method_not_allowed_fallback(|| async {
             Failure::new(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "the method does not fit: see /openapi.json",
+                "wrong HTTP method: see /openapi.json",
             )
         })
         .fallback(|| async {

@@ -56,7 +56,7 @@ pub(super) fn document() -> Value {
                 "422": body("A question that cannot be put, with the field and the reason", &problem),
                 "403": body("Asked by a name that is not this machine's, without a token", &problem),
                 "500": body("The model failed", &problem),
-                "503": later("Too much waits already to answer in time"),
+                "503": later("The queue is too long to answer in time"),
                 "504": later("No answer in time"),
             },
         }})

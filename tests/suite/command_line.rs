@@ -72,7 +72,7 @@ fn a_run_is_never_overwritten_unasked_and_evaluates_elsewhere() {
         "20 of 20 test (from test); trained on boolq, calibrated on",
         "| figure | base | tuned | better |",
         "Test, after calibration on held-out questions",
-        "The 95 % interval of that confidence is ",
+        "The median 95 % interval of that confidence is ",
     ] {
         assert!(report.contains(part), "no {part} in {report}");
     }
@@ -336,7 +336,7 @@ fn an_interrupt_saves_and_resume_goes_on() {
         "train.epochs=3",
         "--dry-run",
     ];
-    let own = "go on by its own with --resume r alone";
+    let own = "keep those with --resume r alone";
     let parts = [
         "method.name is \"uq4ct\", not \"lora\"",
         "train.seed is 42, not 7",
@@ -581,7 +581,7 @@ fn several_runs_are_scored_on_a_file_of_ones_own() {
         (1, "base model, tiny "),
         (2, "a "),
         (3, "b "),
-        (4, "always the most frequent answer "),
+        (4, "the most frequent answer alone "),
         (5, "Report: a/report.html"),
         (6, "Report: b/report.html"),
         (8, "arc-easy "),

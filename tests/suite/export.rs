@@ -293,7 +293,7 @@ fn what_a_format_cannot_hold_and_another_base_are_refused() {
     refused("is not what was written");
     // The card is of these weights alone, whatever lies beside it.
     std::fs::remove_file(root.join("p/digests.sha256")).unwrap();
-    refused("is not the file that uq.json is of");
+    refused("has changed since uq.json was written");
     std::fs::write(&weights, whole).unwrap();
     let card = root.join("p/uq.json");
     let mut other = json(&card);

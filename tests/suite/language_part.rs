@@ -137,7 +137,7 @@ fn what_the_whole_says_of_its_language_part_counts() {
     assert!(error.to_string().contains("gptq, 4 bits"), "{error}");
 }
 
-/// An adapter of peft's whose tensors have other names, with some of a part that sees.
+/// An adapter of peft's whose tensors have other names, with some of a vision part.
 fn renamed_adapter(to: &Path, name: impl Fn(&str) -> String, sight: bool) {
     let from = fixture("adapters/gemma3_vision");
     std::fs::create_dir(to).unwrap();

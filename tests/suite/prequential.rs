@@ -16,6 +16,19 @@ fn first_answers(directory: &Path, run: &str) -> Vec<Value> {
     json_lines(&fs::read_to_string(directory.join(run).join("prequential.jsonl")).unwrap())
 }
 
+/// In percent, of the second half of the steps.
+fn late_accuracy(first: &[Value]) -> f64 {
+    let step = |answer: &Value| answer["step"].as_u64().unwrap();
+    let half = first.iter().map(step).max().unwrap() / 2;
+    let late: Vec<&Value> = first.iter().filter(|answer| step(answer) > half).collect();
+    let right = late.iter().filter(|answer| {
+        let probabilities = numbers(&answer["probabilities"]);
+        let label = answer["label"].as_u64().unwrap() as usize;
+        probabilities.iter().all(|p| *p <= probabilities[label])
+    });
+    100.0 * right.count() as f64 / late.len() as f64
+}
+
 fn temperature(directory: &Path, run: &str) -> f64 {
     let found = json(&directory.join(run).join("adapter/temperature.json"));
     found["temperature"].as_f64().unwrap()
@@ -44,7 +57,9 @@ fn it_answers_as_uq4ct_with_scores_divided_by_the_temperature() {
     let split = &json(&root.join("r/data.json"))["split"]["used"];
     assert_eq!(split[0].as_u64().unwrap() as usize, first.len());
     let report = fs::read_to_string(root.join("r/report.md")).unwrap();
-    assert!(report.contains("- First answers: "), "{report}");
+    let late = late_accuracy(&first);
+    let line = format!("- First answers: accuracy {late:.1} ");
+    assert!(report.contains(&line), "{line} {report}");
     let temperature = temperature(root, "r");
     assert!(temperature > 0.0 && temperature != 1.0);
     let (plain, calibrated) = (predictions(root, "plain"), predictions(root, "r"));

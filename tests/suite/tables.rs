@@ -245,6 +245,20 @@ fn first_answers_are_taken_from_the_training() {
     let late: Vec<&serde_json::Value> = answers.iter().filter(|a| step(a) > 2).collect();
     assert_eq!((answers.len(), late.len()), (32, 16));
     assert_eq!(cell["n"], 16);
+    assert_eq!(json["costs"].as_array().unwrap().len(), 0);
+    let names = cell["values"].as_array().unwrap().iter();
+    let names: Vec<&str> = names.map(|v| v["figure"].as_str().unwrap()).collect();
+    assert!(names.contains(&"nll") && !names.contains(&"nll_temperature"));
+    let evaluation = std::fs::read_dir(root.path().join("evaluations")).unwrap();
+    let evaluation = evaluation.map(|t| t.unwrap().path()).next().unwrap();
+    assert!(!evaluation.join("evaluation/held-out").exists());
+    let temperature = ["--set", "method.temperature=prequential"];
+    let words = ["reproduce", "first-answers", "--model", "tiny", "--offline"];
+    fails(
+        root.path(),
+        &[&words[..], &temperature].concat(),
+        &["method.temperature", "leave it out"],
+    );
     let right = late.iter().filter(|a| is_right(a)).count() as f64;
     let accuracy = &cell["values"][0];
     assert_eq!(accuracy["figure"], "accuracy");
@@ -481,17 +495,18 @@ fn a_damaged_dataset_keeps_nothing_else_from_being_asked() {
         "--json",
     ];
     let size = ["--seeds", "1", "--limit", "8", "--data-dir", "data"];
-    let rows = ["--on", "openbookqa,arc-easy", "--methods", "lora,mixlora"];
+    let methods = "lora,mixlora,LoRA (first answers)";
+    let rows = ["--on", "openbookqa,arc-easy", "--methods", methods];
     let (code, out, err) = outcome(root, &[&words[..], &size, &rows].concat());
     assert_eq!(code, 1, "{err}");
     assert!(
-        err.contains("test.jsonl") && err.contains("2 of 4 pieces failed"),
+        err.contains("test.jsonl") && err.contains("3 of 5 pieces failed"),
         "{err}"
     );
     let table: serde_json::Value = serde_json::from_str(&out).unwrap();
     let cells = table["cells"].as_array().unwrap().iter();
     let asked: Vec<u64> = cells.map(|cell| cell["n"].as_u64().unwrap()).collect();
-    assert_eq!(asked, [8, 0, 8, 0], "{out}");
+    assert_eq!(asked, [8, 0, 8, 0, 8, 0], "{out}");
 }
 
 /// Every folder anywhere below `results` that says how a table was made.

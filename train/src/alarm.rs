@@ -260,12 +260,12 @@ impl Watch {
         let near = |value: f64| (mean - value).abs() <= COLLAPSED * value;
         if near(1.0) {
             return Some(format!(
-                "FLU is {mean:.3}, all but 1: the routers give everything to the same experts, and FLU tells no answer from another; lower train.learning_rate or train.router_rate_factor"
+                "FLU is {mean:.3}, almost 1: the routers give the other experts almost nothing, so FLU cannot tell answers apart; lower train.learning_rate or train.router_rate_factor"
             ));
         }
         near(even).then(|| {
             format!(
-                "FLU is {mean:.3}, that of routers without a preference ({even:.3}): it tells no answer from another; train longer, or raise objective.calibration_weight"
+                "FLU is {mean:.3}, that of routers without a preference ({even:.3}): it cannot tell answers apart; train longer, or raise objective.calibration_weight"
             )
         })
     }
@@ -286,7 +286,7 @@ impl Watch {
         // Where the questions themselves have one answer, giving it is no fault.
         (said > ONE_CHOICE && right < ONE_CHOICE).then(|| {
             format!(
-                "choice {} is given to {:.0} % of the last {n:.0} training questions and right for {:.0} %: the model does not look at them; try another data.template, data.scoring = \"cloze\", or another train.learning_rate",
+                "the model answers choice {} on {:.0} % of the last {n:.0} training questions, but that is right on {:.0} %: it ignores them; try another data.template, data.scoring = \"cloze\", or another train.learning_rate",
                 most + 1,
                 100.0 * said,
                 100.0 * right

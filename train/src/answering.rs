@@ -46,7 +46,7 @@ pub enum Decision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Calibration {
-    /// As the model states it: held-out questions bear no change, or there are none.
+    /// As the model states it: held-out questions support no change, or there are none.
     AsStated,
     /// Temperature scaling, fitted on held-out questions.
     Temperature,
@@ -64,7 +64,7 @@ impl Calibration {
                 "as the model states it: there were no held-out questions to check it on".into()
             }
             (Self::AsStated, n) => {
-                format!("as the model states it: its {n} held-out questions bear no calibration")
+                format!("as the model states it: its {n} held-out questions support no calibration")
             }
             (Self::Temperature | Self::ConfidenceWithFlu, n) => {
                 format!("calibrated on {n} held-out questions")
@@ -102,8 +102,8 @@ pub struct Answer {
     /// Probability of the answer, as the model states it. For a written answer, the confidence
     /// that `evaluation.answer_confidence` names.
     pub probability: f64,
-    /// Probability that the answer is right: by the calibration that held-out questions bear, or
-    /// the model's own where they bear none, and where `method.temperature` has calibrated it.
+    /// Probability that the answer is right: by the calibration that held-out questions support, or
+    /// the model's own where they support none, and where `method.temperature` has calibrated it.
     pub confidence: f64,
     /// 95 % interval of that probability, by what held-out questions have shown: wide where they
     /// are few. Absent without any.

@@ -240,7 +240,7 @@ impl Attempt {
             Self::Held(Holder { host, pid, .. }) => {
                 let lock = path.file_name().unwrap_or_default().to_string_lossy();
                 let reason = format!(
-                    "process {pid} on {host} works on it: wait until it has ended, or name another place; if it is gone, remove {lock}"
+                    "process {pid} on {host} works on it: wait for that process, or name another place; if it has died, remove {lock}"
                 );
                 Err(TrainError::file(what, reason))
             }

@@ -52,7 +52,7 @@ impl PrequentialTemperature {
             Some(Self { temperature, .. }) => Ok(Temperature { temperature }),
             None => Err(TrainError::config(
                 "method.temperature",
-                "the training kept no first answers: train again, or use one",
+                "the training kept no first answers: train again, or set it to `one`",
             )),
         }
     }

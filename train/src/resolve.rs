@@ -164,14 +164,14 @@ impl RunConfig {
     fn check_flu(&self) -> Result<(), TrainError> {
         let of_answer = self.objective.flu_tokens == FluTokens::Answer;
         if of_answer && self.data.writes()? {
-            let reason = "answer is about choices, use mean or last";
+            let reason = "`answer` needs choices: use `mean` or `last`";
             return refuse("objective.flu_tokens", self.data.open_ended(reason));
         }
         if of_answer && self.data.scoring != Scoring::Cloze {
             return refuse(
                 "objective.flu_tokens",
-                "answer is about choices whose texts are read: it needs data.scoring = cloze; \
-                 with letters, use mean or last",
+                "`answer` needs choices whose texts are read: set data.scoring = cloze, or with \
+                 letters use `mean` or `last`",
             );
         }
         if self.objective.calibrated == CalibratedAnswers::Choices && !of_answer {
@@ -194,7 +194,10 @@ impl RunConfig {
             );
         }
         if objective.correctness == Correctness::Soft && self.data.writes()? {
-            return refuse(key, self.data.open_ended("soft is about choices"));
+            return refuse(
+                key,
+                self.data.open_ended("`soft` needs choices: leave it out"),
+            );
         }
         Ok(())
     }

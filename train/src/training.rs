@@ -188,7 +188,7 @@ fn learn(
     };
     let (from, damaged) = checkpoint::newest(run.root(), fits);
     for reason in damaged {
-        let line = format!("A checkpoint cannot be gone on from, the one before serves: {reason}");
+        let line = format!("A checkpoint cannot be used and is skipped: {reason}");
         setup.telemetry.say(line);
     }
     checkpoint::forget_newer(run.root(), from.as_ref());

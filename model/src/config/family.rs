@@ -104,7 +104,7 @@ pub const FAMILIES: &[Family] = &[
             ["gemma3", "Gemma3ForConditionalGeneration"],
             Some("gemma3"),
             "Gemma 3 of 4B and more, its language part",
-            "as `gemma3_text`, whose rotation is scaled on layers without a window; the part that sees is left out",
+            "as `gemma3_text`, whose rotation is scaled on layers without a window; the vision part is left out",
         )
     },
     family(

@@ -99,7 +99,7 @@ impl Family {
             ModelError::setting(
                 key,
                 format!(
-                    "{name:?} is not implemented, {} are: no mixture of experts, state-space, encoder or other vision model is",
+                    "{name:?} is not supported: choose a dense text model of {} (no mixture of experts, state-space, encoder or other vision model)",
                     known()
                 ),
             )

@@ -56,7 +56,7 @@ pub fn knows(base: &ModelConfig) -> Result<(), ModelError> {
         false => Err(ModelError::setting(
             "the MixLoRA layout",
             format!(
-                "is of base models of the families {}, not {}: export with --format uq4ct",
+                "takes base models of the families {}, not {}: export with --format uq4ct",
                 FAMILIES.join(", "),
                 base.model_type
             ),

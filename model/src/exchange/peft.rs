@@ -84,7 +84,7 @@ pub fn write(
         settings["use_dora"] = true.into();
     }
     // The settings name projections as they are here: in a model with other names they would mean
-    // other modules, such as those of the part that sees.
+    // other modules, such as those of the vision part.
     if fused || language_part || config.init_lora_weights.is_pissa() {
         state_shapes(&mut settings, &modules);
         let in_every_layer = config.target_modules.modules().is_some();
@@ -433,7 +433,7 @@ fn start(path: &Path, start: &Value) -> Result<InitialWeights, ModelError> {
 }
 
 /// The tensors by this project's names, and the projections that they adapt; `path` is for the
-/// error. Those of a part that sees are left out: images cannot be asked about.
+/// error. Those of a vision part are left out: images cannot be asked about.
 fn own_tensors(
     path: &Path,
     theirs: Tensors,
@@ -463,7 +463,7 @@ fn own_tensors(
     }
 }
 
-/// Whether a name of `peft` is of a part that sees, in its new or its old spelling.
+/// Whether a name of `peft` belongs to a vision part, in its new or its old spelling.
 fn is_of_other_part(name: &str) -> bool {
     let inner = name.strip_prefix("base_model.model.").unwrap_or(name);
     let inner = inner.strip_prefix("model.").unwrap_or(inner);

@@ -38,7 +38,7 @@ impl Safetensors {
                 directory,
                 match pickled {
                     Some(name) => format!(
-                        "holds no model.safetensors, but {name}, which is not read, since it can run code: transformers writes the other, AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(DIR)"
+                        "holds no model.safetensors, but {name}, which is not read, since it can run code: convert it in Python, AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(DIR)"
                     ),
                     None => {
                         "holds no model.safetensors, and no model.safetensors.index.json".into()

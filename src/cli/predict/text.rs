@@ -51,7 +51,7 @@ fn sureness(answer: &Answer) -> String {
     text += &answer.calibration.reason(answer.calibrated_on);
     if let Some(below) = answer.below_chance {
         text += &format!(
-            " (they say {:.1} %, less than chance: chance is shown)",
+            " (raised to chance from a calibrated {:.1} %)",
             100.0 * below
         );
     }
@@ -100,7 +100,7 @@ mod tests {
             (
                 Calibration::AsStated,
                 5,
-                "as the model states it: its 5 held-out questions bear no calibration",
+                "as the model states it: its 5 held-out questions support no calibration",
             ),
             (
                 Calibration::AsStated,

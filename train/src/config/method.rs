@@ -195,7 +195,7 @@ pub struct TfbSection {
     pub trial_samples: usize,
     /// Trials, halving the interval of the logarithm.
     pub trials: usize,
-    /// Smallest sigma tried; where it is not borne either, there is no noise.
+    /// Smallest sigma tried; where even this is too much, there is no noise.
     pub min_sigma: f64,
     /// Largest sigma.
     pub max_sigma: f64,

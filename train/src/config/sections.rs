@@ -41,8 +41,8 @@ pub struct ModelSection {
     pub revision: String,
     /// Type of the frozen weights: `f32` or `bf16`.
     pub dtype: WeightType,
-    /// How attention is computed off the processor, in training and scoring alike: `exact`, or
-    /// `flash`, by the fastest kernel there is, whose products may take parts of 16 bits.
+    /// How attention is computed on a GPU, in training and scoring alike: `exact`, or `flash`, by
+    /// the fastest kernel there is, whose products may take parts of 16 bits.
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(extend("default" = AttentionKind::Exact))]
     pub attention: AttentionKind,

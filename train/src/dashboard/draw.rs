@@ -113,7 +113,7 @@ fn all_panels(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View
 /// What the last line says: how to stop and look around, or that it is stopping.
 fn keys_line(frame: &mut Frame, area: Rect, state: &DashboardState, view: &View) {
     let text = match state.stopping {
-        true => " Stopping after this step: a checkpoint is written, --resume goes on. ",
+        true => " Stopping: what is done is saved, and the command that goes on is printed. ",
         false => HELP,
     };
     frame.render_widget(Paragraph::new(text).style(view.ink(Color::DarkGray)), area);

@@ -11,7 +11,7 @@ pub(super) const HELP: &str = " q stop and save   1-6 panel   ? keys ";
 
 /// Every key, and what it does.
 pub(super) const KEYS: [(&str, &str); 7] = [
-    ("q, Ctrl-C", "stop after this step; --resume goes on"),
+    ("q, Ctrl-C", "save and stop; how to go on is printed"),
     ("1-6", "that panel on the whole screen, and back"),
     ("Tab, ← →, h l", "the next panel, the one before"),
     ("Enter", "this panel on the whole screen, and back"),

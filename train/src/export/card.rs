@@ -138,10 +138,10 @@ pub struct HeldOutCard {
     pub questions: usize,
     /// Share of the held-out questions that was answered rightly.
     pub accuracy: f64,
-    /// Temperature scaling of the logits; 1 where the questions bear none.
+    /// Temperature scaling of the logits; 1 where the questions support none.
     pub temperature: Temperature,
     /// Calibrator of the probability of being right, from softmax confidence and FLU; one that
-    /// changes nothing where the questions bear none.
+    /// changes nothing where the questions support none.
     pub confidence: Confidence,
     /// Which calibration the questions bear; absent in cards of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -227,7 +227,7 @@ impl Card {
             let found = sha256(&path)?;
             if found != *known {
                 let reason = format!(
-                    "is not the file that {CARD} is of: its SHA-256 begins with {}, there with {}. Export it again; if the change is meant, remove {CARD}, whose calibration is that of another adapter",
+                    "has changed since {CARD} was written: its SHA-256 begins with {}, there with {}. Export it again; if the change is meant, remove {CARD}, whose calibration no longer applies",
                     &found[..8],
                     known.get(..8).unwrap_or(known)
                 );

@@ -255,7 +255,7 @@ fn check_temperature(config: &RunConfig) -> Result<(), TrainError> {
     if config.method.temperature == AnswerTemperature::Prequential && config.data.writes()? {
         let reason = config
             .data
-            .open_ended("prequential is about choices, use one");
+            .open_ended("`prequential` needs choices: set it to `one`");
         return Err(TrainError::config("method.temperature", reason));
     }
     Ok(())

@@ -48,22 +48,31 @@ pub struct Gaps {
 }
 
 impl Gaps {
-    /// Of `other` less `first`. Each is a list of replicates (seeds) on the same questions in the
-    /// same order; a figure is the mean over them. All replicates are resampled by the same
-    /// questions.
+    /// Of `other` less `first`. Each is a list of replicates (seeds); a figure is the mean over
+    /// them. Questions are resampled, each with its answers of all replicates that were asked it.
     pub fn of(
         first: &[Vec<ScoredRow>],
         other: &[Vec<ScoredRow>],
         bins: usize,
         bootstrap: Bootstrap,
     ) -> Self {
-        let facts = |runs: &[Vec<ScoredRow>]| -> Vec<Vec<Facts>> {
-            let runs = runs.iter();
-            runs.map(|rows| rows.iter().map(Facts::of).collect())
-                .collect()
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        for row in first.iter().chain(other).flatten() {
+            let next = places.len();
+            places.entry(&row.id).or_insert(next);
+        }
+        let n = places.len();
+        let facts = |runs: &[Vec<ScoredRow>]| -> Vec<Vec<Option<Facts>>> {
+            let of = |rows: &Vec<ScoredRow>| {
+                let mut facts: Vec<Option<Facts>> = (0..n).map(|_| None).collect();
+                for row in rows {
+                    facts[places[&*row.id]] = Some(Facts::of(row));
+                }
+                facts
+            };
+            runs.iter().map(of).collect()
         };
         let (first, other) = (facts(first), facts(other));
-        let n = first.first().map_or(0, Vec::len);
         let mut rng = ChaCha8Rng::seed_from_u64(bootstrap.seed);
         let gap = |chosen: &[usize]| -> [f64; 4] {
             let [a, b] = [&first, &other].map(|runs| figures(runs, chosen, bins));
@@ -127,18 +136,24 @@ pub fn differences(
     Gaps::of(first, other, bins, bootstrap).differences()
 }
 
-/// Accuracy, ECE, NLL and Brier score of the chosen questions, mean over replicates.
-fn figures(runs: &[Vec<Facts>], chosen: &[usize], bins: usize) -> [f64; 4] {
-    let mut sums = [0.0; 4];
+/// Accuracy, ECE, NLL and Brier score of the chosen questions, mean over replicates. One that was
+/// asked none of them does not count.
+fn figures(runs: &[Vec<Option<Facts>>], chosen: &[usize], bins: usize) -> [f64; 4] {
+    let (mut sums, mut count) = ([0.0; 4], 0.0);
     for facts in runs {
-        let outcomes: Vec<Outcome> = chosen.iter().map(|i| facts[*i].outcome).collect();
+        let asked: Vec<&Facts> = chosen.iter().filter_map(|i| facts[*i].as_ref()).collect();
+        if asked.is_empty() {
+            continue;
+        }
+        count += 1.0;
+        let outcomes: Vec<Outcome> = asked.iter().map(|facts| facts.outcome).collect();
         sums[1] += expected_calibration_error(&outcomes, bins, BinEdge::Right);
         for (to, from) in [(0, 0), (2, 1), (3, 2)] {
-            let sum: f64 = chosen.iter().map(|i| facts[*i].means[from]).sum();
-            sums[to] += sum / chosen.len() as f64;
+            let sum: f64 = asked.iter().map(|facts| facts.means[from]).sum();
+            sums[to] += sum / asked.len() as f64;
         }
     }
-    sums.map(|sum| sum / runs.len() as f64)
+    sums.map(|sum| sum / count)
 }
 
 /// Each run's rows for the questions that all runs have, in the order of the first.
@@ -161,6 +176,8 @@ pub fn common(answers: Vec<Vec<ScoredRow>>) -> Vec<Vec<ScoredRow>> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     fn rows(n: usize, right: impl Fn(usize) -> bool, confidence: f64) -> Vec<ScoredRow> {
@@ -202,6 +219,22 @@ mod tests {
         let half = (0.4f64.ln() - 0.6f64.ln()) / 4.0;
         assert!((value(nll) - half).abs() < 1e-12);
         assert!((value(brier) - (2.0 * 0.16 - 2.0 * 0.36) / 4.0).abs() < 1e-12);
+    }
+
+    /// A question that two seeds were asked is one draw: its answers are no independent ones.
+    #[test]
+    fn seeds_with_the_same_questions_are_no_surer_than_one() {
+        let first = rows(200, |i| i % 2 == 0, 0.6);
+        let better = rows(200, |i| i % 2 == 0 || i % 20 == 1, 0.6);
+        let one = differences(from_ref(&first), from_ref(&better), 15, BOOTSTRAP);
+        let halves = |rows: &[ScoredRow]| [rows[..150].to_vec(), rows[50..].to_vec()];
+        let two = differences(&halves(&first), &halves(&better), 15, BOOTSTRAP);
+        let width = |found: &Differences| {
+            let Estimate { low, high, .. } = found[0].estimate;
+            high.unwrap() - low.unwrap()
+        };
+        let ratio = width(&two) / width(&one);
+        assert!((0.9..1.3).contains(&ratio), "{ratio}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ const QUANTILE: f64 = 1.96;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
-    /// As the model states it: held-out questions bear no change.
+    /// As the model states it: held-out questions support no change.
     AsStated,
     /// Temperature scaling.
     Temperature,
@@ -214,10 +214,10 @@ impl Trust {
         let evidence = match self.left_out {
             None => String::new(),
             Some([stated, _]) if self.way == Way::AsStated => {
-                format!(": no calibrator was better on those left out (log loss {stated:.3})")
+                format!(": no calibrator beat it, cross-validated (log loss {stated:.3})")
             }
             Some([stated, found]) => {
-                format!(": log loss {found:.3} on those left out, {stated:.3} as stated")
+                format!(": cross-validated log loss {found:.3}, {stated:.3} as stated")
             }
         };
         let few = match n < FEW {

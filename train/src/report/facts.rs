@@ -78,7 +78,7 @@ impl Report<'_> {
                     "{} forward passes{}, {:.2} s",
                     self.scored.cost.forward_passes,
                     match self.written() {
-                        true => " over the prompt, each with one a token after it",
+                        true => " over the prompt, and one for each token after it",
                         false => "",
                     },
                     self.scored.cost.seconds_per_question
@@ -145,24 +145,10 @@ impl Report<'_> {
                 ),
             );
         }
-        if !self.first_answers.is_empty() {
-            facts.insert(5, ("First answers".into(), self.first()));
+        if let Some((count, found)) = &self.first_answers {
+            facts.insert(5, ("First answers".into(), first(*count, found)));
         }
         facts
-    }
-
-    /// How right and how calibrated the model was while it learned.
-    fn first(&self) -> String {
-        let rows = &self.first_answers;
-        let found = Metrics::of(rows, self.config.evaluation.bins, self.config.bootstrap());
-        format!(
-            "{} training questions before the first step that learned from them, in the second half \
-             of the steps that met new ones: accuracy {} %, ECE {} %, NLL {}",
-            grouped(rows.len()),
-            show(Some(found.accuracy), Unit::Percent),
-            show(Some(found.expected_calibration_error), Unit::Percent),
-            show(Some(found.negative_log_likelihood), Unit::Plain),
-        )
     }
 
     /// Whether the questions were put in the model's chat template, and whose that was.
@@ -183,6 +169,18 @@ impl Report<'_> {
             None => format!("from {from}"),
         }
     }
+}
+
+/// How right and how calibrated the model was while it learned.
+fn first(count: usize, found: &Metrics) -> String {
+    format!(
+        "accuracy {} %, ECE {} %, NLL {}, of {} training questions in the training's second half, each \
+         before the first step that learned from it, in one pass with dropout",
+        show(Some(found.accuracy), Unit::Percent),
+        show(Some(found.expected_calibration_error), Unit::Percent),
+        show(Some(found.negative_log_likelihood), Unit::Plain),
+        grouped(count),
+    )
 }
 
 /// How much of what a training computed was padding; empty where that is nothing, or where its log

@@ -14,7 +14,7 @@ pub(crate) struct Term {
 }
 
 /// Every term that is explained, in the order of `docs/concepts.md`.
-pub(crate) const TERMS: [Term; 18] = [
+pub(crate) const TERMS: [Term; 19] = [
     Term {
         id: "accuracy",
         names: &["Accuracy"],
@@ -28,7 +28,7 @@ pub(crate) const TERMS: [Term; 18] = [
     Term {
         id: "ece",
         names: &["ECE", "expected calibration error"],
-        meaning: "expected calibration error, the mean gap between confidence and accuracy over 15 bins of confidence, weighted by their size.",
+        meaning: "expected calibration error, the mean gap between confidence and accuracy over bins of confidence, weighted by their size.",
     },
     Term {
         id: "adaptive-ece",
@@ -69,6 +69,11 @@ pub(crate) const TERMS: [Term; 18] = [
         id: "e-aurc",
         names: &["E-AURC"],
         meaning: "the part of AURC that a perfect order of the same answers avoids.",
+    },
+    Term {
+        id: "first-answers",
+        names: &["First answers"],
+        meaning: "what the model said of training questions before the first step that learned from them. No label is held out, and they are answers to new questions. `calibrated` takes its temperature from them.",
     },
     Term {
         id: "base",

@@ -187,7 +187,7 @@ fn pictures(report: &Report) -> Result<String, TrainError> {
             ("held_out", "expected_calibration_error", "held-out ECE"),
         ],
     )?);
-    let about = "Bars reach the accuracy of a bin; the other colour runs from there to its mean confidence, above the bar where the model is over-confident and within it where it is under-confident. Below it stand the bins' numbers of questions. Curves of training are smoothed.";
+    let about = "A blue bar is the accuracy of a bin. Orange fills the gap to its mean confidence: above the bar where the model is over-confident, inside it where it is under-confident. Below: how many questions each bin holds. Training curves are smoothed.";
     Ok(small(about) + &figures(&found))
 }
 

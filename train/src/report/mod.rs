@@ -19,6 +19,7 @@ use data::source::SourceKind;
 use crate::alarm::Alarm;
 use crate::config::RunConfig;
 use crate::error::TrainError;
+use crate::metric::Metrics;
 use crate::posthoc::abstention::{Abstention, DELTA};
 use crate::prediction::ScoredRow;
 use crate::prepare::Prepared;
@@ -55,8 +56,9 @@ struct Report<'a> {
     environment: Environment,
     history: Vec<MetricsLine>,
     alarms: Vec<Alarm>,
-    /// The late ones of the training's first answers; of a set elsewhere they say nothing.
-    first_answers: Vec<ScoredRow>,
+    /// Figures of the training's late first answers, and their number. Of a set elsewhere they say
+    /// nothing, and an adapter that was trained before may know the questions.
+    first_answers: Option<(usize, Metrics)>,
     worst: Vec<Worst<'a>>,
     /// The dataset that the run was trained on, where the questions are of another one.
     trained_on: Option<String>,
@@ -96,7 +98,7 @@ pub fn write(
         environment: run.environment()?,
         history: run.metrics()?,
         alarms: run.alarms()?,
-        first_answers: run.late_first_answers()?,
+        first_answers: first_answers(run, config)?,
         worst: worst(&scored.tuned_rows, questions),
         trained_on: None,
     };
@@ -137,12 +139,24 @@ pub fn write_elsewhere(
         environment: environment.clone(),
         history: Vec::new(),
         alarms: run.alarms()?,
-        first_answers: Vec::new(),
+        first_answers: None,
         worst: worst(&scored.tuned_rows, &prepared.splits.test),
     };
     let file = |name: &str| format!("evaluation/{set}/{name}");
     run.write_text(&file("report.html"), &html::render(&report)?)?;
     run.write_text(&file("report.md"), &markdown::render(&report))
+}
+
+fn first_answers(
+    run: &RunDirectory,
+    config: &RunConfig,
+) -> Result<Option<(usize, Metrics)>, TrainError> {
+    if config.adapter.from.is_some() {
+        return Ok(None);
+    }
+    let rows = run.late_first_answers()?;
+    let found = Metrics::of(&rows, config.evaluation.bins, config.bootstrap());
+    Ok((!rows.is_empty()).then_some((rows.len(), found)))
 }
 
 /// The ten wrong answers of highest confidence.

@@ -71,9 +71,9 @@ impl Report<'_> {
                         "Its probabilities say more than the frequencies of the choices alone."
                     }
                     (Some(_), _, _) => {
-                        "Its probabilities are not told apart from the frequencies of the choices alone."
+                        "Its probabilities may say no more than the frequencies of the choices alone."
                     }
-                    (None, _, _) => "Lower is better; it minds calibration and ranking at once.",
+                    (None, _, _) => "Lower is better; it rewards calibration and ranking at once.",
                 }
                 .into(),
             },
@@ -100,7 +100,7 @@ impl Report<'_> {
         let mut text = Vec::new();
         match &*self.alarms {
             [] => {}
-            [one] => text.push(format!("Training raised an alarm, {one}.")),
+            [one] => text.push(format!("Training alarm at {one}.")),
             [.., last] => text.push(format!(
                 "Training raised {} alarms, listed below; the last, {last}.",
                 self.alarms.len()
@@ -114,10 +114,10 @@ impl Report<'_> {
         }
         if let Some(found) = Information::of(&self.scored.tuned_rows) {
             let verdict = match (found.p_value < 0.05, found.weight > 0.0) {
-                (true, true) => "Beside the confidence, FLU tells right from wrong",
-                (true, false) => "Beside the confidence, FLU is higher where the answer is wrong",
+                (true, true) => "FLU tells right from wrong beyond the confidence",
+                (true, false) => "At equal confidence, FLU is higher where the answer is wrong",
                 (false, _) => {
-                    "Beside the confidence, FLU tells nothing that these questions could show"
+                    "These questions do not show that FLU adds anything to the confidence"
                 }
             };
             text.push(format!(
@@ -160,7 +160,7 @@ impl Report<'_> {
             // Confidences below one half move the other way.
             match self.written() {
                 true => "",
-                false => " (above 1: the model was over-confident)",
+                false => " (above 1 would mean over-confidence)",
             },
             confidence.weights[0],
             confidence.weights[1],
@@ -174,7 +174,7 @@ impl Report<'_> {
         }
         if let Some(width) = self.interval_width() {
             sentences.push(format!(
-                "The 95 % interval of that confidence is {:.0} points wide on the middle one of the test questions.",
+                "The median 95 % interval of that confidence is {:.0} points wide over the test questions.",
                 100.0 * width
             ));
         }
@@ -217,7 +217,7 @@ fn learned(tuned: &Metrics, base: &Metrics, majority: Option<(usize, f64)>) -> S
     match (tuned.accuracy.low, tuned.accuracy.high) {
         (Some(low), _) if low > share => format!("It knows more than {always} would."),
         (_, Some(high)) if high < share => format!("It is worse than {always}."),
-        _ => format!("It is not told apart from {always}: nothing shows that it has learned."),
+        _ => format!("It may be no better than {always}: nothing shows that it has learned."),
     }
 }
 
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(majority, Some((0, 0.7)));
         let said = |right| learned(&of(right), &of(5), majority);
         assert_eq!(said(10), "It knows more than always giving choice 1 would.");
-        assert!(said(7).contains("not told apart"), "{}", said(7));
+        assert!(said(7).contains("may be no better"), "{}", said(7));
         assert_eq!(said(0), "It is worse than always giving choice 1.");
         assert!(gap(&of(10)).contains("under-confident by 10.0"));
         assert!(gap(&of(5)).contains("over-confident by 40.0"));

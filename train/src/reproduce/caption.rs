@@ -4,6 +4,7 @@ use super::plan::Plan;
 use super::records::Records;
 use crate::config::{RateSchedule, RunConfig, spelled};
 use crate::prepare::LeftOut;
+use crate::prequential::FIRST_ANSWERS_SET;
 
 /// Whether a model is the paper's: by its short name, or its repository.
 pub(super) fn is_papers_model(name: &str, paper_model: &str) -> bool {
@@ -24,6 +25,13 @@ pub(super) fn caption(plan: &Plan, records: &Records) -> Vec<String> {
         return Vec::new();
     };
     let mut text = vec![budget(&first.config)];
+    if plan.columns.iter().any(|c| c.test == FIRST_ANSWERS_SET) {
+        text.push(
+            "Each training question was answered before the first step that learned from it, with \
+             dropout; the second half of those steps counts. No figure is calibrated afterwards."
+                .into(),
+        );
+    }
     let mut seeds: Vec<u64> = evaluations.iter().map(|e| e.config.train.seed).collect();
     seeds.sort_unstable();
     seeds.dedup();

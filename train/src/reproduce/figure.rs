@@ -123,13 +123,13 @@ impl Figure {
         let value = match self {
             Self::Accuracy => mean(&set.plain, &|r| f64::from(u8::from(r.correct()))),
             Self::Ece => ece(&set.plain),
-            Self::EceTemperature => ece(&set.temperature),
-            Self::EceConfidence => ece(&set.confidence),
+            Self::EceTemperature => ece(set.temperature.as_ref()?),
+            Self::EceConfidence => ece(set.confidence.as_ref()?),
             Self::Nll => mean(&set.plain, &negative_log_likelihood),
-            Self::NllTemperature => mean(&set.temperature, &negative_log_likelihood),
+            Self::NllTemperature => mean(set.temperature.as_ref()?, &negative_log_likelihood),
             Self::Brier => mean(&set.plain, &brier),
             Self::Auroc => ranking::auroc(&pairs(&set.plain)),
-            Self::AurocConfidence => ranking::auroc(&pairs(&set.confidence)),
+            Self::AurocConfidence => ranking::auroc(&pairs(set.confidence.as_ref()?)),
             Self::AurocFlu => ranking::auroc(&flu()?),
             Self::EceFlu => expected_calibration_error(&flu()?, bins, BinEdge::Right),
             Self::InformationFlu => {
@@ -145,10 +145,10 @@ impl Figure {
 pub(super) struct CalibratedAnswers {
     /// The model's own softmax.
     pub(super) plain: Vec<ScoredRow>,
-    /// After temperature scaling.
-    pub(super) temperature: Vec<ScoredRow>,
+    /// After temperature scaling; none without held-out answers.
+    pub(super) temperature: Option<Vec<ScoredRow>>,
     /// After the calibrator that combines confidence and FLU.
-    pub(super) confidence: Vec<ScoredRow>,
+    pub(super) confidence: Option<Vec<ScoredRow>>,
 }
 
 impl CalibratedAnswers {
@@ -157,8 +157,17 @@ impl CalibratedAnswers {
         let [temperature, confidence] = Calibrators::fit(held_out).apply(&plain);
         Self {
             plain,
-            temperature,
-            confidence,
+            temperature: Some(temperature),
+            confidence: Some(confidence),
+        }
+    }
+
+    /// Answers that no held-out answers stand beside.
+    pub(super) fn uncalibrated(plain: Vec<ScoredRow>) -> Self {
+        Self {
+            plain,
+            temperature: None,
+            confidence: None,
         }
     }
 }

@@ -1,7 +1,5 @@
 //! How the rows of a table differ on the same questions and seeds.
 
-use std::collections::BTreeSet;
-
 use serde::Serialize;
 
 use super::tables::Column;
@@ -42,7 +40,7 @@ pub(super) fn groups(columns: &[Column]) -> Vec<ColumnGroup> {
         let all = columns.iter().enumerate();
         all.filter(|(_, c)| wanted(c)).map(|(i, _)| i).collect()
     };
-    let own = |column: &Column| column.train == column.test;
+    let own = |column: &Column| !column.is_shifted();
     let mut found = vec![ColumnGroup {
         label: "mean in distribution".into(),
         columns: places(&own),
@@ -68,12 +66,13 @@ pub(super) fn groups(columns: &[Column]) -> Vec<ColumnGroup> {
 pub(super) fn paired_tests(
     columns: &[(&str, Vec<(String, BySeed)>)],
     groups: &[ColumnGroup],
+    controls: &[(&str, &str)],
     bins: usize,
     bootstrap: Bootstrap,
 ) -> Vec<PairedTest> {
     let all: Vec<Vec<(Pair, Gaps)>> = columns
         .iter()
-        .map(|(_, rows)| gaps(rows, bins, bootstrap))
+        .map(|(_, rows)| gaps(rows, controls, bins, bootstrap))
         .collect();
     let test = |column: &str, (reference, row): &Pair, gaps: &Gaps| PairedTest {
         reference: reference.clone(),
@@ -105,54 +104,37 @@ pub(super) fn paired_tests(
 /// A reference and a row.
 type Pair = (String, String);
 
-/// Compares every row of one column with every reference, by the questions and over the seeds that
-/// both have: else the difference between seeds would be in theirs.
-fn gaps(rows: &[(String, BySeed)], bins: usize, bootstrap: Bootstrap) -> Vec<(Pair, Gaps)> {
+/// Compares every row of one column with every reference and with its control, seed by seed and by
+/// the questions that both were asked: else the difference between seeds would be in theirs.
+fn gaps(
+    rows: &[(String, BySeed)],
+    controls: &[(&str, &str)],
+    bins: usize,
+    bootstrap: Bootstrap,
+) -> Vec<(Pair, Gaps)> {
     let mut found = Vec::new();
     let known = |name: &str| REFERENCES.contains(&name);
     let any = rows.iter().any(|(row, _)| known(row));
     for (place, (reference, first)) in rows.iter().enumerate() {
-        if !known(reference) && (any || place > 0) {
-            continue;
-        }
+        let is_reference = known(reference) || (!any && place == 0);
         for (row, other) in rows.iter().filter(|(row, _)| row != reference) {
-            let seeds = first.iter().cloned().zip(other.iter().cloned());
-            let (mut first, mut other): (Vec<_>, Vec<_>) =
-                seeds.filter_map(|(a, b)| a.zip(b)).unzip();
-            if !asked_alike(&first) {
-                (first, other) = (vec![pooled(first)], vec![pooled(other)]);
+            if !is_reference && !controls.contains(&(&**row, &**reference)) {
+                continue;
             }
-            let shared = first.len();
-            let both = common([first, other].concat());
-            let (first, other) = both.split_at(shared);
-            if first.iter().all(Vec::is_empty) {
+            let seeds = first.iter().cloned().zip(other.iter().cloned());
+            let shared = seeds.filter_map(|(a, b)| Some(common(vec![a?, b?])));
+            let shared = shared.filter(|both| !both[0].is_empty());
+            let (first, other): (Vec<_>, Vec<_>) = shared
+                .map(|mut both| (both.remove(0), both.remove(0)))
+                .unzip();
+            if first.is_empty() {
                 continue;
             }
             let pair = (reference.clone(), row.clone());
-            found.push((pair, Gaps::of(first, other, bins, bootstrap)));
+            found.push((pair, Gaps::of(&first, &other, bins, bootstrap)));
         }
     }
     found
-}
-
-/// Whether all seeds were asked the same questions.
-fn asked_alike(seeds: &[Vec<ScoredRow>]) -> bool {
-    let asked = |rows: &[ScoredRow]| -> BTreeSet<String> {
-        rows.iter().map(|row| row.id.clone()).collect()
-    };
-    seeds.windows(2).all(|two| asked(&two[0]) == asked(&two[1]))
-}
-
-/// One replicate of several seeds that were asked questions of their own, as first answers are:
-/// they have few in common.
-fn pooled(seeds: Vec<Vec<ScoredRow>>) -> Vec<ScoredRow> {
-    let named = |(seed, rows): (usize, Vec<ScoredRow>)| {
-        rows.into_iter().map(move |row| ScoredRow {
-            id: format!("{seed} {}", row.id),
-            ..row
-        })
-    };
-    seeds.into_iter().enumerate().flat_map(named).collect()
 }
 
 #[cfg(test)]
@@ -185,6 +167,24 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_compared_with_its_control_too() {
+        let rows = |right: bool| -> BySeed {
+            let row = ScoredRow::from_probabilities("0", usize::from(!right), &[0.6, 0.4], None);
+            vec![Some(vec![row])]
+        };
+        let labels = ["LoRA", "LoRA-8", "LA-8"];
+        let column = labels.map(|label| (label.to_owned(), rows(true)));
+        let columns = [("OBQA", column.to_vec())];
+        let controls = [("LA-8", "LoRA-8")];
+        let found = paired_tests(&columns, &[], &controls, 15, Bootstrap::default());
+        let pairs: Vec<_> = found.iter().map(|t| (&*t.reference, &*t.row)).collect();
+        assert_eq!(
+            pairs,
+            [("LoRA", "LoRA-8"), ("LoRA", "LA-8"), ("LoRA-8", "LA-8")]
+        );
+    }
+
+    #[test]
     fn rows_are_compared_over_the_seeds_that_both_have() {
         let rows = |right: usize| -> Vec<ScoredRow> {
             let label = |i: usize| usize::from(i >= right);
@@ -203,7 +203,7 @@ mod tests {
             label: "both".into(),
             columns: vec![0, 1],
         };
-        let found = paired_tests(&columns, &[group], 15, Bootstrap::default());
+        let found = paired_tests(&columns, &[group], &[], 15, Bootstrap::default());
         let labels: Vec<&str> = found.iter().map(|test| test.column.as_str()).collect();
         assert_eq!(labels, ["OBQA", "ARC-E", "both"]);
         let [accuracy, ..] = found[0].differences;
@@ -215,7 +215,7 @@ mod tests {
 
     /// Two seeds with one question in common: all of both count.
     #[test]
-    fn seeds_with_questions_of_their_own_are_pooled() {
+    fn seeds_may_be_asked_questions_of_their_own() {
         let rows = |ids: &[usize], right: &[usize]| -> Vec<ScoredRow> {
             let row = |i: &usize| {
                 let label = usize::from(!right.contains(i));
@@ -232,9 +232,10 @@ mod tests {
                 ("Other".to_owned(), seeds(&[0, 1, 2, 3])),
             ],
         )];
-        let found = paired_tests(&columns, &[], 15, Bootstrap::default());
-        // Right: 2 of 6 answers, and 5 of 6.
+        let found = paired_tests(&columns, &[], &[], 15, Bootstrap::default());
+        // Right: 2 of 3 and none, against 3 of 3 and 2 of 3.
         let [accuracy, ..] = found[0].differences;
-        assert_eq!(accuracy.estimate.value, Some(0.5));
+        let value = accuracy.estimate.value.unwrap();
+        assert!((value - 0.5).abs() < 1e-12, "{value}");
     }
 }

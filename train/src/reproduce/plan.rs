@@ -14,7 +14,9 @@ use crate::config::{
     AnswerTemperature, ConfigLayers, EvaluationSection, RunConfig, TrainSection, spelled,
 };
 use crate::error::TrainError;
+use crate::prequential::FIRST_ANSWERS_SET;
 use crate::registry;
+use crate::run_directory::HELD_OUT;
 
 /// One training: a member of one or more rows.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,11 +36,19 @@ pub struct EvaluationJob {
     pub config: RunConfig,
     /// The trainings whose adapters are asked; none for the base model.
     pub members: Vec<TrainingJob>,
-    /// Datasets to test on.
+    /// Sets to test on: datasets, or [`FIRST_ANSWERS_SET`].
     pub on: Vec<String>,
 }
 
 impl EvaluationJob {
+    /// The sets that it scores. Every dataset wants the held-out questions, which calibrate; first
+    /// answers do not.
+    pub fn sets(&self) -> Vec<&str> {
+        let on = self.on.iter().map(String::as_str);
+        let asks = self.on.iter().any(|set| set != FIRST_ANSWERS_SET);
+        asks.then_some(HELD_OUT).into_iter().chain(on).collect()
+    }
+
     /// The evaluation whose answers these are but for the temperature of first answers; none where
     /// they have no such temperature. It is applied after the pass, so that nothing has to be asked
     /// twice.
@@ -111,6 +121,11 @@ impl Plan {
         }
         let mut notes = Vec::new();
         let columns = columns(options, finder, &mut notes)?;
+        let first_answers = columns.iter().any(|c| c.test == FIRST_ANSWERS_SET);
+        if first_answers && options.given.has("method.temperature") {
+            let reason = "is fitted on the first answers that this table judges: leave it out";
+            return Err(TrainError::config("method.temperature", reason));
+        }
         let (rows, left_out) = comparable(options, rows(options)?)?;
         let mut trained_on: Vec<&str> = Vec::new();
         for column in &columns {
@@ -153,6 +168,13 @@ impl Plan {
             }
         }
         found
+    }
+
+    /// Labels of the rows that have a control, each with its control's.
+    pub fn controls(&self) -> Vec<(&str, &str)> {
+        let rows = self.rows.iter().map(|planned| &planned.row);
+        rows.filter_map(|row| Some((&*row.label, row.control?)))
+            .collect()
     }
 
     /// The text of the file that [`Options::recorded`] reads, with the rows and columns that there

@@ -61,7 +61,7 @@ fn drawn(table: &ResultTable) -> Vec<&Answers> {
 }
 
 /// Accuracy by confidence in the first column, all seeds together: as the methods say it above,
-/// after temperature scaling below. None without answers, and for a sweep.
+/// after temperature scaling below, if it was calibrated. None without answers, and for a sweep.
 ///
 /// # Errors
 /// A plot that cannot be drawn.
@@ -71,16 +71,20 @@ pub fn reliability(table: &ResultTable) -> Result<Option<String>, TrainError> {
     let (Some(column), false) = (table.columns.first(), none) else {
         return Ok(None);
     };
-    let size = (230 * rows.len() as u32, 460);
+    let calibrated = rows.iter().any(|answers| !answers.temperature.is_empty());
+    let lines = if calibrated { 2 } else { 1 };
+    let size = (230 * rows.len() as u32, 230 * lines as u32);
     sized(size, |area| {
-        let panels = area.split_evenly((2, rows.len()));
+        let panels = area.split_evenly((lines, rows.len()));
         let (above, below) = panels.split_at(rows.len());
-        for ((above, below), answers) in above.iter().zip(below).zip(&rows) {
-            let bins = |pairs| binned(pairs, table.bins, BinEdge::Right);
+        let bins = |pairs| binned(pairs, table.bins, BinEdge::Right);
+        for (place, answers) in rows.iter().enumerate() {
             let title = format!("{}, {column}", answers.row);
-            draw_bins(above, &title, "confidence", &bins(&answers.plain))?;
-            let x_name = "confidence after temperature";
-            draw_bins(below, &title, x_name, &bins(&answers.temperature))?;
+            draw_bins(&above[place], &title, "confidence", &bins(&answers.plain))?;
+            if let Some(below) = below.get(place) {
+                let x_name = "confidence after temperature";
+                draw_bins(below, &title, x_name, &bins(&answers.temperature))?;
+            }
         }
         Ok(())
     })

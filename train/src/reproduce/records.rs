@@ -11,7 +11,7 @@ use super::plan::{EvaluationJob, Plan, TrainingJob};
 use crate::error::TrainError;
 use crate::evaluation::Cost;
 use crate::prediction::ScoredRow;
-use crate::run_directory::{Environment, HELD_OUT, Provenance, RunDirectory};
+use crate::run_directory::{Environment, Provenance, RunDirectory};
 
 /// Trainings and evaluations by their identities.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -60,7 +60,7 @@ pub struct CurvePoint {
 pub struct EvaluationRecord {
     /// How the evaluation was made.
     pub origin: Origin,
-    /// The scored sets by name: datasets, and [`HELD_OUT`].
+    /// The scored sets by name: datasets, `held-out`, `first-answers`.
     pub sets: BTreeMap<String, ScoredSet>,
 }
 
@@ -91,7 +91,7 @@ impl Records {
         }
         for evaluation in plan.evaluations() {
             let run = RunDirectory::at(&evaluation_directory(root, &evaluation));
-            if let Some(found) = EvaluationRecord::read(&run, &evaluation.on)? {
+            if let Some(found) = EvaluationRecord::read(&run, &evaluation.sets())? {
                 records.evaluations.insert(evaluation.id, found);
             }
         }
@@ -151,7 +151,7 @@ impl Records {
 
     /// Whether a set of the evaluation has yet to be scored.
     pub fn is_open(&self, evaluation: &EvaluationJob) -> bool {
-        let mut sets = std::iter::once(HELD_OUT).chain(evaluation.on.iter().map(String::as_str));
+        let mut sets = evaluation.sets().into_iter();
         sets.any(|set| self.set(evaluation, set).is_none())
     }
 
@@ -243,11 +243,11 @@ impl TrainingRecord {
 
 impl EvaluationRecord {
     /// None where no set has been scored.
-    fn read(run: &RunDirectory, on: &[String]) -> Result<Option<Self>, TrainError> {
+    fn read(run: &RunDirectory, wanted: &[&str]) -> Result<Option<Self>, TrainError> {
         let mut sets = BTreeMap::new();
-        for name in std::iter::once(HELD_OUT).chain(on.iter().map(String::as_str)) {
+        for name in wanted {
             if let Some(set) = ScoredSet::read(run, name)? {
-                sets.insert(name.to_owned(), set);
+                sets.insert((*name).to_owned(), set);
             }
         }
         if sets.is_empty() {

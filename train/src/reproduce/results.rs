@@ -14,6 +14,7 @@ use super::tables::{Column, Layout};
 use crate::evaluation::Cost;
 use crate::metric::{Bootstrap, Outcome, outcomes};
 use crate::prediction::ScoredRow;
+use crate::prequential::FIRST_ANSWERS_SET;
 use crate::run_directory::HELD_OUT;
 
 /// Mean and sample standard deviation over seeds.
@@ -74,20 +75,21 @@ pub struct Answers {
     pub row: String,
     /// Softmax confidence and correctness.
     pub plain: Vec<Outcome>,
-    /// Confidence after temperature scaling on held-out questions, and correctness.
+    /// Confidence after temperature scaling on held-out questions, and correctness; empty without
+    /// held-out answers.
     pub temperature: Vec<Outcome>,
 }
 
 impl Answers {
     fn of(row: &str, sets: &[(CalibratedAnswers, usize)]) -> Self {
-        let pooled = |form: fn(&CalibratedAnswers) -> &[ScoredRow]| {
-            let rows = sets.iter().flat_map(|(set, _)| form(set));
+        let pooled = |form: fn(&CalibratedAnswers) -> Option<&Vec<ScoredRow>>| {
+            let rows = sets.iter().filter_map(|(set, _)| form(set)).flatten();
             outcomes(&rows.collect::<Vec<_>>())
         };
         Self {
             row: row.into(),
-            plain: pooled(|set| &set.plain),
-            temperature: pooled(|set| &set.temperature),
+            plain: pooled(|set| Some(&set.plain)),
+            temperature: pooled(|set| set.temperature.as_ref()),
         }
     }
 }
@@ -156,7 +158,7 @@ impl ResultTable {
                     plain.push(scored.as_ref().map(|(set, _)| set.plain.clone()));
                     if let Some((set, cost)) = scored {
                         sets.push((set, plan.bins));
-                        spent.push(cost);
+                        spent.extend(cost);
                     }
                 }
                 cells.push(cell(
@@ -183,6 +185,7 @@ impl ResultTable {
         let tests = paired_tests(
             &labels.zip(answers).collect::<Vec<_>>(),
             &groups(&plan.columns),
+            &plan.controls(),
             plan.bins,
             Bootstrap::default(),
         );
@@ -230,16 +233,21 @@ fn published(plan: &Plan, planned: &PlannedRow, column: &Column) -> Option<(f64,
 }
 
 /// The answers of an evaluation to a test set, and their cost; none unless that set and the
-/// held-out questions have been scored.
+/// held-out questions have been scored. First answers cost nothing, and what the trained adapter
+/// says of held-out questions calibrates none of them.
 fn scored(
     evaluation: &EvaluationJob,
     test: &str,
     records: &Records,
-) -> Option<(CalibratedAnswers, Cost)> {
-    let held_out = records.set(evaluation, HELD_OUT)?;
+) -> Option<(CalibratedAnswers, Option<Cost>)> {
     let set = records.set(evaluation, test)?;
-    let answers = CalibratedAnswers::of(&held_out.rows, set.rows.clone());
-    Some((answers, set.cost))
+    let rows = set.rows.clone();
+    if test == FIRST_ANSWERS_SET {
+        return Some((CalibratedAnswers::uncalibrated(rows), None));
+    }
+    let held_out = records.set(evaluation, HELD_OUT)?;
+    let answers = CalibratedAnswers::of(&held_out.rows, rows);
+    Some((answers, Some(set.cost)))
 }
 
 /// Several trainings of one method, such as seeds: what a row of a comparison is made of.

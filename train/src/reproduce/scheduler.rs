@@ -58,6 +58,16 @@ impl Job {
         }
     }
 
+    /// Whether nothing of the job is done.
+    fn left_nothing(&self, root: &Path) -> bool {
+        match self {
+            Self::Training(training) => !is_trained(root, training),
+            Self::Evaluation(evaluation) => {
+                missing(root, evaluation).len() == evaluation.sets().len()
+            }
+        }
+    }
+
     /// Seconds on a processor, by the same estimate as `train --dry-run`.
     ///
     /// # Errors
@@ -166,7 +176,10 @@ impl<'a> Schedule<'a> {
                 Ok(()) => pace.passed(place),
                 Err(TrainError::Stopped) => return Ok(Ended::Stopped { failures }),
                 Err(error) => {
-                    failed.push(job.id());
+                    // What asks a job that left something can do with that.
+                    if job.left_nothing(root) {
+                        failed.push(job.id());
+                    }
                     let failure = format!("{}: {error}", job.directory(root).display());
                     setup.telemetry.say(format!("failed: {failure}"));
                     failures.push(failure);

@@ -82,6 +82,7 @@ pub fn table(
             .collect();
     }
     let rows = rows.into_iter().map(|(names, set)| Row {
+        control: None,
         label: names.join(", "),
         preset,
         set,

@@ -45,6 +45,17 @@ pub struct Row {
     pub preset: &'static str,
     /// `section.key=value`, over the preset.
     pub set: Vec<String>,
+    /// Label of the row that differs from it in one thing alone, where the references do not.
+    pub control: Option<&'static str>,
+}
+
+impl Row {
+    fn beside(self, control: &'static str) -> Self {
+        Self {
+            control: Some(control),
+            ..self
+        }
+    }
 }
 
 /// The rows of a table.
@@ -175,6 +186,7 @@ fn row(label: &str, preset: &'static str) -> Row {
         label: label.into(),
         preset,
         set: Vec::new(),
+        control: None,
     }
 }
 
@@ -183,6 +195,7 @@ fn with(label: String, preset: &'static str, set: &[String]) -> Row {
         label,
         preset,
         set: set.to_vec(),
+        control: None,
     }
 }
 
@@ -232,13 +245,13 @@ fn all() -> Vec<Row> {
                 "objective.cross_entropy=choices".into(),
             ],
         ),
-        row("LA-published", "laplace-published"),
+        row("LA-published", "laplace-published").beside("LoRA-published"),
         row("TFB-public", "tfb-public"),
         row("BLoB-cycles", "blob-cycles"),
         normalized("MixLoRA", "mixlora"),
-        normalized("UQ4CT", "uq4ct"),
+        normalized("UQ4CT", "uq4ct").beside("MixLoRA-normalized"),
         experts_in_ffn("MixLoRA", "mixlora"),
-        experts_in_ffn("UQ4CT", "uq4ct"),
+        experts_in_ffn("UQ4CT", "uq4ct").beside("MixLoRA (ffn)"),
     ]);
     rows
 }
@@ -381,14 +394,14 @@ fn calibrated() -> Vec<Row> {
     ]
 }
 
-/// The trainings whose methods answer in one pass.
+/// Trainings whose methods answer in one pass.
 fn single_pass() -> Vec<Row> {
     vec![
         row("LoRA", "lora"),
         row("MixLoRA", "mixlora"),
         row("UQ4CT", "uq4ct"),
         experts_in_ffn("MixLoRA", "mixlora"),
-        experts_in_ffn("UQ4CT", "uq4ct"),
+        experts_in_ffn("UQ4CT", "uq4ct").beside("MixLoRA (ffn)"),
     ]
 }
 

@@ -32,9 +32,8 @@ use crate::run_directory::{HELD_OUT, RunDirectory};
 /// The sets of an evaluation that are not scored yet, the held-out questions first.
 pub fn missing(root: &Path, evaluation: &EvaluationJob) -> Vec<String> {
     let run = RunDirectory::at(&evaluation_directory(root, evaluation));
-    std::iter::once(HELD_OUT.to_owned())
-        .chain(evaluation.on.iter().cloned())
-        .filter(|set| !run.evaluation(set).join("cost.json").is_file())
+    let sets = evaluation.sets().into_iter().map(str::to_owned);
+    sets.filter(|set| !run.evaluation(set).join("cost.json").is_file())
         .collect()
 }
 
@@ -150,6 +149,9 @@ impl<'a> Estimates<'a> {
         let tokens = |questions: &[EncodedQuestion]| -> usize {
             questions.iter().map(EncodedQuestion::length).sum()
         };
+        if evaluation.on == [FIRST_ANSWERS_SET] {
+            return Ok(0.0);
+        }
         let own = self.prepared(config, "all", prepare)?;
         let per_token = own
             .estimate(config, &Device::flex(), &Pace::assumed(cores))?
@@ -268,9 +270,9 @@ pub fn ensure_evaluated(
     if let Some(place) = open.iter().position(|name| name == FIRST_ANSWERS_SET) {
         open.remove(place);
         first_answers(&members, &prepared)?.write(&run, FIRST_ANSWERS_SET)?;
-        if open.is_empty() {
-            return absent;
-        }
+    }
+    if open.is_empty() {
+        return absent;
     }
     let positions = others.iter().map(|(_, other)| other.positions()).max();
     let positions = positions.unwrap_or(0);
@@ -313,7 +315,7 @@ fn first_answers(members: &[Member], prepared: &Prepared) -> Result<ScoredSet, T
     };
     let rows = member.directory.late_first_answers()?;
     if rows.is_empty() {
-        let reason = "has no first answers: the training is of an earlier version";
+        let reason = "has no first answers: train it again, in another --root";
         return Err(TrainError::file(member.directory.first_answers(), reason));
     }
     Ok(ScoredSet {

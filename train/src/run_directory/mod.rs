@@ -110,7 +110,7 @@ impl RunDirectory {
             return Ok(());
         }
         let reason = format!(
-            "the run was started with other settings: {}; go on by its own with --resume {} alone, or choose another --run",
+            "the run was started with other settings: {}; keep those with --resume {} alone, or choose another --run",
             differences.join(", "),
             self.root.display()
         );

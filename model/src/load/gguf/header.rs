@@ -26,7 +26,7 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
         let known: BTreeSet<&str> = FAMILIES.iter().filter_map(|family| family.gguf).collect();
         let known: Vec<&str> = known.into_iter().collect();
         let remedy = match &*architecture {
-            "clip" => "this file is the part that sees (mmproj), give the one beside it",
+            "clip" => "this is the vision part (mmproj): give the language model's file",
             _ => "use the model's safetensors, if its family is read",
         };
         return Err(ModelError::setting(

@@ -108,8 +108,10 @@ impl Linearised {
     /// # Errors
     /// A stop on request, or logits that are no numbers.
     pub(super) fn tell_leverage(&self, context: &FitContext) -> Result<(), TrainError> {
-        let some = &context.questions[..context.questions.len().min(LEVERAGES)];
-        let loader = context.loader_of(some, self.batch_tokens(context.batch_tokens));
+        // Spread over all: neighbours in a file may be alike.
+        let apart = context.questions.len().div_ceil(LEVERAGES).max(1);
+        let some: Vec<_> = context.questions.iter().step_by(apart).cloned().collect();
+        let loader = context.loader_of(&some, self.batch_tokens(context.batch_tokens));
         if some.is_empty() {
             return Ok(());
         }
@@ -123,18 +125,20 @@ impl Linearised {
                 let n = own.nrows();
                 let flat: Vec<f64> = (0..n * n).map(|k| own[(k / n, k % n)]).collect();
                 let one = leverage(&p[..n], &flat);
+                if !one.is_finite() {
+                    return Err(TrainError::not_finite(&batch.ids[row]));
+                }
                 over += usize::from(one > (n - 1) as f64);
                 found.push(one);
             }
-            context.report(
-                context.questions.len(),
-                self.settings.fit_questions(context),
-            )?;
+            let done = self.settings.fit_questions(context);
+            context.report(done, done)?;
         }
         let count = found.len();
         tracing::info!(
             "laplace: leverage of {count} training questions: {:.3} on the mean, {:.3} at most; {over} \
-             above their number of choices less one. As many effective parameters in all as {:.1}",
+             above the bound, the number of choices less one. Scaled to all training questions: {:.1} \
+             effective parameters",
             found.iter().sum::<f64>() / count as f64,
             found.iter().copied().fold(0.0, f64::max),
             found.iter().sum::<f64>() / count as f64 * context.all_questions as f64,

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::metric::paired::Difference;
 use crate::metric::{Bootstrap, Estimate};
+use crate::reproduce::paired_tests::PairedTest;
 use crate::reproduce::results::ResultTable;
 
 /// What the paired tests print, with the row of the Differences and whether it is a share.
@@ -29,10 +30,13 @@ pub fn paired_tests(table: &ResultTable) -> Option<String> {
         let _ = writeln!(text, "|---|---|{}", "---:|".repeat(columns.len()));
         for (name, place, share) in TESTED {
             for row in table.rows.iter().filter(|row| row != reference) {
+                let tested = |test: &&PairedTest| test.reference == *reference && test.row == *row;
+                if !table.tests.iter().any(|test| tested(&test)) {
+                    continue;
+                }
                 let cells = columns.iter().map(|column| {
-                    let found = table.tests.iter().find(|test| {
-                        test.reference == *reference && test.row == *row && test.column == *column
-                    });
+                    let mut tests = table.tests.iter().filter(tested);
+                    let found = tests.find(|test| test.column == *column);
                     found.map_or("–".into(), |test| {
                         difference(&test.differences[place], share)
                     })
