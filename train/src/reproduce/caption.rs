@@ -24,7 +24,8 @@ pub(super) fn caption(plan: &Plan, records: &Records) -> Vec<String> {
     let Some(first) = trained.or(evaluations.first()) else {
         return Vec::new();
     };
-    let mut text = vec![budget(&first.config)];
+    let asked = plan.columns.iter().any(|c| c.test != FIRST_ANSWERS_SET);
+    let mut text = vec![budget(&first.config, asked)];
     if plan.columns.iter().any(|c| c.test == FIRST_ANSWERS_SET) {
         text.push(
             "Each training question was answered before the first step that learned from it, with \
@@ -101,18 +102,21 @@ fn left_out(plan: &Plan, records: &Records) -> Vec<String> {
     LeftOut::sentences(&found)
 }
 
-/// Model, template and size of the trainings.
-fn budget(config: &RunConfig) -> String {
+/// Model, template and size of the trainings, and of the tests if there are any.
+fn budget(config: &RunConfig, asked: bool) -> String {
     let limit = |n: Option<usize>| n.map_or("all".into(), |n: usize| format!("at most {n}"));
     let steps = config.train.max_steps;
     format!(
-        "Model {}, template {}, scoring {}, {} training and {} test questions, {} epochs of batches \
+        "Model {}, template {}, scoring {}, {} training{} questions, {} epochs of batches \
          of {}{}, learning rate {}{}.",
         config.model.name,
         spelled(&config.data.template),
         spelled(&config.data.scoring),
         limit(config.data.train_limit),
-        limit(config.data.test_limit),
+        match asked {
+            true => format!(" and {} test", limit(config.data.test_limit)),
+            false => String::new(),
+        },
         config.train.epochs,
         config.train.batch_size,
         steps.map_or(String::new(), |n| format!(", at most {n} steps")),
