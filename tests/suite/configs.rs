@@ -28,5 +28,5 @@ fn every_shipped_config_resolves() {
             .resolve()
             .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     }
-    assert_eq!(found.len(), 36);
+    assert_eq!(found.len(), 37);
 }

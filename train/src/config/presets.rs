@@ -13,6 +13,7 @@ macro_rules! preset {
 pub(crate) const METHOD_PRESETS: &[(&str, &str)] = &[
     preset!("base"),
     preset!("lora"),
+    preset!("lora-published"),
     preset!("mc_dropout"),
     preset!("deep_ensemble"),
     preset!("deep-ensemble-8"),

@@ -233,18 +233,7 @@ fn all() -> Vec<Row> {
         at_first_answers("LoRA", "lora"),
         at_first_answers("MixLoRA", "mixlora"),
         row("LA-centred", "laplace-centred"),
-        // What LA-published trains, without the approximation.
-        with(
-            "LoRA-published".into(),
-            "lora",
-            &[
-                "adapter.rank=8".into(),
-                "adapter.alpha=16.0".into(),
-                "adapter.dropout=0.1".into(),
-                r#"adapter.target_modules=["q_proj", "v_proj"]"#.into(),
-                "objective.cross_entropy=choices".into(),
-            ],
-        ),
+        row("LoRA-published", "lora-published"),
         row("LA-published", "laplace-published").beside("LoRA-published"),
         row("TFB-public", "tfb-public"),
         row("BLoB-cycles", "blob-cycles"),
