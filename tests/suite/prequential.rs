@@ -7,26 +7,13 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::support::programs::{
-    ASK, TINY, fails, json, json_lines, outcome, predictions, stdout, succeeds, train,
+    ASK, TINY, fails, json, json_lines, late_right, outcome, predictions, stdout, succeeds, train,
 };
 
 const CALIBRATED: [&str; 2] = ["--method", "calibrated"];
 
 fn first_answers(directory: &Path, run: &str) -> Vec<Value> {
     json_lines(&fs::read_to_string(directory.join(run).join("prequential.jsonl")).unwrap())
-}
-
-/// In percent, of the second half of the steps.
-fn late_accuracy(first: &[Value]) -> f64 {
-    let step = |answer: &Value| answer["step"].as_u64().unwrap();
-    let half = first.iter().map(step).max().unwrap() / 2;
-    let late: Vec<&Value> = first.iter().filter(|answer| step(answer) > half).collect();
-    let right = late.iter().filter(|answer| {
-        let probabilities = numbers(&answer["probabilities"]);
-        let label = answer["label"].as_u64().unwrap() as usize;
-        probabilities.iter().all(|p| *p <= probabilities[label])
-    });
-    100.0 * right.count() as f64 / late.len() as f64
 }
 
 fn temperature(directory: &Path, run: &str) -> f64 {
@@ -57,8 +44,9 @@ fn it_answers_as_uq4ct_with_scores_divided_by_the_temperature() {
     let split = &json(&root.join("r/data.json"))["split"]["used"];
     assert_eq!(split[0].as_u64().unwrap() as usize, first.len());
     let report = fs::read_to_string(root.join("r/report.md")).unwrap();
-    let late = late_accuracy(&first);
-    let line = format!("- First answers: accuracy {late:.1} ");
+    let (right, late) = late_right(&first);
+    let accuracy = 100.0 * right as f64 / late as f64;
+    let line = format!("- First answers: accuracy {accuracy:.1} ");
     assert!(report.contains(&line), "{line} {report}");
     let temperature = temperature(root, "r");
     assert!(temperature > 0.0 && temperature != 1.0);

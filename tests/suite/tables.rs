@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use train::reproduce::figure::Figure;
 use train::reproduce::recorded::KEPT;
 
-use crate::support::programs::{fails, json_lines, outcome, uq4ct};
+use crate::support::programs::{fails, json_lines, late_right, outcome, uq4ct};
 
 /// Runs `uq4ct`, which must succeed.
 fn succeeds(root: &Path, words: &[&str]) -> Output {
@@ -242,8 +242,8 @@ fn first_answers_are_taken_from_the_training() {
     let training = training.map(|t| t.unwrap().path()).next().unwrap();
     let lines = std::fs::read_to_string(training.join("prequential.jsonl")).unwrap();
     let answers = json_lines(&lines);
-    let late: Vec<&serde_json::Value> = answers.iter().filter(|a| step(a) > 2).collect();
-    assert_eq!((answers.len(), late.len()), (32, 16));
+    let (right, late) = late_right(&answers);
+    assert_eq!((answers.len(), late), (32, 16));
     assert_eq!(cell["n"], 16);
     assert_eq!(json["costs"].as_array().unwrap().len(), 0);
     let names = cell["values"].as_array().unwrap().iter();
@@ -259,22 +259,9 @@ fn first_answers_are_taken_from_the_training() {
         &[&words[..], &temperature].concat(),
         &["method.temperature", "leave it out"],
     );
-    let right = late.iter().filter(|a| is_right(a)).count() as f64;
     let accuracy = &cell["values"][0];
     assert_eq!(accuracy["figure"], "accuracy");
-    assert_eq!(accuracy["over_seeds"]["mean"], right / 16.0);
-}
-
-fn step(answer: &serde_json::Value) -> u64 {
-    answer["step"].as_u64().unwrap()
-}
-
-/// Whether the most probable choice is the label.
-fn is_right(answer: &serde_json::Value) -> bool {
-    let probabilities = answer["probabilities"].as_array().unwrap().iter();
-    let probabilities: Vec<f64> = probabilities.map(|p| p.as_f64().unwrap()).collect();
-    let label = answer["label"].as_u64().unwrap() as usize;
-    probabilities.iter().all(|p| *p <= probabilities[label])
+    assert_eq!(accuracy["over_seeds"]["mean"], right as f64 / 16.0);
 }
 
 #[test]

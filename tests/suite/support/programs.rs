@@ -111,6 +111,21 @@ pub(crate) fn json_lines(text: &str) -> Vec<Value> {
         .collect()
 }
 
+/// Of a training's first answers in the second half of its steps: how many are right, and how many
+/// there are.
+pub(crate) fn late_right(first: &[Value]) -> (usize, usize) {
+    let step = |answer: &Value| answer["step"].as_u64().unwrap();
+    let half = first.iter().map(step).max().unwrap() / 2;
+    let late: Vec<&Value> = first.iter().filter(|answer| step(answer) > half).collect();
+    let right = late.iter().filter(|answer| {
+        let probabilities = answer["probabilities"].as_array().unwrap().iter();
+        let probabilities: Vec<f64> = probabilities.map(|p| p.as_f64().unwrap()).collect();
+        let label = answer["label"].as_u64().unwrap() as usize;
+        probabilities.iter().all(|p| *p <= probabilities[label])
+    });
+    (right.count(), late.len())
+}
+
 /// The value of a JSON file.
 pub(crate) fn json(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()

@@ -143,7 +143,7 @@ pub struct HeldOutCard {
     /// Calibrator of the probability of being right, from softmax confidence and FLU; one that
     /// changes nothing where the questions support none.
     pub confidence: Confidence,
-    /// Which calibration the questions bear; absent in cards of earlier versions.
+    /// Which calibration the questions support; absent in cards of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub way: Option<Way>,
     /// Sets that hold the right choice nine times in ten. Absent where the questions are too few to

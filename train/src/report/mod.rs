@@ -155,8 +155,8 @@ fn first_answers(
         return Ok(None);
     }
     let rows = run.late_first_answers()?;
-    let found = Metrics::of(&rows, config.evaluation.bins, config.bootstrap());
-    Ok((!rows.is_empty()).then_some((rows.len(), found)))
+    let figures = || Metrics::of(&rows, config.evaluation.bins, config.bootstrap());
+    Ok((!rows.is_empty()).then(|| (rows.len(), figures())))
 }
 
 /// The ten wrong answers of highest confidence.

@@ -172,7 +172,10 @@ impl Method for Laplace {
         if self.settings.chooses_on_held_out() {
             linearised.choose_prior(context)?;
         }
-        linearised.tell_leverage(context)?;
+        // It takes passes of its own.
+        if tracing::enabled!(tracing::Level::INFO) {
+            linearised.tell_leverage(context)?;
+        }
         Ok(Box::new(linearised))
     }
 }

@@ -58,7 +58,7 @@ impl Posterior {
         let covariances = covariance.chunks(choices * choices);
         let questions = p.chunks(choices).zip(covariances);
         questions
-            .map(|(p, covariance)| leverage(p, covariance))
+            .map(|(p, covariance)| leverage(p, |i, j| covariance[i * choices + j]))
             .collect()
     }
 
@@ -88,12 +88,12 @@ impl Posterior {
     }
 }
 
-/// `tr((diag(p) - p p^T) S)` of a question's probabilities and the covariance of its logits, row by
-/// row.
-pub(super) fn leverage(p: &[f64], covariance: &[f64]) -> f64 {
+/// `tr((diag(p) - p p^T) S)` of a question's probabilities and the covariance of its logits, by row
+/// and column.
+pub(super) fn leverage(p: &[f64], covariance: impl Fn(usize, usize) -> f64) -> f64 {
     let n = p.len();
-    let weighted = |i: usize, j: usize| p[i] * covariance[i * n + j] * p[j];
-    let own: f64 = (0..n).map(|i| p[i] * covariance[i * n + i]).sum();
+    let weighted = |i: usize, j: usize| p[i] * covariance(i, j) * p[j];
+    let own: f64 = (0..n).map(|i| p[i] * covariance(i, i)).sum();
     let shared: f64 = (0..n * n).map(|k| weighted(k / n, k % n)).sum();
     own - shared
 }

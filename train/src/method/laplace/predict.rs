@@ -123,8 +123,7 @@ impl Linearised {
             for (row, p) in all.chunks(batch.choices.dims()[1]).enumerate() {
                 let own = self.covariance(&covariances[0], row, &batch);
                 let n = own.nrows();
-                let flat: Vec<f64> = (0..n * n).map(|k| own[(k / n, k % n)]).collect();
-                let one = leverage(&p[..n], &flat);
+                let one = leverage(&p[..n], |i, j| own[(i, j)]);
                 if !one.is_finite() {
                     return Err(TrainError::not_finite(&batch.ids[row]));
                 }
