@@ -12,7 +12,7 @@ use data::Batch;
 use model::exchange::{self, Adapter, Tensors, merged, own, peft};
 use model::{AdapterConfig, DropoutSeed, Llama, LoraConfig, ModelConfig};
 use train::RunConfig;
-use train::config::ConfigLayers;
+use train::config::{ConfigLayers, RateSchedule};
 use train::forward::{self, Reading};
 use train::functional_uncertainty::FluTokens;
 use train::method::{self, Training};
@@ -346,6 +346,7 @@ fn a_rate_for_b_steps_as_pefts_lora_plus() {
     let adapter = read("dora");
     let mut llama = adapted(&base("qwen2_bias", &device), &adapter).train();
     let mut config = RunConfig::default();
+    config.train.schedule = RateSchedule::Constant;
     config.train.learning_rate = 0.01;
     config.train.lora_plus_ratio = 4.0;
     let mut rates = learning_rate(&config.train, 3).unwrap();

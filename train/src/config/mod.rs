@@ -151,11 +151,16 @@ impl RunConfig {
     /// Every setting that is not at its default, `section.key = value`, in the order of the
     /// sections. A setting that a later version adds changes nothing here until it is used.
     pub fn changes(&self) -> String {
-        let defaults = Self::default().values();
+        self.changes_from(&Self::default())
+    }
+
+    /// As [`Self::changes`], against other settings than the defaults.
+    pub(crate) fn changes_from(&self, other: &Self) -> String {
+        let known = other.values();
         let changed = self
             .values()
             .into_iter()
-            .filter(|pair| !defaults.contains(pair));
+            .filter(|pair| !known.contains(pair));
         changed
             .map(|(key, value)| format!("{key} = {value}\n"))
             .collect()

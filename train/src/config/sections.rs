@@ -238,10 +238,10 @@ pub struct ObjectiveSection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RateSchedule {
-    /// The same throughout, after the warm-up.
-    #[default]
+    /// The same throughout, after the warm-up: the last batches then weigh most.
     Constant,
     /// Falling linearly to 0 at the end.
+    #[default]
     Linear,
     /// Falling by a half cosine to 0 at the end.
     Cosine,
@@ -286,7 +286,8 @@ pub struct TrainSection {
     #[serde(skip_serializing_if = "is_one")]
     #[schemars(extend("default" = 1.0))]
     pub lora_plus_ratio: f64,
-    /// `constant`, `linear` or `cosine`.
+    /// How the learning rate goes on after the warm-up: `linear` and `cosine` fall to 0, `constant`
+    /// stays.
     pub schedule: RateSchedule,
     /// Optimizer steps over which the learning rate rises from 0.
     pub warmup_steps: usize,
@@ -440,7 +441,7 @@ impl Default for TrainSection {
             learning_rate: 2e-4,
             router_rate_factor: 1.0,
             lora_plus_ratio: 1.0,
-            schedule: RateSchedule::Constant,
+            schedule: RateSchedule::Linear,
             warmup_steps: 0,
             weight_decay: 0.01,
             gradient_clip: None,

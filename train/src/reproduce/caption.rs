@@ -2,9 +2,9 @@
 
 use super::plan::Plan;
 use super::records::Records;
+use super::tables::Column;
 use crate::config::{RateSchedule, RunConfig, spelled};
 use crate::prepare::LeftOut;
-use crate::prequential::FIRST_ANSWERS_SET;
 
 /// Whether a model is the paper's: by its short name, or its repository.
 pub(super) fn is_papers_model(name: &str, paper_model: &str) -> bool {
@@ -24,9 +24,9 @@ pub(super) fn caption(plan: &Plan, records: &Records) -> Vec<String> {
     let Some(first) = trained.or(evaluations.first()) else {
         return Vec::new();
     };
-    let asked = plan.columns.iter().any(|c| c.test != FIRST_ANSWERS_SET);
+    let asked = plan.columns.iter().any(Column::is_asked);
     let mut text = vec![budget(&first.config, asked)];
-    if plan.columns.iter().any(|c| c.test == FIRST_ANSWERS_SET) {
+    if !plan.columns.iter().all(Column::is_asked) {
         text.push(
             "Each training question was answered before the first step that learned from it, with \
              dropout; the second half of those steps counts. No figure is calibrated afterwards."

@@ -11,9 +11,11 @@ use super::options::Options;
 use super::tables::{Column, Row, Table};
 use crate::config::readers::is_read_by_evaluation_alone;
 use crate::config::{
-    AnswerTemperature, ConfigLayers, EvaluationSection, RunConfig, TrainSection, spelled,
+    AnswerTemperature, ConfigLayers, EvaluationSection, RateSchedule, RunConfig, TrainSection,
+    spelled,
 };
 use crate::error::TrainError;
+use crate::method;
 use crate::prequential::FIRST_ANSWERS_SET;
 use crate::registry;
 use crate::run_directory::HELD_OUT;
@@ -45,8 +47,14 @@ impl EvaluationJob {
     /// answers do not.
     pub fn sets(&self) -> Vec<&str> {
         let on = self.on.iter().map(String::as_str);
-        let asks = self.on.iter().any(|set| set != FIRST_ANSWERS_SET);
-        asks.then_some(HELD_OUT).into_iter().chain(on).collect()
+        let held_out = self.datasets().next().map(|_| HELD_OUT);
+        held_out.into_iter().chain(on).collect()
+    }
+
+    /// The datasets among the sets, whose questions are asked.
+    pub fn datasets(&self) -> impl Iterator<Item = &str> {
+        let on = self.on.iter().map(String::as_str);
+        on.filter(|set| *set != FIRST_ANSWERS_SET)
     }
 
     /// The evaluation whose answers these are but for the temperature of first answers; none where
@@ -121,8 +129,7 @@ impl Plan {
         }
         let mut notes = Vec::new();
         let columns = columns(options, finder, &mut notes)?;
-        let first_answers = columns.iter().any(|c| c.test == FIRST_ANSWERS_SET);
-        if first_answers && options.given.has("method.temperature") {
+        if !columns.iter().all(Column::is_asked) && options.given.has("method.temperature") {
             let reason = "is fitted on the first answers that this table judges: leave it out";
             return Err(TrainError::config("method.temperature", reason));
         }
@@ -340,7 +347,18 @@ fn training(config: &RunConfig, seed: u64) -> Result<TrainingJob, TrainError> {
 /// settings.
 fn identity(config: &RunConfig) -> String {
     let name = config.directory(Path::new(""));
-    format!("{}-{}", name.display(), short_hash(&config.changes()))
+    format!("{}-{}", name.display(), short_hash(&named(config)))
+}
+
+/// What a name says of some settings: where they differ from the defaults that were there when
+/// results were first recorded, so that a newer default renames none of them.
+fn named(config: &RunConfig) -> String {
+    let mut unnamed = RunConfig::default();
+    // The base model reads no schedule: it has the default, whichever that is.
+    if config.method.name != method::base::ENTRY.name {
+        unnamed.train.schedule = RateSchedule::Constant;
+    }
+    config.changes_from(&unnamed)
 }
 
 fn short_hash(text: &str) -> String {

@@ -19,9 +19,14 @@ pub struct Column {
 }
 
 impl Column {
+    /// Whether its questions are asked of what was trained; first answers were given on the way.
+    pub fn is_asked(&self) -> bool {
+        self.test != FIRST_ANSWERS_SET
+    }
+
     /// Whether it asks questions of another dataset than the training's.
     pub fn is_shifted(&self) -> bool {
-        self.test != self.train && self.test != FIRST_ANSWERS_SET
+        self.is_asked() && self.test != self.train
     }
 }
 
@@ -545,9 +550,9 @@ mod tests {
                     layers.set(set).unwrap();
                 }
                 for column in table.columns {
-                    let dataset = match column.test == FIRST_ANSWERS_SET {
-                        true => column.train,
-                        false => column.test,
+                    let dataset = match column.is_asked() {
+                        true => column.test,
+                        false => column.train,
                     };
                     layers.set(&format!("data.dataset={dataset}")).unwrap();
                     layers.resolve().unwrap();

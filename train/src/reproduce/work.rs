@@ -19,7 +19,7 @@ use crate::context::Setup;
 use crate::error::TrainError;
 use crate::evaluation::{Cost, Evaluated};
 use crate::fine_tune::train;
-use crate::fitted::{LoadedRun, Member, QuestionSet, only_temperature};
+use crate::fitted::{FittedRun, LoadedRun, Member, QuestionSet, only_temperature};
 use crate::lock::{Attempt, Holder, Lock};
 use crate::pace::Pace;
 use crate::posthoc::PostHoc;
@@ -149,7 +149,7 @@ impl<'a> Estimates<'a> {
         let tokens = |questions: &[EncodedQuestion]| -> usize {
             questions.iter().map(EncodedQuestion::length).sum()
         };
-        if evaluation.on == [FIRST_ANSWERS_SET] {
+        if evaluation.datasets().next().is_none() {
             return Ok(0.0);
         }
         let own = self.prepared(config, "all", prepare)?;
@@ -158,12 +158,8 @@ impl<'a> Estimates<'a> {
             .seconds_per_token;
         let (train, questions) = (tokens(&own.train) as f64, own.train.len());
         let (mut scored, own_test) = (tokens(&own.held_out), tokens(&own.test));
-        for name in evaluation
-            .on
-            .iter()
-            .filter(|name| **name != FIRST_ANSWERS_SET)
-        {
-            scored += match *name == config.data.dataset {
+        for name in evaluation.datasets() {
+            scored += match name == config.data.dataset {
                 true => own_test,
                 false => tokens(&self.prepared(&config.on(name), "test", prepare_test)?.test),
             };
@@ -241,19 +237,19 @@ pub fn ensure_evaluated(
     // Sets that were scored before must be of the same files as those that follow.
     provenance::same_files(&prepared, &run)?;
     provenance::record(&run, &setup, config, &prepared)?;
+    let mut open = missing(root, evaluation);
     let mut others: Vec<(&str, Prepared)> = Vec::new();
-    let own = [HELD_OUT, FIRST_ANSWERS_SET, &*config.data.dataset];
-    for name in evaluation.on.iter().filter(|n| !own.contains(&&***n)) {
+    let shifted = |name: &&str| *name != config.data.dataset;
+    for name in evaluation.datasets().filter(shifted) {
         let shots = prepared.shots().cloned();
         match prepare_test_after(&config.on(name), &setup.finder, shots) {
             Ok(other) => others.push((name, other)),
-            Err(error) => absent = absent.and(Err(error)),
+            Err(error) => {
+                open.retain(|set| set != name);
+                absent = absent.and(Err(error));
+            }
         }
     }
-    let at_hand =
-        |name: &String| own.contains(&&**name) || others.iter().any(|(other, _)| other == name);
-    let open = missing(root, evaluation).into_iter().filter(at_hand);
-    let mut open: Vec<String> = open.collect();
     let left_out = others.iter().map(|(_, other)| &*other.left_out);
     provenance::record_left_out(&run, left_out)?;
     let members = trained_members(evaluation, root, &prepared)?;
@@ -280,20 +276,29 @@ pub fn ensure_evaluated(
     for name in open {
         let other = others.iter().find(|(other, _)| *other == name);
         let prepared = other.map_or(&fitted.prepared, |(_, other)| other);
-        let set = match name == HELD_OUT {
-            true => QuestionSet::held_out(config, prepared),
-            false => QuestionSet::test(&name, config, prepared),
-        };
-        let shown = format!("{} on {name}", config.method.title());
-        let Evaluated { rows, cost } = fitted.score(&shown, &set)?;
-        let set = ScoredSet {
-            cost,
-            sources: sources(prepared),
-            rows,
-        };
-        set.write(&run, &name)?;
+        ask(&name, config, &fitted, prepared)?.write(&run, &name)?;
     }
     absent
+}
+
+/// Asks the held-out questions or a dataset's test questions.
+fn ask(
+    name: &str,
+    config: &RunConfig,
+    fitted: &FittedRun,
+    prepared: &Prepared,
+) -> Result<ScoredSet, TrainError> {
+    let set = match name == HELD_OUT {
+        true => QuestionSet::held_out(config, prepared),
+        false => QuestionSet::test(name, config, prepared),
+    };
+    let shown = format!("{} on {name}", config.method.title());
+    let Evaluated { rows, cost } = fitted.score(&shown, &set)?;
+    Ok(ScoredSet {
+        cost,
+        sources: sources(prepared),
+        rows,
+    })
 }
 
 /// Where the model and the questions came from.
