@@ -155,9 +155,11 @@ impl Telemetry {
         self.state().say(line.into());
     }
 
-    /// A new phase.
+    /// A new phase, whose pace is not known yet.
     pub fn phase(&self, phase: Phase) {
-        self.state().phase = phase;
+        let mut state = self.state();
+        state.phase = phase;
+        state.tokens_per_second = 0.0;
     }
 
     /// Training cannot go on.

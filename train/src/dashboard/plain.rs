@@ -98,10 +98,12 @@ impl Writer {
             let quarter = done * 4 / (*total).max(1);
             if (&self.phase, self.quarter) != (name, quarter) {
                 (self.phase, self.quarter) = (name.clone(), quarter);
-                lines.push(format!(
-                    "{name}: {done}/{total}, {:.0} tokens/s",
-                    state.tokens_per_second
-                ));
+                // A fit of a method counts no tokens.
+                let pace = match state.tokens_per_second {
+                    0.0 => String::new(),
+                    known => format!(", {known:.0} tokens/s"),
+                };
+                lines.push(format!("{name}: {done}/{total}{pace}"));
             }
         }
         lines
@@ -173,5 +175,22 @@ mod tests {
             seen[1]
         );
         assert!(writer.lines(&mut state).is_empty());
+    }
+
+    #[test]
+    fn a_phase_without_a_pace_shows_none() {
+        let mut state = DashboardState::new("run".into(), "cpu".into());
+        let mut writer = Writer::new(1);
+        let mut line = |done, pace| {
+            state.phase = Phase::Evaluating {
+                name: "fitting laplace".into(),
+                done,
+                total: 8,
+            };
+            state.tokens_per_second = pace;
+            writer.lines(&mut state)
+        };
+        assert_eq!(line(1, 0.0), ["fitting laplace: 1/8"]);
+        assert_eq!(line(4, 70.2), ["fitting laplace: 4/8, 70 tokens/s"]);
     }
 }
