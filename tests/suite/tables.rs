@@ -190,6 +190,13 @@ fn kept_results_are_complete(root: &Path, from: &str, printed: &str) {
     assert!(names.map(read) == first);
     succeeds(root, &[&from_kept[..], &["--keep", place]].concat());
     assert!(names.map(read) == first);
+    // Another table in the same place would be lost.
+    let settings = folder.join("reproduce.toml");
+    let other = text(&first[1]).replacen("[settings.data]", "[settings.data]\nmax_tokens = 99", 1);
+    std::fs::write(&settings, other).unwrap();
+    let refused = "kept here already, with other settings (data.max_tokens is 99, not 512)";
+    fails(root, &words, &["reproduce.toml", refused]);
+    std::fs::write(&settings, &first[1]).unwrap();
     let archive = folder.join("runs.parquet");
     std::fs::write(&archive, &first[0][..first[0].len() / 2]).unwrap();
     fails(root, &from_kept, &["runs.parquet", "is damaged"]);

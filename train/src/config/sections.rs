@@ -110,7 +110,8 @@ pub struct DataSection {
     #[schemars(extend("default" = ANSWER_TOKENS))]
     pub answer_tokens: usize,
     /// Share of train that is held out where no validation split is left for it. Of a small file of
-    /// your own, 100 questions or a fifth of it are held out, unless another share is given.
+    /// your own, 100 questions or a fifth of it are held out, unless another share is given. It is
+    /// the share of the test, too, where there is no file for that.
     pub held_out_fraction: f64,
     /// At most this many training questions.
     pub train_limit: Option<usize>,
@@ -264,7 +265,8 @@ pub enum OnNan {
 pub struct TrainSection {
     /// Passes over the training questions; may be a fraction.
     pub epochs: f64,
-    /// Stop after this many optimizer steps, if that comes first.
+    /// Stop after this many optimizer steps, if that comes first. A learning rate that falls has
+    /// fallen by then.
     pub max_steps: Option<usize>,
     /// Questions of one optimizer step.
     pub batch_size: usize,
@@ -295,7 +297,8 @@ pub struct TrainSection {
     pub weight_decay: f64,
     /// Largest norm of the whole gradient.
     pub gradient_clip: Option<f64>,
-    /// Optimizer steps between checkpoints; held-out questions are scored at each.
+    /// Optimizer steps between checkpoints at most; one also ends every epoch. Held-out questions
+    /// are scored at each.
     pub checkpoint_every: usize,
     /// Adapters kept over the second half of training, evenly, the last one included: a checkpoint
     /// ensemble's members.

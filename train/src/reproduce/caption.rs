@@ -122,7 +122,7 @@ fn budget(config: &RunConfig, asked: bool) -> String {
         steps.map_or(String::new(), |n| format!(", at most {n} steps")),
         config.train.learning_rate,
         match config.train.schedule {
-            RateSchedule::Constant => String::new(),
+            RateSchedule::Constant => ", constant".into(),
             falling => format!(", schedule {}", spelled(&falling)),
         }
     )

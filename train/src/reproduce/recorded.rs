@@ -93,7 +93,7 @@ impl Recorded {
     /// `renamed` is written with the second.
     ///
     /// # Errors
-    /// Files that cannot be read or written.
+    /// Files that cannot be read or written, and a folder that holds the table with other settings.
     pub fn keep(
         &self,
         directory: &Path,
@@ -102,6 +102,7 @@ impl Recorded {
         let folder = directory.join(self.options.table.name);
         let archive = folder.join(ARCHIVE);
         let _lock = Lock::wait(&folder)?;
+        self.same_settings(&folder)?;
         let mut records = match archive.is_file() {
             true => archive::read(&archive)?,
             false => Records::default(),
@@ -123,6 +124,25 @@ impl Recorded {
             }
         }
         Ok(folder)
+    }
+
+    /// Refuses a folder that holds the table with other settings. Rows, columns and seeds may be
+    /// others: what is kept of them stays.
+    fn same_settings(&self, folder: &Path) -> Result<(), TrainError> {
+        let path = folder.join(SETTINGS);
+        if !path.is_file() {
+            return Ok(());
+        }
+        let kept = Options::recorded(self.options.table, folder)?.given.parse()?;
+        let differences = kept.differences(&self.options.given.parse()?);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let reason = format!(
+            "this table is kept here already, with other settings ({}): keep yours elsewhere",
+            differences.join(", ")
+        );
+        Err(TrainError::file(path, reason))
     }
 }
 
