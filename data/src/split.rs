@@ -171,18 +171,35 @@ pub fn split(
         test: sample(test, options.test_limit, &mut Draw::Test.rng(options)),
     };
     splits.account.used = [splits.train.len(), splits.held_out.len(), splits.test.len()];
-    for (name, rows) in ["train", "held-out", "test"]
-        .iter()
-        .zip(splits.account.used)
-    {
-        if rows == 0 {
+    for (place, name) in ["train", "held-out", "test"].iter().enumerate() {
+        if splits.account.used[place] == 0 {
+            let account = &splits.account;
             return Err(DataError::setting(
                 format!("{} {name}", dataset.name()),
-                "the split is empty: raise its limit or the held-out fraction; where rows have a group, at least 3 groups are needed to divide them",
+                empty(account, place, options),
             ));
         }
     }
     Ok(splits)
+}
+
+/// Why a split has no rows, and what to do: the one in this place of train, held-out and test.
+fn empty(account: &SplitAccount, place: usize, options: &SplitOptions) -> String {
+    let files = account.files.iter().map(|file| &*file.origin);
+    let files = files.collect::<Vec<_>>().join(", ");
+    let dropped = account.leaks_dropped;
+    if account.available[place] > 0 {
+        return "no row is left of it: its limit is 0".into();
+    }
+    if place < 2 && dropped > 0 {
+        return format!(
+            "no row is left of it: {dropped} row(s) of {files} were dropped because they repeat a question that is held out or a test question: name files that share none"
+        );
+    }
+    format!(
+        "no row is left of it: {files} has too few to divide, where rows have a group at least 3 groups, or data.held_out_fraction ({}) takes too many",
+        options.held_out_fraction
+    )
 }
 
 /// The published split that serves as the test; none if it is to be a share of train.

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use train::reproduce::compare::compare;
+use train::run_directory::RunDirectory;
 
+use super::evaluate::set_name;
 use super::flags;
 use super::process::{logging, print, tell};
 
@@ -16,8 +18,9 @@ pub(super) struct CompareArgs {
     /// Finished runs' directories; the first is what the others are compared with
     #[arg(required = true)]
     runs: Vec<PathBuf>,
-    /// Dataset whose test questions are compared [default: the runs' own]
-    #[arg(long, value_parser = flags::dataset)]
+    /// Dataset whose test questions are compared, or a file that all runs were evaluated on
+    /// [default: the runs' own]
+    #[arg(long, value_name = "NAME|FILE", value_parser = flags::dataset)]
     on: Option<String>,
     /// Where compare.html, .md, .csv, .tex and .json are written
     #[arg(long, default_value = ".")]
@@ -30,7 +33,20 @@ pub(super) struct CompareArgs {
 /// Runs `compare`.
 pub(super) fn run(args: &CompareArgs) -> Result<ExitCode> {
     logging();
-    let comparison = compare(&args.runs, args.on.as_deref())?;
+    let on = args.on.as_deref().map(set_name);
+    if let (Some(target), Some(name)) = (&args.on, &on) {
+        let scored = |run: &&PathBuf| RunDirectory::at(run).predictions_file(name).is_file();
+        if name != target
+            && let Some(run) = args.runs.iter().find(|run| !scored(run))
+        {
+            bail!(
+                "--on {target}: {} has not been scored on it: `uq4ct evaluate {} --on {target}` does that",
+                run.display(),
+                run.display()
+            );
+        }
+    }
+    let comparison = compare(&args.runs, on.as_deref())?;
     comparison.write(&args.out)?;
     let written = args.out.join("compare.html");
     let written = format!("Written to {}", written.display());

@@ -138,6 +138,9 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
 /// Why a file is of no use, with the fields of which one may hold the answer.
 fn unanswered(files: &[CheckedFile]) -> String {
     let file = files.iter().find(|file| file.usable == 0);
+    if let Some(file) = file.filter(|file| file.fields.is_empty()) {
+        return format!("Not usable: {} holds no row.", file.path.display());
+    }
     let fields = file.map_or(String::new(), |file| file.fields.join(", "));
     format!(
         "Not usable: no row has an answer; the fields are {fields}: name the answer's with --answer-field."

@@ -10,8 +10,8 @@ use data::dataset::DATASETS;
 use data::dataset::custom::Custom;
 use data::prompt::LabelStyle;
 use train::RunConfig;
-use train::config::ConfigLayers;
 use train::config::readers::{is_about_written_answers, is_read_when_asking};
+use train::config::{ConfigLayers, DataSection};
 use train::dashboard::hangup::LineSink;
 use train::dashboard::plain::{EVERY, Plain};
 use train::dashboard::state::DashboardState;
@@ -19,6 +19,7 @@ use train::elsewhere::{Elsewhere, evaluate};
 use train::prepare::{LeftOut, prepare_test_after};
 use train::registry;
 use train::report::majority;
+use train::reproduce::alike::same_file;
 use train::run_directory::{HELD_OUT, RunDirectory};
 
 use super::dataset::FieldArgs;
@@ -26,6 +27,10 @@ use super::figures::{Asked, side_by_side, table};
 use super::flags::{self, PlaceArgs, is_file, is_on_hub};
 use super::newest::run_or_newest;
 use super::process::{compiling, logging, print, tell};
+use super::usage::wrong;
+
+/// The name under which the settings know a user's own questions.
+const OWN: &str = "custom";
 
 /// Flags of `evaluate`.
 #[derive(Debug, Args)]
@@ -61,6 +66,7 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
         true => vec![run_or_newest(None)?],
         false => args.runs.clone(),
     };
+    asked_alike(&runs, &args)?;
     let mut found = Vec::new();
     for run in &runs {
         found.extend(one(&args, run, runs.len() > 1)?);
@@ -91,6 +97,18 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Refuses runs whose own test questions are not the same, where these are shown side by side.
+fn asked_alike(runs: &[PathBuf], args: &EvaluateArgs) -> Result<()> {
+    if args.on.iter().any(|target| target == OWN) {
+        let opened: Vec<_> = runs
+            .iter()
+            .map(|run| RunDirectory::open(run))
+            .collect::<Result<_, _>>()?;
+        same_file(&opened, OWN)?;
+    }
+    Ok(())
+}
+
 /// Scores one run on everything. Beside other runs, a run's own test questions count as its
 /// training scored them.
 fn one(args: &EvaluateArgs, directory: &Path, beside: bool) -> Result<Vec<Asked>> {
@@ -105,7 +123,7 @@ fn one(args: &EvaluateArgs, directory: &Path, beside: bool) -> Result<Vec<Asked>
         );
     }
     let others: Vec<&String> = args.on.iter().filter(|target| !own(target)).collect();
-    let mut found = score(args, &run, (&trained, &config), &others)?;
+    let mut found = score(args, &run, &config, &others)?;
     for (place, target) in args.on.iter().enumerate().filter(|(_, target)| own(target)) {
         let rows = run.predictions(target)?;
         let name = format!("evaluation/{target}/metrics.json");
@@ -129,11 +147,14 @@ fn one(args: &EvaluateArgs, directory: &Path, beside: bool) -> Result<Vec<Asked>
 fn score(
     args: &EvaluateArgs,
     run: &RunDirectory,
-    (trained, config): (&RunConfig, &RunConfig),
+    config: &RunConfig,
     targets: &[&String],
 ) -> Result<Vec<Asked>> {
     if targets.is_empty() {
         return Ok(Vec::new());
+    }
+    if args.limit == Some(0) {
+        return Err(wrong("--limit 0: expected at least 1"));
     }
     let asked: Vec<RunConfig> = targets
         .iter()
@@ -152,12 +173,19 @@ fn score(
             tell(sentence);
         }
         let other = args.method.as_ref().map(|_| config);
-        let name = folder(target, &asked, trained, other);
+        let name = folder(target, other);
+        let kept = run.evaluation(&name).join("config.toml");
+        if kept.is_file() && !same_source(&RunConfig::read(&kept)?, &asked) {
+            bail!(
+                "--on {target}: {} holds the answers to other questions of this name: rename the file, or remove that directory",
+                run.evaluation(&name).display()
+            );
+        }
         if sets.iter().any(|known| known.name == name) {
             bail!("--on {target}: another set has the same name, {name}: rename the file");
         }
         sets.push(Elsewhere {
-            shown: asked.data.title(),
+            shown: set_name(target),
             name,
             config: asked,
             prepared,
@@ -182,26 +210,44 @@ fn score(
         .collect())
 }
 
-/// The set's directory below `evaluation/`: the dataset's name, or the file's where no dataset is
-/// called so; and the other method's.
-fn folder(
-    target: &str,
-    asked: &RunConfig,
-    trained: &RunConfig,
-    other: Option<&RunConfig>,
-) -> String {
-    let title = asked.data.title();
-    let taken = title == HELD_OUT
-        || title == trained.data.dataset
-        || DATASETS.iter().any(|dataset| dataset.name() == title);
-    let name = match is_file(target) && taken {
-        true => format!("file-{title}"),
-        false => title,
-    };
+/// The set's directory below `evaluation/`: its name, and the other method's.
+fn folder(target: &str, other: Option<&RunConfig>) -> String {
+    let name = set_name(target);
     match other {
         Some(config) => format!("{name}-{}", config.method.title()),
         None => name,
     }
+}
+
+/// The name of a set: the dataset's, or the file's where no dataset is called so.
+pub(super) fn set_name(target: &str) -> String {
+    let mut data = DataSection {
+        dataset: dataset(target),
+        ..Default::default()
+    };
+    if data.dataset != OWN {
+        return data.dataset;
+    }
+    match is_file(target) {
+        true => data.custom.test = Some(target.into()),
+        false => data.custom.hub = Some(target.into()),
+    }
+    let title = data.title();
+    let taken =
+        title == HELD_OUT || title == OWN || DATASETS.iter().any(|dataset| dataset.name() == title);
+    match is_file(target) && taken {
+        true => format!("file-{title}"),
+        false => title,
+    }
+}
+
+/// Whether two settings ask the questions of one file, or of one dataset.
+fn same_source(one: &RunConfig, other: &RunConfig) -> bool {
+    let source = |config: &RunConfig| {
+        let Custom { test, hub, .. } = config.data.custom.clone();
+        (config.data.dataset.clone(), test, hub)
+    };
+    source(one) == source(other)
 }
 
 /// The run's settings on another dataset's test questions, with what is given about how they are
@@ -234,8 +280,8 @@ fn on(own: &RunConfig, target: &str, args: &EvaluateArgs) -> Result<RunConfig> {
 /// The dataset's name by which the settings know what is asked.
 fn dataset(target: &str) -> String {
     match is_file(target) {
-        true => "custom".into(),
-        false if is_on_hub(target) => "custom".into(),
+        true => OWN.into(),
+        false if is_on_hub(target) => OWN.into(),
         false => target.into(),
     }
 }

@@ -53,7 +53,8 @@ pub(super) fn run_or_newest(named: Option<&Path>) -> Result<PathBuf> {
         let (run, config) = RunDirectory::open(&root).ok()?;
         Some((written(&scored(&run, &config))?, root))
     };
-    let newest = below(Path::new(RUNS)).into_iter().filter_map(finished);
+    let runs = below(Path::new(RUNS)).into_iter();
+    let newest = runs.filter(|run| !is_piece(run)).filter_map(finished);
     let Some((_, run)) = newest.max() else {
         return Err(wrong(format_args!(
             "no finished run below {RUNS}/: name a run's directory, or train one"
@@ -73,7 +74,8 @@ pub(super) fn newest_unfinished() -> Result<PathBuf> {
         let written = files.iter().find_map(|file| written(file));
         idle.then_some((written?, root))
     };
-    let newest = below(Path::new(RUNS)).into_iter().filter_map(unfinished);
+    let runs = below(Path::new(RUNS)).into_iter();
+    let newest = runs.filter(|run| !is_piece(run)).filter_map(unfinished);
     let Some((_, run)) = newest.max() else {
         return Err(wrong(format_args!(
             "--resume: no unfinished run below {RUNS}/: name its directory"
@@ -81,6 +83,13 @@ pub(super) fn newest_unfinished() -> Result<PathBuf> {
     };
     tell(format_args!("The newest unfinished run: {}", run.display()));
     Ok(run)
+}
+
+/// Whether a directory is a training or an evaluation of a table or a sweep, whose own command goes
+/// on with it.
+pub(super) fn is_piece(run: &Path) -> bool {
+    let folder = run.parent().and_then(Path::file_name);
+    folder.is_some_and(|name| name == "trainings" || name == "evaluations")
 }
 
 /// The file that a run writes last.

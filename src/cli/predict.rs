@@ -42,17 +42,22 @@ pub(super) struct PredictArgs {
     #[arg(long, conflicts_with = "input")]
     question: Option<String>,
     /// A choice of it; give two or more, or none to a run that writes its answers
-    #[arg(long, requires = "question")]
+    #[arg(long, requires = "question", conflicts_with = "input")]
     choice: Vec<String>,
     /// A text that answers it
-    #[arg(long, requires = "question")]
+    #[arg(long, requires = "question", conflicts_with = "input")]
     context: Option<String>,
     /// A .jsonl, .json, .csv, .tsv or .parquet file of questions; - reads JSON lines from stdin
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// A file for the answers [default: standard output], a table if it ends in .csv or .tsv, JSON
     /// lines otherwise; what it holds already is not asked again
-    #[arg(long, value_name = "FILE", requires = "input")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "input",
+        conflicts_with = "question"
+    )]
     output: Option<PathBuf>,
     /// Questions asked together [default: 16, from standard input 1]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]

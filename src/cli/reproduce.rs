@@ -24,6 +24,22 @@ use super::process::{
 };
 use super::usage::wrong;
 
+/// The flags that say what is trained and asked. A recorded table says it itself. Clap leaves a
+/// `requires` out where the flag that it names conflicts with one that is given, so the flags that
+/// want `--from` conflict with these, too.
+const ASKED: [&str; 10] = [
+    "seeds",
+    "model",
+    "limit",
+    "train_limit",
+    "methods",
+    "on",
+    "config",
+    "set",
+    "plan",
+    "job",
+];
+
 /// Flags of `reproduce`.
 #[derive(Debug, Args)]
 pub(super) struct ReproduceArgs {
@@ -65,14 +81,14 @@ pub(super) struct ReproduceArgs {
     /// Only print the table from recorded results. DIR or DIR/TABLE holds reproduce.toml, with
     /// runs.parquet or with evaluations/ in it or beside it; or it is ROOT/tables/.. of an earlier
     /// --root
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["seeds", "model", "limit", "train_limit", "methods", "on", "config", "set", "plan", "job"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ASKED)]
     from: Option<PathBuf>,
     /// Write the recorded table to a directory too, in all its forms
-    #[arg(hide_short_help = true, long, value_name = "DIR", requires = "from")]
+    #[arg(hide_short_help = true, long, value_name = "DIR", requires = "from", conflicts_with_all = ASKED)]
     out: Option<PathBuf>,
     /// Keep it in DIR/TABLE: the table, its settings, and everything that it is made from in one
     /// small file
-    #[arg(hide_short_help = true, long, value_name = "DIR", requires = "from")]
+    #[arg(hide_short_help = true, long, value_name = "DIR", requires = "from", conflicts_with_all = ASKED)]
     keep: Option<PathBuf>,
     /// With --keep: SHORT in the place of PREFIX where a recorded path begins with it; may be
     /// repeated
@@ -80,7 +96,8 @@ pub(super) struct ReproduceArgs {
         hide_short_help = true,
         long,
         value_name = "PREFIX=SHORT",
-        requires = "keep"
+        requires = "keep",
+        conflicts_with_all = ASKED
     )]
     rename: Vec<String>,
     /// Print the table as JSON

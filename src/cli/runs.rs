@@ -11,7 +11,7 @@ use train::lock::holder;
 use train::metric::{Bootstrap, Estimate, Metrics};
 use train::run_directory::RunDirectory;
 
-use super::newest::{RUNS, below, written};
+use super::newest::{RUNS, below, is_piece, written};
 use super::process::{print, quoted, tell};
 
 /// Flags of `runs`.
@@ -156,6 +156,8 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
             None,
         ),
         None if finished || damaged => (state, None),
+        // Nothing is left to do for a training of a table: its evaluations score it.
+        None if is_piece(root) && state == "trained" => (state, None),
         None => (state, Some(go_on(root))),
     };
     let files = [
@@ -187,10 +189,10 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
     })
 }
 
-/// The command that goes on with a run: a table's is the table's.
+/// The command that goes on with a run: a table's or a sweep's is theirs.
 fn go_on(root: &Path) -> String {
     match RunDirectory::at(root).environment() {
-        Ok(begun) if begun.command.contains(" reproduce ") => begun.command,
+        Ok(begun) if is_piece(root) => begun.command,
         _ => format!(
             "uq4ct train --resume {}",
             quoted(&root.display().to_string())
@@ -297,10 +299,14 @@ fn table(rows: &[Row]) -> String {
             "{BEST} the best of the runs on as many questions of the same dataset"
         ));
     }
-    let unfinished: Vec<String> = rows
-        .iter()
-        .filter_map(|row| Some(format!("  {}", row.go_on.as_ref()?)))
-        .collect();
+    let mut unfinished: Vec<String> = Vec::new();
+    for command in rows.iter().filter_map(|row| row.go_on.as_ref()) {
+        let line = format!("  {command}");
+        // Many pieces of a table have one command.
+        if !unfinished.contains(&line) {
+            unfinished.push(line);
+        }
+    }
     if !unfinished.is_empty() {
         text.push("To go on:".into());
         text.extend(unfinished);

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use serde::Serialize;
 use train::RunConfig;
 use train::config::ConfigLayers;
 use train::dashboard::state::clock;
@@ -32,7 +33,13 @@ pub(super) struct SweepArgs {
     )]
     pub(super) sweep: Vec<String>,
     /// With --sweep: seeds of every row
-    #[arg(long, requires = "sweep", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(
+        long,
+        requires = "sweep",
+        conflicts_with_all = ["resume", "overwrite", "seed"],
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
     seeds: u16,
 }
 
@@ -47,6 +54,28 @@ pub(super) struct Sweeping<'a> {
     pub(super) plain: bool,
     pub(super) json: bool,
     pub(super) dry_run: bool,
+}
+
+/// A training or an evaluation of a sweep.
+#[derive(Debug, Serialize)]
+struct Piece {
+    name: String,
+    done: bool,
+    /// What it takes by the estimate, done or not.
+    seconds: f64,
+}
+
+/// The pieces of a sweep, a line for each, and what is open in all.
+fn listed(pieces: &[Piece]) -> String {
+    let line = |piece: &Piece| {
+        let state = if piece.done { "done" } else { "open" };
+        let Piece { name, seconds, .. } = piece;
+        format!("{name}: {state}, about {}\n", clock(*seconds))
+    };
+    let open = pieces.iter().filter(|piece| !piece.done);
+    let seconds: f64 = open.map(|piece| piece.seconds).sum();
+    let lines: String = pieces.iter().map(line).collect();
+    format!("{lines}About {} for what is open.", clock(seconds))
 }
 
 /// Trains and scores what is open, and prints the table.
@@ -101,19 +130,20 @@ pub(super) fn run(sweeping: Sweeping) -> Result<ExitCode> {
     }
     if sweeping.dry_run {
         let mut estimates = Estimates::new(&finder, threads());
-        let mut seconds = 0.0;
-        for job in Job::all(&plan) {
-            let estimate = job.estimate(&mut estimates)?;
-            let done = job.is_done(&options.root);
-            seconds += if done { 0.0 } else { estimate };
-            let state = if done { "done" } else { "open" };
-            print(format_args!(
-                "{}: {state}, about {}",
-                job.id(),
-                clock(estimate)
-            ));
+        let pieces: Vec<Piece> = Job::all(&plan)
+            .into_iter()
+            .map(|job| {
+                Ok(Piece {
+                    done: job.is_done(&options.root),
+                    seconds: job.estimate(&mut estimates)?,
+                    name: job.id(),
+                })
+            })
+            .collect::<Result<_>>()?;
+        match sweeping.json {
+            true => print(serde_json::to_string_pretty(&pieces)?),
+            false => print(listed(&pieces)),
         }
-        print(format_args!("About {} for what is open.", clock(seconds)));
         return Ok(ExitCode::SUCCESS);
     }
     let work = Work {

@@ -73,7 +73,7 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
     /// Seed of adapter, order and dropout
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
     /// Train and test on everything, without the short run's settings and model
     #[arg(long)]

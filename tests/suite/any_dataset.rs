@@ -342,6 +342,20 @@ id = "kai-{{ n }}"
     let answers = std::fs::read_to_string(at("a.jsonl")).unwrap();
     assert_eq!(answers.matches("\"correct\":").count(), 5, "{answers}");
     assert!(answers.starts_with("{\"id\":\"kai-40\""), "{answers}");
+    // Another wording would ask what was never learned.
+    std::fs::write(at("nuts.toml"), task.replace("Answer:", "Reply:")).unwrap();
+    fails(
+        folder.path(),
+        &["predict", "r", "--input", "test.jsonl"],
+        &["nuts.toml", "has changed since", "train again"],
+    );
+    std::fs::remove_file(at("nuts.toml")).unwrap();
+    fails(
+        folder.path(),
+        &["predict", "r", "--input", "test.jsonl"],
+        &["nuts.toml", "no such task file"],
+    );
+    std::fs::write(at("nuts.toml"), task).unwrap();
     // With the wording of the house around the question.
     let worded = task.split("prompt").next().unwrap().to_owned()
         + "question = \"{{ ctx }} {{ ask }}\"\nchoices = [\"{{ right }}\", \"{{ wrong[0] }}\"]\nanswer = \"0\"\n";
@@ -366,7 +380,10 @@ id = "kai-{{ n }}"
     fails(
         folder.path(),
         &[&train[..], &["--dataset", "bad.toml"]].concat(),
-        &["choices: ", "the row has ctx, ask, right, wrong, n"],
+        &[
+            "choices = \"[missing[0], right]\": undefined value",
+            "the row has ctx, ask, right, wrong, n",
+        ],
     );
     std::fs::write(at("odd.toml"), task.replace("answer", "answr")).unwrap();
     fails(

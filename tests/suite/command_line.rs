@@ -187,7 +187,7 @@ fn what_cannot_be_done_is_refused_with_place_and_remedy() {
     std::fs::write(at.join("bad.toml"), "[train]\nepoch = 1\n").unwrap();
     std::fs::write(at.join("broken.toml"), "[train\n").unwrap();
     let with = |more: &[&'static str]| [&TINY[..], more].concat();
-    let cases: [(&[&'static str], &[&str]); 13] = [
+    let cases: [(&[&'static str], &[&str]); 18] = [
         (
             &[
                 "--set",
@@ -237,6 +237,32 @@ fn what_cannot_be_done_is_refused_with_place_and_remedy() {
             &["adapter.top_k", "num_experts = 8"],
         ),
         (&["--set", "data.max_tokens=5"], &["data.max_tokens"]),
+        (
+            &[
+                "--set",
+                "train.learning_rate=0.1",
+                "--set",
+                "train.lora_plus_ratio=16",
+            ],
+            &["train.lora_plus_ratio", "is more than 1"],
+        ),
+        // What would overflow, or fill the memory.
+        (
+            &["--set", "train.epochs=1e18"],
+            &["train.epochs", "at most 1000000"],
+        ),
+        (
+            &["--set", "train.batch_size=9223372036854775807"],
+            &["train.batch_size", "at most 1000000000"],
+        ),
+        (
+            &["--set", "train.snapshots=3000000000"],
+            &["train.snapshots", "from 0 to 1000"],
+        ),
+        (
+            &["--seed", "18446744073709551615"],
+            &["--seed", "9223372036854775807"],
+        ),
     ];
     for (more, parts) in cases {
         fails(at, &with(more), parts);

@@ -47,6 +47,7 @@ mod reliability;
 mod serve;
 mod serve_limits;
 mod shots;
+mod side_by_side;
 mod smollm2;
 mod support;
 mod tables;

@@ -24,7 +24,7 @@ use crate::passes;
 use crate::prediction::ScoredRow;
 use crate::prepare::{Prepared, prepare_finished};
 use crate::prequential::PrequentialTemperature;
-use crate::provenance::same_model;
+use crate::provenance::{same_model, same_task};
 use crate::registry;
 use crate::run_directory::{HELD_OUT, RunDirectory};
 use crate::training::{self, Trained};
@@ -65,13 +65,16 @@ pub fn trainings(
 /// The members of a run that was trained in its own directory.
 ///
 /// # Errors
-/// A run without a readable `data.json`, or one that was trained on another base model.
+/// A run without a readable `data.json`, or one that was trained on another base model or with
+/// another task file.
 pub fn members(
     config: &RunConfig,
     run: &RunDirectory,
     prepared: &Prepared,
 ) -> Result<Vec<Member>, TrainError> {
-    let questions = same_model(prepared, run)?.split.used[0];
+    let known = same_model(prepared, run)?;
+    same_task(config, &known, run)?;
+    let questions = known.split.used[0];
     let trainings = trainings(config, run)?.into_iter();
     Ok(trainings
         .map(|(config, directory)| Member {

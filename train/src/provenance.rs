@@ -113,6 +113,30 @@ pub fn same_model(prepared: &Prepared, run: &RunDirectory) -> Result<Provenance,
     Ok(known)
 }
 
+/// Refuses to ask a run whose task file has changed: it would put other questions than those that
+/// were learned.
+///
+/// # Errors
+/// A task file that cannot be read, or a digest that differs from the run's.
+pub fn same_task(
+    config: &RunConfig,
+    known: &Provenance,
+    run: &RunDirectory,
+) -> Result<(), TrainError> {
+    let Some(task) = &config.data.custom.task else {
+        return Ok(());
+    };
+    let recorded = known.split.files.iter().find(|file| file.path == *task);
+    if recorded.is_none_or(|file| sha256(task).is_ok_and(|found| found == file.sha256)) {
+        return Ok(());
+    }
+    let reason = format!(
+        "has changed since {} was trained with it: put it back as it was, or train again",
+        run.root().display()
+    );
+    Err(TrainError::file(task, reason))
+}
+
 /// Refuses to go on with a run on other files than it began with.
 ///
 /// # Errors

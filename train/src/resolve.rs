@@ -81,6 +81,7 @@ impl RunConfig {
     /// The first setting that cannot be used, with what was expected.
     pub fn validate(&self) -> Result<(), TrainError> {
         self.check_ranges()?;
+        self.check_rates()?;
         self.check_steps()?;
         self.check_system()?;
         self.check_calibration_share()?;
@@ -104,6 +105,22 @@ impl RunConfig {
         for (key, range) in RANGES.iter().chain(own) {
             if let Some((_, value)) = values.iter().find(|(known, _)| known == key) {
                 range.check_value(key, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// No parameter's own learning rate is above 1.
+    fn check_rates(&self) -> Result<(), TrainError> {
+        let train = &self.train;
+        for (key, factor) in [
+            ("train.router_rate_factor", train.router_rate_factor),
+            ("train.lora_plus_ratio", train.lora_plus_ratio),
+        ] {
+            if train.learning_rate * factor > 1.0 {
+                let rate = train.learning_rate;
+                let reason = format!("{factor} times train.learning_rate, {rate}, is more than 1");
+                return refuse(key, &reason);
             }
         }
         Ok(())

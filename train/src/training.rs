@@ -276,6 +276,12 @@ fn begin(
             .telemetry
             .say("No checkpoint to go on from: training begins again at step 0.");
     }
+    let (warmup, steps) = (config.train.warmup_steps, walk.total());
+    if warmup >= steps && done == 0 {
+        setup.telemetry.say(format!(
+            "train.warmup_steps is {warmup}, and the training has {steps} step(s): the rate rises to the end."
+        ));
+    }
     setup.state.begin(done);
     let log = run.metrics_log(done, walk.log(METRICS))?;
     let lines = run.metrics()?;

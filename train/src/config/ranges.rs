@@ -7,8 +7,12 @@ use crate::error::TrainError;
 /// The numbers that a setting takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
-    /// 1 or more.
+    /// From 1 to a thousand million, more than anything here can be counted to.
     AtLeastOne,
+    /// From one number to another, both included.
+    Between(u32, u32),
+    /// Above 0, and at most this.
+    UpTo(u32),
     /// Finite and above 0.
     Positive,
     /// Finite and 0 or more.
@@ -28,12 +32,15 @@ pub const RANGES: &[(&str, Range)] = &[
     ("data.max_tokens", Range::AtLeastOne),
     ("data.answer_tokens", Range::AtLeastOne),
     ("data.monitor_limit", Range::AtLeastOne),
-    ("evaluation.bins", Range::AtLeastOne),
+    ("evaluation.bins", Range::Between(1, 10_000)),
+    ("evaluation.bootstrap", Range::Between(0, 1_000_000)),
     ("evaluation.batch_tokens", Range::AtLeastOne),
-    ("train.learning_rate", Range::Positive),
+    ("train.learning_rate", Range::UpTo(1)),
     ("train.router_rate_factor", Range::Positive),
     ("train.lora_plus_ratio", Range::Positive),
-    ("train.epochs", Range::Positive),
+    ("train.epochs", Range::UpTo(1_000_000)),
+    ("train.snapshots", Range::Between(0, 1000)),
+    ("method.perturbations", Range::Between(0, 1000)),
     // Unset is off; 0 would scale every gradient to nothing.
     ("train.gradient_clip", Range::Positive),
     ("train.weight_decay", Range::NotNegative),
@@ -74,15 +81,30 @@ impl Range {
     }
 
     /// What was expected, if a number is out of range.
-    fn expected(self, number: f64) -> Option<&'static str> {
+    fn expected(self, number: f64) -> Option<String> {
         let (within, expected) = match self {
-            Self::AtLeastOne => (number >= 1.0, "at least 1"),
-            Self::Positive => (number.is_finite() && number > 0.0, "a positive number"),
-            Self::NotNegative => (number.is_finite() && number >= 0.0, "0 or more"),
-            Self::Share => (number > 0.0 && number < 1.0, "a share between 0 and 1"),
+            Self::AtLeastOne if number < 1.0 => (false, "at least 1".into()),
+            Self::AtLeastOne => (number <= 1e9, "at most 1000000000".into()),
+            Self::Between(low, high) => (
+                (f64::from(low)..=f64::from(high)).contains(&number),
+                format!("from {low} to {high}"),
+            ),
+            Self::UpTo(high) => (
+                number > 0.0 && number <= f64::from(high),
+                format!("a positive number, at most {high}"),
+            ),
+            Self::Positive => (
+                number.is_finite() && number > 0.0,
+                "a positive number".into(),
+            ),
+            Self::NotNegative => (number.is_finite() && number >= 0.0, "0 or more".into()),
+            Self::Share => (
+                number > 0.0 && number < 1.0,
+                "a share between 0 and 1".into(),
+            ),
             Self::ShareOrNone => (
                 (0.0..1.0).contains(&number),
-                "a share from 0 up to, but not, 1",
+                "a share from 0 up to, but not, 1".into(),
             ),
         };
         (!within).then_some(expected)

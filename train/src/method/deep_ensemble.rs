@@ -12,7 +12,7 @@ pub const ENTRY: Entry = Entry {
     name: "deep_ensemble",
     about: "several LoRA trainings, probabilities averaged",
     asks_with: &["method.members"],
-    ranges: &[("method.members", Range::AtLeastOne)],
+    ranges: &[("method.members", Range::Between(1, 1000))],
     construct: |config| {
         let lora = Lora::new(&config.adapter, &config.objective);
         Arc::new(DeepEnsemble::new(lora, config.method.members))

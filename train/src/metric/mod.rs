@@ -129,7 +129,8 @@ impl Default for Bootstrap {
 impl Metrics {
     /// All figures of a scored set.
     pub fn of(rows: &[ScoredRow], bins: usize, bootstrap: Bootstrap) -> Self {
-        let figure = |f: &dyn Fn(&[&ScoredRow]) -> f64| estimate(rows, bootstrap, f);
+        let figure = |f: &dyn Fn(&[&ScoredRow]) -> f64| estimate(rows, bootstrap, 1.0, f);
+        let up_to = |most, f: &dyn Fn(&[&ScoredRow]) -> f64| estimate(rows, bootstrap, most, f);
         let outcome = |f: fn(&[Outcome]) -> f64| move |rows: &[&ScoredRow]| f(&outcomes(rows));
         Self {
             n: rows.len(),
@@ -145,8 +146,10 @@ impl Metrics {
             maximum_calibration_error: figure(&|rows| {
                 calibration::maximum_calibration_error(&outcomes(rows), bins, BinEdge::Right)
             }),
-            negative_log_likelihood: figure(&|rows| mean(rows, negative_log_likelihood)),
-            brier_score: figure(&|rows| mean(rows, brier)),
+            negative_log_likelihood: up_to(f64::INFINITY, &|rows| {
+                mean(rows, negative_log_likelihood)
+            }),
+            brier_score: up_to(2.0, &|rows| mean(rows, brier)),
             auroc: figure(&outcome(ranking::auroc)),
             aurc: figure(&outcome(ranking::aurc)),
             excess_aurc: figure(&outcome(ranking::excess_aurc)),
@@ -166,7 +169,7 @@ impl Metrics {
 
 impl FluMetrics {
     fn of(rows: &[ScoredRow], bins: usize, bootstrap: Bootstrap) -> Self {
-        let figure = |f: &dyn Fn(&[&ScoredRow]) -> f64| estimate(rows, bootstrap, f);
+        let figure = |f: &dyn Fn(&[&ScoredRow]) -> f64| estimate(rows, bootstrap, 1.0, f);
         let flu = |row: &ScoredRow| row.flu.unwrap_or(f64::NAN);
         let pairs = move |rows: &[&ScoredRow]| -> Vec<Outcome> {
             rows.iter().map(|r| (flu(r), r.correct())).collect()
@@ -220,10 +223,12 @@ fn mean(rows: &[&ScoredRow], f: impl Fn(&ScoredRow) -> f64) -> f64 {
 }
 
 /// The value of a figure on the set, and the interval of the resamples in which it is defined.
+/// `most` is the largest value that the figure can have: centring moves the interval beyond it.
 /// Where no resample is negative, neither end of the interval is.
 pub fn estimate(
     rows: &[ScoredRow],
     bootstrap: Bootstrap,
+    most: f64,
     f: &dyn Fn(&[&ScoredRow]) -> f64,
 ) -> Estimate {
     let all: Vec<&ScoredRow> = rows.iter().collect();
@@ -247,6 +252,7 @@ pub fn estimate(
     if never_negative {
         estimate.low = estimate.low.map(|low| low.max(0.0));
     }
+    estimate.high = estimate.high.map(|high| high.min(most));
     estimate
 }
 
@@ -262,6 +268,21 @@ mod tests {
         resamples: 200,
         seed: 1,
     };
+
+    /// Centring moves an interval, and must not move it past what a figure can be.
+    #[test]
+    fn an_interval_ends_where_the_figure_does() {
+        let rows: Vec<ScoredRow> = (0..6)
+            .map(|i| row(&[0.9 - 0.1 * f64::from(i), 0.1 + 0.1 * f64::from(i)], 0))
+            .collect();
+        let metrics = Metrics::of(&rows, 15, BOOTSTRAP);
+        let whole = metrics.accuracy.high.unwrap();
+        assert!(whole <= 1.0 && whole > metrics.accuracy.value.unwrap());
+        for figure in [metrics.auroc, metrics.aurc, metrics.accuracy_at_coverage_80] {
+            assert!(figure.high.is_none_or(|high| high <= 1.0), "{figure:?}");
+        }
+        assert!(metrics.brier_score.high.unwrap() <= 2.0);
+    }
 
     #[test]
     fn one_row_has_values_but_no_interval_and_no_auroc() {

@@ -173,7 +173,7 @@ impl Report<'_> {
                 .map(|row| row.clone().trusted_by(confidence))
                 .collect();
             let figure = |f: &dyn Fn(&[Outcome]) -> f64| {
-                estimate(&trusted, bootstrap, &|rows| f(&outcomes(rows)))
+                estimate(&trusted, bootstrap, 1.0, &|rows| f(&outcomes(rows)))
             };
             ConfidenceLine {
                 name: match confidence {

@@ -20,12 +20,16 @@ pub(super) fn is_papers_model(name: &str, paper_model: &str) -> bool {
 pub(super) fn caption(plan: &Plan, records: &Records) -> Vec<String> {
     let evaluations = plan.evaluations();
     // The base model's evaluation has none of the training's settings.
-    let trained = evaluations.iter().find(|e| !e.members.is_empty());
-    let Some(first) = trained.or(evaluations.first()) else {
+    let trained = evaluations.iter().filter(|e| !e.members.is_empty());
+    let mut asking: Vec<&RunConfig> = trained.map(|e| &e.config).collect();
+    if asking.is_empty() {
+        asking = evaluations.iter().map(|e| &e.config).collect();
+    }
+    let Some(first) = asking.first() else {
         return Vec::new();
     };
     let asked = plan.columns.iter().any(Column::is_asked);
-    let mut text = vec![budget(&first.config, asked)];
+    let mut text = vec![budget(&asking, asked)];
     if !plan.columns.iter().all(Column::is_asked) {
         text.push(
             "Each training question was answered before the first step that learned from it, with \
@@ -74,7 +78,7 @@ pub(super) fn caption(plan: &Plan, records: &Records) -> Vec<String> {
             machine.threads
         ));
     }
-    if is_papers_model(&first.config.model.name, plan.table.paper_model) {
+    if is_papers_model(&first.model.name, plan.table.paper_model) {
         text.push("In brackets: the paper's value.".into());
     } else if !plan.table.paper_model.is_empty() {
         text.push(format!(
@@ -102,29 +106,44 @@ fn left_out(plan: &Plan, records: &Records) -> Vec<String> {
     LeftOut::sentences(&found)
 }
 
-/// Model, template and size of the trainings, and of the tests if there are any.
-fn budget(config: &RunConfig, asked: bool) -> String {
+/// Model, template and size of the trainings, and of the tests if there are any. What rows differ
+/// in is said of each: `letters or cloze`.
+fn budget(configs: &[&RunConfig], asked: bool) -> String {
     let limit = |n: Option<usize>| n.map_or("all".into(), |n: usize| format!("at most {n}"));
-    let steps = config.train.max_steps;
-    format!(
-        "Model {}, template {}, scoring {}, {} training{} questions, {} epochs of batches \
-         of {}{}, learning rate {}{}.",
-        config.model.name,
-        spelled(&config.data.template),
-        spelled(&config.data.scoring),
-        limit(config.data.train_limit),
-        match asked {
-            true => format!(" and {} test", limit(config.data.test_limit)),
-            false => String::new(),
-        },
-        config.train.epochs,
-        config.train.batch_size,
-        steps.map_or(String::new(), |n| format!(", at most {n} steps")),
-        config.train.learning_rate,
-        match config.train.schedule {
-            RateSchedule::Constant => ", constant".into(),
-            falling => format!(", schedule {}", spelled(&falling)),
+    let each = |of: &dyn Fn(&RunConfig) -> String| {
+        let mut found: Vec<String> = Vec::new();
+        for value in configs.iter().map(|config| of(config)) {
+            if !found.contains(&value) {
+                found.push(value);
+            }
         }
+        found.join(" or ")
+    };
+    let steps = each(&|config| {
+        let most = config.train.max_steps;
+        most.map_or(String::new(), |n| format!(", at most {n} steps"))
+    });
+    let tests = match asked {
+        true => format!(
+            " and {} test",
+            each(&|config| limit(config.data.test_limit))
+        ),
+        false => String::new(),
+    };
+    format!(
+        "Model {}, template {}, scoring {}, {} training{tests} questions, {} epochs of batches \
+         of {}{steps}, learning rate {}, {}.",
+        each(&|config| config.model.name.clone()),
+        each(&|config| spelled(&config.data.template)),
+        each(&|config| spelled(&config.data.scoring)),
+        each(&|config| limit(config.data.train_limit)),
+        each(&|config| config.train.epochs.to_string()),
+        each(&|config| config.train.batch_size.to_string()),
+        each(&|config| config.train.learning_rate.to_string()),
+        each(&|config| match config.train.schedule {
+            RateSchedule::Constant => "constant".into(),
+            falling => format!("schedule {}", spelled(&falling)),
+        }),
     )
 }
 

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use super::alike::same_questions;
 use super::render;
 use super::results::{Group, ResultTable};
 use crate::config::RunConfig;
@@ -65,7 +66,8 @@ const FIGURES: [(&str, Unit); 4] = [
 /// which all were trained on.
 ///
 /// # Errors
-/// Runs of different datasets without a name, predictions that are missing, or no common question.
+/// Runs of different datasets without a name, predictions that are missing, no common question, or
+/// answers to different questions of one name.
 pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainError> {
     let opened: Vec<(RunDirectory, RunConfig)> = runs
         .iter()
@@ -106,6 +108,7 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
             "the runs have no question in common",
         ));
     }
+    same_questions(&opened, &dataset, &answers)?;
     let bootstrap = first.bootstrap();
     let bins = first.evaluation.bins;
     let base = opened[0].0.base_predictions(&dataset).ok();

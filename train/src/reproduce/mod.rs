@@ -29,6 +29,7 @@
 //! | [`paper`] | the published values |
 //! | [`compare`] | finished runs side by side, without a plan |
 
+pub mod alike;
 pub mod archive;
 mod caption;
 mod columns;

@@ -43,7 +43,10 @@ impl Recorded {
             false => from.to_path_buf(),
         };
         let options = Options::recorded(table, &folder)?;
-        let plan = Plan::new(&options, None)?;
+        let plan = Plan::new(&options, None).map_err(|error| {
+            let reason = format!("is no record of {}: {error}", table.name);
+            TrainError::file(folder.join(SETTINGS), reason)
+        })?;
         let archive = folder.join(ARCHIVE);
         let place = match archive.is_file() {
             true => Place::Archive(archive),
@@ -133,7 +136,9 @@ impl Recorded {
         if !path.is_file() {
             return Ok(());
         }
-        let kept = Options::recorded(self.options.table, folder)?.given.parse()?;
+        let kept = Options::recorded(self.options.table, folder)?
+            .given
+            .parse()?;
         let differences = kept.differences(&self.options.given.parse()?);
         if differences.is_empty() {
             return Ok(());

@@ -81,6 +81,9 @@ impl RunDirectory {
                 )
             })?;
             run.same(&known, config)?;
+        } else if file.exists() && !run.has_begun() {
+            // Stopped, or refused, before there was anything to keep.
+            Self::clear(root)?;
         } else if file.exists() {
             return Err(TrainError::file(
                 root,
@@ -90,6 +93,20 @@ impl RunDirectory {
         fs::create_dir_all(root).map_err(|e| TrainError::file(root, e))?;
         run.keep_text(CONFIG, &config.to_toml())?;
         Ok(run)
+    }
+
+    /// Whether there is more than settings: a step, an adapter, answers.
+    fn has_begun(&self) -> bool {
+        let holds = |name: &str| {
+            let path = self.root.join(name);
+            let entries = fs::read_dir(&path).is_ok_and(|mut found| found.next().is_some());
+            entries
+                || path
+                    .metadata()
+                    .is_ok_and(|found| found.is_file() && found.len() > 0)
+        };
+        let kept = ["checkpoint", "adapter", "members", "evaluation", METRICS];
+        kept.into_iter().any(holds)
     }
 
     /// Refuses settings that differ from those the run was started with.

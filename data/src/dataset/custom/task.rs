@@ -62,7 +62,12 @@ impl TaskFile {
             path: path.into(),
             reason,
         };
-        let text = std::fs::read_to_string(path).map_err(|e| DataError::io(path, e))?;
+        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                fail("no such task file; a run needs its own where it was".into())
+            }
+            _ => DataError::io(path, e),
+        })?;
         let mut task: Self = toml::from_str(&text).map_err(|e| {
             let line = e
                 .span()
@@ -105,15 +110,22 @@ impl TaskFile {
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         let fields = minijinja::Value::from(Serde(row));
-        let fail = |key: &str, error: &minijinja::Error| {
+        let fail = |error: &minijinja::Error| {
             let names = row
                 .as_object()
                 .into_iter()
                 .flatten()
                 .map(|(name, _)| name.as_str());
-            let names = names.collect::<Vec<_>>().join(", ");
-            let said = error.detail().unwrap_or_default();
-            format!("{key}: {}: {said}; the row has {names}", error.kind())
+            let mut names = names.collect::<Vec<_>>().join(", ");
+            if !only_parse {
+                names.insert_str(0, "; the row has ");
+            }
+            let said = error.detail().map(|said| format!(": {said}"));
+            format!("{}{}{names}", error.kind(), said.unwrap_or_default())
+        };
+        // minijinja does not name what is undefined: the template shows it.
+        let fail = |key: &str, template: &str, error: &minijinja::Error| {
+            format!("{key} = {template:?}: {}", fail(error))
         };
         let mut found = Map::new();
         for (key, template) in [
@@ -125,17 +137,20 @@ impl TaskFile {
         ] {
             if let Some(template) = template {
                 let text = render(&environment, template, &fields, only_parse);
-                found.insert(key.into(), text.map_err(|error| fail(key, &error))?);
+                found.insert(
+                    key.into(),
+                    text.map_err(|error| fail(key, template, &error))?,
+                );
             }
         }
         match &self.choices {
             None => {}
             Some(Choices::Each(templates)) => {
-                let choices = templates
-                    .iter()
-                    .map(|template| render(&environment, template, &fields, only_parse));
-                let choices: Result<Vec<Value>, _> = choices.collect();
-                let choices = choices.map_err(|error| fail("choices", &error))?;
+                let choices = templates.iter().map(|template| {
+                    let text = render(&environment, template, &fields, only_parse);
+                    text.map_err(|error| fail("choices", template, &error))
+                });
+                let choices: Vec<Value> = choices.collect::<Result<_, _>>()?;
                 found.insert("choices".into(), choices.into());
             }
             Some(Choices::Listed(expression)) => {
@@ -143,13 +158,13 @@ impl TaskFile {
                 let bare = bare
                     .strip_prefix("{{")
                     .and_then(|bare| bare.strip_suffix("}}"));
-                let expression = environment
+                let compiled = environment
                     .compile_expression(bare.unwrap_or(expression))
-                    .map_err(|error| fail("choices", &error))?;
+                    .map_err(|error| fail("choices", expression, &error))?;
                 if !only_parse {
-                    let list = expression
+                    let list = compiled
                         .eval(fields.clone())
-                        .map_err(|error| fail("choices", &error))?;
+                        .map_err(|error| fail("choices", expression, &error))?;
                     let list = serde_json::to_value(&list).map_err(|e| format!("choices: {e}"))?;
                     found.insert("choices".into(), list);
                 }
@@ -206,7 +221,8 @@ mod tests {
         );
         let error = listed.mapped(&json!({"q": "x", "gold": "b"})).unwrap_err();
         assert!(
-            error.starts_with("choices: ") && error.contains("the row has q, gold"),
+            error.starts_with("choices = \"{{ options[:2] }}\": undefined value")
+                && error.contains("the row has q, gold"),
             "{error}"
         );
     }
@@ -229,11 +245,11 @@ mod tests {
             ),
             (
                 "dataset = \"a/b\"\nquestion = \"{{ x\"\nchoices = [\"x\"]\n",
-                "question: syntax error",
+                "question = \"{{ x\": syntax error",
             ),
             (
                 "dataset = \"a/b\"\nquestion = \"x\"\nchoices = \"{{ a b }}\"\n",
-                "choices: syntax error",
+                "choices = \"{{ a b }}\": syntax error",
             ),
         ] {
             let error = read(text).unwrap_err();

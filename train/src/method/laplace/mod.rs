@@ -60,8 +60,8 @@ pub const ENTRY: Entry = Entry {
     asks_with: &["method.laplace"],
     ranges: &[
         ("method.laplace.questions", Range::AtLeastOne),
-        ("method.laplace.directions", Range::AtLeastOne),
-        ("method.laplace.samples", Range::AtLeastOne),
+        ("method.laplace.directions", Range::Between(1, 1_000_000)),
+        ("method.laplace.samples", Range::Between(1, 10_000_000)),
         ("method.laplace.prior_precision", Range::Positive),
     ],
     construct: |config| {

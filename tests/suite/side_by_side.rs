@@ -1,0 +1,148 @@
+//! Runs set side by side: only what was asked the same questions is compared, and what one command
+//! has scored another one finds.
+
+use std::path::Path;
+
+use crate::support::programs::{TINY, fails, refuses, stdout, succeeds, train};
+
+/// Questions of a user's own, from number `first` on; without ids they are numbered when read.
+fn rows(first: usize, count: usize, named: bool) -> String {
+    let row = |i: usize| {
+        let mut row = serde_json::json!({
+            "question": format!("what is {i} plus {i}"),
+            "choices": [(2 * i).to_string(), (3 * i + 1).to_string()],
+            "answer": 0,
+        });
+        if named {
+            row["id"] = format!("sum-{i}").into();
+        }
+        format!("{row}\n")
+    };
+    (first..first + count).map(row).collect()
+}
+
+fn own(at: &Path, run: &str, file: &str, test: &str) {
+    let own = ["train", "--model", "tiny", "--plain", "--run", run];
+    let files = ["--dataset", file, "--test", test];
+    let briefly = [
+        "--set",
+        "train.max_steps=1",
+        "--set",
+        "data.scoring=letters",
+    ];
+    succeeds(at, &[&own[..], &files, &briefly].concat());
+}
+
+#[test]
+fn numbered_rows_of_different_files_are_not_compared() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    for (name, first, count, named) in [
+        ("train.jsonl", 1, 30, false),
+        ("one.jsonl", 100, 8, false),
+        ("two.jsonl", 200, 8, false),
+        ("named.jsonl", 100, 8, true),
+        ("fewer.jsonl", 100, 6, true),
+    ] {
+        std::fs::write(at.join(name), rows(first, count, named)).unwrap();
+    }
+    own(at, "a", "train.jsonl", "one.jsonl");
+    own(at, "b", "train.jsonl", "two.jsonl");
+    own(at, "c", "train.jsonl", "one.jsonl");
+    succeeds(at, &["compare", "a", "c"]);
+    let numbered = ["one.jsonl", "two.jsonl", "without an id"];
+    fails(at, &["compare", "a", "b"], &numbered);
+    fails(at, &["evaluate", "a", "b", "--on", "custom"], &numbered);
+    // With names, questions that both were asked are compared, whatever the files.
+    own(at, "d", "train.jsonl", "named.jsonl");
+    own(at, "e", "train.jsonl", "fewer.jsonl");
+    assert!(succeeds(at, &["compare", "d", "e"]).contains("(n = 6)"));
+    // One name, and another answer.
+    let other = rows(100, 8, true).replace("\"answer\":0", "\"answer\":1");
+    std::fs::write(at.join("other.jsonl"), other).unwrap();
+    own(at, "f", "train.jsonl", "other.jsonl");
+    fails(
+        at,
+        &["compare", "d", "f"],
+        &["different questions", "sum-100"],
+    );
+}
+
+#[test]
+fn a_file_is_compared_by_its_name_and_not_scored_over() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    train(at, "a", &[]);
+    train(at, "b", &["--method", "lora"]);
+    std::fs::create_dir(at.join("s")).unwrap();
+    std::fs::write(at.join("Mine.jsonl"), rows(1, 9, false)).unwrap();
+    std::fs::write(at.join("s/mine.jsonl"), rows(50, 4, false)).unwrap();
+    let compare = ["compare", "a", "b", "--on", "Mine.jsonl"];
+    fails(at, &compare, &["has not been scored", "uq4ct evaluate"]);
+    succeeds(at, &["evaluate", "a", "b", "--on", "Mine.jsonl"]);
+    assert!(succeeds(at, &compare).contains("(n = 9)"));
+    let over = ["evaluate", "a", "--on", "s/mine.jsonl"];
+    fails(at, &over, &["evaluation/mine", "rename the file"]);
+    refuses(
+        at,
+        &["evaluate", "a", "--on", "Mine.jsonl", "--limit", "0"],
+        &["--limit 0"],
+    );
+    // The same file may be scored again.
+    succeeds(at, &["evaluate", "a", "--on", "Mine.jsonl"]);
+    assert!(succeeds(at, &compare).contains("(n = 9)"));
+}
+
+/// Clap leaves a `requires` out where the flag that it names conflicts with one that is given.
+#[test]
+fn a_flag_that_would_do_nothing_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    let ask = [
+        "predict",
+        "r",
+        "--question",
+        "q",
+        "--choice",
+        "a",
+        "--choice",
+        "b",
+    ];
+    let table = ["reproduce", "first-answers", "--seeds", "1"];
+    let from_file = ["predict", "r", "--input", "q.jsonl"];
+    let cases: [(&[&str], &[&str]); 9] = [
+        (&ask, &["--output", "x"]),
+        (&from_file, &["--choice", "a"]),
+        (&from_file, &["--context", "a"]),
+        (&table, &["--keep", "k"]),
+        (&table, &["--out", "k"]),
+        (&table, &["--rename", "a=b"]),
+        (&TINY, &["--seed", "1", "--seeds", "5"]),
+        (&TINY, &["--seeds", "3", "--overwrite"]),
+        (&TINY, &["--seeds", "3", "--resume", "r"]),
+    ];
+    for (command, more) in cases {
+        refuses(at, &[command, more].concat(), &[more[0]]);
+    }
+}
+
+#[test]
+fn the_pieces_of_a_sweep_are_nobodys_newest_run() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    train(at, "runs/own", &[]);
+    let sweep = ["--sweep", "train.learning_rate=1e-3,1e-2"];
+    let sweep = [&TINY[..], &sweep].concat();
+    let planned = stdout(at, &[&sweep[..], &["--dry-run", "--json"]].concat());
+    let planned: serde_json::Value = serde_json::from_str(&planned).unwrap();
+    assert_eq!(planned.as_array().unwrap().len(), 4);
+    assert_eq!(planned[0]["done"], false);
+    let table = succeeds(at, &sweep);
+    assert!(table.contains("learning rate 0.001 or 0.01,"), "{table}");
+    let ask = ["predict", "--question", "is ice warm", "--choice", "true"];
+    let said = succeeds(at, &[&ask[..], &["--choice", "false"]].concat());
+    assert!(said.contains("The newest finished run: runs/own"), "{said}");
+    fails(at, &["train", "--resume"], &["--resume: no unfinished run"]);
+    let listed = succeeds(at, &["runs"]);
+    assert!(!listed.contains("To go on:"), "{listed}");
+}

@@ -1,0 +1,132 @@
+//! Whether several runs were asked the same questions: what sets them side by side pairs answers by
+//! the names of their questions.
+
+use crate::config::RunConfig;
+use crate::error::TrainError;
+use crate::prediction::ScoredRow;
+use crate::run_directory::RunDirectory;
+
+/// Refuses answers of the same names to different questions: where runs were asked files of the
+/// user's own whose rows have no names, or where they disagree in how many choices a question has
+/// or which is right. `answers` are those to `dataset`, in one order.
+///
+/// # Errors
+/// Two runs that were not asked the same, and files that cannot be read.
+pub fn same_questions(
+    opened: &[(RunDirectory, RunConfig)],
+    dataset: &str,
+    answers: &[Vec<ScoredRow>],
+) -> Result<(), TrainError> {
+    if answers.iter().flatten().any(|row| is_numbered(&row.id)) {
+        same_file(opened, dataset)?;
+    }
+    let Some(((run, config), first)) = opened.first().zip(answers.first()) else {
+        return Ok(());
+    };
+    // Of a written answer the row says whether it was right.
+    if asked(run, config, dataset)?.is_some_and(|asked| asked.data.writes().unwrap_or(false)) {
+        return Ok(());
+    }
+    for (rows, (other, _)) in answers.iter().zip(opened).skip(1) {
+        let fits = |(a, b): &(&ScoredRow, &ScoredRow)| {
+            (a.label, a.probabilities.len()) == (b.label, b.probabilities.len())
+        };
+        if let Some((row, _)) = first.iter().zip(rows).find(|pair| !fits(pair)) {
+            let reason = format!(
+                "{} and {} were asked different questions by the name of {}",
+                run.root().display(),
+                other.root().display(),
+                row.id
+            );
+            return Err(TrainError::config("compare", reason));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses runs that were asked different files of the user's own.
+///
+/// # Errors
+/// Two runs that were, and files that cannot be read.
+pub fn same_file(opened: &[(RunDirectory, RunConfig)], dataset: &str) -> Result<(), TrainError> {
+    let sources: Vec<Option<Source>> = opened
+        .iter()
+        .map(|(run, config)| source(run, config, dataset))
+        .collect::<Result<_, _>>()?;
+    let mut known = sources.iter().flatten();
+    let Some(first) = known.next() else {
+        return Ok(());
+    };
+    match known.find(|other| other.digest != first.digest) {
+        None => Ok(()),
+        Some(other) => {
+            let reason = format!(
+                "the runs were asked {} and {}, and rows without an id have only their number: give the rows ids, or evaluate the runs on one file",
+                first.name, other.name
+            );
+            Err(TrainError::config("compare", reason))
+        }
+    }
+}
+
+/// Whether an id is one that a row without any was given.
+fn is_numbered(id: &str) -> bool {
+    let number = id.strip_prefix("custom-").unwrap_or_default();
+    number.len() >= 5 && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The user's own questions that a run was asked.
+struct Source {
+    name: String,
+    /// The file's SHA-256 where the run keeps it, else its place.
+    digest: String,
+}
+
+/// Which of the user's own files, or datasets of the Hub, a run was asked; none for a listed
+/// dataset.
+fn source(
+    run: &RunDirectory,
+    config: &RunConfig,
+    dataset: &str,
+) -> Result<Option<Source>, TrainError> {
+    let Some(asked) = asked(run, config, dataset)? else {
+        return Ok(None);
+    };
+    if asked.data.dataset != "custom" {
+        return Ok(None);
+    }
+    let custom = &asked.data.custom;
+    let Some(file) = custom.test.as_ref().or(custom.train.as_ref()) else {
+        let name = custom.hub.clone().unwrap_or_else(|| asked.data.title());
+        return Ok(Some(Source {
+            digest: name.clone(),
+            name,
+        }));
+    };
+    let name = file.display().to_string();
+    let kept = match dataset == config.data.dataset {
+        true => run.provenance_if_written()?,
+        false => None,
+    };
+    let kept = kept.and_then(|known| {
+        let found = known.split.files.into_iter().find(|f| f.path == *file);
+        found.map(|file| file.sha256)
+    });
+    Ok(Some(Source {
+        digest: kept.unwrap_or_else(|| name.clone()),
+        name,
+    }))
+}
+
+/// The settings by which a run was asked a set: its own, or those kept beside the answers.
+fn asked(
+    run: &RunDirectory,
+    config: &RunConfig,
+    dataset: &str,
+) -> Result<Option<RunConfig>, TrainError> {
+    if dataset == config.data.dataset {
+        return Ok(Some(config.clone()));
+    }
+    let kept = run.evaluation(dataset).join("config.toml");
+    kept.is_file().then(|| RunConfig::read(&kept)).transpose()
+}
