@@ -268,7 +268,11 @@ impl CheckedTokens {
             match encoded {
                 Err(error) => found.refused.push(BadRow {
                     row: *row,
-                    reason: error.to_string(),
+                    reason: match error {
+                        // The row's number names it.
+                        DataError::Question { reason, .. } => reason,
+                        error => error.to_string(),
+                    },
                 }),
                 Ok((encoded, text)) => {
                     lengths.push(encoded.length());

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::programs::{ASK, TINY, json, outcome, predictions, succeeds, train};
+use crate::support::programs::{ASK, TINY, fails, json, outcome, predictions, succeeds, train};
 
 fn same(one: &[Value], other: &[Value], key: &str) {
     assert_eq!(one.len(), other.len());
@@ -124,6 +124,20 @@ fn every_format_gives_the_same_answers_again() {
         (further - start).abs() < 0.5 * (fresh - start).abs(),
         "{start} {further} {fresh}"
     );
+    // Another kind of adapter, or another size, is refused; the corrected command may take the
+    // directory.
+    let run = ["--adapter", "out-lora-peft", "--run", "mended"];
+    let mended = |more: &[&'static str]| [&TINY[..], &run, more].concat();
+    let plain = ["out-lora-peft", "holds a plain LoRA", "say --method lora"];
+    fails(root, &mended(&["--method", "uq4ct"]), &plain);
+    let lora = ["--method", "lora", "--set", "train.max_steps=0"];
+    let wide = [&lora[..], &["--set", "adapter.rank=3"]].concat();
+    fails(
+        root,
+        &mended(&wide),
+        &["its adapter has adapter.rank=", "leave that"],
+    );
+    succeeds(root, &mended(&lora));
     // What has begun needs the adapter no more.
     std::fs::remove_dir_all(root.join("out-lora-peft")).unwrap();
     let resumed = [

@@ -10,14 +10,15 @@ use super::card::{CARD, Card, base_name, fits};
 use crate::config::{RunConfig, spelled};
 use crate::error::TrainError;
 use crate::prepare::Prepared;
+use crate::registry;
 use crate::run_directory::RunDirectory;
 use crate::training::StartingAdapter;
 
 /// The adapter that `adapter.from` names, checked against what the run is about to do.
 ///
 /// # Errors
-/// A directory that holds none, files that are not what was exported, or a card of another base
-/// model.
+/// A directory that holds none or one of another shape than the run's method trains, files that are
+/// not what was exported, or a card of another base model.
 pub fn import(
     config: &RunConfig,
     prepared: &Prepared,
@@ -26,6 +27,7 @@ pub fn import(
         return Ok(None);
     };
     let adapter = read(directory)?;
+    same_shape(&adapter.config, config, directory)?;
     let mut temperature = None;
     if directory.join(CARD).is_file() {
         let card: Card = RunDirectory::at(directory).read_json(CARD)?;
@@ -47,6 +49,38 @@ pub fn import(
         adapter,
         temperature,
     }))
+}
+
+/// Refuses an adapter that the run's method cannot go on with.
+fn same_shape(
+    found: &AdapterConfig,
+    config: &RunConfig,
+    directory: &Path,
+) -> Result<(), TrainError> {
+    let wanted = registry::build(config)?.adapter();
+    let refuse = |reason: String| Err(TrainError::file(directory, reason));
+    let (found, wanted) = match (found, &wanted) {
+        (AdapterConfig::Lora(_), AdapterConfig::MixLora(_)) => {
+            let method = config.method.title();
+            return refuse(format!(
+                "holds a plain LoRA, and {method} trains a mixture: say --method lora"
+            ));
+        }
+        (AdapterConfig::MixLora(_), AdapterConfig::Lora(_)) => {
+            let method = config.method.title();
+            return refuse(format!(
+                "holds a mixture, and {method} trains a plain LoRA: say --method uq4ct or mixlora"
+            ));
+        }
+        (found, wanted) => (shape(found), shape(wanted)),
+    };
+    let sizes = ["adapter.rank=", "adapter.num_experts="];
+    let is_size = |line: &&String| sizes.iter().any(|size| line.starts_with(size));
+    let differs = |line: &&String| !wanted.contains(line);
+    match found.iter().filter(is_size).find(differs) {
+        None => Ok(()),
+        Some(own) => refuse(format!("its adapter has {own}: leave that setting out")),
+    }
 }
 
 /// The examples that stood before every question when the adapter was trained that `adapter.from`
