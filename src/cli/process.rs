@@ -120,8 +120,9 @@ impl StopSignal {
             if begun && first.get_or_insert_with(Instant::now).elapsed() < ONE_WISH {
                 return;
             }
-            if begun {
-                terminal::restore();
+            match begun {
+                true => terminal::restore(),
+                false => tell("Stopped before the work began: repeat the command to begin it."),
             }
             std::process::exit(i32::from(STOPPED));
         };
