@@ -176,7 +176,12 @@ pub fn split(
             let account = &splits.account;
             return Err(DataError::setting(
                 format!("{} {name}", dataset.name()),
-                empty(account, place, options),
+                empty(
+                    account,
+                    place,
+                    [from_train, from_held_out][place.min(1)],
+                    options,
+                ),
             ));
         }
     }
@@ -184,20 +189,22 @@ pub fn split(
 }
 
 /// Why a split has no rows, and what to do: the one in this place of train, held-out and test.
-fn empty(account: &SplitAccount, place: usize, options: &SplitOptions) -> String {
-    let files = account.files.iter().map(|file| &*file.origin);
-    let files = files.collect::<Vec<_>>().join(", ");
-    let dropped = account.leaks_dropped;
+/// `dropped` rows of it repeat questions of a later split.
+fn empty(account: &SplitAccount, place: usize, dropped: usize, options: &SplitOptions) -> String {
+    let mut files: Vec<&str> = account.files.iter().map(|file| &*file.origin).collect();
+    files.dedup();
+    let files = files.join(", ");
     if account.available[place] > 0 {
-        return "no row is left of it: its limit is 0".into();
+        let limit = ["train", "held_out", "test"][place];
+        return format!("no question is left for it: data.{limit}_limit is 0");
     }
     if place < 2 && dropped > 0 {
         return format!(
-            "no row is left of it: {dropped} row(s) of {files} were dropped because they repeat a question that is held out or a test question: name files that share none"
+            "no question is left for it: {dropped} row(s) of {files} were dropped because they repeat a held-out or a test question: name files that share none"
         );
     }
     format!(
-        "no row is left of it: {files} has too few to divide, where rows have a group at least 3 groups, or data.held_out_fraction ({}) takes too many",
+        "no question is left for it: {files} cannot be divided with data.held_out_fraction = {}: set another share, or name files with --test and --held-out; where rows have a group, at least 3 groups are needed",
         options.held_out_fraction
     )
 }

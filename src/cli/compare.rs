@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use data::source::sha256;
+use train::reproduce::alike;
 use train::reproduce::compare::compare;
 use train::run_directory::RunDirectory;
 
@@ -34,17 +36,10 @@ pub(super) struct CompareArgs {
 pub(super) fn run(args: &CompareArgs) -> Result<ExitCode> {
     logging();
     let on = args.on.as_deref().map(set_name);
-    if let (Some(target), Some(name)) = (&args.on, &on) {
-        let scored = |run: &&PathBuf| RunDirectory::at(run).predictions_file(name).is_file();
-        if name != target
-            && let Some(run) = args.runs.iter().find(|run| !scored(run))
-        {
-            bail!(
-                "--on {target}: {} has not been scored on it: `uq4ct evaluate {} --on {target}` does that",
-                run.display(),
-                run.display()
-            );
-        }
+    if let (Some(target), Some(name)) = (&args.on, &on)
+        && name != target
+    {
+        scored_on(&args.runs, target, name)?;
     }
     let comparison = compare(&args.runs, on.as_deref())?;
     comparison.write(&args.out)?;
@@ -62,4 +57,26 @@ pub(super) fn run(args: &CompareArgs) -> Result<ExitCode> {
     print(comparison.markdown());
     print(written);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses runs that were not scored on a file of the user's own, or a dataset of the Hub.
+fn scored_on(runs: &[PathBuf], target: &str, name: &str) -> Result<()> {
+    let digest = sha256(target.as_ref()).ok();
+    for root in runs {
+        let run = RunDirectory::at(root);
+        let shown = root.display();
+        if !run.predictions_file(name).is_file() {
+            bail!(
+                "--on {target}: {shown} has not been scored on it: `uq4ct evaluate {shown} --on {target}` does that"
+            );
+        }
+        if let Some(digest) = &digest
+            && !alike::holds(&run, name, digest)?
+        {
+            bail!(
+                "--on {target}: what {shown} was scored on under this name was another file: `uq4ct evaluate` scores this one under a name of its own"
+            );
+        }
+    }
+    Ok(())
 }

@@ -16,10 +16,11 @@ use train::dashboard::hangup::LineSink;
 use train::dashboard::plain::{EVERY, Plain};
 use train::dashboard::state::DashboardState;
 use train::elsewhere::{Elsewhere, evaluate};
+use train::metric::paired::common;
 use train::prepare::{LeftOut, prepare_test_after};
 use train::registry;
 use train::report::majority;
-use train::reproduce::alike::same_file;
+use train::reproduce::alike;
 use train::run_directory::{HELD_OUT, RunDirectory};
 
 use super::dataset::FieldArgs;
@@ -104,7 +105,9 @@ fn asked_alike(runs: &[PathBuf], args: &EvaluateArgs) -> Result<()> {
             .iter()
             .map(|run| RunDirectory::open(run))
             .collect::<Result<_, _>>()?;
-        same_file(&opened, OWN)?;
+        let answers = opened.iter().map(|(run, _)| run.predictions(OWN));
+        let answers = common(answers.collect::<Result<_, _>>()?);
+        alike::same_questions(&opened, OWN, &answers)?;
     }
     Ok(())
 }
@@ -174,8 +177,8 @@ fn score(
         }
         let other = args.method.as_ref().map(|_| config);
         let name = folder(target, other);
-        let kept = run.evaluation(&name).join("config.toml");
-        if kept.is_file() && !same_source(&RunConfig::read(&kept)?, &asked) {
+        let files = &prepared.splits.account.files;
+        if !alike::was_asked(run, &name, &asked, files)? {
             bail!(
                 "--on {target}: {} holds the answers to other questions of this name: rename the file, or remove that directory",
                 run.evaluation(&name).display()
@@ -235,19 +238,11 @@ pub(super) fn set_name(target: &str) -> String {
     let title = data.title();
     let taken =
         title == HELD_OUT || title == OWN || DATASETS.iter().any(|dataset| dataset.name() == title);
-    match is_file(target) && taken {
-        true => format!("file-{title}"),
-        false => title,
+    match (taken, is_file(target)) {
+        (false, _) => title,
+        (true, true) => format!("file-{title}"),
+        (true, false) => format!("hub-{title}"),
     }
-}
-
-/// Whether two settings ask the questions of one file, or of one dataset.
-fn same_source(one: &RunConfig, other: &RunConfig) -> bool {
-    let source = |config: &RunConfig| {
-        let Custom { test, hub, .. } = config.data.custom.clone();
-        (config.data.dataset.clone(), test, hub)
-    };
-    source(one) == source(other)
 }
 
 /// The run's settings on another dataset's test questions, with what is given about how they are

@@ -106,7 +106,14 @@ pub(super) struct PromiseArgs {
     #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "coverage")]
     target_risk: Option<f64>,
     /// Probability with which that promise may fail
-    #[arg(hide_short_help = true, long, default_value_t = 0.05, value_parser = share)]
+    #[arg(
+        hide_short_help = true,
+        long,
+        requires = "target_risk",
+        conflicts_with = "coverage",
+        default_value_t = 0.05,
+        value_parser = share
+    )]
     delta: f64,
     /// Abstain on the least confident questions, so that this share is answered
     #[arg(long, value_name = "SHARE", value_parser = share)]

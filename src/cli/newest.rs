@@ -88,8 +88,16 @@ pub(super) fn newest_unfinished() -> Result<PathBuf> {
 /// Whether a directory is a training or an evaluation of a table or a sweep, whose own command goes
 /// on with it.
 pub(super) fn is_piece(run: &Path) -> bool {
-    let folder = run.parent().and_then(Path::file_name);
-    folder.is_some_and(|name| name == "trainings" || name == "evaluations")
+    let place = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
+    let folder = place.parent().and_then(Path::file_name);
+    let below = folder.is_some_and(|name| name == "trainings" || name == "evaluations");
+    let begun = RunDirectory::at(run).environment();
+    below
+        && begun.map_or(true, |begun| {
+            [" reproduce ", " --sweep"]
+                .iter()
+                .any(|word| begun.command.contains(word))
+        })
 }
 
 /// The file that a run writes last.

@@ -156,8 +156,8 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
             None,
         ),
         None if finished || damaged => (state, None),
-        // Nothing is left to do for a training of a table: its evaluations score it.
-        None if is_piece(root) && state == "trained" => (state, None),
+        // Nothing is left to do for a training of a table that has been written.
+        None if is_piece(root) && state == "trained" && has_tables(root) => (state, None),
         None => (state, Some(go_on(root))),
     };
     let files = [
@@ -187,6 +187,13 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
         flu_auroc: figures.as_ref().and_then(|f| f.flu.as_ref()?.auroc.value),
         training_seconds: last.map(|line| line.seconds),
     })
+}
+
+/// Whether a table stands beside the folder of a piece.
+fn has_tables(piece: &Path) -> bool {
+    let root = piece.parent().and_then(Path::parent);
+    let tables = root.map(|root| root.join("tables").read_dir());
+    tables.is_some_and(|found| found.is_ok_and(|mut found| found.next().is_some()))
 }
 
 /// The command that goes on with a run: a table's or a sweep's is theirs.

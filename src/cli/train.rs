@@ -17,6 +17,7 @@ use train::export::start;
 use train::fine_tune::{RunOutcome, fine_tune};
 use train::prepare::{LeftOut, Prepared, prepare_after};
 use train::registry;
+use train::resolve::LARGEST_SEED;
 use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
 use train::trial::{QUESTIONS, try_ways};
@@ -73,7 +74,7 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
     /// Seed of adapter, order and dropout
-    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=LARGEST_SEED))]
     seed: Option<u64>,
     /// Train and test on everything, without the short run's settings and model
     #[arg(long)]

@@ -57,6 +57,7 @@ fn numbered_rows_of_different_files_are_not_compared() {
     own(at, "d", "train.jsonl", "named.jsonl");
     own(at, "e", "train.jsonl", "fewer.jsonl");
     assert!(succeeds(at, &["compare", "d", "e"]).contains("(n = 6)"));
+    succeeds(at, &["evaluate", "d", "e", "--on", "custom"]);
     // One name, and another answer.
     let other = rows(100, 8, true).replace("\"answer\":0", "\"answer\":1");
     std::fs::write(at.join("other.jsonl"), other).unwrap();
@@ -83,6 +84,12 @@ fn a_file_is_compared_by_its_name_and_not_scored_over() {
     assert!(succeeds(at, &compare).contains("(n = 9)"));
     let over = ["evaluate", "a", "--on", "s/mine.jsonl"];
     fails(at, &over, &["evaluation/mine", "rename the file"]);
+    let other = ["compare", "a", "b", "--on", "s/mine.jsonl"];
+    fails(at, &other, &["under this name was another file"]);
+    // A copy is the same file, and so is one by another path.
+    std::fs::copy(at.join("Mine.jsonl"), at.join("s/mine.jsonl")).unwrap();
+    succeeds(at, &over);
+    assert!(succeeds(at, &other).contains("(n = 9)"));
     refuses(
         at,
         &["evaluate", "a", "--on", "Mine.jsonl", "--limit", "0"],
@@ -110,10 +117,12 @@ fn a_flag_that_would_do_nothing_is_refused() {
     ];
     let table = ["reproduce", "first-answers", "--seeds", "1"];
     let from_file = ["predict", "r", "--input", "q.jsonl"];
-    let cases: [(&[&str], &[&str]); 9] = [
+    let cases: [(&[&str], &[&str]); 11] = [
         (&ask, &["--output", "x"]),
         (&from_file, &["--choice", "a"]),
         (&from_file, &["--context", "a"]),
+        (&from_file, &["--delta", "0.1"]),
+        (&from_file, &["--delta", "0.1", "--coverage", "0.5"]),
         (&table, &["--keep", "k"]),
         (&table, &["--out", "k"]),
         (&table, &["--rename", "a=b"]),
@@ -145,4 +154,51 @@ fn the_pieces_of_a_sweep_are_nobodys_newest_run() {
     fails(at, &["train", "--resume"], &["--resume: no unfinished run"]);
     let listed = succeeds(at, &["runs"]);
     assert!(!listed.contains("To go on:"), "{listed}");
+}
+
+/// A directory without a step is free for the corrected command, but only one that this program
+/// began.
+#[test]
+fn a_foreign_directory_is_never_taken_for_an_unbegun_run() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    let settings = stdout(at, &[&TINY[..], &["--dry-run"]].concat());
+    std::fs::write(at.join("config.toml"), &settings).unwrap();
+    std::fs::write(at.join("data.json"), rows(1, 3, false)).unwrap();
+    let here = [&TINY[..], &["--run", "."]].concat();
+    fails(at, &here, &["already holds a run"]);
+    let kept = std::fs::read_to_string(at.join("data.json")).unwrap();
+    assert_eq!(kept, rows(1, 3, false));
+}
+
+#[test]
+fn a_split_without_questions_says_why() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    std::fs::write(at.join("q.jsonl"), rows(1, 40, false)).unwrap();
+    let own = [
+        "train",
+        "--model",
+        "tiny",
+        "--plain",
+        "--dataset",
+        "q.jsonl",
+    ];
+    let with = |more: &[&'static str]| [&own[..], more].concat();
+    let same = with(&["--test", "q.jsonl"]);
+    fails(
+        at,
+        &same,
+        &["row(s) of", "q.jsonl were dropped", "share none"],
+    );
+    for share in ["0.001", "0.999"] {
+        let set = format!("data.held_out_fraction={share}");
+        let said = format!("cannot be divided with data.held_out_fraction = {share}");
+        fails(at, &[&own[..], &["--set", &set]].concat(), &[&said]);
+    }
+    let none = with(&["--set", "data.held_out_limit=0"]);
+    fails(at, &none, &["data.held_out_limit is 0"]);
+    std::fs::write(at.join("empty.jsonl"), "").unwrap();
+    let check = ["data", "check", "empty.jsonl", "--model", "none"];
+    fails(at, &check, &["empty.jsonl holds no row"]);
 }

@@ -12,6 +12,9 @@ use crate::prepare::Prepared;
 use crate::report::{self, Said, Scored};
 use crate::run_directory::{HELD_OUT, RunDirectory};
 
+/// The files of the questions beside the answers to them, with their digests.
+pub(crate) const ASKED_FILES: &str = "files.json";
+
 /// Questions to score a run on.
 #[derive(Debug)]
 pub struct Elsewhere {
@@ -98,6 +101,7 @@ fn write(
     run.write_base_predictions(name, &scored.base_rows)?;
     run.write_predictions(name, &scored.tuned_rows)?;
     run.keep_text(&file("config.toml"), &config.to_toml())?;
+    run.keep_json(&file(ASKED_FILES), &set.prepared.splits.account.files)?;
     run.keep_json(&file("metrics.json"), &scored.figures())?;
     let environment = &setup.environment;
     report::write_elsewhere(run, name, config, environment, scored, &set.prepared)?;

@@ -127,7 +127,10 @@ pub fn same_task(
         return Ok(());
     };
     let recorded = known.split.files.iter().find(|file| file.path == *task);
-    if recorded.is_none_or(|file| sha256(task).is_ok_and(|found| found == file.sha256)) {
+    let Some(recorded) = recorded else {
+        return Ok(());
+    };
+    if sha256(task)? == recorded.sha256 {
         return Ok(());
     }
     let reason = format!(

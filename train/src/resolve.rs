@@ -81,6 +81,7 @@ impl RunConfig {
     /// The first setting that cannot be used, with what was expected.
     pub fn validate(&self) -> Result<(), TrainError> {
         self.check_ranges()?;
+        self.check_seed()?;
         self.check_rates()?;
         self.check_steps()?;
         self.check_system()?;
@@ -110,6 +111,14 @@ impl RunConfig {
         Ok(())
     }
 
+    /// Members of an ensemble have the seeds that follow, and TOML has no larger whole numbers.
+    fn check_seed(&self) -> Result<(), TrainError> {
+        match self.train.seed <= LARGEST_SEED {
+            true => Ok(()),
+            false => refuse("train.seed", format!("expected at most {LARGEST_SEED}")),
+        }
+    }
+
     /// No parameter's own learning rate is above 1.
     fn check_rates(&self) -> Result<(), TrainError> {
         let train = &self.train;
@@ -119,7 +128,9 @@ impl RunConfig {
         ] {
             if train.learning_rate * factor > 1.0 {
                 let rate = train.learning_rate;
-                let reason = format!("{factor} times train.learning_rate, {rate}, is more than 1");
+                let reason = format!(
+                    "{factor} times train.learning_rate, {rate}, is more than 1: lower one of them"
+                );
                 return refuse(key, &reason);
             }
         }
@@ -306,6 +317,9 @@ impl RunConfig {
         Ok(config)
     }
 }
+
+/// The largest seed that is taken.
+pub const LARGEST_SEED: u64 = i64::MAX as u64 - 1_000_000;
 
 fn refuse(key: &str, reason: impl Into<String>) -> Result<(), TrainError> {
     Err(TrainError::config(key, reason))

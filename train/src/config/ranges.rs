@@ -7,7 +7,7 @@ use crate::error::TrainError;
 /// The numbers that a setting takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
-    /// From 1 to a thousand million, more than anything here can be counted to.
+    /// From 1 to a million million, more than anything here can be counted to.
     AtLeastOne,
     /// From one number to another, both included.
     Between(u32, u32),
@@ -84,7 +84,7 @@ impl Range {
     fn expected(self, number: f64) -> Option<String> {
         let (within, expected) = match self {
             Self::AtLeastOne if number < 1.0 => (false, "at least 1".into()),
-            Self::AtLeastOne => (number <= 1e9, "at most 1000000000".into()),
+            Self::AtLeastOne => (number <= 1e12, "at most 1000000000000".into()),
             Self::Between(low, high) => (
                 (f64::from(low)..=f64::from(high)).contains(&number),
                 format!("from {low} to {high}"),

@@ -34,6 +34,7 @@ pub const ENTRY: Entry = Entry {
     trains_with: &[lora::TRAINS_WITH, &["method.blob"]],
     asks_with: &["method.samples"],
     ranges: &[
+        ("method.samples", Range::Between(0, 10_000)),
         ("method.blob.posterior_std", Range::Positive),
         ("method.blob.prior_std", Range::Positive),
         ("method.blob.gamma", Range::Positive),

@@ -20,7 +20,7 @@ pub const ENTRY: Entry = Entry {
     name: "mc_dropout",
     about: "LoRA with dropout at inference, several passes",
     asks_with: &["method.samples"],
-    ranges: &[("method.samples", Range::AtLeastOne)],
+    ranges: &[("method.samples", Range::Between(1, 10_000))],
     construct: |config| {
         let lora = Lora::new(&config.adapter, &config.objective);
         Arc::new(McDropout::new(

@@ -32,10 +32,10 @@ pub const ENTRY: Entry = Entry {
     about: "training-free Bayesianization of LoRA: noise as large as its training answers bear",
     asks_with: &["method.samples", "method.tfb"],
     ranges: &[
-        ("method.samples", Range::AtLeastOne),
+        ("method.samples", Range::Between(1, 10_000)),
         ("method.tfb.questions", Range::AtLeastOne),
-        ("method.tfb.trial_samples", Range::AtLeastOne),
-        ("method.tfb.trials", Range::AtLeastOne),
+        ("method.tfb.trial_samples", Range::Between(1, 10_000)),
+        ("method.tfb.trials", Range::Between(1, 10_000)),
         ("method.tfb.min_sigma", Range::Positive),
         ("method.tfb.tolerance", Range::NotNegative),
     ],

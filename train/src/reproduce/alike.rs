@@ -1,7 +1,10 @@
 //! Whether several runs were asked the same questions: what sets them side by side pairs answers by
 //! the names of their questions.
 
+use data::source::Located;
+
 use crate::config::RunConfig;
+use crate::elsewhere::ASKED_FILES;
 use crate::error::TrainError;
 use crate::prediction::ScoredRow;
 use crate::run_directory::RunDirectory;
@@ -33,22 +36,22 @@ pub fn same_questions(
         };
         if let Some((row, _)) = first.iter().zip(rows).find(|pair| !fits(pair)) {
             let reason = format!(
-                "{} and {} were asked different questions by the name of {}",
+                "{} and {} were asked different questions by the name of {}: give each question an id of its own",
                 run.root().display(),
                 other.root().display(),
                 row.id
             );
-            return Err(TrainError::config("compare", reason));
+            return Err(TrainError::config(RUNS, reason));
         }
     }
     Ok(())
 }
 
+/// What errors here are about.
+const RUNS: &str = "runs";
+
 /// Refuses runs that were asked different files of the user's own.
-///
-/// # Errors
-/// Two runs that were, and files that cannot be read.
-pub fn same_file(opened: &[(RunDirectory, RunConfig)], dataset: &str) -> Result<(), TrainError> {
+fn same_file(opened: &[(RunDirectory, RunConfig)], dataset: &str) -> Result<(), TrainError> {
     let sources: Vec<Option<Source>> = opened
         .iter()
         .map(|(run, config)| source(run, config, dataset))
@@ -61,10 +64,10 @@ pub fn same_file(opened: &[(RunDirectory, RunConfig)], dataset: &str) -> Result<
         None => Ok(()),
         Some(other) => {
             let reason = format!(
-                "the runs were asked {} and {}, and rows without an id have only their number: give the rows ids, or evaluate the runs on one file",
+                "they were asked {} and {}, and rows without an id have only their number: give the rows ids, or evaluate the runs on one file",
                 first.name, other.name
             );
-            Err(TrainError::config("compare", reason))
+            Err(TrainError::config(RUNS, reason))
         }
     }
 }
@@ -105,17 +108,65 @@ fn source(
     };
     let name = file.display().to_string();
     let kept = match dataset == config.data.dataset {
-        true => run.provenance_if_written()?,
-        false => None,
+        true => run.provenance_if_written()?.map(|known| known.split.files),
+        false => kept_files(run, dataset)?,
     };
-    let kept = kept.and_then(|known| {
-        let found = known.split.files.into_iter().find(|f| f.path == *file);
+    let kept = kept.and_then(|files| {
+        let found = files.into_iter().find(|f| f.path == *file);
         found.map(|file| file.sha256)
     });
     Ok(Some(Source {
         digest: kept.unwrap_or_else(|| name.clone()),
         name,
     }))
+}
+
+/// The files of a set's questions; none where an earlier version scored it.
+fn kept_files(run: &RunDirectory, set: &str) -> Result<Option<Vec<Located>>, TrainError> {
+    let name = format!("evaluation/{set}/{ASKED_FILES}");
+    let kept = run.root().join(&name).is_file();
+    kept.then(|| run.read_json(&name)).transpose()
+}
+
+/// Whether a set of a run may take the answers to these questions: it has none, or those to the
+/// same file or dataset, or to a file with the same bytes.
+///
+/// # Errors
+/// Files of the set that cannot be read.
+pub fn was_asked(
+    run: &RunDirectory,
+    set: &str,
+    asked: &RunConfig,
+    files: &[Located],
+) -> Result<bool, TrainError> {
+    let kept = run.evaluation(set).join("config.toml");
+    if !kept.is_file() {
+        return Ok(true);
+    }
+    let known = RunConfig::read(&kept)?;
+    let source = |config: &RunConfig| {
+        let custom = &config.data.custom;
+        (
+            config.data.dataset.clone(),
+            custom.test.clone(),
+            custom.hub.clone(),
+        )
+    };
+    let digests = |files: &[Located]| -> Vec<String> {
+        files.iter().map(|file| file.sha256.clone()).collect()
+    };
+    let same = kept_files(run, set)?.is_some_and(|known| digests(&known) == digests(files));
+    Ok(same || source(&known) == source(asked))
+}
+
+/// Whether a set of a run holds the answers to a file with this SHA-256; taken to be where an
+/// earlier version scored it.
+///
+/// # Errors
+/// A list of files that cannot be read.
+pub fn holds(run: &RunDirectory, set: &str, sha256: &str) -> Result<bool, TrainError> {
+    let kept = kept_files(run, set)?;
+    Ok(kept.is_none_or(|files| files.iter().any(|file| file.sha256 == sha256)))
 }
 
 /// The settings by which a run was asked a set: its own, or those kept beside the answers.

@@ -119,10 +119,13 @@ fn budget(configs: &[&RunConfig], asked: bool) -> String {
         }
         found.join(" or ")
     };
-    let steps = each(&|config| {
-        let most = config.train.max_steps;
-        most.map_or(String::new(), |n| format!(", at most {n} steps"))
-    });
+    let steps = match configs
+        .iter()
+        .any(|config| config.train.max_steps.is_some())
+    {
+        true => format!(", {} steps", each(&|config| limit(config.train.max_steps))),
+        false => String::new(),
+    };
     let tests = match asked {
         true => format!(
             " and {} test",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::tables::Table;
-use crate::config::{ConfigLayers, RunConfig};
+use crate::config::{ConfigLayers, RateSchedule, RunConfig, spelled};
 use crate::error::TrainError;
 
 /// What of a table is asked for, and how large.
@@ -35,6 +35,9 @@ struct RecordedOptions {
     settings: toml::Table,
 }
 
+/// The setting whose default was another one when results were first recorded.
+const SCHEDULE: &str = "train.schedule";
+
 /// Name of the file beside a table that says what was asked for.
 pub const SETTINGS: &str = "reproduce.toml";
 
@@ -50,6 +53,10 @@ impl Options {
         let recorded: RecordedOptions = toml::from_str(&text).map_err(|e| fail(&e))?;
         let mut given = ConfigLayers::default();
         given.text(&recorded.settings.to_string(), &path.display().to_string())?;
+        // Earlier versions did not write it down: it was the default.
+        if !given.has(SCHEDULE) {
+            given.set(&format!("{SCHEDULE}={}", spelled(&RateSchedule::Constant)))?;
+        }
         Ok(Self {
             table,
             seeds: recorded.seeds,
@@ -66,16 +73,23 @@ impl Options {
         given.unwrap_or_else(|| RunConfig::default().model.name)
     }
 
-    /// The text of a [`SETTINGS`] file.
+    /// The text of a [`SETTINGS`] file. The schedule is always in it, so that another default
+    /// makes no other table of it.
     ///
     /// # Panics
     /// Never: settings are plain values.
     pub fn text(&self) -> String {
+        let mut given = self.given.clone();
+        if !given.has(SCHEDULE) {
+            let default = spelled(&RateSchedule::default());
+            let set = given.set(&format!("{SCHEDULE}={default}"));
+            set.expect("a value of its own kind");
+        }
         let recorded = RecordedOptions {
             seeds: self.seeds,
             methods: self.methods.clone(),
             on: self.on.clone(),
-            settings: self.given.table(),
+            settings: given.table(),
         };
         toml::to_string(&recorded).expect("a table of plain values")
     }

@@ -28,6 +28,7 @@ use crate::config::RunConfig;
 use crate::dashboard::hangup::LINES;
 use crate::error::TrainError;
 use crate::lock::{LOCK, Lock};
+use crate::registry;
 use crate::tracker;
 
 mod alarms;
@@ -81,7 +82,7 @@ impl RunDirectory {
                 )
             })?;
             run.same(&known, config)?;
-        } else if file.exists() && !run.has_begun() {
+        } else if file.exists() && run.is_ours() && !run.has_begun() {
             // Stopped, or refused, before there was anything to keep.
             Self::clear(root)?;
         } else if file.exists() {
@@ -93,6 +94,11 @@ impl RunDirectory {
         fs::create_dir_all(root).map_err(|e| TrainError::file(root, e))?;
         run.keep_text(CONFIG, &config.to_toml())?;
         Ok(run)
+    }
+
+    /// Whether this program wrote the directory's settings, and not its user.
+    fn is_ours(&self) -> bool {
+        self.digests().require(CONFIG).is_ok()
     }
 
     /// Whether there is more than settings: a step, an adapter, answers.
@@ -122,7 +128,9 @@ impl RunDirectory {
         let mut known = known.anchored();
         // How a training goes on after a fault changes no step that was sound.
         known.train.on_nan = config.train.on_nan;
-        let differences = known.differences(&config.anchored());
+        // What a method does not read is at its default, and that may have changed.
+        let known = registry::read_settings(&known)?;
+        let differences = known.differences(&registry::read_settings(&config.anchored())?);
         if differences.is_empty() {
             return Ok(());
         }

@@ -35,10 +35,7 @@ impl RunDirectory {
     /// The predictions of a file of the run.
     fn checked(&self, path: &Path) -> Result<Vec<ScoredRow>, TrainError> {
         if !path.exists() {
-            let reason = format!(
-                "is missing: the run was not scored to its end; `uq4ct train --resume {}` does that",
-                self.root.display()
-            );
+            let reason = "is missing: the run was not scored to its end; `uq4ct runs` shows how to go on with it";
             return Err(TrainError::file(path, reason));
         }
         let name = path.strip_prefix(&self.root).unwrap_or(path);

@@ -125,7 +125,13 @@ impl TaskFile {
         };
         // minijinja does not name what is undefined: the template shows it.
         let fail = |key: &str, template: &str, error: &minijinja::Error| {
-            format!("{key} = {template:?}: {}", fail(error))
+            let shown: String = template.chars().take(SHOWN).collect();
+            let more = if shown.len() < template.len() {
+                ".."
+            } else {
+                ""
+            };
+            format!("{key} = {:?}: {}", shown + more, fail(error))
         };
         let mut found = Map::new();
         for (key, template) in [
@@ -137,10 +143,12 @@ impl TaskFile {
         ] {
             if let Some(template) = template {
                 let text = render(&environment, template, &fields, only_parse);
-                found.insert(
-                    key.into(),
-                    text.map_err(|error| fail(key, template, &error))?,
-                );
+                let named = match key {
+                    "question" if self.question.is_none() => "prompt",
+                    key => key,
+                };
+                let text = text.map_err(|error| fail(named, template, &error))?;
+                found.insert(key.into(), text);
             }
         }
         match &self.choices {
@@ -173,6 +181,9 @@ impl TaskFile {
         Ok(Value::Object(found))
     }
 }
+
+/// Characters of a template that an error shows.
+const SHOWN: usize = 80;
 
 /// The text of a template for a row; `only_parse` looks at the template alone.
 fn render<'a>(
