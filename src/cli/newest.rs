@@ -53,8 +53,7 @@ pub(super) fn run_or_newest(named: Option<&Path>) -> Result<PathBuf> {
         let (run, config) = RunDirectory::open(&root).ok()?;
         Some((written(&scored(&run, &config))?, root))
     };
-    let runs = below(Path::new(RUNS)).into_iter();
-    let newest = runs.filter(|run| !is_piece(run)).filter_map(finished);
+    let newest = own().filter_map(finished);
     let Some((_, run)) = newest.max() else {
         return Err(wrong(format_args!(
             "no finished run below {RUNS}/: name a run's directory, or train one"
@@ -74,8 +73,7 @@ pub(super) fn newest_unfinished() -> Result<PathBuf> {
         let written = files.iter().find_map(|file| written(file));
         idle.then_some((written?, root))
     };
-    let runs = below(Path::new(RUNS)).into_iter();
-    let newest = runs.filter(|run| !is_piece(run)).filter_map(unfinished);
+    let newest = own().filter_map(unfinished);
     let Some((_, run)) = newest.max() else {
         return Err(wrong(format_args!(
             "--resume: no unfinished run below {RUNS}/: name its directory"
@@ -85,19 +83,27 @@ pub(super) fn newest_unfinished() -> Result<PathBuf> {
     Ok(run)
 }
 
+/// The runs below `runs`, without the pieces of tables and sweeps.
+fn own() -> impl Iterator<Item = PathBuf> {
+    let runs = below(Path::new(RUNS)).into_iter();
+    runs.filter(|run| !is_piece(run))
+}
+
 /// Whether a directory is a training or an evaluation of a table or a sweep, whose own command goes
 /// on with it.
 pub(super) fn is_piece(run: &Path) -> bool {
     let place = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
     let folder = place.parent().and_then(Path::file_name);
-    let below = folder.is_some_and(|name| name == "trainings" || name == "evaluations");
+    if !folder.is_some_and(|name| name == "trainings" || name == "evaluations") {
+        return false;
+    }
+    let by = |command: &str| {
+        [" reproduce ", " --sweep"]
+            .iter()
+            .any(|word| command.contains(word))
+    };
     let begun = RunDirectory::at(run).environment();
-    below
-        && begun.map_or(true, |begun| {
-            [" reproduce ", " --sweep"]
-                .iter()
-                .any(|word| begun.command.contains(word))
-        })
+    begun.map_or(true, |begun| by(&begun.command))
 }
 
 /// The file that a run writes last.
