@@ -30,7 +30,7 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// A value with the 95 % interval of its resamples, which [`centred`] has moved onto it.
+    /// A value with the 95 % interval of its resamples.
     pub fn with_interval(value: Option<f64>, mut resampled: Vec<f64>) -> Self {
         resampled.sort_by(f64::total_cmp);
         let at = |q: f64| {
@@ -131,11 +131,19 @@ impl Metrics {
     pub fn of(rows: &[ScoredRow], bins: usize, bootstrap: Bootstrap) -> Self {
         let figure = |f: &dyn Fn(&[&ScoredRow]) -> f64| estimate(rows, bootstrap, 1.0, f);
         let up_to = |most, f: &dyn Fn(&[&ScoredRow]) -> f64| estimate(rows, bootstrap, most, f);
+        let at_coverage = |share: f64| {
+            let kept = ranking::answered(rows.len(), share);
+            let accuracy = figure(&|rows| ranking::accuracy_at_coverage(&outcomes(rows), share));
+            certain(accuracy, kept)
+        };
         let outcome = |f: fn(&[Outcome]) -> f64| move |rows: &[&ScoredRow]| f(&outcomes(rows));
         Self {
             n: rows.len(),
             bins,
-            accuracy: figure(&|rows| mean(rows, |r| f64::from(u8::from(r.correct())))),
+            accuracy: certain(
+                figure(&|rows| mean(rows, |r| f64::from(u8::from(r.correct())))),
+                rows.len(),
+            ),
             confidence: figure(&|rows| mean(rows, |r| r.confidence())),
             expected_calibration_error: figure(&|rows| {
                 calibration::expected_calibration_error(&outcomes(rows), bins, BinEdge::Right)
@@ -153,12 +161,8 @@ impl Metrics {
             auroc: figure(&outcome(ranking::auroc)),
             aurc: figure(&outcome(ranking::aurc)),
             excess_aurc: figure(&outcome(ranking::excess_aurc)),
-            accuracy_at_coverage_80: figure(&|rows| {
-                ranking::accuracy_at_coverage(&outcomes(rows), 0.8)
-            }),
-            accuracy_at_coverage_90: figure(&|rows| {
-                ranking::accuracy_at_coverage(&outcomes(rows), 0.9)
-            }),
+            accuracy_at_coverage_80: at_coverage(0.8),
+            accuracy_at_coverage_90: at_coverage(0.9),
             flu: rows
                 .first()
                 .is_some_and(|row| row.flu.is_some())
@@ -222,6 +226,18 @@ fn mean(rows: &[&ScoredRow], f: impl Fn(&ScoredRow) -> f64) -> f64 {
     rows.iter().map(|row| f(row)).sum::<f64>() / rows.len() as f64
 }
 
+/// The 95 % interval of a share that all of `n` questions have, or none: no resample differs from
+/// it, and its exact (Clopper-Pearson) interval takes the place of theirs.
+fn certain(mut share: Estimate, n: usize) -> Estimate {
+    let least = (0.025f64).powf(1.0 / n.max(1) as f64);
+    match (share.value, share.low) {
+        (Some(1.0), Some(_)) => share.low = Some(least),
+        (Some(0.0), Some(_)) => share.high = Some(1.0 - least),
+        _ => {}
+    }
+    share
+}
+
 /// The value of a figure on the set, and the interval of the resamples in which it is defined.
 /// `most` is the largest value that the figure can have: centring moves the interval beyond it.
 /// Where no resample is negative, neither end of the interval is.
@@ -281,6 +297,16 @@ mod tests {
             .map(|i| row(&[0.6, 0.4], usize::from(i == 0)))
             .collect();
         assert!(Metrics::of(&all, 15, BOOTSTRAP).accuracy.high.unwrap() <= 1.0);
+    }
+
+    /// Three of three: at 29.2 % it would happen in one of forty sets.
+    #[test]
+    fn all_right_and_all_wrong_have_the_exact_interval() {
+        let rows = |right: bool| vec![row(&[0.9, 0.1], usize::from(!right)); 3];
+        let of = |right: bool| Metrics::of(&rows(right), 15, BOOTSTRAP).accuracy;
+        let [all, none] = [of(true), of(false)];
+        assert!((all.low.unwrap() - 0.2924).abs() < 1e-4 && all.high == Some(1.0));
+        assert!((none.high.unwrap() - 0.7076).abs() < 1e-4 && none.low == Some(0.0));
     }
 
     #[test]

@@ -23,6 +23,17 @@ pub struct Difference {
 /// The differences in accuracy, ECE, NLL and Brier score, in this order.
 pub type Differences = [Difference; 4];
 
+/// Place of the ECE in [`Differences`].
+const ECE: usize = 1;
+
+/// A difference without what the rounding of sums leaves of none.
+fn exact(difference: f64) -> f64 {
+    match difference.abs() < 1e-12 {
+        true => 0.0,
+        false => difference,
+    }
+}
+
 /// What the figures of a question are made from.
 struct Facts {
     outcome: Outcome,
@@ -109,10 +120,19 @@ impl Gaps {
     }
 
     /// The differences with their intervals.
+    ///
+    /// Where methods differ in few answers, many resamples hold none of these: they have no
+    /// difference, which is on both sides of zero. [`centred`] would move them all to one, and
+    /// means need no centring. A calibration error does.
     pub fn differences(&self) -> Differences {
         std::array::from_fn(|i| {
-            let values = self.resampled.iter().map(|gaps| gaps[i]).collect();
-            let values = centred(Some(self.whole[i]), values);
+            let found: Vec<f64> = self.resampled.iter().map(|gaps| exact(gaps[i])).collect();
+            let mut values = found.clone();
+            if i == ECE {
+                values = centred(Some(self.whole[i]), values);
+                let same = values.iter_mut().zip(&found).filter(|(_, v)| **v == 0.0);
+                same.for_each(|(value, _)| *value = 0.0);
+            }
             let share = |keep: &dyn Fn(f64) -> bool| {
                 let kept = values.iter().filter(|v| keep(**v)).count();
                 // One more of each: a share of resamples is never 0.
@@ -120,7 +140,7 @@ impl Gaps {
             };
             Difference {
                 p_value: (2.0 * share(&|v| v <= 0.0).min(share(&|v| v >= 0.0))).min(1.0),
-                estimate: Estimate::with_interval(Some(self.whole[i]), values),
+                estimate: Estimate::with_interval(Some(exact(self.whole[i])), values),
             }
         })
     }
@@ -147,7 +167,7 @@ fn figures(runs: &[Vec<Option<Facts>>], chosen: &[usize], bins: usize) -> [f64; 
         }
         count += 1.0;
         let outcomes: Vec<Outcome> = asked.iter().map(|facts| facts.outcome).collect();
-        sums[1] += expected_calibration_error(&outcomes, bins, BinEdge::Right);
+        sums[ECE] += expected_calibration_error(&outcomes, bins, BinEdge::Right);
         for (to, from) in [(0, 0), (2, 1), (3, 2)] {
             let sum: f64 = asked.iter().map(|facts| facts.means[from]).sum();
             sums[to] += sum / asked.len() as f64;
@@ -204,6 +224,23 @@ mod tests {
         assert!(accuracy.p_value < 0.05 && accuracy.estimate.low.unwrap() > 0.0);
         let [same, ..] = differences(&first, &first, 15, BOOTSTRAP);
         assert_eq!((same.estimate.value, same.p_value), (Some(0.0), 1.0));
+    }
+
+    /// One answer of 400 tells nothing, whichever it is.
+    #[test]
+    fn a_difference_in_one_question_is_none() {
+        let first = [rows(400, |i| i % 3 == 0, 0.6)];
+        for changed in [1, 20, 50, 101, 203, 308, 350, 398] {
+            let other = [rows(400, |i| i % 3 == 0 || i == changed, 0.6)];
+            for difference in differences(&first, &other, 15, BOOTSTRAP) {
+                let Estimate { low, high, .. } = difference.estimate;
+                assert!(difference.p_value > 0.5, "{changed}: {difference:?}");
+                assert!(
+                    low.unwrap() <= 0.0 && high.unwrap() >= 0.0,
+                    "{difference:?}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -52,10 +52,15 @@ pub fn excess_aurc(outcomes: &[Outcome]) -> f64 {
     aurc(outcomes) - aurc(&perfect)
 }
 
+/// How many of `n` rows are answered at a coverage; at least one.
+pub fn answered(n: usize, coverage: f64) -> usize {
+    (n as f64 * coverage).round().max(1.0) as usize
+}
+
 /// Accuracy of the most confident share, at least one row; NaN for an empty set.
 pub fn accuracy_at_coverage(outcomes: &[Outcome], coverage: f64) -> f64 {
     let risks = risk_coverage(outcomes);
-    let kept = (risks.len() as f64 * coverage).round().max(1.0) as usize;
+    let kept = answered(risks.len(), coverage);
     risks.get(kept - 1).map_or(f64::NAN, |risk| 1.0 - risk)
 }
 

@@ -269,7 +269,7 @@ impl Comparison {
 
     /// Head and rows of the differences from the first run.
     fn difference_table(&self) -> (Vec<String>, Vec<Vec<String>>) {
-        let mut head = vec![format!("less {}", self.contenders[0].name)];
+        let mut head = vec![format!("minus {}", self.contenders[0].name)];
         head.extend(FIGURES.map(|(name, _)| name.to_owned()));
         let rows =
             self.contenders[1..]
@@ -417,18 +417,31 @@ impl Comparison {
         let place = place.unwrap_or(0);
         let figure = FIGURES.iter().position(|(figure, _)| *figure == name);
         let p = |difference: &Differences| Some(difference[figure?].p_value);
+        let others = self.differences.len();
         let found = match place.checked_sub(1) {
-            // Against the first run, which every other is compared with.
+            // Against the first run, which every other is compared with. The best of several is
+            // so by chance, too: each of them counts as a comparison (Bonferroni).
             Some(place) => self.differences.get(place).and_then(p),
             None => self.differences.iter().filter_map(p).reduce(f64::max),
+        };
+        let found = match place {
+            0 => found,
+            _ => found.map(|p| (p * others as f64).min(1.0)),
         };
         let against = match place {
             0 => "every other run",
             _ => &self.contenders[0].label,
         };
+        let corrected = match (place, others) {
+            (0, _) | (_, 1) => String::new(),
+            (_, n) => format!(", corrected for {n} comparisons"),
+        };
+        let label = &best.label;
         match found {
-            Some(p) if p < 0.05 => format!("{}: better than {against}, p = {p:.3}.", best.label),
-            Some(p) => format!("{}: not told apart from {against}, p = {p:.3}.", best.label),
+            Some(p) if p < 0.05 => {
+                format!("{label}: better than {against}, p = {p:.3}{corrected}.")
+            }
+            Some(p) => format!("{label}: not told apart from {against}, p = {p:.3}{corrected}."),
             None => format!("{} has the best; it is not tested.", best.label),
         }
     }

@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn paired_differences_are_bold_where_their_interval_excludes_zero() {
         let text = paired_tests(&table()).unwrap();
-        assert!(text.contains("| | less LoRA | OBQA |"), "{text}");
+        assert!(text.contains("| | minus LoRA | OBQA |"), "{text}");
         assert!(
             text.contains("| ACC | UQ4CT | +5.0 [-1.0, +11.0] |"),
             "{text}"

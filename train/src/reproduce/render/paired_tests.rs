@@ -26,7 +26,7 @@ pub fn paired_tests(table: &ResultTable) -> Option<String> {
     }
     let mut text = format!("# {}: paired differences\n", table.title);
     for reference in &references {
-        let _ = writeln!(text, "\n| | less {reference} | {} |", columns.join(" | "));
+        let _ = writeln!(text, "\n| | minus {reference} | {} |", columns.join(" | "));
         let _ = writeln!(text, "|---|---|{}", "---:|".repeat(columns.len()));
         for (name, place, share) in TESTED {
             for row in table.rows.iter().filter(|row| row != reference) {
