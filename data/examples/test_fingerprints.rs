@@ -5,7 +5,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use data::dataset::DATASETS;
-use data::leaks::{TEST_SETS, question_hash};
+use data::leaks::{TEST_SETS, to_bytes};
 use data::source::Finder;
 use data::split::{SplitOptions, test_only};
 
@@ -24,13 +24,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let found = DATASETS.iter().find(|dataset| dataset.name() == *name);
         let dataset = found.ok_or("a test set without a dataset")?;
         let test = test_only(*dataset, &finder, &options)?.test;
-        let mut hashes: Vec<u64> = test.iter().map(question_hash).collect();
-        hashes.sort_unstable();
-        hashes.dedup();
-        let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect();
+        let bytes = to_bytes(&test);
+        println!("{name}: {} of {} questions", bytes.len() / 8, test.len());
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("test_fingerprints");
         std::fs::write(root.join(format!("{name}.bin")), bytes)?;
-        println!("{name}: {} of {} questions", hashes.len(), test.len());
     }
     Ok(())
 }

@@ -39,13 +39,24 @@ pub fn question_hash(question: &MultipleChoice) -> u64 {
     hash_name(0, &question.fingerprint())
 }
 
+/// The hashes of questions in the form of [`TEST_SETS`].
+pub fn to_bytes<'a>(questions: impl IntoIterator<Item = &'a MultipleChoice>) -> Vec<u8> {
+    let mut hashes: Vec<u64> = questions.into_iter().map(question_hash).collect();
+    hashes.sort_unstable();
+    hashes.dedup();
+    hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect()
+}
+
+/// The hashes in bytes that [`to_bytes`] made. What is left of a cut file is no hash.
+pub fn from_bytes(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    let hashes = bytes.as_chunks::<8>().0.iter();
+    hashes.map(|bytes| u64::from_le_bytes(*bytes))
+}
+
 /// The hashes of all test questions but those of `dataset` itself.
 fn other_tests(dataset: &str) -> HashSet<u64> {
     let others = TEST_SETS.iter().filter(|(name, _)| *name != dataset);
-    others
-        .flat_map(|(_, bytes)| bytes.as_chunks::<8>().0)
-        .map(|bytes| u64::from_le_bytes(*bytes))
-        .collect()
+    others.flat_map(|(_, bytes)| from_bytes(bytes)).collect()
 }
 
 /// The questions of `dataset` that repeat no test question of another dataset, and how many do.
@@ -74,8 +85,7 @@ mod tests {
         let count = |name: &str| TEST_SETS.iter().find(|(n, _)| *n == name).unwrap().1.len() / 8;
         assert_eq!((count("openbookqa"), count("climatex")), (500, 300));
         for (name, bytes) in TEST_SETS {
-            let hashes = bytes.as_chunks::<8>().0.iter();
-            let hashes: Vec<u64> = hashes.map(|bytes| u64::from_le_bytes(*bytes)).collect();
+            let hashes: Vec<u64> = from_bytes(bytes).collect();
             assert!(hashes.windows(2).all(|pair| pair[0] < pair[1]), "{name}");
         }
     }

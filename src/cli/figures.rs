@@ -20,6 +20,9 @@ pub(super) struct Asked {
     /// Share of questions that the most frequent answer is right for; absent where questions
     /// differ in their number of choices.
     pub(super) majority: Option<f64>,
+    /// How many of the questions the run was trained or calibrated on; absent where it does not
+    /// say, and for its own test questions, which are none of them.
+    pub(super) seen: Option<usize>,
     /// Every figure of base model and tuned model.
     pub(super) figures: Figures,
     /// The report.

@@ -48,6 +48,17 @@ fn it_answers_as_uq4ct_with_scores_divided_by_the_temperature() {
     let accuracy = 100.0 * right as f64 / late as f64;
     let line = format!("- First answers: accuracy {accuracy:.1} ");
     assert!(report.contains(&line), "{line} {report}");
+    // Held-out questions calibrate nothing here.
+    assert!(
+        report.contains("No held-out question changes it."),
+        "{report}"
+    );
+    assert!(
+        !report.contains("Confidence by temperature scaling"),
+        "{report}"
+    );
+    let figures = json(&root.join("r/evaluation/boolq/metrics.json"));
+    assert!(figures["calibrated"].get("trust").is_none());
     let temperature = temperature(root, "r");
     assert!(temperature > 0.0 && temperature != 1.0);
     let (plain, calibrated) = (predictions(root, "plain"), predictions(root, "r"));
@@ -89,8 +100,12 @@ fn its_state_is_in_the_adapter_and_in_the_export() {
     let card = json(&root.join("out/uq.json"));
     let kept = card["prequential"]["temperature"].as_f64().unwrap();
     assert_eq!(kept, temperature(root, "other"));
-    let more = ["--adapter", "out", "--set", "train.max_steps=0"];
-    train(root, "again", &[&CALIBRATED[..], &more].concat());
+    let from = ["--adapter", "out", "--set", "train.max_steps=0"];
+    train(root, "again", &[&CALIBRATED[..], &from].concat());
+    // Trained further, it may meet questions that it knows.
+    let on = [&TINY[..], &CALIBRATED, &["--run", "on", "--adapter", "out"]].concat();
+    let said = succeeds(root, &on);
+    assert!(said.contains("is no first answer"), "{said}");
     assert_eq!(temperature(root, "again"), kept);
     let (one, two) = (predictions(root, "other"), predictions(root, "again"));
     for (one, two) in one.iter().zip(&two) {

@@ -21,6 +21,7 @@ use crate::posthoc::abstention::{Abstention, DELTA, Promise, Refusal};
 use crate::posthoc::conformal::{Conformal, Score};
 use crate::posthoc::trust::{Trust, Trusted, Way};
 use crate::prediction::ScoredRow;
+use crate::registry;
 use crate::run_directory::{RunDirectory, digest};
 
 /// A question to a run, with its right answer where that is known.
@@ -193,6 +194,15 @@ impl Answerer {
             true => Vec::new(),
             false => run.held_out_predictions(&config)?,
         };
+        if let Some(Promise::Risk { .. }) = promise
+            && registry::build(&config)?.chooses_on_held_out()
+        {
+            let method = config.method.title();
+            let reason = format!(
+                "{method} has chosen its prior by the labels of the held-out questions, so they prove nothing of its answers: use --coverage, which promises no risk, or another method"
+            );
+            return Err(TrainError::config("--target-risk", reason));
+        }
         // By the model's own confidence: one that was fitted on the same rows would void the
         // promise.
         let abstention = match promise {

@@ -26,6 +26,8 @@ pub struct Elsewhere {
     pub config: RunConfig,
     /// The questions.
     pub prepared: Prepared,
+    /// How many of them the run was trained or calibrated on, where it says so.
+    pub seen: Option<usize>,
 }
 
 /// Scores a finished run on sets of questions, and writes below `evaluation/<set>/` what training
@@ -96,14 +98,21 @@ fn write(
     set: &Elsewhere,
     scored: &Scored,
 ) -> Result<(), TrainError> {
-    let Elsewhere { name, config, .. } = set;
+    let Elsewhere {
+        name,
+        config,
+        prepared,
+        seen,
+        ..
+    } = set;
     let file = |file: &str| format!("evaluation/{name}/{file}");
     run.write_base_predictions(name, &scored.base_rows)?;
     run.write_predictions(name, &scored.tuned_rows)?;
     run.keep_text(&file("config.toml"), &config.to_toml())?;
-    run.keep_json(&file(ASKED_FILES), &set.prepared.splits.account.files)?;
+    run.keep_json(&file(ASKED_FILES), &prepared.splits.account.files)?;
     run.keep_json(&file("metrics.json"), &scored.figures())?;
     let environment = &setup.environment;
-    report::write_elsewhere(run, name, config, environment, scored, &set.prepared)?;
+    let asked = (prepared, *seen);
+    report::write_elsewhere(run, name, config, environment, scored, asked)?;
     run.keep_json(&file("cost.json"), &scored.cost)
 }

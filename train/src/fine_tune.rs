@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use model::{AdapterConfig, Llama};
 
 use crate::checkpoint;
-use crate::config::RunConfig;
+use crate::config::{AnswerTemperature, RunConfig};
 use crate::context::Setup;
 use crate::dashboard::state::Phase;
 use crate::error::TrainError;
@@ -77,6 +77,14 @@ pub fn train(
     }
     if let Some(warning) = few_held_out(&prepared) {
         setup.telemetry.say(warning);
+    }
+    if config.adapter.from.is_some()
+        && config.train.max_steps != Some(0)
+        && config.method.temperature == AnswerTemperature::Prequential
+    {
+        setup.telemetry.say(
+            "adapter.from: an answer to a question that this adapter was trained on before is no first answer. If there are such questions, the temperature will be too low and the confidence too high.",
+        );
     }
     let cut = prepared.answers_cut();
     if cut > 0 {

@@ -2,6 +2,7 @@
 
 use data::EncodedQuestion;
 use data::source::{Located, SourceKind, sha256};
+use model::AdapterConfig;
 
 use crate::config::RunConfig;
 use crate::context::Setup;
@@ -10,8 +11,8 @@ use crate::prepare::{LeftOut, Prepared};
 use crate::registry;
 use crate::run_directory::{ChatRecord, Provenance, RunDirectory, SHOTS, TRIAL};
 
-/// Writes `environment.json` and `data.json`, `trial.json` where ways of asking were tried, and
-/// `shots.json` where examples stand before the questions.
+/// Writes `environment.json`, `data.json` and `seen.bin`, `trial.json` where ways of asking were
+/// tried, and `shots.json` where examples stand before the questions.
 ///
 /// # Errors
 /// Files that cannot be read or written.
@@ -35,6 +36,12 @@ pub fn record(
     if let Some(trial) = &prepared.trial {
         run.keep_json(TRIAL, trial)?;
     }
+    let splits = &prepared.splits;
+    let learned = match adapter {
+        AdapterConfig::None => &[],
+        _ => &*splits.train,
+    };
+    run.write_seen(learned.iter().chain(&splits.held_out))?;
     run.write_provenance(&Provenance {
         model: prepared.model_files.clone(),
         chat: ChatRecord::of(prepared),
@@ -43,7 +50,7 @@ pub fn record(
             None => None,
         },
         adapter: started_from(run, config)?,
-        split: prepared.splits.account.clone(),
+        split: splits.account.clone(),
         shortened: [
             shortened(&prepared.train),
             shortened(&prepared.held_out),

@@ -112,6 +112,12 @@ pub trait Method: Send + Sync + std::fmt::Debug {
         0
     }
 
+    /// Whether [`Method::fit`] chooses something by the labels of held-out questions. These can
+    /// then promise nothing of its answers.
+    fn chooses_on_held_out(&self) -> bool {
+        false
+    }
+
     /// What the choices' scores are divided by.
     fn temperature(&self) -> AnswerTemperature {
         AnswerTemperature::One

@@ -293,6 +293,37 @@ impl Confidence {
     }
 }
 
+/// By how much an answer's probability has to be above another's not to be one with it.
+const TIE: f64 = 1e-9;
+
+/// Divides `rest` among all choices but the answer by their shares, none of them more than `most`.
+fn divided(shares: &[f64], answer: usize, rest: f64, most: f64) -> Vec<f64> {
+    let mut given = vec![0.0; shares.len()];
+    let mut open: Vec<usize> = (0..shares.len())
+        .filter(|choice| *choice != answer)
+        .collect();
+    let mut left = rest;
+    loop {
+        let sum: f64 = open.iter().map(|choice| shares[*choice]).sum();
+        for choice in &open {
+            given[*choice] = match sum > 0.0 {
+                true => left * shares[*choice] / sum,
+                false => left / open.len() as f64,
+            };
+        }
+        let full = |choice: &usize| given[*choice] > most;
+        let (over, under): (Vec<usize>, Vec<usize>) = open.into_iter().partition(full);
+        if over.is_empty() || under.is_empty() {
+            return given;
+        }
+        for choice in over {
+            given[choice] = most;
+            left -= most;
+        }
+        open = under;
+    }
+}
+
 impl PostHoc for Confidence {
     type Output = ScoredRow;
 
@@ -300,8 +331,8 @@ impl PostHoc for Confidence {
         Self::after(Temperature::fit(held_out), held_out)
     }
 
-    /// The row with its answer's probability replaced; never below another choice's, so that the
-    /// answer stays. A written answer stays anyway.
+    /// The row with its answer's probability replaced; never below chance, one in the number of
+    /// choices. The others share the rest as before; none gets more than the answer, which stays.
     fn apply(&self, row: &ScoredRow) -> ScoredRow {
         let answer = row.prediction();
         // The others' shares of what the answer leaves; a saturated softmax leaves nothing to go
@@ -323,20 +354,16 @@ impl PostHoc for Confidence {
                 (false, false) => even,
             })
             .collect();
-        let second = shares.iter().copied().fold(0.0, f64::max);
-        let least = match row.written {
-            Some(_) => 0.0,
-            None => second / (1.0 + second) + 1e-9,
+        let chosen = row.written.is_none();
+        let least = match chosen {
+            true => 1.0 / shares.len() as f64 + TIE,
+            false => 0.0,
         };
         let new = self.probability(row).max(least).min(1.0);
-        let probabilities: Vec<f64> = shares
-            .iter()
-            .enumerate()
-            .map(|(choice, share)| match choice == answer {
-                true => new,
-                false => share * (1.0 - new),
-            })
-            .collect();
+        // A written answer stays anyway.
+        let most = if chosen { new - TIE } else { f64::INFINITY };
+        let mut probabilities = divided(&shares, answer, 1.0 - new, most);
+        probabilities[answer] = new;
         ScoredRow {
             logits: logarithms(&probabilities),
             probabilities,
@@ -415,9 +442,20 @@ mod tests {
             let row = ScoredRow::from_probabilities("", 1, &p, Some(0.01));
             let applied = fitted.apply(&row);
             assert!((applied.probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-9);
-            let least = applied.confidence() - fitted.probability(&row);
+            let found = applied.confidence() - fitted.probability(&row).max(0.25);
+            assert!(found.abs() < 1e-6, "{applied:?}");
+        }
+        // Less than the runner-up's share of the rest: what `predict` says, and no more than it.
+        let mut low = fitted;
+        for (said, least) in [(0.27, 0.27), (0.1, 0.25)] {
+            low.weights = [f64::ln(said / (1.0 - said)), 0.0, 0.0];
+            let row = ScoredRow::from_probabilities("", 0, &[0.72, 0.2, 0.07, 0.01], Some(0.5));
+            let applied = low.apply(&row);
+            assert_eq!(applied.prediction(), 0);
+            assert!((applied.confidence() - least).abs() < 1e-6, "{applied:?}");
+            assert!((applied.probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-9);
             assert!(
-                least.abs() < 1e-6 || applied.confidence() < 0.51,
+                applied.probabilities.is_sorted_by(|a, b| a >= b),
                 "{applied:?}"
             );
         }

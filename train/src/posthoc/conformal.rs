@@ -43,13 +43,15 @@ impl Score {
         let p = row.probabilities[choice];
         match self {
             Self::Lac => 1.0 - p,
-            // Ties in the order of the choices.
+            // What comes after it is left out, so that the last one's is 1 to the last digit: a
+            // sum of all would be so only but for rounding, and many may be the last. Ties in the
+            // order of the choices.
             Self::Aps => {
-                let before = row.probabilities.iter().enumerate();
-                before
-                    .filter(|(other, q)| **q > p || (**q == p && *other <= choice))
-                    .map(|(_, q)| q)
-                    .sum()
+                let others = row.probabilities.iter().enumerate();
+                let after = others
+                    .filter(|(other, q)| **q < p || (**q == p && *other > choice))
+                    .map(|(_, q)| q);
+                1.0 - after.sum::<f64>()
             }
         }
     }
@@ -78,7 +80,8 @@ impl Conformal {
     pub fn set(&self, row: &ScoredRow) -> Vec<usize> {
         let all = 0..row.probabilities.len();
         let kept: Vec<usize> = all
-            .filter(|choice| self.score.of(row, *choice) <= self.threshold)
+            // In f32, as the model computes: answers in memory and those read from a file alike.
+            .filter(|choice| self.score.of(row, *choice) as f32 <= self.threshold as f32)
             .collect();
         match kept.is_empty() {
             true => vec![row.prediction()],
@@ -131,6 +134,13 @@ mod tests {
             threshold: 0.9,
         };
         assert_eq!(aps.set(&row(&[0.1, 0.7, 0.2], 0)), [1, 2]);
+        // The last choice's score is 1, whatever its probabilities add up to.
+        let last: Vec<_> = [[0.7, 0.3 - 1e-8], [0.6, 0.4 + 1e-8], [0.8, 0.2]]
+            .map(|p| row(&p, 1))
+            .into();
+        let aps = Conformal::fit(&last, Score::Aps, 0.5);
+        assert_eq!(aps.threshold, 1.0);
+        assert!(last.iter().all(|row| aps.set(row) == [0, 1]));
         // Too few rows to promise 90 %: every choice.
         let few = Conformal::fit(&held_out[..5], Score::Lac, 0.1);
         assert_eq!(few.set(&row(&[0.98, 0.01, 0.01], 0)), [0, 1, 2]);

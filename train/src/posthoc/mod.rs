@@ -77,7 +77,8 @@ pub struct CalibratedMetrics {
     pub lac: ConformalMetrics,
     /// Adaptive prediction sets (APS).
     pub aps: ConformalMetrics,
-    /// The calibration that answers are given with; absent in runs of earlier versions.
+    /// The calibration that answers are given with; absent where held-out questions calibrate
+    /// nothing, since first answers did, and in runs of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<Trust>,
     /// Figures with that confidence.

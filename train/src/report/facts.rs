@@ -4,8 +4,8 @@ use data::chat::ChatMode;
 use data::rendering::Scoring;
 use data::split::SplitAccount;
 
-use super::Report;
 use super::figures::{Unit, show};
+use super::{Report, TrainedOn};
 use crate::alarm::Alarm;
 use crate::config::spelled;
 use crate::metric::Metrics;
@@ -46,9 +46,9 @@ impl Report<'_> {
             ),
             (
                 "Questions".into(),
-                match &self.trained_on {
-                    Some(other) => format!(
-                        "{test} of {all_test} test (from {}); trained on {other}, {}",
+                match &self.elsewhere {
+                    Some(TrainedOn { dataset, .. }) => format!(
+                        "{test} of {all_test} test (from {}); trained on {dataset}, {}",
                         split.test_from,
                         match self.scored.held_out_rows.len() {
                             0 => "not calibrated: its held-out questions were asked in another way"
@@ -62,7 +62,10 @@ impl Report<'_> {
                     ),
                 },
             ),
-            ("Leaks dropped from train".into(), leaks(split)),
+            match &self.elsewhere {
+                Some(TrainedOn { seen, .. }) => ("Seen before".into(), before(*seen, test)),
+                None => ("Leaks dropped from train".into(), leaks(split)),
+            },
             (
                 "Prompts shortened".into(),
                 format!(
@@ -209,6 +212,16 @@ fn leaks(split: &SplitAccount) -> String {
     match split.other_leaks_dropped {
         Some(others) => format!("{own}, {others} another dataset's test"),
         None => own,
+    }
+}
+
+/// How many of the questions asked are no test of what the run has learned.
+fn before(seen: Option<usize>, asked: usize) -> String {
+    match seen {
+        Some(seen) => format!(
+            "{seen} of {asked} questions are among those that the run was trained or calibrated on"
+        ),
+        None => "not known: an earlier version trained the run".into(),
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) fn lines(base: &Metrics, tuned: &Metrics) -> Vec<Line> {
             "= accuracy",
             |m| Some(m.flu.as_ref()?.mean),
         ),
-        ("FLU of right less wrong", Unit::Percent, "higher", |m| {
+        ("FLU of right minus wrong", Unit::Percent, "higher", |m| {
             Some(m.flu.as_ref()?.separation)
         }),
         ("FLU's ECE", Unit::Percent, "lower", |m| {

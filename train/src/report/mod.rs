@@ -23,6 +23,7 @@ use crate::metric::Metrics;
 use crate::posthoc::abstention::{Abstention, DELTA};
 use crate::prediction::ScoredRow;
 use crate::prepare::Prepared;
+use crate::registry;
 use crate::run_directory::{ChatRecord, Environment, Provenance, RunDirectory};
 use crate::tracker::MetricsLine;
 
@@ -60,8 +61,15 @@ struct Report<'a> {
     /// nothing, and an adapter that was trained before may know the questions.
     first_answers: Option<(usize, Metrics)>,
     worst: Vec<Worst<'a>>,
-    /// The dataset that the run was trained on, where the questions are of another one.
-    trained_on: Option<String>,
+    /// Of the run, where the questions are not its own.
+    elsewhere: Option<TrainedOn>,
+}
+
+/// What a run was trained on that is asked elsewhere.
+struct TrainedOn {
+    dataset: String,
+    /// How many of the questions asked it was trained or calibrated on, where it says so.
+    seen: Option<usize>,
 }
 
 /// A confident error.
@@ -100,7 +108,7 @@ pub fn write(
         alarms: run.alarms()?,
         first_answers: first_answers(run, config)?,
         worst: worst(&scored.tuned_rows, questions),
-        trained_on: None,
+        elsewhere: None,
     };
     run.write_text("report.html", &html::render(&report)?)?;
     run.write_text("report.md", &markdown::render(&report))
@@ -117,7 +125,7 @@ pub fn write_elsewhere(
     config: &RunConfig,
     environment: &Environment,
     scored: &Scored,
-    prepared: &Prepared,
+    (prepared, seen): (&Prepared, Option<usize>),
 ) -> Result<(), TrainError> {
     let (_, trained) = RunDirectory::open(run.root())?;
     let prompt = prepared.test.first().map(|question| &question.prompt);
@@ -126,7 +134,10 @@ pub fn write_elsewhere(
     let report = Report {
         config,
         scored,
-        trained_on: Some(trained.data.title()),
+        elsewhere: Some(TrainedOn {
+            dataset: trained.data.title(),
+            seen,
+        }),
         provenance: Provenance {
             chat: ChatRecord::of(prepared),
             prompt: prompt.transpose()?,
@@ -199,6 +210,9 @@ impl Report<'_> {
     /// What can be promised of the answers, the lowest risk first.
     fn promises(&self) -> Vec<[String; 4]> {
         let held_out = &self.scored.held_out_rows;
+        if registry::build(self.config).is_ok_and(|method| method.chooses_on_held_out()) {
+            return Vec::new();
+        }
         let table = Abstention::promises(held_out, DELTA);
         table.iter().map(Abstention::cells).collect()
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::RunConfig;
+use crate::config::{AnswerTemperature, RunConfig};
 use crate::evaluation::{Cost, Evaluated};
 use crate::metric::Metrics;
 use crate::posthoc::CalibratedMetrics;
@@ -62,8 +62,14 @@ impl Scored {
     pub fn of(config: &RunConfig, base: Said, tuned: Said) -> Self {
         let (bins, bootstrap) = (config.evaluation.bins, config.bootstrap());
         let figures = |rows: &[ScoredRow]| Metrics::of(rows, bins, bootstrap);
+        let mut calibrated =
+            CalibratedMetrics::of(&tuned.held_out, &tuned.test.rows, bins, bootstrap);
+        // Its answers are given as they are: held-out questions change nothing.
+        if config.method.temperature == AnswerTemperature::Prequential {
+            (calibrated.trust, calibrated.with_trust) = (None, None);
+        }
         Self {
-            calibrated: CalibratedMetrics::of(&tuned.held_out, &tuned.test.rows, bins, bootstrap),
+            calibrated,
             base: figures(&base.test.rows),
             tuned: figures(&tuned.test.rows),
             base_held_out: figures(&base.held_out),

@@ -1,11 +1,15 @@
 //! What a report says in sentences.
 
 use std::collections::BTreeMap;
+use std::slice::from_ref;
 
 use super::Report;
 use super::figures::{Unit, show};
+use crate::config::AnswerTemperature;
+use crate::metric::paired::differences;
 use crate::metric::{Estimate, Metrics};
 use crate::posthoc::confidence::Information;
+use crate::posthoc::trust::Trust;
 use crate::posthoc::{ALPHA, CalibratedMetrics};
 use crate::prediction::ScoredRow;
 
@@ -47,7 +51,7 @@ impl Report<'_> {
                 tuned: tuned.accuracy,
                 base: base.accuracy,
                 nothing: majority.map(|(_, share)| (MAJORITY, share)),
-                sentence: learned(tuned, base, majority),
+                sentence: learned(tuned, majority, || self.beats_base()),
             },
             Headline {
                 name: "ECE",
@@ -128,11 +132,34 @@ impl Report<'_> {
         text
     }
 
+    /// Whether answers have the temperature of the training's first answers.
+    fn by_first_answers(&self) -> bool {
+        self.config.method.temperature == AnswerTemperature::Prequential
+    }
+
+    /// Whether more answers of the tuned model than of the base model are right, by the same
+    /// questions.
+    fn beats_base(&self) -> bool {
+        let sides = [&self.scored.base_rows, &self.scored.tuned_rows];
+        let [base, tuned] = sides.map(from_ref);
+        let [accuracy, ..] = differences(
+            base,
+            tuned,
+            self.config.evaluation.bins,
+            self.config.bootstrap(),
+        );
+        accuracy.estimate.low.is_some_and(|low| low > 0.0)
+    }
+
     /// Median width of the 95 % intervals that answers to the test questions come with.
     fn interval_width(&self) -> Option<f64> {
-        let trust = self.scored.calibrated.trust.as_ref()?;
-        let width = |row| {
-            let [low, high] = trust.of(row).interval?;
+        let trust = Trust::fit(&self.scored.held_out_rows);
+        let width = |row: &ScoredRow| {
+            let confidence = match self.by_first_answers() {
+                true => row.confidence(),
+                false => trust.of(row).confidence,
+            };
+            let [low, high] = trust.interval(row, confidence)?;
             Some(high - low)
         };
         let mut widths: Vec<f64> = self.scored.tuned_rows.iter().filter_map(width).collect();
@@ -166,6 +193,13 @@ impl Report<'_> {
             confidence.weights[1],
             confidence.weights[2]
         )];
+        if self.by_first_answers() {
+            sentences.push(
+                "Answers of predict and serve: the tuned model's own confidence, whose temperature is \
+                 that of the training's first answers. No held-out question changes it."
+                    .into(),
+            );
+        }
         if let Some(trust) = &self.scored.calibrated.trust {
             sentences.push(format!(
                 "Answers of predict and serve: {}",
@@ -200,16 +234,17 @@ impl Report<'_> {
     }
 }
 
-/// Whether the tuned model knows more than which choice is right most often.
-fn learned(tuned: &Metrics, base: &Metrics, majority: Option<(usize, f64)>) -> String {
+/// Whether the tuned model knows more than which choice is right most often; where that is not
+/// known, more than the base model.
+fn learned(
+    tuned: &Metrics,
+    majority: Option<(usize, f64)>,
+    beats_base: impl Fn() -> bool,
+) -> String {
     let Some((choice, share)) = majority else {
-        let (Some(base), Some(low)) = (base.accuracy.value, tuned.accuracy.low) else {
-            return format!("Of {} questions.", tuned.n);
-        };
-        let more = if low > base {
-            "More"
-        } else {
-            "Not surely more"
+        let more = match beats_base() {
+            true => "More",
+            false => "Not surely more",
         };
         return format!("{more} than the base model, of {} questions.", tuned.n);
     };
@@ -251,15 +286,15 @@ mod tests {
     use super::*;
     use crate::metric::Bootstrap;
 
-    /// Ten questions of two choices; the first is right for seven of them.
+    /// Twenty questions of two choices; the first is right for fourteen of them.
     fn rows(right: usize) -> Vec<ScoredRow> {
         let row = |i: usize| {
-            let label = usize::from(i >= 7);
+            let label = usize::from(i >= 14);
             let said = if i < right { label } else { 1 - label };
             let p = if said == 0 { [0.9, 0.1] } else { [0.1, 0.9] };
             ScoredRow::from_probabilities(format!("q{i}"), label, &p, None)
         };
-        (0..10).map(row).collect()
+        (0..20).map(row).collect()
     }
 
     #[test]
@@ -267,12 +302,15 @@ mod tests {
         let of = |right| Metrics::of(&rows(right), 15, Bootstrap::default());
         let majority = crate::report::majority(&rows(0));
         assert_eq!(majority, Some((0, 0.7)));
-        let said = |right| learned(&of(right), &of(5), majority);
-        assert_eq!(said(10), "It knows more than always giving choice 1 would.");
-        assert!(said(7).contains("may be no better"), "{}", said(7));
+        let said = |right| learned(&of(right), majority, || unreachable!());
+        assert_eq!(said(20), "It knows more than always giving choice 1 would.");
+        assert!(said(14).contains("may be no better"), "{}", said(14));
         assert_eq!(said(0), "It is worse than always giving choice 1.");
-        assert!(gap(&of(10)).contains("under-confident by 10.0"));
-        assert!(gap(&of(5)).contains("over-confident by 40.0"));
+        let written = |more: bool| learned(&of(14), None, || more);
+        assert_eq!(written(true), "More than the base model, of 20 questions.");
+        assert!(written(false).starts_with("Not surely more"));
+        assert!(gap(&of(20)).contains("under-confident by 10.0"));
+        assert!(gap(&of(10)).contains("over-confident by 40.0"));
     }
 
     #[test]

@@ -49,13 +49,8 @@ impl RunDirectory {
     /// A file that cannot be read, or a malformed line, by number.
     pub fn alarms(&self) -> Result<Vec<Alarm>, TrainError> {
         let mut found = read(&self.root.join(ALARMS))?;
-        let members = fs::read_dir(self.root.join("members"))
-            .into_iter()
-            .flatten();
-        let mut members: Vec<_> = members.flatten().map(|entry| entry.path()).collect();
-        members.sort();
-        for member in members {
-            found.extend(read(&member.join(ALARMS))?);
+        for member in self.members() {
+            found.extend(read(&member.root.join(ALARMS))?);
         }
         Ok(found)
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! config.toml                              the settings
 //! environment.json  data.json              program and machine; files of model and data
+//! seen.bin                                 hashes of the training and held-out questions
 //! shots.json                               the examples before every question, if any
 //! trial.json                               why questions are put as they are, if that was tried
 //! metrics.jsonl  metrics.csv  events.out.tfevents.*
@@ -49,7 +50,7 @@ pub(crate) use first_answers::FIRST_ANSWERS;
 pub(crate) use metrics::METRICS;
 
 use alarms::ALARMS;
-use record::{DATA, ENVIRONMENT};
+use record::{DATA, ENVIRONMENT, SEEN};
 
 const CONFIG: &str = "config.toml";
 /// The examples before every question, where there are some.
@@ -111,8 +112,8 @@ impl RunDirectory {
                     .metadata()
                     .is_ok_and(|found| found.is_file() && found.len() > 0)
         };
-        let kept = ["checkpoint", "adapter", "members", "evaluation", METRICS];
-        kept.into_iter().any(holds)
+        let kept = ["checkpoint", "adapter", "evaluation", METRICS];
+        kept.into_iter().any(holds) || self.members().iter().any(Self::has_begun)
     }
 
     /// Refuses settings that differ from those the run was started with.
@@ -212,6 +213,7 @@ impl RunDirectory {
             FIRST_ANSWERS,
             SHOTS,
             TRIAL,
+            SEEN,
             "report.html",
             "report.md",
             LINES,
@@ -242,6 +244,16 @@ impl RunDirectory {
         Self {
             root: self.root.join("members").join(format!("s{seed}")),
         }
+    }
+
+    /// The directories of the trainings below this one, by their names.
+    fn members(&self) -> Vec<Self> {
+        let found = fs::read_dir(self.root.join("members"))
+            .into_iter()
+            .flatten();
+        let mut members: Vec<PathBuf> = found.flatten().map(|entry| entry.path()).collect();
+        members.sort();
+        members.into_iter().map(|root| Self { root }).collect()
     }
 
     /// Whether a run was begun here.
@@ -352,5 +364,27 @@ fn remove(path: &Path, how: impl Fn(&Path) -> std::io::Result<()>) -> Result<(),
     match how(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(TrainError::file(path, e)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_free_until_one_of_its_trainings_took_a_step() {
+        let root = tempfile::tempdir().unwrap();
+        let place = root.path().join("r");
+        let settings = RunConfig::default();
+        let mut others = settings.clone();
+        others.train.seed += 1;
+        let run = RunDirectory::create(&place, &settings, false).unwrap();
+        RunDirectory::create(run.member(42).root(), &settings, false).unwrap();
+        let run = RunDirectory::create(&place, &others, false).unwrap();
+        assert!(!run.member(42).root().exists());
+        let member = RunDirectory::create(run.member(43).root(), &others, false).unwrap();
+        member.write_text(METRICS, "a step").unwrap();
+        let error = RunDirectory::create(&place, &settings, false).unwrap_err();
+        assert!(error.to_string().contains("already holds a run"), "{error}");
     }
 }

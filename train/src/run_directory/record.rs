@@ -1,8 +1,11 @@
-//! `environment.json` and `data.json`: who made a run, and from what.
+//! `environment.json`, `data.json` and `seen.bin`: who made a run, and from what.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::ErrorKind;
 
+use data::MultipleChoice;
+use data::leaks::{from_bytes, question_hash, to_bytes};
 use data::source::Located;
 use data::split::SplitAccount;
 use serde::{Deserialize, Serialize};
@@ -13,6 +16,8 @@ use crate::prepare::{LeftOut, Prepared};
 
 pub(super) const DATA: &str = "data.json";
 pub(super) const ENVIRONMENT: &str = "environment.json";
+/// Hashes of the questions that a run was trained or calibrated on.
+pub(super) const SEEN: &str = "seen.bin";
 
 /// The program, machine and command of a run: `environment.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -132,6 +137,31 @@ impl RunDirectory {
     /// A file that cannot be written.
     pub fn write_environment(&self, environment: &Environment) -> Result<(), TrainError> {
         self.keep_json(ENVIRONMENT, environment)
+    }
+
+    /// Writes down which questions the run is trained or calibrated on.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write_seen<'a>(
+        &self,
+        questions: impl IntoIterator<Item = &'a MultipleChoice>,
+    ) -> Result<(), TrainError> {
+        self.digests().put(SEEN, &to_bytes(questions))
+    }
+
+    /// How many of these questions the run was trained or calibrated on; none where it does not
+    /// say, as those of earlier versions.
+    ///
+    /// # Errors
+    /// A file that is damaged.
+    pub fn seen_among(&self, questions: &[MultipleChoice]) -> Result<Option<usize>, TrainError> {
+        if !self.root.join(SEEN).is_file() {
+            return Ok(None);
+        }
+        let seen: HashSet<u64> = from_bytes(&self.digests().read(SEEN)?).collect();
+        let known = |question: &&MultipleChoice| seen.contains(&question_hash(question));
+        Ok(Some(questions.iter().filter(known).count()))
     }
 }
 

@@ -107,6 +107,10 @@ impl Method for Laplace {
         &self.lora
     }
 
+    fn chooses_on_held_out(&self) -> bool {
+        self.settings.chooses_on_held_out()
+    }
+
     fn check(&self, config: &RunConfig) -> Result<(), TrainError> {
         if config.data.writes()? {
             let reason = "laplace is about the probabilities of choices; use another";
