@@ -128,7 +128,7 @@ impl Tokenizer {
         if written {
             texts.iter_mut().for_each(|answer| answer.truncate(longest));
         }
-        let (ids, shortened) = self.fit(prompt, max_tokens.saturating_sub(beyond), &question.id)?;
+        let (ids, shortened) = self.fit(prompt, max_tokens, beyond, &question.id)?;
         let weigh = |(tokens, text): (Vec<u32>, &String)| Continuation {
             weight: match (scoring, normalization) {
                 (Scoring::Letters, _) | (_, Normalization::Sum) => 1.0,
@@ -170,15 +170,17 @@ impl Tokenizer {
             .collect()
     }
 
-    /// The prompt's ids, at most `max_tokens` of them.
+    /// The prompt's ids, at most `max_tokens` of them with the `beyond` that come after.
     fn fit(
         &self,
         prompt: &Prompt,
         max_tokens: usize,
+        beyond: usize,
         id: &str,
     ) -> Result<(Vec<u32>, bool), DataError> {
         let ids = self.encode_prompt_text(prompt)?;
-        if ids.len() <= max_tokens {
+        let room = max_tokens.saturating_sub(beyond);
+        if ids.len() <= room {
             return Ok((ids, false));
         }
         let parts = parts(&prompt.shortenable);
@@ -198,19 +200,19 @@ impl Tokenizer {
         // The most parts that fit; the length grows with them.
         let (mut fits, mut too_many) = (0, parts.len());
         let mut best = with(0)?;
-        if best.len() > max_tokens {
+        if best.len() > room {
             return Err(DataError::Question {
                 id: id.into(),
                 reason: format!(
                     "{needs} {} tokens, the limit is {max_tokens}: {remedy}, if the model takes as many",
-                    best.len()
+                    best.len() + beyond
                 ),
             });
         }
         while too_many - fits > 1 {
             let middle = fits.midpoint(too_many);
             let ids = with(middle)?;
-            if ids.len() <= max_tokens {
+            if ids.len() <= room {
                 (fits, best) = (middle, ids);
             } else {
                 too_many = middle;

@@ -40,7 +40,7 @@ pub enum DataError {
         tried: Vec<String>,
     },
     /// A question that cannot be asked by the settings.
-    #[error("row {id}: {reason}")]
+    #[error("{}: {reason}", if id.is_empty() { "a question without an id".into() } else { format!("row {id}") })]
     Question {
         /// Name of the question.
         id: String,

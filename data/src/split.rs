@@ -66,6 +66,9 @@ pub struct SplitAccount {
     /// What was found by itself about the fields of the user's own files, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// The number that means the first choice in the user's own files, where they tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts_from: Option<usize>,
 }
 
 /// A random draw. Each has a generator of its own, so that no limit changes another split's sample.
@@ -161,6 +164,7 @@ pub fn split(
             used: [0; 3],
             files,
             notes,
+            counts_from: dataset.counts_from(),
         },
         train: sample(train, options.train_limit, &mut Draw::Train.rng(options)),
         held_out: sample(
@@ -253,6 +257,7 @@ pub fn test_only(
             used: [0, 0, test_questions.len()],
             files: test.located,
             notes: test.notes,
+            counts_from: dataset.counts_from(),
         },
         train: Vec::new(),
         held_out: Vec::new(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use data::check::{BadRow, CheckedFile, CheckedTokens, Overlap, Rendered};
+use data::rows::{self, RowFile};
 use serde_json::json;
 use train::RunConfig;
 use train::config::ConfigLayers;
@@ -67,13 +68,21 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
     let DataVerb::Check(args) = verb;
     let (config, free) = settings(&args)?;
     let fields = args.fields.over(&config.data.custom).opened()?;
-    let mut files = Vec::new();
-    for (name, parts) in splits(&args, &config)? {
-        files.push(CheckedFile::read_split(&name, &parts, &fields)?);
-    }
-    for path in &args.against {
-        files.push(CheckedFile::read(path, &fields)?);
-    }
+    let against = args
+        .against
+        .iter()
+        .map(|path| (path.clone(), vec![path.clone()]));
+    let splits: Vec<_> = splits(&args, &config)?.into_iter().chain(against).collect();
+    let parts = splits.iter().flat_map(|(_, parts)| parts);
+    let rows: Vec<RowFile> = parts
+        .map(|part| rows::open(part, &[]))
+        .collect::<Result<_, _>>()?;
+    let fields = fields.agreed_by(&rows)?;
+    drop(rows);
+    let files = splits
+        .iter()
+        .map(|(name, parts)| CheckedFile::read_split(name, parts, &fields));
+    let files: Vec<CheckedFile> = files.collect::<Result<_, _>>()?;
     if !args.json {
         files.iter().for_each(|file| print(describe(file)));
         overlaps(&files)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use data::dataset::custom::{Custom, TaskFile};
+use data::dataset::custom::{self, Custom, TaskFile};
 use train::config::ConfigLayers;
 
 use super::flags;
@@ -97,7 +97,7 @@ impl FieldArgs {
     }
 
     /// The first flag that is given.
-    fn first(&self) -> Option<String> {
+    pub(super) fn first(&self) -> Option<String> {
         let single = self.single();
         let mut given = single.iter().filter(|(_, _, value)| value.is_some());
         let choices = self.choices_field.is_some().then_some("choices");
@@ -137,7 +137,7 @@ impl DatasetArgs {
 
     /// Refuses flags about own files where the questions are of a dataset by name.
     pub(super) fn refuse_unread(&self, dataset: &str) -> Result<()> {
-        if dataset == "custom" {
+        if dataset == custom::NAME {
             return Ok(());
         }
         let test = self.test.as_ref().map(|_| "--test".to_owned());

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use data::dataset::DATASETS;
-use data::dataset::custom::Custom;
+use data::dataset::custom::{self, Custom};
 use data::prompt::LabelStyle;
 use train::RunConfig;
 use train::config::readers::{is_about_written_answers, is_read_when_asking};
@@ -29,9 +29,6 @@ use super::flags::{self, PlaceArgs, is_file, is_on_hub};
 use super::newest::run_or_newest;
 use super::process::{compiling, logging, print, tell};
 use super::usage::wrong;
-
-/// The name under which the settings know a user's own questions.
-const OWN: &str = "custom";
 
 /// Flags of `evaluate`.
 #[derive(Debug, Args)]
@@ -100,14 +97,14 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
 
 /// Refuses runs whose own test questions are not the same, where these are shown side by side.
 fn asked_alike(runs: &[PathBuf], args: &EvaluateArgs) -> Result<()> {
-    if args.on.iter().any(|target| target == OWN) {
+    if args.on.iter().any(|target| target == custom::NAME) {
         let opened: Vec<_> = runs
             .iter()
             .map(|run| RunDirectory::open(run))
             .collect::<Result<_, _>>()?;
-        let answers = opened.iter().map(|(run, _)| run.predictions(OWN));
+        let answers = opened.iter().map(|(run, _)| run.predictions(custom::NAME));
         let answers = common(answers.collect::<Result<_, _>>()?);
-        alike::same_questions(&opened, OWN, &answers)?;
+        alike::same_questions(&opened, custom::NAME, &answers)?;
     }
     Ok(())
 }
@@ -115,7 +112,10 @@ fn asked_alike(runs: &[PathBuf], args: &EvaluateArgs) -> Result<()> {
 /// Scores one run on everything. Beside other runs, a run's own test questions count as its
 /// training scored them.
 fn one(args: &EvaluateArgs, directory: &Path, beside: bool) -> Result<Vec<Asked>> {
-    let (run, trained) = RunDirectory::open(directory)?;
+    let (run, mut trained) = RunDirectory::open(directory)?;
+    // What the training's files have told holds for others that do not tell it.
+    let custom = &mut trained.data.custom;
+    custom.count_from = custom.count_from.or(run.provenance()?.split.counts_from);
     let config = settings(args, directory, &trained)?;
     let own = |target: &String| args.method.is_none() && *target == trained.data.dataset;
     let as_trained = beside && args.set.is_empty() && args.limit.is_none();
@@ -138,6 +138,7 @@ fn one(args: &EvaluateArgs, directory: &Path, beside: bool) -> Result<Vec<Asked>
                 method: config.method.title().into(),
                 model: config.model.name.clone(),
                 majority: majority(&rows).map(|(_, share)| share),
+                seen: None,
                 figures: run.read_json(&name)?,
                 report: directory.join("report.html"),
             },
@@ -175,6 +176,14 @@ fn score(
         for sentence in LeftOut::sentences(&prepared.left_out) {
             tell(sentence);
         }
+        let questions = &prepared.splits.test;
+        let seen = run.seen_among(questions)?;
+        if let Some(count) = seen.filter(|count| *count > 0) {
+            tell(format_args!(
+                "--on {target}: the run was trained or calibrated on {count} of these {} questions; answers to them do not show how it does on new ones.",
+                questions.len()
+            ));
+        }
         let other = args.method.as_ref().map(|_| config);
         let name = folder(target, other);
         let files = &prepared.splits.account.files;
@@ -192,6 +201,7 @@ fn score(
             name,
             config: asked,
             prepared,
+            seen,
         });
     }
     let scored = {
@@ -207,6 +217,7 @@ fn score(
             method: config.method.title().into(),
             model: config.model.name.clone(),
             majority: scored.majority().map(|(_, share)| share),
+            seen: set.seen,
             figures: scored.figures(),
             report: run.evaluation(&set.name).join("report.html"),
         })
@@ -224,11 +235,14 @@ fn folder(target: &str, other: Option<&RunConfig>) -> String {
 
 /// The name of a set: the dataset's, or the file's where no dataset is called so.
 pub(super) fn set_name(target: &str) -> String {
+    if target == custom::NAME {
+        return target.into();
+    }
     let mut data = DataSection {
         dataset: dataset(target),
         ..Default::default()
     };
-    if data.dataset != OWN {
+    if data.dataset != custom::NAME {
         return data.dataset;
     }
     match is_file(target) {
@@ -236,8 +250,9 @@ pub(super) fn set_name(target: &str) -> String {
         false => data.custom.hub = Some(target.into()),
     }
     let title = data.title();
-    let taken =
-        title == HELD_OUT || title == OWN || DATASETS.iter().any(|dataset| dataset.name() == title);
+    let taken = title == HELD_OUT
+        || title == custom::NAME
+        || DATASETS.iter().any(|dataset| dataset.name() == title);
     match (taken, is_file(target)) {
         (false, _) => title,
         (true, true) => format!("file-{title}"),
@@ -275,8 +290,8 @@ fn on(own: &RunConfig, target: &str, args: &EvaluateArgs) -> Result<RunConfig> {
 /// The dataset's name by which the settings know what is asked.
 fn dataset(target: &str) -> String {
     match is_file(target) {
-        true => OWN.into(),
-        false if is_on_hub(target) => OWN.into(),
+        true => custom::NAME.into(),
+        false if is_on_hub(target) => custom::NAME.into(),
         false => target.into(),
     }
 }

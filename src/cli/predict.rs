@@ -60,7 +60,7 @@ pub(super) struct PredictArgs {
     )]
     output: Option<PathBuf>,
     /// Questions asked together [default: 16, from standard input 1]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "question")]
     batch: Option<u16>,
     #[command(flatten)]
     promise: PromiseArgs,
@@ -93,8 +93,15 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
         Some(output) => Format::of(output)?,
         None => Format::Lines,
     };
+    if args.question.is_some()
+        && let Some(flag) = args.fields.first()
+    {
+        return Err(wrong(format_args!(
+            "{flag}: names a field of --input, and --question has none"
+        )));
+    }
     let run = run_or_newest(args.run.as_deref())?;
-    let (_, config) = RunDirectory::open(&run)?;
+    let (opened, config) = RunDirectory::open(&run)?;
     let _compiling = Told::start(tell);
     let answerer = open(&args, &run, &config)?;
     tell(answerer.calibration());
@@ -102,7 +109,8 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
         tell(explain(rule, answerer.held_out));
     }
     // The run's own names serve where the rows have them.
-    let own = config.data.custom.clone().opened()?;
+    let mut own = config.data.custom.clone().opened()?;
+    own.count_from = own.count_from.or(opened.provenance()?.split.counts_from);
     let own = own.writing(answerer.writes());
     let fields_of = |rows: &[Row]| args.fields.over(&own.where_present(rows));
     let failed = match (&args.input, file) {
@@ -111,7 +119,9 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
             0
         }
         (Some(path), Some(rows)) => {
-            let fields = fields_of(&rows).decided_by(&rows)?;
+            let fields = fields_of(&rows);
+            fields.refuse_misnamed(&rows)?;
+            let fields = fields.decided_by(&rows)?;
             if let Some(found) = fields.found_by_itself() {
                 tell(format_args!("found in {}: {found}", path.display()));
             }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use data::dataset::custom;
 use data::encoded::EncodedQuestion;
 use data::shots::Shots;
 use train::RunConfig;
@@ -344,7 +345,7 @@ const UNTRIED: &str = "# data.template, data.scoring and data.chat, unless given
 /// What is free to be chosen in how questions of the user's own are put: the parts that nobody
 /// named. None for datasets by name, and for an adapter that was trained in a way already.
 fn free(args: &TrainArgs, config: &RunConfig) -> Result<Option<Free>> {
-    let own = config.data.dataset == "custom" && config.adapter.from.is_none();
+    let own = config.data.dataset == custom::NAME && config.adapter.from.is_none();
     let free = Free::of(&given(args)?);
     Ok((own && free.any()).then_some(free))
 }

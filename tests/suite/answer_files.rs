@@ -1,12 +1,10 @@
 //! What `predict` makes of files and streams: tables, bad lines, progress.
 
-use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::programs::{fails, json_lines, outcome, program, succeeds, train};
+use crate::support::programs::{fails, json_lines, outcome, piped, succeeds, train};
 
 const ROWS: &str = "id,question,choices,answer
 sky,is the sky blue,\"[\"\"true\"\", \"\"false\"\"]\",true
@@ -121,14 +119,7 @@ fn a_bad_line_of_a_stream_gets_its_own_error_and_the_others_their_answers() {
     let stream = [lines.join(&b'\n'), b"\n".to_vec()].concat();
     let ask = |more: &[&str]| {
         let args = [&["predict", "r", "--input", "-"], more].concat();
-        let mut child = program(env!("CARGO_BIN_EXE_uq4ct"), root, &args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(&stream).unwrap();
-        let output = child.wait_with_output().unwrap();
+        let output = piped(root, &args, &stream);
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("5 line(s) could not be answered"), "{said}");

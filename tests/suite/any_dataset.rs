@@ -393,6 +393,49 @@ id = "kai-{{ n }}"
     );
 }
 
+/// A template would write the text "None", and `int` would make a 0 of it.
+#[test]
+fn what_is_null_is_absent_in_a_task_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let row = |i: usize, label: &str| {
+        format!(
+            r#"{{"ask": "Which of {i}?", "options": ["red {i}", "blue {i}"], "label": {label}, "note": null}}"#
+        ) + "\n"
+    };
+    let task = "train = \"rows.jsonl\"\nquestion = \"{{ ask }}\"\nchoices = \"options\"\nanswer = \"{{ label | int }}\"\n";
+    let rows =
+        row(1, "0") + &row(2, "1") + &row(3, "null") + &row(4, "1").replace(r#""label": 1, "#, "");
+    std::fs::write(at("rows.jsonl"), rows).unwrap();
+    std::fs::write(at("task.toml"), task).unwrap();
+    let check = |task: &str| {
+        [
+            "data".to_owned(),
+            "check".into(),
+            task.into(),
+            "--model".into(),
+            "none".into(),
+        ]
+    };
+    let words = check("task.toml");
+    let said = succeeds(folder.path(), &words.each_ref().map(String::as_str));
+    for part in [
+        "2 usable",
+        "2 without an answer",
+        "A: 1 (50 %), B: 1 (50 %)",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let noted = task.replace("{{ ask }}", "{{ ask }} {{ note }}");
+    std::fs::write(at("noted.toml"), noted).unwrap();
+    let words = check("noted.toml");
+    let parts = [
+        "{{ note }}",
+        "undefined value; the row has ask, options, label",
+    ];
+    fails(folder.path(), &words.each_ref().map(String::as_str), &parts);
+}
+
 /// Nine of ten rows have no answer. Held whole, the file would take 20 MB and more.
 #[test]
 fn rows_of_parquet_become_questions_as_they_come() {

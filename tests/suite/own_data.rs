@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::programs::{fails, json, outcome, succeeds};
+use crate::support::programs::{fails, json, json_lines, outcome, piped, stdout, succeeds};
 
 /// Twelve questions, one a line, with a group each.
 fn questions(path: &Path) {
@@ -320,4 +320,146 @@ fn given_names_serve_in_train_and_in_predict_of_its_run() {
         &[&named[..], &["--test", "held.jsonl"]].concat(),
         &["--test: is about files of your own"],
     );
+}
+
+/// Questions with four choices, whose answers count from 1 up to `most`.
+fn counted(name: &str, count: usize, most: usize) -> String {
+    let row = |i: usize| {
+        let row = serde_json::json!({
+            "question": format!("{name}: which of list {i}?"),
+            "choices": [format!("red {i}"), format!("blue {i}"), format!("green {i}"), format!("grey {i}")],
+            "answer": 1 + i % most,
+        });
+        format!("{row}\n")
+    };
+    (0..count).map(row).collect()
+}
+
+/// A file without the last choice counts as the others of its run do, and is named where nothing
+/// tells it.
+#[test]
+fn the_files_of_a_run_count_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (name, count, most) in [("train", 40, 4), ("test", 12, 3), ("later", 9, 3)] {
+        let file = at.join(format!("{name}.jsonl"));
+        std::fs::write(file, counted(name, count, most)).unwrap();
+    }
+    let said = succeeds(at, &["data", "check", "test.jsonl", "--model", "none"]);
+    let told = "answers counted from 0, although none is 0";
+    assert!(said.contains(told) && said.contains("B: 4"), "{said}");
+    let check = [
+        "data",
+        "check",
+        "train.jsonl",
+        "--against",
+        "test.jsonl",
+        "--model",
+        "none",
+    ];
+    let said = succeeds(at, &check);
+    assert!(!said.contains(told) && said.contains("A: 4"), "{said}");
+    let train = [
+        "train",
+        "--model",
+        "tiny",
+        "--plain",
+        "--dataset",
+        "train.jsonl",
+        "--test",
+    ];
+    let brief = ["test.jsonl", "--run", "r", "--set", "train.max_steps=1"];
+    succeeds(
+        at,
+        &[&train[..], &brief, &["--set", "data.scoring=letters"]].concat(),
+    );
+    let labels = |set: &str| -> Vec<u64> {
+        let rows = at.join(format!("r/evaluation/{set}/predictions.jsonl"));
+        let rows = json_lines(&std::fs::read_to_string(rows).unwrap());
+        rows.iter()
+            .map(|row| row["label"].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(labels("custom"), (0..12).map(|i| i % 3).collect::<Vec<_>>());
+    succeeds(at, &["evaluate", "r", "--on", "later.jsonl"]);
+    assert_eq!(labels("later"), (0..9).map(|i| i % 3).collect::<Vec<_>>());
+    // The same from a file and from a pipe.
+    let right = |text: &str| -> Vec<bool> {
+        let lines = json_lines(text);
+        lines
+            .iter()
+            .map(|line| line["correct"].as_bool().unwrap())
+            .collect()
+    };
+    let file = stdout(at, &["predict", "r", "--input", "later.jsonl"]);
+    let ask = ["predict", "r", "--input", "-"];
+    let pipe = piped(at, &ask, counted("later", 9, 3).as_bytes()).stdout;
+    assert_eq!(right(&file), right(&String::from_utf8(pipe).unwrap()));
+    let said: Vec<u64> = json_lines(&file)
+        .iter()
+        .map(|line| line["answer"].as_u64().unwrap())
+        .collect();
+    let expected: Vec<bool> = said
+        .iter()
+        .zip(0..)
+        .map(|(said, i)| *said == i % 3)
+        .collect();
+    assert_eq!(right(&file), expected);
+    let wrong = ["--set", "data.custom.count_from=2", "--overwrite"];
+    fails(
+        at,
+        &[&train[..], &brief, &wrong].concat(),
+        &["data.custom.count_from", "expected 0 or 1"],
+    );
+}
+
+/// Rows may lack a group, a context or aliases, so a mistyped name of one would go unnoticed.
+#[test]
+fn a_field_that_no_row_has_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    questions(&at.join("sums.jsonl"));
+    let check = ["data", "check", "sums.jsonl", "--model", "none"];
+    let train = [
+        "train",
+        "--model",
+        "tiny",
+        "--plain",
+        "--dataset",
+        "sums.jsonl",
+        "--run",
+        "r",
+    ];
+    for flag in ["--group-field", "--context-field", "--aliases-field"] {
+        let parts = [
+            "grop: no row has it",
+            "the fields are question, choices, answer, group",
+        ];
+        fails(at, &[&check[..], &[flag, "grop"]].concat(), &parts);
+        fails(at, &[&train[..], &[flag, "grop"]].concat(), &parts[..1]);
+    }
+    let brief = [
+        "--set",
+        "train.max_steps=1",
+        "--set",
+        "data.held_out_fraction=0.25",
+    ];
+    succeeds(at, &[&train[..], &brief].concat());
+    let ask = ["predict", "r", "--input", "sums.jsonl"];
+    fails(
+        at,
+        &[&ask[..], &["--answer-field", "anser"]].concat(),
+        &["anser: no row has it"],
+    );
+}
+
+/// A number of more digits than a float has would be another one in every answer.
+#[test]
+fn a_number_that_would_be_rounded_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let row = r#"{"id": 123456789012345678901234, "question": "Q?", "choices": ["a", "b"], "answer": "A"}"#;
+    std::fs::write(at.join("big.jsonl"), row).unwrap();
+    let check = ["data", "check", "big.jsonl", "--model", "none"];
+    fails(at, &check, &["row 1", "id: ", "write it as text"]);
 }

@@ -1,12 +1,10 @@
 //! `uq4ct predict` as a user runs it.
 
-use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::programs::{ASK, fails, json_lines, outcome, program, stdout, succeeds, train};
+use crate::support::programs::{ASK, fails, json_lines, outcome, piped, stdout, succeeds, train};
 
 const QUESTIONS: &str = r#"{"id": "sky", "question": "is the sky blue", "choices": ["true", "false"], "answer": "true"}
 {"question": "is ice warm", "choices": ["true", "false"], "context": "Ice is frozen water."}
@@ -68,18 +66,8 @@ fn answers_come_with_probability_confidence_flu_set_and_decision() {
     };
     close(&one[0], &answers[0]);
     let pipe = ["predict", "r", "--input", "-", "--batch", "1"];
-    let mut child = program(env!("CARGO_BIN_EXE_uq4ct"), root, &pipe)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(QUESTIONS.as_bytes())
-        .unwrap();
-    let piped = json_lines(&String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap());
+    let piped = piped(root, &pipe, QUESTIONS.as_bytes()).stdout;
+    let piped = json_lines(&String::from_utf8(piped).unwrap());
     assert_eq!(piped.len(), 3);
     piped.iter().zip(&answers).for_each(|(a, b)| close(a, b));
     // Cut within the second answer, as a killed process leaves it: the rest is asked again, the
@@ -165,6 +153,24 @@ fn what_cannot_be_answered_or_promised_is_refused() {
         std::fs::read(root.join("note.txt")).unwrap(),
         b"one line of mine"
     );
+    // As a saved response of an API begins: whole, so no answer that was cut.
+    for mine in [
+        r#"{"id":"chatcmpl-1","choices":[]}"#,
+        r#"{"error":"rate limit"}"#,
+    ] {
+        std::fs::write(root.join("mine.json"), mine).unwrap();
+        let args = [
+            "predict",
+            "r",
+            "--input",
+            "in.jsonl",
+            "--output",
+            "mine.json",
+        ];
+        fails(root, &args, &["mine.json", "name another --output"]);
+        let kept = std::fs::read_to_string(root.join("mine.json")).unwrap();
+        assert_eq!(kept, mine);
+    }
     fails(
         root,
         &[

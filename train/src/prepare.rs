@@ -7,7 +7,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use data::chat::{ChatMode, ChatTemplate};
 use data::check::{CheckedFile, CheckedTokens};
-use data::dataset::Dataset;
+use data::dataset::{Dataset, custom};
 use data::encoding::Unaskable;
 use data::perturbation::perturbations;
 use data::prompt::{LabelStyle, Prompt};
@@ -208,7 +208,7 @@ pub fn prepare_questions(
         }
     }
     let mut config = config.clone();
-    config.data.dataset = "custom".into();
+    config.data.dataset = custom::NAME.into();
     // A dataset of one's own has a file; this one is never opened.
     config.data.custom.train.get_or_insert("memory".into());
     prepare_with(&config, finder, |_, _, _| Ok(splits), None)

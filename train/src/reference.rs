@@ -241,6 +241,7 @@ pub fn commented_toml() -> String {
         ("max_steps", "100"),
         ("gradient_clip", "1.0"),
         ("prior_precision", "1.0"),
+        ("count_from", "1"),
         ("train", "\"train.jsonl\""),
         ("held_out", "\"held-out.jsonl\""),
         ("test", "\"test.jsonl\""),

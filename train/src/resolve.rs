@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use data::chat::ChatMode;
+use data::dataset::custom;
 use data::rendering::{Normalization, Scoring};
 use data::template::Template;
 
@@ -260,7 +261,7 @@ impl RunConfig {
             ("data.template", data.template == Template::LaplaceLora),
             (
                 "data.custom.answer_by_choice",
-                data.dataset == "custom" && data.custom.answer_by_choice,
+                data.dataset == custom::NAME && data.custom.answer_by_choice,
             ),
         ];
         match unread.into_iter().find(|(_, given)| *given) {

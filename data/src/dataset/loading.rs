@@ -145,6 +145,18 @@ pub fn parse_all(
     parse_decided(decided.as_deref().unwrap_or(dataset), path, rows)
 }
 
+/// The id of a row that has none of its own.
+fn numbered(dataset: &str, row: usize) -> String {
+    format!("{dataset}-{row:05}")
+}
+
+/// Whether an id says no more than the number of its row in a file of this dataset.
+pub fn is_numbered(dataset: &str, id: &str) -> bool {
+    let number = id.strip_prefix(dataset).and_then(|id| id.strip_prefix('-'));
+    let row = number.and_then(|number| number.parse().ok());
+    row.is_some_and(|row| numbered(dataset, row) == id)
+}
+
 fn parse_decided(
     dataset: &dyn Dataset,
     path: &Path,
@@ -163,7 +175,7 @@ fn parse_decided(
         };
         question.check().map_err(fail)?;
         if question.id.is_empty() {
-            question.id = format!("{}-{row:05}", dataset.name());
+            question.id = numbered(dataset.name(), row);
         }
         questions.push(question);
     }

@@ -41,7 +41,7 @@ pub mod winogrande;
 #[path = "../../../tests/contributing/qasc.rs"]
 pub mod qasc;
 
-pub use loading::{LoadedSplit, load, parse_all};
+pub use loading::{LoadedSplit, is_numbered, load, parse_all};
 
 /// A part of a dataset as it was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,13 +83,18 @@ pub trait Dataset: Sync {
     }
     /// Where the rows of a split can be found; several parts make it up together.
     fn parts(&self, split: OfficialSplit) -> Vec<Artifact>;
-    /// The same dataset with its splits, where only a look at what is published tells them; absent
-    /// where they are known.
+    /// The same dataset with its splits, where only a look at what is published tells them, and
+    /// with what the files of all splits tell together; absent where all of that is known.
     ///
     /// # Errors
-    /// A place that cannot be looked at, or holds no splits.
+    /// A place that cannot be looked at, or holds no splits; files that cannot be read.
     fn located(&self, _finder: &Finder) -> Result<Option<Box<dyn Dataset>>, DataError> {
         Ok(None)
+    }
+    /// The number that means the first choice in answers that are numbers, where that is not the
+    /// same everywhere and is known.
+    fn counts_from(&self) -> Option<usize> {
+        None
     }
     /// The fields that are read of a file with such first rows; none for all of them.
     fn fields(&self, _first: &[Row]) -> Option<Vec<String>> {
@@ -195,7 +200,7 @@ pub static DATASETS: &[&dyn Dataset] = &[
 /// # Errors
 /// An unknown name, with the known ones, or `custom` without a file.
 pub fn find(name: &str, custom: &custom::Custom) -> Result<AnyDataset, DataError> {
-    if name == "custom" {
+    if name == custom::NAME {
         if custom.train.is_none() && custom.test.is_none() && custom.hub.is_none() {
             return Err(DataError::setting(
                 "data.custom",
@@ -214,7 +219,7 @@ pub fn find(name: &str, custom: &custom::Custom) -> Result<AnyDataset, DataError
 /// Every name that [`find`] knows.
 pub fn names() -> Vec<&'static str> {
     let listed = DATASETS.iter().map(|dataset| dataset.name());
-    listed.chain(["custom"]).collect()
+    listed.chain([custom::NAME]).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The programs as a user runs them.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -10,6 +11,18 @@ pub(crate) fn uq4ct(directory: &Path, args: &[&str]) -> Output {
     program(env!("CARGO_BIN_EXE_uq4ct"), directory, args)
         .output()
         .unwrap()
+}
+
+/// Runs `uq4ct` with something on its standard input.
+pub(crate) fn piped(directory: &Path, args: &[&str], input: &[u8]) -> Output {
+    let mut child = program(env!("CARGO_BIN_EXE_uq4ct"), directory, args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
 }
 
 /// Exit code, standard output and standard error.

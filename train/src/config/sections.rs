@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use burn::tensor::FloatDType;
 use data::DataError;
 use data::chat::ChatMode;
-use data::dataset::custom::Custom;
+use data::dataset::custom::{self, Custom};
 use data::dataset::{self, AnyDataset};
 use data::padding::Padding;
 use data::prompt::LabelStyle;
@@ -527,7 +527,7 @@ impl DataSection {
     /// The dataset's name; of the user's own file, the file's, of a task file or a dataset of the
     /// Hub, theirs.
     pub fn title(&self) -> String {
-        if self.dataset != "custom" {
+        if self.dataset != custom::NAME {
             return self.dataset.clone();
         }
         let Custom {
@@ -543,7 +543,7 @@ impl DataSection {
             Some(_) => stem,
             None => hub.or(stem),
         };
-        own.map_or("custom".into(), |name| {
+        own.map_or(custom::NAME.into(), |name| {
             name.to_lowercase().replace(' ', "-")
         })
     }

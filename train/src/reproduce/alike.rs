@@ -1,6 +1,7 @@
 //! Whether several runs were asked the same questions: what sets them side by side pairs answers by
 //! the names of their questions.
 
+use data::dataset::{custom, is_numbered};
 use data::source::Located;
 
 use crate::config::RunConfig;
@@ -20,7 +21,8 @@ pub fn same_questions(
     dataset: &str,
     answers: &[Vec<ScoredRow>],
 ) -> Result<(), TrainError> {
-    if answers.iter().flatten().any(|row| is_numbered(&row.id)) {
+    let numbered = |row: &ScoredRow| is_numbered(custom::NAME, &row.id);
+    if answers.iter().flatten().any(numbered) {
         same_file(opened, dataset)?;
     }
     let Some(((run, config), first)) = opened.first().zip(answers.first()) else {
@@ -72,12 +74,6 @@ fn same_file(opened: &[(RunDirectory, RunConfig)], dataset: &str) -> Result<(), 
     }
 }
 
-/// Whether an id is one that a row without any was given.
-fn is_numbered(id: &str) -> bool {
-    let number = id.strip_prefix("custom-").unwrap_or_default();
-    number.len() >= 5 && number.bytes().all(|byte| byte.is_ascii_digit())
-}
-
 /// The user's own questions that a run was asked.
 struct Source {
     name: String,
@@ -95,7 +91,7 @@ fn source(
     let Some(asked) = asked(run, config, dataset)? else {
         return Ok(None);
     };
-    if asked.data.dataset != "custom" {
+    if asked.data.dataset != custom::NAME {
         return Ok(None);
     }
     let custom = &asked.data.custom;

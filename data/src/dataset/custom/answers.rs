@@ -23,12 +23,17 @@ pub(super) enum Counting {
 }
 
 impl Counting {
+    /// The number of the first choice.
+    pub(super) fn first(self) -> usize {
+        match self {
+            Self::FromZero => 0,
+            Self::FromOne => 1,
+        }
+    }
+
     /// The index of the choice that a number means.
     fn index(self, number: usize) -> Option<usize> {
-        match self {
-            Self::FromZero => Some(number),
-            Self::FromOne => number.checked_sub(1),
-        }
+        number.checked_sub(self.first())
     }
 }
 
@@ -63,7 +68,8 @@ impl Found {
         {
             let named = labels.iter().position(|label| *label == number.to_string());
             let index = named.or_else(|| counting.index(whole(number)?));
-            let wrong = || format!("{field}: expected an index from 0, got {number}");
+            let first = counting.first();
+            let wrong = || format!("{field}: expected an index from {first}, got {number}");
             return index.map(|i| Some(Self::Index(i))).ok_or_else(wrong);
         }
         let text = plain(field, value)?;
@@ -145,10 +151,14 @@ impl Readings {
     }
 }
 
-/// The answers of a file as numbers, from which it follows how they count.
+/// The answers of files as numbers, from which it follows how they count.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
-    /// Some answer is no number of a choice.
+    /// Some answer is a number from 1 to that of the last choice.
+    any: bool,
+    /// Some answer is 0.
+    zero: bool,
+    /// Some answer is no number of a choice, or choices have names of their own.
     other: bool,
     /// Some answer is the number of the last choice.
     last: bool,
@@ -161,19 +171,40 @@ impl Numbers {
         match number(value) {
             // A number that is a choice's own text tells nothing.
             Some(n @ 1..) if n <= choices.len() => {
+                self.any = true;
                 self.last |= n == choices.len() && !own(&n.to_string());
             }
+            Some(0) => self.zero = true,
             _ => self.other = true,
         }
+    }
+
+    /// Takes in a row whose choices have names of their own.
+    pub(super) fn see_named(&mut self) {
+        self.other = true;
     }
 
     /// From one, if every answer is a number, none is 0, and some are the number of the last
     /// choice.
     pub(super) fn counting(&self) -> Counting {
-        match self.last && !self.other {
+        match self.last && !self.other && !self.zero {
             true => Counting::FromOne,
             false => Counting::FromZero,
         }
+    }
+
+    /// The number of the first choice, where the answers tell it.
+    pub(super) fn first(&self) -> Option<usize> {
+        match self.counting() {
+            Counting::FromOne => Some(1),
+            Counting::FromZero => self.zero.then_some(0),
+        }
+    }
+
+    /// Whether both ways to count fit: all answers are numbers, none is 0 and none the number of
+    /// the last choice.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.any && !(self.zero || self.other || self.last)
     }
 }
 

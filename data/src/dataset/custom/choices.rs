@@ -147,10 +147,21 @@ fn filled(field: &str, place: usize, text: &str) -> Result<String, String> {
     }
 }
 
+/// Whether whole numbers of this size are no longer told apart.
+fn is_inexact(number: f64) -> bool {
+    number.abs() >= 9_007_199_254_740_992.0
+}
+
 /// A text, or a number or truth value as text.
 pub(super) fn plain(field: &str, value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text.trim().to_owned()),
+        // More digits than a float has are gone where the row was read.
+        Value::Number(number) if number.is_f64() && number.as_f64().is_none_or(is_inexact) => {
+            Err(format!(
+                "{field}: {number} stands for a number of more digits than are kept: write it as text, in quotation marks"
+            ))
+        }
         Value::Number(number) => Ok(number.to_string()),
         Value::Bool(truth) => Ok(truth.to_string()),
         other => Err(format!("{field}: expected text, got {other}")),

@@ -103,7 +103,7 @@ impl Columns {
     }
 
     /// Takes in the fields of a row.
-    fn see(&mut self, row: &Value) {
+    pub(super) fn see(&mut self, row: &Value) {
         for (name, value) in row.as_object().into_iter().flatten() {
             let says = !value.is_null() && value.as_str() != Some("");
             let value = || says.then(|| value.clone());
@@ -117,6 +117,15 @@ impl Columns {
 
     pub(super) fn has(&self, name: &str) -> bool {
         self.names().any(|known| known == name)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.columns.is_empty()
+    }
+
+    /// The names of all columns.
+    pub(super) fn list(&self) -> String {
+        self.names().collect::<Vec<_>>().join(", ")
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {

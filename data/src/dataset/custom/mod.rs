@@ -15,7 +15,7 @@ use super::{Dataset, OfficialSplit};
 use crate::error::DataError;
 use crate::example::MultipleChoice;
 use crate::prompt::LabelStyle;
-use crate::rows::{Row, Rows};
+use crate::rows::{Row, RowFile, Rows};
 use crate::source::{Artifact, Finder, HubFile};
 
 mod answers;
@@ -29,6 +29,9 @@ use choices::{missing, numeric, plain};
 use columns::Columns;
 
 pub use task::{Choices, TaskFile};
+
+/// The name under which the settings know the user's own questions.
+pub const NAME: &str = "custom";
 
 /// `[data.custom]`: files and the names of their fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +58,10 @@ pub struct Custom {
     /// and whether indices count from 0 or 1, the file's rows tell together. Where a row lacks the
     /// field `answer`, `label` and `answerKey` serve.
     pub answer: String,
+    /// The number that means the first choice, 0 or 1, where answers are numbers; absent: a run's
+    /// files tell together, by a 0 or by the number of a last choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count_from: Option<usize>,
     /// Field of a text that answers the question; rows may lack it.
     pub passage: String,
     /// Field of the row's name; rows may lack it.
@@ -85,6 +92,9 @@ pub struct Custom {
     /// How the file's indices count.
     #[serde(skip)]
     counting: Counting,
+    /// The file's indices may count from 0 or from 1.
+    #[serde(skip)]
+    ambiguous: bool,
     /// What was found by itself: the setting, and the field's name.
     #[serde(skip)]
     found: Vec<(&'static str, String)>,
@@ -101,6 +111,7 @@ impl Default for Custom {
             question: "question".into(),
             choices: vec!["choices".into()],
             answer: "answer".into(),
+            count_from: None,
             passage: "context".into(),
             id: "id".into(),
             group: "group".into(),
@@ -112,6 +123,7 @@ impl Default for Custom {
             templates: None,
             readings: None,
             counting: Counting::FromZero,
+            ambiguous: false,
             found: Vec::new(),
         }
     }
@@ -132,8 +144,12 @@ impl Custom {
     /// The same settings with the task file read, if there is one.
     ///
     /// # Errors
-    /// A task file that cannot be used.
+    /// A task file that cannot be used, or a way to count that there is not.
     pub fn opened(mut self) -> Result<Self, DataError> {
+        if let Some(first @ 2..) = self.count_from {
+            let reason = format!("expected 0 or 1, the number of the first choice, got {first}");
+            return Err(DataError::setting("data.custom.count_from", reason));
+        }
         if let Some(path) = &self.task {
             self.templates = Some(Arc::new(TaskFile::read(path)?));
         }
@@ -153,6 +169,38 @@ impl Custom {
             })
             .map(|(split, _)| split)
             .collect();
+    }
+
+    /// The same settings, with the splits that the Hub's dataset has.
+    fn on_hub(&self, name: &str, finder: &Finder) -> Result<Self, DataError> {
+        let (repository, configuration) = repository::named(name);
+        let listing = finder.list(repository)?;
+        let splits = repository::splits(&listing, configuration).map_err(|reason| {
+            DataError::setting(format!("the Hub's dataset {repository}"), reason)
+        })?;
+        let file = |file: String| HubFile {
+            revision: listing.revision.clone(),
+            ..HubFile::dataset(repository, file)
+        };
+        let mut own = self.clone();
+        own.published = splits
+            .into_iter()
+            .map(|(split, files)| (split, files.into_iter().map(file).collect()))
+            .collect();
+        // The answers of many a test are kept back: validation is the test then.
+        let published = |split| own.published.iter().any(|(known, _)| *known == split);
+        if own.test.is_none()
+            && published(OfficialSplit::Test)
+            && published(OfficialSplit::Validation)
+        {
+            let test = load_any(&own, OfficialSplit::Test, finder)?;
+            if test.questions.is_empty() {
+                own.published
+                    .retain(|(split, _)| *split != OfficialSplit::Test);
+            }
+        }
+        own.find_splits();
+        Ok(own)
     }
 
     /// A row in the fields that are read: a task file makes them of the row's own.
@@ -395,40 +443,104 @@ impl Custom {
     /// A row that cannot be read.
     pub fn decided_by(&self, rows: &dyn Rows) -> Result<Self, DataError> {
         let mut own = self.with_columns_of(rows)?;
-        let counted = [Counting::FromZero, Counting::FromOne].map(|counting| Self {
-            counting,
-            ..own.clone()
-        });
-        let (mut numbers, mut labelled) = (Numbers::default(), false);
-        let mut readings = [Readings::ALL; 2];
-        for row in rows.pass()? {
-            let row = row?;
-            // A row that no template reads is named where it is parsed.
-            let Ok(row) = own.row(&row.1) else {
-                continue;
-            };
-            let Ok(choices) = own.choices(&row) else {
-                continue;
-            };
-            labelled |= choices::labels(&row, &own.choices).is_some();
-            let value = row.get(own.answer_field(&row));
-            let given = |value: &&Value| value.as_str().is_none_or(|text| !text.is_empty());
-            if let Some(value) = value.filter(|value| !value.is_null()).filter(given) {
-                numbers.see(value, &choices);
-            }
-            for (own, readings) in counted.iter().zip(&mut readings) {
-                if let Ok(Some(Found::Text(found))) = own.found(&row, &choices) {
-                    *readings = readings.and(found.readings());
-                }
-            }
-        }
-        own.counting = match own.written || labelled {
-            true => Counting::FromZero,
-            false => numbers.counting(),
+        let mut numbers = Numbers::default();
+        own.each(rows, |row, choices| {
+            own.see_number(row, choices, &mut numbers)
+        })?;
+        own.counting = match own.count_from {
+            Some(1) => Counting::FromOne,
+            Some(_) => Counting::FromZero,
+            None => numbers.counting(),
         };
-        let readings = readings[own.counting as usize];
+        own.ambiguous = own.count_from.is_none() && numbers.is_ambiguous();
+        let mut readings = Readings::ALL;
+        own.each(rows, |row, choices| {
+            if let Ok(Some(Found::Text(found))) = own.found(row, choices) {
+                readings = readings.and(found.readings());
+            }
+        })?;
         own.readings = readings.any().then_some(readings);
         Ok(own)
+    }
+
+    /// The same settings, with what the rows of several files tell together: one may hold no
+    /// answer that shows how all of them count.
+    ///
+    /// # Errors
+    /// A row that cannot be read, and a name that was given to a field which no row has.
+    pub fn agreed_by<R: Rows>(&self, files: &[R]) -> Result<Self, DataError> {
+        let (mut numbers, mut columns) = (Numbers::default(), Columns::default());
+        for rows in files {
+            let own = self.with_columns_of(rows)?;
+            own.each(rows, |row, choices| {
+                columns.see(row);
+                own.see_number(row, choices, &mut numbers);
+            })?;
+        }
+        // Where no row can be used, that is what has to be said.
+        if self.templates.is_none() && !columns.is_empty() {
+            self.refuse_absent(&columns)?;
+        }
+        Ok(Self {
+            count_from: self.count_from.or(numbers.first()),
+            ..self.clone()
+        })
+    }
+
+    /// Refuses names that were given to fields which no row of a file has. Rows may lack these
+    /// fields, so a mistyped name would go unnoticed.
+    ///
+    /// # Errors
+    /// The first such name, with those that there are.
+    pub fn refuse_misnamed(&self, rows: &[Row]) -> Result<(), DataError> {
+        self.refuse_absent(&Columns::of(rows))
+    }
+
+    fn refuse_absent(&self, columns: &Columns) -> Result<(), DataError> {
+        let plain = Self::default();
+        for (setting, field, plain) in [
+            ("answer", &self.answer, plain.answer),
+            ("passage", &self.passage, plain.passage),
+            ("id", &self.id, plain.id),
+            ("group", &self.group, plain.group),
+            ("aliases", &self.aliases, plain.aliases),
+        ] {
+            if *field != plain && !columns.has(field) {
+                let reason = format!("{field}: no row has it; the fields are {}", columns.list());
+                return Err(DataError::setting(format!("data.custom.{setting}"), reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every row whose choices can be read, in the fields that are read. Any other row is named
+    /// where it is parsed.
+    fn each(
+        &self,
+        rows: &dyn Rows,
+        mut see: impl FnMut(&Value, &[String]),
+    ) -> Result<(), DataError> {
+        for row in rows.pass()? {
+            let row = row?;
+            if let Ok(row) = self.row(&row.1)
+                && let Ok(choices) = self.choices(&row)
+            {
+                see(&row, &choices);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in how a row's answer counts, if it is a number.
+    fn see_number(&self, row: &Value, choices: &[String], numbers: &mut Numbers) {
+        if self.written || choices::labels(row, &self.choices).is_some() {
+            numbers.see_named();
+        }
+        let value = row.get(self.answer_field(row));
+        let given = |value: &&Value| value.as_str().is_none_or(|text| !text.is_empty());
+        if let Some(value) = value.filter(|value| !value.is_null()).filter(given) {
+            numbers.see(value, choices);
+        }
     }
 
     /// What was found by itself about a file's fields, in words; none where the settings say it
@@ -440,6 +552,12 @@ impl Custom {
             .collect();
         if self.counting == Counting::FromOne {
             parts.push("answers counted from 1".into());
+        }
+        if self.ambiguous {
+            parts.push(
+                "answers counted from 0, although none is 0 (else data.custom.count_from = 1)"
+                    .into(),
+            );
         }
         (!parts.is_empty()).then(|| parts.join("; "))
     }
@@ -490,7 +608,11 @@ impl Custom {
         };
         let labels = choices::labels(row, &self.choices).unwrap_or_default();
         let numeric = numeric(row, &self.choices);
-        Found::read((field, value), choices, &labels, numeric, self.counting)
+        let counting = match self.count_from {
+            Some(1) => Counting::FromOne,
+            _ => self.counting,
+        };
+        Found::read((field, value), choices, &labels, numeric, counting)
     }
 }
 
@@ -530,7 +652,7 @@ impl Likeliest {
 
 impl Dataset for Custom {
     fn name(&self) -> &'static str {
-        "custom"
+        NAME
     }
 
     fn labels(&self) -> LabelStyle {
@@ -562,7 +684,7 @@ impl Dataset for Custom {
                 })
                 .collect(),
             _ => vec![Artifact {
-                name: "custom".into(),
+                name: NAME.into(),
                 path: path.clone(),
                 ..Artifact::default()
             }],
@@ -570,37 +692,24 @@ impl Dataset for Custom {
     }
 
     fn located(&self, finder: &Finder) -> Result<Option<Box<dyn Dataset>>, DataError> {
-        let Some(name) = &self.hub else {
-            return Ok(None);
+        let own = match &self.hub {
+            Some(name) => self.on_hub(name, finder)?,
+            None => self.clone(),
         };
-        let (repository, configuration) = repository::named(name);
-        let listing = finder.list(repository)?;
-        let splits = repository::splits(&listing, configuration).map_err(|reason| {
-            DataError::setting(format!("the Hub's dataset {repository}"), reason)
-        })?;
-        let file = |file: String| HubFile {
-            revision: listing.revision.clone(),
-            ..HubFile::dataset(repository, file)
-        };
-        let mut own = self.clone();
-        own.published = splits
-            .into_iter()
-            .map(|(split, files)| (split, files.into_iter().map(file).collect()))
-            .collect();
-        // The answers of many a test are kept back: validation is the test then.
-        let published = |split| own.published.iter().any(|(known, _)| *known == split);
-        if own.test.is_none()
-            && published(OfficialSplit::Test)
-            && published(OfficialSplit::Validation)
-        {
-            let test = load_any(&own, OfficialSplit::Test, finder)?;
-            if test.questions.is_empty() {
-                own.published
-                    .retain(|(split, _)| *split != OfficialSplit::Test);
+        let mut files = Vec::new();
+        // A file that cannot be had is named where its questions are wanted.
+        for artifact in own.splits.iter().flat_map(|split| own.parts(*split)) {
+            for file in finder.find(&artifact).unwrap_or_default() {
+                let wanted = |first: &[Row]| own.fields(first);
+                let rows = RowFile::open(&file.path, own.columns(), &artifact.only, &wanted);
+                files.extend(rows);
             }
         }
-        own.find_splits();
-        Ok(Some(Box::new(own)))
+        Ok(Some(Box::new(own.agreed_by(&files)?)))
+    }
+
+    fn counts_from(&self) -> Option<usize> {
+        self.count_from
     }
 
     fn fields(&self, first: &[Row]) -> Option<Vec<String>> {

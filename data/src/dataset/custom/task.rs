@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use minijinja::value::Serde;
-use minijinja::{Environment, UndefinedBehavior};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -109,14 +109,14 @@ impl TaskFile {
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        let fields = minijinja::Value::from(Serde(row));
+        // What is null is absent, as in other files: a template would write "None".
+        let given = row.as_object().into_iter().flatten();
+        let given = given.filter(|(_, value)| !value.is_null());
+        let row: Map<String, Value> = given.map(|(name, v)| (name.clone(), v.clone())).collect();
+        let fields = minijinja::Value::from(Serde(&row));
         let fail = |error: &minijinja::Error| {
-            let names = row
-                .as_object()
-                .into_iter()
-                .flatten()
-                .map(|(name, _)| name.as_str());
-            let mut names = names.collect::<Vec<_>>().join(", ");
+            let names: Vec<&str> = row.keys().map(String::as_str).collect();
+            let mut names = names.join(", ");
             if !only_parse {
                 names.insert_str(0, "; the row has ");
             }
@@ -147,7 +147,13 @@ impl TaskFile {
                     "question" if self.question.is_none() => "prompt",
                     key => key,
                 };
-                let text = text.map_err(|error| fail(named, template, &error))?;
+                // A row without its answer is a new question.
+                let text = match text {
+                    Err(error) if key == "answer" && error.kind() == ErrorKind::UndefinedError => {
+                        Value::Null
+                    }
+                    text => text.map_err(|error| fail(named, template, &error))?,
+                };
                 found.insert(key.into(), text);
             }
         }

@@ -192,11 +192,11 @@ fn usual_names_are_found_and_said() {
     );
     // What is there under the plain name is taken, whatever else is there.
     let plain =
-        json!({"question": "Which?", "choices": ["x", "y"], "answer": 1, "label": 0, "stem": "no"});
+        json!({"question": "Which?", "choices": ["x", "y"], "answer": 0, "label": 1, "stem": "no"});
     let (custom, read) = of(&[plain]);
     assert_eq!(
         (read[0].as_ref().unwrap().answer, custom.found_by_itself()),
-        (1, None)
+        (0, None)
     );
     for (row, answer) in [
         (

@@ -26,6 +26,7 @@ fn origin() -> Origin {
                 used: [3, 2, 1],
                 files: Vec::new(),
                 notes: Vec::new(),
+                counts_from: None,
             },
             shortened: [1, 0, 0],
             answers_cut: 0,
