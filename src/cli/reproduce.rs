@@ -100,6 +100,10 @@ pub(super) struct ReproduceArgs {
         conflicts_with_all = ASKED
     )]
     rename: Vec<String>,
+    /// Put the recorded answers and curves below ROOT, where the table's command (with --root ROOT
+    /// and the recorded settings) goes on with more seeds, rows or columns
+    #[arg(hide_short_help = true, long, value_name = "ROOT", requires = "from", conflicts_with_all = ASKED)]
+    restore: Option<PathBuf>,
     /// Print the table as JSON
     #[arg(long, conflicts_with = "plan")]
     json: bool,
@@ -231,6 +235,16 @@ fn print_recorded(args: &ReproduceArgs, from: &Path) -> Result<ExitCode> {
         table_files::write_forms(out, &table)?;
     }
     show(args, &table)?;
+    if let Some(root) = &args.restore {
+        let [trainings, evaluations] = recorded.restore(root)?;
+        also(
+            args,
+            format_args!(
+                "Put below {}: {trainings} trainings and {evaluations} evaluations",
+                root.display()
+            ),
+        );
+    }
     if let Some(directory) = &args.keep {
         let folder = recorded.keep(directory, &renamed)?;
         also(args, format_args!("Kept in {}", folder.display()));

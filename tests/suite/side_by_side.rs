@@ -100,6 +100,40 @@ fn a_file_is_compared_by_its_name_and_not_scored_over() {
     assert!(succeeds(at, &compare).contains("(n = 9)"));
 }
 
+/// A file may hold what a run was trained or calibrated on; other words around it do not matter.
+#[test]
+fn questions_that_a_run_has_seen_are_counted() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    for (name, first, count) in [
+        ("train.jsonl", 1, 30),
+        ("test.jsonl", 100, 8),
+        ("mixed.jsonl", 25, 10),
+        ("fresh.jsonl", 200, 5),
+    ] {
+        std::fs::write(at.join(name), rows(first, count, false)).unwrap();
+    }
+    own(at, "a", "train.jsonl", "test.jsonl");
+    let said = succeeds(at, &["evaluate", "a", "--on", "mixed.jsonl,fresh.jsonl"]);
+    let warned = "--on mixed.jsonl: the run was trained or calibrated on 6 of these 10 questions";
+    assert!(said.contains(warned), "{said}");
+    assert_eq!(said.matches("trained or calibrated").count(), 1, "{said}");
+    for (set, count) in [("mixed", "6 of 10"), ("fresh", "0 of 5")] {
+        let report = at.join(format!("a/evaluation/{set}/report.md"));
+        let report = std::fs::read_to_string(report).unwrap();
+        let line = report.lines().find(|line| line.contains("Seen before"));
+        assert!(line.is_some_and(|line| line.contains(count)), "{report}");
+    }
+    let asked = stdout(at, &["evaluate", "a", "--on", "mixed.jsonl", "--json"]);
+    let asked: serde_json::Value = serde_json::from_str(&asked).unwrap();
+    assert_eq!(asked[0]["seen"], 6);
+    // A run of an earlier version does not say.
+    std::fs::remove_file(at.join("a/seen.bin")).unwrap();
+    let asked = stdout(at, &["evaluate", "a", "--on", "mixed.jsonl", "--json"]);
+    let asked: serde_json::Value = serde_json::from_str(&asked).unwrap();
+    assert!(asked[0]["seen"].is_null());
+}
+
 /// Clap leaves a `requires` out where the flag that it names conflicts with one that is given.
 #[test]
 fn a_flag_that_would_do_nothing_is_refused() {
@@ -117,14 +151,17 @@ fn a_flag_that_would_do_nothing_is_refused() {
     ];
     let table = ["reproduce", "first-answers", "--seeds", "1"];
     let from_file = ["predict", "r", "--input", "q.jsonl"];
-    let cases: [(&[&str], &[&str]); 11] = [
+    let cases: [(&[&str], &[&str]); 14] = [
         (&ask, &["--output", "x"]),
+        (&ask, &["--batch", "2"]),
+        (&ask, &["--answer-field", "a"]),
         (&from_file, &["--choice", "a"]),
         (&from_file, &["--context", "a"]),
         (&from_file, &["--delta", "0.1"]),
         (&from_file, &["--delta", "0.1", "--coverage", "0.5"]),
         (&table, &["--keep", "k"]),
         (&table, &["--out", "k"]),
+        (&table, &["--restore", "k"]),
         (&table, &["--rename", "a=b"]),
         (&TINY, &["--seed", "1", "--seeds", "5"]),
         (&TINY, &["--seeds", "3", "--overwrite"]),

@@ -340,6 +340,62 @@ fn a_table_is_printed_while_its_first_dataset_is_open() {
     );
 }
 
+/// A recorded table goes on elsewhere with another seed: what is recorded is not done again.
+#[test]
+fn a_recorded_table_is_restored_and_goes_on() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    let size = [
+        "--limit",
+        "8",
+        "--methods",
+        "LoRA,MixLoRA",
+        "--on",
+        "openbookqa,arc-easy",
+    ];
+    let with = |seeds: &'static str| [&size[..], &["--seeds", seeds]].concat();
+    let once = at.join("once");
+    std::fs::create_dir(&once).unwrap();
+    reproduce("table1", &once, &with("1"));
+    let from = folder(&once, "table1");
+    let keep = [
+        "reproduce",
+        "table1",
+        "--from",
+        from.to_str().unwrap(),
+        "--keep",
+        "kept",
+    ];
+    succeeds(at, &keep);
+    let restore = [
+        "reproduce",
+        "table1",
+        "--from",
+        "kept",
+        "--restore",
+        "again",
+    ];
+    let said = |words: &[&str]| text(&succeeds(at, words).stdout);
+    assert!(said(&restore).contains("2 trainings and 2 evaluations"));
+    // What is there stays.
+    assert!(said(&restore).contains("0 trainings and 0 evaluations"));
+    let again = at.join("again");
+    let nothing = reproduce("table1", &again, &with("1"));
+    assert_eq!(file(&again, "table1", "csv"), file(&once, "table1", "csv"));
+    assert!(!text(&nothing.stderr).contains("trainings/"), "{nothing:?}");
+    reproduce("table1", &again, &with("2"));
+    let adapters = |root: &Path| {
+        let trainings = std::fs::read_dir(root.join("trainings")).unwrap();
+        let adapter = |path: PathBuf| path.join("adapter/adapter.bpk").is_file();
+        trainings
+            .filter(|found| adapter(found.as_ref().unwrap().path()))
+            .count()
+    };
+    assert_eq!((adapters(&once), adapters(&again)), (2, 2));
+    let both = std::fs::read_dir(again.join("trainings")).unwrap().count();
+    assert_eq!(both, 4);
+}
+
 #[test]
 fn runs_are_compared_and_asked_by_another_method() {
     let root = tempfile::tempdir().unwrap();

@@ -129,6 +129,16 @@ impl Recorded {
         Ok(folder)
     }
 
+    /// Puts what the table is made from below another root, where its command goes on with more
+    /// seeds, rows or columns. What is there stays. Gives the number of trainings and of
+    /// evaluations that were put there.
+    ///
+    /// # Errors
+    /// Files that are damaged or cannot be written.
+    pub fn restore(&self, root: &Path) -> Result<[usize; 2], TrainError> {
+        self.records()?.restore(root, &self.plan)
+    }
+
     /// Refuses a folder that holds the table with other settings. Rows, columns and seeds may be
     /// others: what is kept of them stays.
     fn same_settings(&self, folder: &Path) -> Result<(), TrainError> {

@@ -6,12 +6,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde_json::json;
+
 use super::places::{evaluation_directory, is_trained, training_directory};
 use super::plan::{EvaluationJob, Plan, TrainingJob};
 use crate::error::TrainError;
 use crate::evaluation::Cost;
 use crate::prediction::ScoredRow;
-use crate::run_directory::{Environment, Provenance, RunDirectory};
+use crate::run_directory::{Environment, METRICS, Provenance, RunDirectory};
+use crate::tracker::MetricsLine;
 
 /// Trainings and evaluations by their identities.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -96,6 +99,32 @@ impl Records {
             }
         }
         Ok(records)
+    }
+
+    /// Writes what [`Self::below`] reads, as the plan's trainings and evaluations had left it but
+    /// for adapters, checkpoints and first answers. A directory that is there stays as it is. Gives
+    /// the number of trainings and of evaluations that were written.
+    ///
+    /// # Errors
+    /// Files that cannot be written.
+    pub fn restore(&self, root: &Path, plan: &Plan) -> Result<[usize; 2], TrainError> {
+        let mut written = [0; 2];
+        for training in plan.trainings() {
+            let run = RunDirectory::at(&training_directory(root, &training));
+            if let (Some(known), false) = (self.training(&training), run.root().exists()) {
+                known.write(&run)?;
+                written[0] += 1;
+            }
+        }
+        for evaluation in plan.evaluations() {
+            let run = RunDirectory::at(&evaluation_directory(root, &evaluation));
+            let known = self.evaluations.get(&evaluation.id);
+            if let (Some(known), false) = (known, run.root().exists()) {
+                known.write(&run)?;
+                written[1] += 1;
+            }
+        }
+        Ok(written)
     }
 
     /// Drops trainings that have not finished: those that left no adapter below `root` and that no
@@ -216,6 +245,13 @@ impl Origin {
             environment: run.environment()?,
         })
     }
+
+    /// Writes what [`Self::read`] reads.
+    fn write(&self, run: &RunDirectory) -> Result<(), TrainError> {
+        run.keep_text("config.toml", &self.settings)?;
+        run.write_environment(&self.environment)?;
+        run.write_provenance(&self.provenance)
+    }
 }
 
 impl TrainingRecord {
@@ -239,6 +275,24 @@ impl TrainingRecord {
             curve: curve.collect(),
         }))
     }
+
+    /// Writes what [`Self::read`] reads.
+    fn write(&self, run: &RunDirectory) -> Result<(), TrainError> {
+        let lines = self.curve.iter().map(|point| {
+            let values = point.values.iter();
+            let line = MetricsLine {
+                split: point.split.clone(),
+                step: point.step,
+                seconds: point.seconds,
+                values: values
+                    .map(|(name, v)| (name.clone(), (*v).into()))
+                    .collect(),
+            };
+            json!(line).to_string() + "\n"
+        });
+        run.keep_text(METRICS, &lines.collect::<String>())?;
+        self.origin.write(run)
+    }
 }
 
 impl EvaluationRecord {
@@ -255,6 +309,13 @@ impl EvaluationRecord {
         }
         let origin = Origin::read(run)?;
         Ok(Some(Self { origin, sets }))
+    }
+
+    /// Writes what [`Self::read`] reads.
+    fn write(&self, run: &RunDirectory) -> Result<(), TrainError> {
+        self.origin.write(run)?;
+        let mut sets = self.sets.iter();
+        sets.try_for_each(|(name, set)| set.write(run, name))
     }
 }
 
