@@ -42,7 +42,7 @@ pub(super) struct ServeArgs {
     #[arg(hide_short_help = true, long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
     /// Milliseconds that a question waits for others to be asked with it
-    #[arg(hide_short_help = true, long, default_value_t = 5)]
+    #[arg(hide_short_help = true, long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(..=60_000))]
     wait: u64,
     /// Requests that may wait; more are turned away
     #[arg(hide_short_help = true, long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
@@ -54,13 +54,13 @@ pub(super) struct ServeArgs {
     #[arg(hide_short_help = true, long, default_value_t = 1 << 20)]
     max_body: usize,
     /// Seconds for one request. One that would take longer is refused
-    #[arg(hide_short_help = true, long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(hide_short_help = true, long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     /// Connections at a time; one more takes the place of the one that has been idle longest
     #[arg(hide_short_help = true, long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
     /// Seconds that a connection may take for the head of a request, or stay unused
-    #[arg(hide_short_help = true, long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(hide_short_help = true, long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     idle: u64,
     #[command(flatten)]
     promise: PromiseArgs,

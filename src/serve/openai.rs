@@ -250,6 +250,7 @@ impl ChatRequest {
         }
         match &message.content {
             Content::Text(text) => Ok(text.clone()),
+            // A line ends where a part does.
             Content::Parts(parts) => parts
                 .iter()
                 .map(|part| match (part.r#type.as_str(), &part.text) {
@@ -260,7 +261,8 @@ impl ChatRequest {
                         "messages[0].content: expected parts of type text alone",
                     )),
                 })
-                .collect(),
+                .collect::<Result<Vec<&str>, _>>()
+                .map(|parts| parts.join("\n")),
         }
     }
 }

@@ -65,7 +65,9 @@ fn a_chat_completion_is_the_answer_with_its_confidence() {
 
     // The same choices as lines, and as parts of a message.
     let lines = "is the sky blue\nA) true\nB) false";
-    for content in [json!(lines), json!([{"type": "text", "text": lines}])] {
+    let part = |text: &str| json!({"type": "text", "text": text});
+    let parts = json!([part("is the sky blue\nA) true"), part("B) false")]);
+    for content in [json!(lines), json!([part(lines)]), parts] {
         let (status, same) = server.post(CHAT, &asked(content));
         assert_eq!(status, 200, "{same}");
         assert_eq!(same["uq4ct"]["probabilities"], own["probabilities"]);

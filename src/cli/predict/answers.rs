@@ -210,6 +210,11 @@ fn cells(line: &Line) -> Result<Vec<String>> {
     Ok(COLUMNS.iter().map(|name| shown(&fields[*name])).collect())
 }
 
+/// Whether a line is one of this program: an answer, or what was wrong with a line of the input.
+fn is_answer(line: &Value) -> bool {
+    line.get("probabilities").is_some() || (line["error"].is_string() && line["line"].is_u64())
+}
+
 fn lines(name: &str, bytes: &[u8]) -> Result<(Vec<Known>, usize)> {
     // A line without its end was being written when the program died.
     let whole = bytes
@@ -221,6 +226,12 @@ fn lines(name: &str, bytes: &[u8]) -> Result<(Vec<Known>, usize)> {
     if !begins(br#"{"id":"#) && !begins(br#"{"error":"#) {
         bail!("{name} holds no answers: name another --output");
     }
+    // A whole value is no line that was cut, but for its end.
+    if let Ok(value) = serde_json::from_slice::<Value>(tail)
+        && !is_answer(&value)
+    {
+        bail!("{name}: its last line is no answer: name another --output");
+    }
     let mut known = Vec::new();
     for (number, line) in lines.split_inclusive(|b| *b == b'\n').enumerate() {
         let place = format!("{name}, line {}", number + 1);
@@ -230,7 +241,7 @@ fn lines(name: &str, bytes: &[u8]) -> Result<(Vec<Known>, usize)> {
             (Value::String(_), Some(line)) => KnownLine::Failed {
                 line: usize::try_from(line)?,
             },
-            _ if line.get("probabilities").is_none() => {
+            _ if !is_answer(&line) => {
                 bail!("{place}: is no answer: name another --output");
             }
             _ => KnownLine::Answered {
