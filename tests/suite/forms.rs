@@ -192,6 +192,8 @@ fn a_token_of_a_7b_model_keeps_7_mb_and_4_beside_bf16_weights_composed_three_tim
         ..mixture()
     });
     let of_a_7b = |weights, form| {
+        // The first products of a thread make workspaces, as large as the processor's caches ask.
+        kept(4, &mix, weights, form);
         let layer = (kept(4, &mix, weights, form) - kept(2, &mix, weights, form)) / 2.0;
         layer / 256.0 * 4096.0 * 32.0 / 1e6
     };
@@ -201,7 +203,7 @@ fn a_token_of_a_7b_model_keeps_7_mb_and_4_beside_bf16_weights_composed_three_tim
     );
     let half = of_a_7b(FloatDType::BF16, Form::Lean);
     println!("MB a token: lean {lean:.2}, beside bf16 {half:.2}, composed {composed:.2}");
-    assert!(lean <= 7.0, "{lean:.2} MB a token");
+    assert!(lean <= 6.5, "{lean:.2} MB a token");
     assert!(half <= 4.0, "{half:.2} MB a token beside bf16 weights");
     assert!(composed > 2.5 * lean, "{composed:.2} against {lean:.2}");
 }
