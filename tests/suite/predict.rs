@@ -287,3 +287,20 @@ fn an_output_is_gone_on_with_only_for_the_same_questions_and_run() {
     let kept = std::fs::read_to_string(root.join("out.jsonl")).unwrap();
     assert_eq!(kept, former);
 }
+
+/// A bound on the labels that chose the prior would prove nothing.
+#[test]
+fn labels_that_chose_a_prior_promise_no_risk() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    train(root, "r", &["--method", "laplace-centred"]);
+    let risk = [&ASK[..], &["--target-risk", "0.4"]].concat();
+    fails(
+        root,
+        &risk,
+        &["--target-risk", "prove nothing", "--coverage"],
+    );
+    succeeds(root, &[&ASK[..], &["--coverage", "0.5"]].concat());
+    let report = std::fs::read_to_string(root.join("r/report.md")).unwrap();
+    assert!(!report.contains("what can be promised"), "{report}");
+}
