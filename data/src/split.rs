@@ -99,6 +99,8 @@ pub fn split(
 ) -> Result<Splits, DataError> {
     let found = dataset.located(finder)?;
     let dataset = found.as_deref().unwrap_or(dataset);
+    let agreed = dataset.agreed(finder)?;
+    let dataset = agreed.as_deref().unwrap_or(dataset);
     let published = dataset.splits();
     if !published.contains(&OfficialSplit::Train) {
         let name = dataset.name();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use data::check::{BadRow, CheckedFile, CheckedTokens, Overlap, Rendered};
-use data::rows::{self, RowFile};
+use data::rows;
 use serde_json::json;
 use train::RunConfig;
 use train::config::ConfigLayers;
@@ -74,11 +74,8 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
         .map(|path| (path.clone(), vec![path.clone()]));
     let splits: Vec<_> = splits(&args, &config)?.into_iter().chain(against).collect();
     let parts = splits.iter().flat_map(|(_, parts)| parts);
-    let rows: Vec<RowFile> = parts
-        .map(|part| rows::open(part, &[]))
-        .collect::<Result<_, _>>()?;
-    let fields = fields.agreed_by(&rows)?;
-    drop(rows);
+    // One that cannot be opened is named where it is read.
+    let fields = fields.agreed_by(parts.filter_map(|part| rows::open(part, &[]).ok()))?;
     let files = splits
         .iter()
         .map(|(name, parts)| CheckedFile::read_split(name, parts, &fields));

@@ -112,10 +112,7 @@ fn asked_alike(runs: &[PathBuf], args: &EvaluateArgs) -> Result<()> {
 /// Scores one run on everything. Beside other runs, a run's own test questions count as its
 /// training scored them.
 fn one(args: &EvaluateArgs, directory: &Path, beside: bool) -> Result<Vec<Asked>> {
-    let (run, mut trained) = RunDirectory::open(directory)?;
-    // What the training's files have told holds for others that do not tell it.
-    let custom = &mut trained.data.custom;
-    custom.count_from = custom.count_from.or(run.provenance()?.split.counts_from);
+    let (run, trained) = RunDirectory::open(directory)?;
     let config = settings(args, directory, &trained)?;
     let own = |target: &String| args.method.is_none() && *target == trained.data.dataset;
     let as_trained = beside && args.set.is_empty() && args.limit.is_none();
@@ -160,10 +157,15 @@ fn score(
     if args.limit == Some(0) {
         return Err(wrong("--limit 0: expected at least 1"));
     }
-    let asked: Vec<RunConfig> = targets
+    let counts = run.provenance()?.split.counts_from;
+    let mut asked: Vec<RunConfig> = targets
         .iter()
         .map(|target| on(config, target, args))
         .collect::<Result<_>>()?;
+    for asked in &mut asked {
+        let custom = &mut asked.data.custom;
+        *custom = custom.counting_elsewhere(counts);
+    }
     let _lock = RunDirectory::lock(run.root())?;
     let state = Arc::new(Mutex::new(DashboardState::default()));
     let setup = args.places.finished(run.root(), config, state.clone())?;
@@ -316,6 +318,7 @@ fn located(config: &RunConfig, target: &str, args: &EvaluateArgs) -> Result<RunC
     let rows = data::rows::open(&path, &[])?;
     let own = config.data.custom.where_present_in(&rows)?;
     let mut custom = args.fields.over(&own).writing(writes);
+    custom.refuse_misnamed(&rows)?;
     (custom.train, custom.held_out, custom.test) = (None, None, Some(path));
     custom.hub = None;
     config.data.custom = custom;

@@ -110,8 +110,8 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
     }
     // The run's own names serve where the rows have them.
     let mut own = config.data.custom.clone().opened()?;
-    own.count_from = own.count_from.or(opened.provenance()?.split.counts_from);
-    let own = own.writing(answerer.writes());
+    let counts = opened.provenance()?.split.counts_from;
+    own = own.counting_elsewhere(counts).writing(answerer.writes());
     let fields_of = |rows: &[Row]| args.fields.over(&own.where_present(rows));
     let failed = match (&args.input, file) {
         (None, _) => {

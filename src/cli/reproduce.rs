@@ -101,7 +101,7 @@ pub(super) struct ReproduceArgs {
     )]
     rename: Vec<String>,
     /// Put the recorded answers and curves below ROOT, where the table's command (with --root ROOT
-    /// and the recorded settings) goes on with more seeds, rows or columns
+    /// and the recorded settings) goes on with more seeds; adapters are not recorded
     #[arg(hide_short_help = true, long, value_name = "ROOT", requires = "from", conflicts_with_all = ASKED)]
     restore: Option<PathBuf>,
     /// Print the table as JSON

@@ -426,14 +426,40 @@ fn what_is_null_is_absent_in_a_task_file() {
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
-    let noted = task.replace("{{ ask }}", "{{ ask }} {{ note }}");
-    std::fs::write(at("noted.toml"), noted).unwrap();
-    let words = check("noted.toml");
+    let noted = |note: &str| {
+        std::fs::write(
+            at("noted.toml"),
+            task.replace("{{ ask }}", &format!("{{{{ ask }}}} {note}")),
+        )
+        .unwrap();
+        check("noted.toml")
+    };
+    let words = noted("{{ note }}");
     let parts = [
         "{{ note }}",
         "undefined value; the row has ask, options, label",
     ];
     fails(folder.path(), &words.each_ref().map(String::as_str), &parts);
+    // What asks for it first may go without.
+    for guard in [
+        "{% if note %}{{ note }}{% endif %}",
+        "{{ note or '' }}",
+        "{% if note is not none %}{{ note }}{% endif %}",
+        "{{ note | default('') }}",
+    ] {
+        let words = noted(guard);
+        let said = succeeds(folder.path(), &words.each_ref().map(String::as_str));
+        assert!(said.contains("2 usable"), "{guard}: {said}");
+    }
+    // A value that the template does not know is no missing one.
+    let mapped = task.replace("{{ label | int }}", "{{ {0: 'A'}[label] }}");
+    std::fs::write(at("mapped.toml"), mapped).unwrap();
+    let words = check("mapped.toml");
+    fails(
+        folder.path(),
+        &words.each_ref().map(String::as_str),
+        &["row 2", "undefined value"],
+    );
 }
 
 /// Nine of ten rows have no answer. Held whole, the file would take 20 MB and more.

@@ -405,6 +405,35 @@ fn the_files_of_a_run_count_alike() {
         .map(|(said, i)| *said == i % 3)
         .collect();
     assert_eq!(right(&file), expected);
+    // A file that tells it is read as it says, whatever the run's own were.
+    let zero = counted("zero", 40, 4).replace("\"answer\":4", "\"answer\":0");
+    std::fs::write(at.join("zero.jsonl"), zero).unwrap();
+    std::fs::write(at.join("one.jsonl"), counted("one", 8, 4)).unwrap();
+    let zero = [
+        "zero.jsonl",
+        "--run",
+        "z",
+        "--set",
+        "train.max_steps=1",
+        "--set",
+    ];
+    let id = ["data.scoring=letters", "--set", "data.custom.id=question"];
+    succeeds(at, &[&train[..5], &zero, &id].concat());
+    succeeds(at, &["evaluate", "z", "--on", "one.jsonl,later.jsonl"]);
+    let of = |set: &str| -> Vec<u64> {
+        let rows = at.join(format!("z/evaluation/{set}/predictions.jsonl"));
+        let rows = json_lines(&std::fs::read_to_string(rows).unwrap());
+        rows.iter()
+            .map(|row| row["label"].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(of("one"), (0..8).map(|i| i % 4).collect::<Vec<_>>());
+    assert_eq!(of("later"), (0..9).map(|i| 1 + i % 3).collect::<Vec<_>>());
+    // A name that the run remembers need not be in another file.
+    let other = counted("later", 9, 3).replace("\"question\"", "\"query\"");
+    std::fs::write(at.join("other.jsonl"), other).unwrap();
+    let said = stdout(at, &["predict", "z", "--input", "other.jsonl"]);
+    assert!(said.starts_with("{\"id\":\"row-00001\""), "{said}");
     let wrong = ["--set", "data.custom.count_from=2", "--overwrite"];
     fails(
         at,

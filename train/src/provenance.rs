@@ -37,9 +37,9 @@ pub fn record(
         run.keep_json(TRIAL, trial)?;
     }
     let splits = &prepared.splits;
-    let learned = match adapter {
-        AdapterConfig::None => &[],
-        _ => &*splits.train,
+    let learned = match adapter != AdapterConfig::None && config.train.max_steps != Some(0) {
+        true => &*splits.train,
+        false => &[],
     };
     run.write_seen(learned.iter().chain(&splits.held_out))?;
     run.write_provenance(&Provenance {

@@ -83,12 +83,20 @@ pub trait Dataset: Sync {
     }
     /// Where the rows of a split can be found; several parts make it up together.
     fn parts(&self, split: OfficialSplit) -> Vec<Artifact>;
-    /// The same dataset with its splits, where only a look at what is published tells them, and
-    /// with what the files of all splits tell together; absent where all of that is known.
+    /// The same dataset with its splits, where only a look at what is published tells them; absent
+    /// where they are known.
     ///
     /// # Errors
-    /// A place that cannot be looked at, or holds no splits; files that cannot be read.
+    /// A place that cannot be looked at, or holds no splits.
     fn located(&self, _finder: &Finder) -> Result<Option<Box<dyn Dataset>>, DataError> {
+        Ok(None)
+    }
+    /// The same dataset with what the files of all splits tell together; absent where each speaks
+    /// for itself.
+    ///
+    /// # Errors
+    /// A row that cannot be read, or a field that no file has.
+    fn agreed(&self, _finder: &Finder) -> Result<Option<Box<dyn Dataset>>, DataError> {
         Ok(None)
     }
     /// The number that means the first choice in answers that are numbers, where that is not the

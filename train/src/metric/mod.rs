@@ -226,13 +226,13 @@ fn mean(rows: &[&ScoredRow], f: impl Fn(&ScoredRow) -> f64) -> f64 {
     rows.iter().map(|row| f(row)).sum::<f64>() / rows.len() as f64
 }
 
-/// The 95 % interval of a share that all of `n` questions have, or none: no resample differs from
-/// it, and its exact (Clopper-Pearson) interval takes the place of theirs.
+/// The 95 % interval of a share that all of `n` questions have, or none, widened to the exact
+/// (Clopper-Pearson) one: where they are the whole set, no resample differs from it.
 fn certain(mut share: Estimate, n: usize) -> Estimate {
     let least = (0.025f64).powf(1.0 / n.max(1) as f64);
     match (share.value, share.low) {
-        (Some(1.0), Some(_)) => share.low = Some(least),
-        (Some(0.0), Some(_)) => share.high = Some(1.0 - least),
+        (Some(1.0), Some(low)) => share.low = Some(low.min(least)),
+        (Some(0.0), Some(_)) => share.high = share.high.map(|high| high.max(1.0 - least)),
         _ => {}
     }
     share

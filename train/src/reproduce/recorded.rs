@@ -130,8 +130,8 @@ impl Recorded {
     }
 
     /// Puts what the table is made from below another root, where its command goes on with more
-    /// seeds, rows or columns. What is there stays. Gives the number of trainings and of
-    /// evaluations that were put there.
+    /// seeds; what needs a recorded adapter is trained again. What is there stays. Gives the number
+    /// of trainings and of evaluations that were put there.
     ///
     /// # Errors
     /// Files that are damaged or cannot be written.

@@ -12,6 +12,7 @@ use super::places::{evaluation_directory, is_trained, training_directory};
 use super::plan::{EvaluationJob, Plan, TrainingJob};
 use crate::error::TrainError;
 use crate::evaluation::Cost;
+use crate::lock::Lock;
 use crate::prediction::ScoredRow;
 use crate::run_directory::{Environment, METRICS, Provenance, RunDirectory};
 use crate::tracker::MetricsLine;
@@ -102,8 +103,8 @@ impl Records {
     }
 
     /// Writes what [`Self::below`] reads, as the plan's trainings and evaluations had left it but
-    /// for adapters, checkpoints and first answers. A directory that is there stays as it is. Gives
-    /// the number of trainings and of evaluations that were written.
+    /// for adapters, checkpoints and first answers. What is there stays as it is. Gives the number
+    /// of trainings and of evaluations of which something was written.
     ///
     /// # Errors
     /// Files that cannot be written.
@@ -111,17 +112,16 @@ impl Records {
         let mut written = [0; 2];
         for training in plan.trainings() {
             let run = RunDirectory::at(&training_directory(root, &training));
-            if let (Some(known), false) = (self.training(&training), run.root().exists()) {
-                known.write(&run)?;
-                written[0] += 1;
+            if let Some(known) = self.training(&training) {
+                let _lock = Lock::wait(run.root())?;
+                written[0] += usize::from(known.write(&run)?);
             }
         }
         for evaluation in plan.evaluations() {
             let run = RunDirectory::at(&evaluation_directory(root, &evaluation));
-            let known = self.evaluations.get(&evaluation.id);
-            if let (Some(known), false) = (known, run.root().exists()) {
-                known.write(&run)?;
-                written[1] += 1;
+            if let Some(known) = self.evaluations.get(&evaluation.id) {
+                let _lock = Lock::wait(run.root())?;
+                written[1] += usize::from(known.write(&run)?);
             }
         }
         Ok(written)
@@ -276,8 +276,11 @@ impl TrainingRecord {
         }))
     }
 
-    /// Writes what [`Self::read`] reads.
-    fn write(&self, run: &RunDirectory) -> Result<(), TrainError> {
+    /// Writes what [`Self::read`] reads, unless a training has begun there.
+    fn write(&self, run: &RunDirectory) -> Result<bool, TrainError> {
+        if run.provenance_if_written()?.is_some() {
+            return Ok(false);
+        }
         let lines = self.curve.iter().map(|point| {
             let values = point.values.iter();
             let line = MetricsLine {
@@ -291,7 +294,8 @@ impl TrainingRecord {
             json!(line).to_string() + "\n"
         });
         run.keep_text(METRICS, &lines.collect::<String>())?;
-        self.origin.write(run)
+        self.origin.write(run)?;
+        Ok(true)
     }
 }
 
@@ -311,11 +315,19 @@ impl EvaluationRecord {
         Ok(Some(Self { origin, sets }))
     }
 
-    /// Writes what [`Self::read`] reads.
-    fn write(&self, run: &RunDirectory) -> Result<(), TrainError> {
-        self.origin.write(run)?;
-        let mut sets = self.sets.iter();
-        sets.try_for_each(|(name, set)| set.write(run, name))
+    /// Writes what [`Self::read`] reads, but for sets that are there.
+    fn write(&self, run: &RunDirectory) -> Result<bool, TrainError> {
+        if run.provenance_if_written()?.is_none() {
+            self.origin.write(run)?;
+        }
+        let mut written = false;
+        for (name, set) in &self.sets {
+            if ScoredSet::read(run, name)?.is_none() {
+                set.write(run, name)?;
+                written = true;
+            }
+        }
+        Ok(written)
     }
 }
 

@@ -23,6 +23,14 @@ pub(super) enum Counting {
 }
 
 impl Counting {
+    /// By the number of the first choice, from 0 where it is not known.
+    pub(super) fn of(first: Option<usize>) -> Self {
+        match first {
+            Some(1) => Self::FromOne,
+            _ => Self::FromZero,
+        }
+    }
+
     /// The number of the first choice.
     pub(super) fn first(self) -> usize {
         match self {

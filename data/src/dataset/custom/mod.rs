@@ -16,7 +16,7 @@ use crate::error::DataError;
 use crate::example::MultipleChoice;
 use crate::prompt::LabelStyle;
 use crate::rows::{Row, RowFile, Rows};
-use crate::source::{Artifact, Finder, HubFile};
+use crate::source::{Artifact, Finder, HubFile, Located};
 
 mod answers;
 mod choices;
@@ -58,8 +58,8 @@ pub struct Custom {
     /// and whether indices count from 0 or 1, the file's rows tell together. Where a row lacks the
     /// field `answer`, `label` and `answerKey` serve.
     pub answer: String,
-    /// The number that means the first choice, 0 or 1, where answers are numbers; absent: a run's
-    /// files tell together, by a 0 or by the number of a last choice.
+    /// The number that means the first choice, 0 or 1, where answers are numbers; absent: a file
+    /// tells it by a 0 or by the number of a last choice, or else the run's other files do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count_from: Option<usize>,
     /// Field of a text that answers the question; rows may lack it.
@@ -89,9 +89,12 @@ pub struct Custom {
     /// known.
     #[serde(skip)]
     readings: Option<Readings>,
-    /// How the file's indices count.
+    /// The number of the first choice in the run's other files: for one that does not tell it.
     #[serde(skip)]
-    counting: Counting,
+    elsewhere: Option<usize>,
+    /// How the file's indices count, once its rows were looked at.
+    #[serde(skip)]
+    counting: Option<Counting>,
     /// The file's indices may count from 0 or from 1.
     #[serde(skip)]
     ambiguous: bool,
@@ -122,7 +125,8 @@ impl Default for Custom {
             published: Vec::new(),
             templates: None,
             readings: None,
-            counting: Counting::FromZero,
+            elsewhere: None,
+            counting: None,
             ambiguous: false,
             found: Vec::new(),
         }
@@ -326,6 +330,7 @@ impl Custom {
             (&mut own.question, plain.question),
             (&mut own.answer, plain.answer),
             (&mut own.passage, plain.passage),
+            (&mut own.id, plain.id),
             (&mut own.group, plain.group),
             (&mut own.aliases, plain.aliases),
         ] {
@@ -447,12 +452,10 @@ impl Custom {
         own.each(rows, |row, choices| {
             own.see_number(row, choices, &mut numbers)
         })?;
-        own.counting = match own.count_from {
-            Some(1) => Counting::FromOne,
-            Some(_) => Counting::FromZero,
-            None => numbers.counting(),
-        };
-        own.ambiguous = own.count_from.is_none() && numbers.is_ambiguous();
+        // Who says it is followed; then what the file itself tells; then the run's other files.
+        let first = own.count_from.or(numbers.first()).or(own.elsewhere);
+        own.counting = Some(Counting::of(first));
+        own.ambiguous = first.is_none() && numbers.is_ambiguous();
         let mut readings = Readings::ALL;
         own.each(rows, |row, choices| {
             if let Ok(Some(Found::Text(found))) = own.found(row, choices) {
@@ -463,28 +466,42 @@ impl Custom {
         Ok(own)
     }
 
-    /// The same settings, with what the rows of several files tell together: one may hold no
-    /// answer that shows how all of them count.
+    /// The same settings, with what several files tell: one may hold no answer that shows how all
+    /// of them count. They are looked at one after the other.
     ///
     /// # Errors
     /// A row that cannot be read, and a name that was given to a field which no row has.
-    pub fn agreed_by<R: Rows>(&self, files: &[R]) -> Result<Self, DataError> {
-        let (mut numbers, mut columns) = (Numbers::default(), Columns::default());
+    pub fn agreed_by<R: Rows>(&self, files: impl Iterator<Item = R>) -> Result<Self, DataError> {
+        let mut columns = Columns::default();
+        let mut told: Vec<usize> = Vec::new();
         for rows in files {
-            let own = self.with_columns_of(rows)?;
-            own.each(rows, |row, choices| {
+            let own = self.with_columns_of(&rows)?;
+            let mut numbers = Numbers::default();
+            own.each(&rows, |row, choices| {
                 columns.see(row);
                 own.see_number(row, choices, &mut numbers);
             })?;
+            told.extend(numbers.first());
         }
         // Where no row can be used, that is what has to be said.
         if self.templates.is_none() && !columns.is_empty() {
             self.refuse_absent(&columns)?;
         }
-        Ok(Self {
-            count_from: self.count_from.or(numbers.first()),
-            ..self.clone()
+        told.sort_unstable();
+        told.dedup();
+        Ok(match told[..] {
+            [first] => self.counting_elsewhere(Some(first)),
+            _ => self.clone(),
         })
+    }
+
+    /// The same settings, with the number of the first choice in files that a run has read: for a
+    /// file that does not tell it.
+    pub fn counting_elsewhere(&self, first: Option<usize>) -> Self {
+        Self {
+            elsewhere: first,
+            ..self.clone()
+        }
     }
 
     /// Refuses names that were given to fields which no row of a file has. Rows may lack these
@@ -492,8 +509,8 @@ impl Custom {
     ///
     /// # Errors
     /// The first such name, with those that there are.
-    pub fn refuse_misnamed(&self, rows: &[Row]) -> Result<(), DataError> {
-        self.refuse_absent(&Columns::of(rows))
+    pub fn refuse_misnamed(&self, rows: &dyn Rows) -> Result<(), DataError> {
+        self.refuse_absent(&Columns::of_all(rows)?)
     }
 
     fn refuse_absent(&self, columns: &Columns) -> Result<(), DataError> {
@@ -550,7 +567,7 @@ impl Custom {
         let mut parts: Vec<String> = found
             .map(|(setting, field)| format!("{setting} from {field}"))
             .collect();
-        if self.counting == Counting::FromOne {
+        if self.counting == Some(Counting::FromOne) {
             parts.push("answers counted from 1".into());
         }
         if self.ambiguous {
@@ -608,10 +625,9 @@ impl Custom {
         };
         let labels = choices::labels(row, &self.choices).unwrap_or_default();
         let numeric = numeric(row, &self.choices);
-        let counting = match self.count_from {
-            Some(1) => Counting::FromOne,
-            _ => self.counting,
-        };
+        // Of a stream, no row but this one is known.
+        let said = || Counting::of(self.count_from.or(self.elsewhere));
+        let counting = self.counting.unwrap_or_else(said);
         Found::read((field, value), choices, &labels, numeric, counting)
     }
 }
@@ -696,20 +712,25 @@ impl Dataset for Custom {
             Some(name) => self.on_hub(name, finder)?,
             None => self.clone(),
         };
-        let mut files = Vec::new();
-        // A file that cannot be had is named where its questions are wanted.
-        for artifact in own.splits.iter().flat_map(|split| own.parts(*split)) {
-            for file in finder.find(&artifact).unwrap_or_default() {
-                let wanted = |first: &[Row]| own.fields(first);
-                let rows = RowFile::open(&file.path, own.columns(), &artifact.only, &wanted);
-                files.extend(rows);
-            }
-        }
-        Ok(Some(Box::new(own.agreed_by(&files)?)))
+        Ok(Some(Box::new(own)))
+    }
+
+    fn agreed(&self, finder: &Finder) -> Result<Option<Box<dyn Dataset>>, DataError> {
+        let parts = self.splits.iter().flat_map(|split| self.parts(*split));
+        // A file that cannot be had, or opened, is named where its questions are read.
+        let files = parts.flat_map(|part| {
+            let found = finder.find(&part).unwrap_or_default();
+            let open = move |file: Located| {
+                let wanted = |first: &[Row]| self.fields(first);
+                RowFile::open(&file.path, self.columns(), &part.only, &wanted).ok()
+            };
+            found.into_iter().filter_map(open)
+        });
+        Ok(Some(Box::new(self.agreed_by(files)?)))
     }
 
     fn counts_from(&self) -> Option<usize> {
-        self.count_from
+        self.count_from.or(self.elsewhere)
     }
 
     fn fields(&self, first: &[Row]) -> Option<Vec<String>> {

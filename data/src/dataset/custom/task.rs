@@ -106,10 +106,21 @@ impl TaskFile {
     /// `only_parse` looks at the templates alone.
     fn row(&self, row: &Value, only_parse: bool) -> Result<Value, String> {
         let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        // A row may lack a field that `if` asks for, but not one that is written.
+        environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
+        environment.add_test("none", |value: minijinja::Value| {
+            value.is_none() || value.is_undefined()
+        });
+        environment.set_formatter(|out, state, value| match value.is_none() {
+            true => Err(minijinja::Error::new(
+                ErrorKind::UndefinedError,
+                "it is null",
+            )),
+            false => minijinja::escape_formatter(out, state, value),
+        });
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        // What is null is absent, as in other files: a template would write "None".
+        // What is null is absent, as in other files: a filter would make "none" or 0 of it.
         let given = row.as_object().into_iter().flatten();
         let given = given.filter(|(_, value)| !value.is_null());
         let row: Map<String, Value> = given.map(|(name, v)| (name.clone(), v.clone())).collect();
@@ -147,9 +158,18 @@ impl TaskFile {
                     "question" if self.question.is_none() => "prompt",
                     key => key,
                 };
-                // A row without its answer is a new question.
+                // A row that lacks what its answer reads is a new question.
+                let lacks = || {
+                    let read = environment.template_from_str(template);
+                    let names = read.map(|read| read.undeclared_variables(false));
+                    names.is_ok_and(|names| names.iter().any(|name| !row.contains_key(name)))
+                };
                 let text = match text {
-                    Err(error) if key == "answer" && error.kind() == ErrorKind::UndefinedError => {
+                    Err(error)
+                        if key == "answer"
+                            && error.kind() == ErrorKind::UndefinedError
+                            && lacks() =>
+                    {
                         Value::Null
                     }
                     text => text.map_err(|error| fail(named, template, &error))?,
@@ -172,6 +192,8 @@ impl TaskFile {
                 let bare = bare
                     .strip_prefix("{{")
                     .and_then(|bare| bare.strip_suffix("}}"));
+                // A part of a list that is not there would be an empty one.
+                environment.set_undefined_behavior(UndefinedBehavior::Strict);
                 let compiled = environment
                     .compile_expression(bare.unwrap_or(expression))
                     .map_err(|error| fail("choices", expression, &error))?;
