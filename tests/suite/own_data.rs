@@ -373,16 +373,22 @@ fn the_files_of_a_run_count_alike() {
         at,
         &[&train[..], &brief, &["--set", "data.scoring=letters"]].concat(),
     );
-    let labels = |set: &str| -> Vec<u64> {
-        let rows = at.join(format!("r/evaluation/{set}/predictions.jsonl"));
+    let labels = |run: &str, set: &str| -> Vec<u64> {
+        let rows = at.join(format!("{run}/evaluation/{set}/predictions.jsonl"));
         let rows = json_lines(&std::fs::read_to_string(rows).unwrap());
         rows.iter()
             .map(|row| row["label"].as_u64().unwrap())
             .collect()
     };
-    assert_eq!(labels("custom"), (0..12).map(|i| i % 3).collect::<Vec<_>>());
+    assert_eq!(
+        labels("r", "custom"),
+        (0..12).map(|i| i % 3).collect::<Vec<_>>()
+    );
     succeeds(at, &["evaluate", "r", "--on", "later.jsonl"]);
-    assert_eq!(labels("later"), (0..9).map(|i| i % 3).collect::<Vec<_>>());
+    assert_eq!(
+        labels("r", "later"),
+        (0..9).map(|i| i % 3).collect::<Vec<_>>()
+    );
     // The same from a file and from a pipe.
     let right = |text: &str| -> Vec<bool> {
         let lines = json_lines(text);
@@ -420,15 +426,14 @@ fn the_files_of_a_run_count_alike() {
     let id = ["data.scoring=letters", "--set", "data.custom.id=question"];
     succeeds(at, &[&train[..5], &zero, &id].concat());
     succeeds(at, &["evaluate", "z", "--on", "one.jsonl,later.jsonl"]);
-    let of = |set: &str| -> Vec<u64> {
-        let rows = at.join(format!("z/evaluation/{set}/predictions.jsonl"));
-        let rows = json_lines(&std::fs::read_to_string(rows).unwrap());
-        rows.iter()
-            .map(|row| row["label"].as_u64().unwrap())
-            .collect()
-    };
-    assert_eq!(of("one"), (0..8).map(|i| i % 4).collect::<Vec<_>>());
-    assert_eq!(of("later"), (0..9).map(|i| 1 + i % 3).collect::<Vec<_>>());
+    assert_eq!(
+        labels("z", "one"),
+        (0..8).map(|i| i % 4).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        labels("z", "later"),
+        (0..9).map(|i| 1 + i % 3).collect::<Vec<_>>()
+    );
     // A name that the run remembers need not be in another file.
     let other = counted("later", 9, 3).replace("\"question\"", "\"query\"");
     std::fs::write(at.join("other.jsonl"), other).unwrap();
