@@ -1,5 +1,6 @@
 //! What a report says in sentences.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::slice::from_ref;
 
@@ -153,11 +154,13 @@ impl Report<'_> {
 
     /// Median width of the 95 % intervals that answers to the test questions come with.
     fn interval_width(&self) -> Option<f64> {
-        let trust = Trust::fit(&self.scored.held_out_rows);
+        let known = self.scored.calibrated.trust.as_ref();
+        let fitted = || Cow::Owned(Trust::fit(&self.scored.held_out_rows));
+        let trust = known.map_or_else(fitted, Cow::Borrowed);
         let width = |row: &ScoredRow| {
-            let confidence = match self.by_first_answers() {
-                true => row.confidence(),
-                false => trust.of(row).confidence,
+            let confidence = match known {
+                Some(trust) => trust.of(row).confidence,
+                None => row.confidence(),
             };
             let [low, high] = trust.interval(row, confidence)?;
             Some(high - low)

@@ -192,20 +192,12 @@ impl Numbers {
         self.other = true;
     }
 
-    /// From one, if every answer is a number, none is 0, and some are the number of the last
-    /// choice.
-    pub(super) fn counting(&self) -> Counting {
-        match self.last && !self.other && !self.zero {
-            true => Counting::FromOne,
-            false => Counting::FromZero,
-        }
-    }
-
-    /// The number of the first choice, where the answers tell it.
+    /// The number of the first choice, where the answers tell it: 0 if some are 0; 1 if every
+    /// answer is a number, none is 0, and some are the number of the last choice.
     pub(super) fn first(&self) -> Option<usize> {
-        match self.counting() {
-            Counting::FromOne => Some(1),
-            Counting::FromZero => self.zero.then_some(0),
+        match self.zero {
+            true => Some(0),
+            false => (self.last && !self.other).then_some(1),
         }
     }
 

@@ -175,38 +175,6 @@ impl Custom {
             .collect();
     }
 
-    /// The same settings, with the splits that the Hub's dataset has.
-    fn on_hub(&self, name: &str, finder: &Finder) -> Result<Self, DataError> {
-        let (repository, configuration) = repository::named(name);
-        let listing = finder.list(repository)?;
-        let splits = repository::splits(&listing, configuration).map_err(|reason| {
-            DataError::setting(format!("the Hub's dataset {repository}"), reason)
-        })?;
-        let file = |file: String| HubFile {
-            revision: listing.revision.clone(),
-            ..HubFile::dataset(repository, file)
-        };
-        let mut own = self.clone();
-        own.published = splits
-            .into_iter()
-            .map(|(split, files)| (split, files.into_iter().map(file).collect()))
-            .collect();
-        // The answers of many a test are kept back: validation is the test then.
-        let published = |split| own.published.iter().any(|(known, _)| *known == split);
-        if own.test.is_none()
-            && published(OfficialSplit::Test)
-            && published(OfficialSplit::Validation)
-        {
-            let test = load_any(&own, OfficialSplit::Test, finder)?;
-            if test.questions.is_empty() {
-                own.published
-                    .retain(|(split, _)| *split != OfficialSplit::Test);
-            }
-        }
-        own.find_splits();
-        Ok(own)
-    }
-
     /// A row in the fields that are read: a task file makes them of the row's own.
     fn row<'a>(&self, row: &'a Value) -> Result<Cow<'a, Value>, String> {
         match &self.templates {
@@ -708,10 +676,36 @@ impl Dataset for Custom {
     }
 
     fn located(&self, finder: &Finder) -> Result<Option<Box<dyn Dataset>>, DataError> {
-        let own = match &self.hub {
-            Some(name) => self.on_hub(name, finder)?,
-            None => self.clone(),
+        let Some(name) = &self.hub else {
+            return Ok(None);
         };
+        let (repository, configuration) = repository::named(name);
+        let listing = finder.list(repository)?;
+        let splits = repository::splits(&listing, configuration).map_err(|reason| {
+            DataError::setting(format!("the Hub's dataset {repository}"), reason)
+        })?;
+        let file = |file: String| HubFile {
+            revision: listing.revision.clone(),
+            ..HubFile::dataset(repository, file)
+        };
+        let mut own = self.clone();
+        own.published = splits
+            .into_iter()
+            .map(|(split, files)| (split, files.into_iter().map(file).collect()))
+            .collect();
+        // The answers of many a test are kept back: validation is the test then.
+        let published = |split| own.published.iter().any(|(known, _)| *known == split);
+        if own.test.is_none()
+            && published(OfficialSplit::Test)
+            && published(OfficialSplit::Validation)
+        {
+            let test = load_any(&own, OfficialSplit::Test, finder)?;
+            if test.questions.is_empty() {
+                own.published
+                    .retain(|(split, _)| *split != OfficialSplit::Test);
+            }
+        }
+        own.find_splits();
         Ok(Some(Box::new(own)))
     }
 
