@@ -162,7 +162,7 @@ impl Tokenizer {
                         id: id.into(),
                         reason: format!(
                             "the answer {label:?} does not follow {:?} as tokens of its own: use data.scoring = \"letters\", where there are choices, or another model",
-                            prompt.end()
+                            end(prompt)
                         ),
                     }),
                 }
@@ -224,12 +224,7 @@ impl Tokenizer {
     /// The id of each label in context: what the prompt's encoding grows by when the label is
     /// appended.
     fn labels(&self, prompt: &Prompt, cache: &mut LabelCache) -> Result<Vec<Vec<u32>>, DataError> {
-        let end: String = {
-            let mut last: Vec<char> = prompt.end().chars().rev().take(12).collect();
-            last.reverse();
-            last.into_iter().collect()
-        };
-        let key = (end, prompt.labels.clone());
+        let key = (end(prompt).into(), prompt.labels.clone());
         if let Some(known) = cache.get(&key) {
             return Ok(known.clone());
         }
@@ -243,7 +238,7 @@ impl Tokenizer {
                     "answer label",
                     format!(
                         "{label:?} after {:?} must be one token, but it is {}: use another template or model",
-                        prompt.end(),
+                        end(prompt),
                         match grown {
                             Some(tokens) => format!("{}", tokens.len()),
                             None => "joined with what stands before it".into(),
@@ -276,10 +271,15 @@ impl Tokenizer {
         self.encode_framed(prompt, &question, "")
     }
 
-    /// A short stand-in for the prompt with the same end, and a label after it.
+    /// A short stand-in for the prompt with the same end, and a label after it. It is never the
+    /// label alone: some tokenizers treat what begins a text differently.
     fn stand_in(&self, prompt: &Prompt, label: &str) -> Result<Vec<u32>, DataError> {
         let alone = prompt.alone();
-        self.encode_framed(&alone, &alone.question_with(""), label)
+        let kept = match alone.end() {
+            "" => end(&alone),
+            _ => "",
+        };
+        self.encode_framed(&alone, &alone.question_with(kept), label)
     }
 
     /// A question inside the prompt's frame, and a label after it.
@@ -306,6 +306,16 @@ impl Tokenizer {
             }
         }
     }
+}
+
+/// The last characters of a prompt: as many as can matter to the tokens of what follows it.
+fn end(prompt: &Prompt) -> &str {
+    let text = match prompt.end() {
+        "" => &prompt.shortenable,
+        text => text,
+    };
+    let mut places = text.char_indices().rev().map(|(place, _)| place);
+    &text[places.nth(11).unwrap_or(0)..]
 }
 
 /// Characters of the longest part of a text that is cut as a whole.
@@ -455,6 +465,60 @@ mod tests {
                 .and_then(|rest| rest.strip_suffix("?\nAnswer:"))
                 .unwrap();
             assert!(kept.len() > 60 && text.starts_with(kept), "{prompt}");
+        }
+    }
+
+    /// SentencePiece models of older families mark the beginning of a text like a space.
+    fn marks_beginnings() -> Tokenizer {
+        let characters = "▁abcdnopqrstuwy?\n".chars().map(String::from);
+        let merged = ["▁▁", "▁p", "▁q", "▁pa"].map(String::from);
+        let merges = [["▁", "▁"], ["▁", "p"], ["▁", "q"], ["▁p", "a"]];
+        let vocabulary: serde_json::Map<String, serde_json::Value> = characters
+            .chain(merged)
+            .enumerate()
+            .map(|(id, token)| (token, id.into()))
+            .collect();
+        let text = serde_json::json!({
+            "version": "1.0",
+            "added_tokens": [],
+            "normalizer": {"type": "Sequence", "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ]},
+            "pre_tokenizer": null,
+            "post_processor": null,
+            "decoder": null,
+            "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
+        });
+        Tokenizer::new(text.to_string().parse().unwrap())
+    }
+
+    /// The prompt's tokens with a choice's are those of the whole text, wherever its lines end.
+    #[test]
+    fn what_follows_a_prompt_of_one_line_has_the_tokens_that_it_has_there() {
+        let tokenizer = marks_beginnings();
+        for text in ["a question", "two lines\na question", "is\n", "q"] {
+            for scoring in [Scoring::Letters, Scoring::Cloze] {
+                let plain = Rendering {
+                    template: Template::Plain,
+                    scoring,
+                    ..LETTERS
+                };
+                let mut asked = question(text);
+                asked.choices = match scoring {
+                    Scoring::Letters => vec!["p".into(), "q".into()],
+                    Scoring::Cloze => vec!["paris".into(), "a town".into()],
+                };
+                let found = tokenizer.encode_questions(&[asked.clone()], &plain, 200);
+                let [found] = &found.unwrap()[..] else {
+                    panic!("one question");
+                };
+                for (choice, answer) in found.choices.iter().zip(&asked.choices) {
+                    let whole = tokenizer.encode(&format!("{text} {answer}")).unwrap();
+                    let parts = [&*found.prompt, &choice.tokens].concat();
+                    assert_eq!(parts, whole, "{text:?} {answer} {scoring:?}");
+                }
+            }
         }
     }
 

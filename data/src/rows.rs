@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::error::DataError;
@@ -241,7 +241,8 @@ fn json_array(path: &Path, text: &str) -> Result<Vec<Row>, DataError> {
         .collect())
 }
 
-/// A JSON object whose fields each stand once; the last of several would win without a word.
+/// A JSON object whose fields each stand once, at any depth; the last of several would win without
+/// a word.
 struct Object(Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Object {
@@ -255,20 +256,84 @@ impl<'de> Deserialize<'de> for Object {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
-                let mut fields = Map::new();
-                while let Some((name, value)) = map.next_entry::<String, Value>()? {
-                    if fields.contains_key(&name) {
-                        let reason = format!("the field {name:?} stands twice: keep one");
-                        return Err(A::Error::custom(reason));
-                    }
-                    fields.insert(name, value);
-                }
-                Ok(Object(fields))
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object, A::Error> {
+                fields(map).map(Object)
             }
         }
 
         deserializer.deserialize_map(Fields)
+    }
+}
+
+/// The fields of an object.
+fn fields<'de, A: MapAccess<'de>>(mut map: A) -> Result<Map<String, Value>, A::Error> {
+    let mut fields = Map::new();
+    while let Some((name, Part(value))) = map.next_entry::<String, Part>()? {
+        if fields.contains_key(&name) {
+            let reason = format!("the field {name:?} stands twice: keep one");
+            return Err(A::Error::custom(reason));
+        }
+        fields.insert(name, value);
+    }
+    Ok(fields)
+}
+
+/// What stands in an [`Object`].
+struct Part(Value);
+
+impl<'de> Deserialize<'de> for Part {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Value;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON value")
+            }
+
+            fn visit_unit<E>(self) -> Result<Value, E> {
+                Ok(Value::Null)
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_string<E>(self, value: String) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+                let mut found = Vec::new();
+                while let Some(Part(value)) = list.next_element()? {
+                    found.push(value);
+                }
+                Ok(found.into())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
+                fields(map).map(Value::Object)
+            }
+        }
+
+        deserializer.deserialize_any(Any).map(Self)
     }
 }
 
@@ -421,6 +486,8 @@ mod tests {
         for (ending, text) in [
             (".jsonl", "{\"a\":1,\"b\":2,\"a\":3}"),
             (".json", "[{\"a\":1,\"b\":2,\"a\":3}]"),
+            (".jsonl", "{\"b\":{\"c\":[{\"a\":1,\"a\":3}]}}"),
+            (".json", "[{\"b\":[1,{\"a\":1,\"a\":3}]}]"),
             (".csv", "a,b,a\n1,2,3\n"),
             (".tsv", "a\tb\t a\n1\t2\t3\n"),
         ] {
@@ -428,6 +495,23 @@ mod tests {
             assert!(error.contains("\"a\""), "{ending}: {error}");
         }
         assert_eq!(of(".csv", "a,,\n1,2,3\n").unwrap()[0].1["a"], "1");
+    }
+
+    #[test]
+    fn a_row_of_json_holds_every_kind_of_value() {
+        let line = r#"{"n":null,"t":true,"u":18446744073709551615,"i":-3,"f":2.5e-3,
+            "s":"\u00e9\n","l":[1,"a",[],{"z":{},"a":1.0}]}"#
+            .replace('\n', " ");
+        let [(1, row)] = &of(".jsonl", line.clone()).unwrap()[..] else {
+            panic!("one row");
+        };
+        assert_eq!(*row, serde_json::from_str::<Value>(&line).unwrap());
+        assert_eq!(
+            row.to_string(),
+            line.replace(' ', "")
+                .replace("2.5e-3", "0.0025")
+                .replace("\\u00e9", "é")
+        );
     }
 
     /// A parquet file of one column of plain bytes and one of 32-bit floats.

@@ -147,6 +147,14 @@ pub fn split(
     let (held_out, held_out_from) = part(held_out_split, Draw::Carve)?;
     let (held_out, from_held_out) = without_leaks(held_out, &test, &[]);
     let (train, from_train) = without_leaks(train, &held_out, &test);
+    // The recorded tables have the published datasets as they are.
+    let (held_out, test) = match listed {
+        true => (held_out, test),
+        false => (
+            once("held-out", held_out, &mut notes),
+            once("test", test, &mut notes),
+        ),
+    };
     let (train, from_others) = match listed {
         true => {
             let (train, dropped) = without_other_tests(train, dataset.name());
@@ -192,6 +200,26 @@ pub fn split(
         }
     }
     Ok(splits)
+}
+
+/// The questions, each once: intervals and promises count rows, and a question that is asked again
+/// tells nothing new. `notes` is told how many are left out.
+fn once(
+    split: &str,
+    mut questions: Vec<MultipleChoice>,
+    notes: &mut Vec<String>,
+) -> Vec<MultipleChoice> {
+    let all = questions.len();
+    let mut seen = HashSet::new();
+    questions.retain(|question| seen.insert(question.fingerprint()));
+    let repeats = all - questions.len();
+    if repeats > 0 {
+        notes.push(format!(
+            "the {split} questions: {repeats} row(s) that repeat one of the other {}, left out",
+            questions.len()
+        ));
+    }
+    questions
 }
 
 /// Why a split has no rows, and what to do: the one in this place of train, held-out and test.
@@ -244,7 +272,10 @@ pub fn test_only(
             ..whole
         });
     };
-    let test = load(dataset, test_split, finder)?;
+    let mut test = load(dataset, test_split, finder)?;
+    if !DATASETS.iter().any(|d| d.name() == dataset.name()) {
+        test.questions = once("test", test.questions, &mut test.notes);
+    }
     let available = test.questions.len();
     let mut rng = Draw::Test.rng(options);
     let test_questions = sample(test.questions, options.test_limit, &mut rng);

@@ -64,6 +64,51 @@ pub enum RopeScaling {
     },
 }
 
+impl RopeScaling {
+    /// Every number that it is made of.
+    fn numbers(&self) -> Vec<f64> {
+        match self {
+            Self::Linear { factor } => vec![*factor],
+            Self::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => vec![
+                *factor,
+                *low_freq_factor,
+                *high_freq_factor,
+                *original_max_position_embeddings,
+            ],
+            Self::Yarn {
+                factor,
+                original_max_position_embeddings,
+                beta_fast,
+                beta_slow,
+                truncate: _,
+                attention_factor,
+            } => vec![
+                *factor,
+                *original_max_position_embeddings,
+                *beta_fast,
+                *beta_slow,
+                *attention_factor,
+            ],
+            Self::LongRope {
+                short_factor,
+                long_factor,
+                original_max_position_embeddings,
+                attention_factor,
+            } => [short_factor, long_factor]
+                .into_iter()
+                .flatten()
+                .chain([original_max_position_embeddings, attention_factor])
+                .copied()
+                .collect(),
+        }
+    }
+}
+
 /// A decoder's shape, with every default filled in and checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
@@ -194,6 +239,17 @@ impl ModelConfig {
                     short_factor.len(),
                     long_factor.len()
                 ),
+            ));
+        }
+        if let Some(value) = self
+            .rope_scaling
+            .iter()
+            .flat_map(RopeScaling::numbers)
+            .find(|value| !(value.is_finite() && *value > 0.0))
+        {
+            return Err(ModelError::setting(
+                "rope_scaling",
+                format!("expected positive numbers, got {value}"),
             ));
         }
         if ![0, self.num_hidden_layers].contains(&self.variant.unrotated.len()) {

@@ -18,6 +18,7 @@ use train::dashboard::state::DashboardState;
 use train::elsewhere::{Elsewhere, evaluate};
 use train::metric::paired::common;
 use train::prepare::{LeftOut, prepare_test_after};
+use train::provenance::unchanged;
 use train::registry;
 use train::report::majority;
 use train::reproduce::alike;
@@ -177,6 +178,10 @@ fn score(
         }
         for sentence in LeftOut::sentences(&prepared.left_out) {
             tell(sentence);
+        }
+        if *target == custom::NAME {
+            let files = prepared.splits.account.files.iter();
+            unchanged(run, &run.provenance()?, files.map(|file| &*file.path))?;
         }
         let questions = &prepared.splits.test;
         let seen = run.seen_among(questions)?;

@@ -12,6 +12,7 @@ use train::run_directory::RunDirectory;
 
 use super::flags::PlaceArgs;
 use super::process::{logging, print, tell};
+use super::usage::wrong;
 use crate::kernels::Told;
 
 /// Flags of `export`.
@@ -39,7 +40,7 @@ pub(super) struct ExportArgs {
 }
 
 /// The values of `--format`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum FormatName {
     /// Plain LoRA for Hugging Face's peft
     Peft,
@@ -59,6 +60,11 @@ pub(super) fn run(args: &ExportArgs) -> Result<ExitCode> {
     if files.into_iter().any(|file| file.file_name() != LOCK) {
         let name = args.output.display();
         bail!("{name}: is not empty: name another --output");
+    }
+    if args.keep_type && args.format != FormatName::Merged {
+        return Err(wrong(
+            "--keep-type: only --format merged writes the base model's weights",
+        ));
     }
     let (_, config) = RunDirectory::open(&args.run)?;
     let _compiling = Told::start(tell);

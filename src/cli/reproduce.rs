@@ -326,7 +326,7 @@ fn print_plan(args: &ReproduceArgs, plan: &Plan, finder: &Finder) -> Result<Exit
         .map(|word| quoted(&word))
         .collect();
     let mut seconds = 0.0;
-    let mut estimates = Estimates::new(finder, threads());
+    let mut estimates = Estimates::new(finder, threads(), &args.root);
     for job in Job::all(plan) {
         let done = job.is_done(&args.root);
         let estimate = job.estimate(&mut estimates)?;

@@ -129,7 +129,7 @@ pub(super) fn run(sweeping: Sweeping) -> Result<ExitCode> {
         tell(note);
     }
     if sweeping.dry_run {
-        let mut estimates = Estimates::new(&finder, threads());
+        let mut estimates = Estimates::new(&finder, threads(), &options.root);
         let pieces: Vec<Piece> = Job::all(&plan)
             .into_iter()
             .map(|job| {

@@ -237,10 +237,11 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     };
     let config = sized(config, &args, &prepared, &device, &root)?;
     let _lock = RunDirectory::lock(&root)?;
-    // Only now: a run whose data cannot be had must not cost the old one.
-    if args.overwrite {
-        RunDirectory::clear(&root)?;
-    }
+    // Only now, and until the first step: a run that is refused must not cost the old one.
+    let replaced = args
+        .overwrite
+        .then(|| RunDirectory::replace(&root))
+        .transpose()?;
     signal.begin();
     let _compiling = compiling(&telemetry);
     let outcome = {
@@ -253,6 +254,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         )?;
         fine_tune(&config, &setup, prepared)
     };
+    drop(replaced);
     conclude(outcome?, &setup, args.json)
 }
 

@@ -56,6 +56,14 @@ impl Failure {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, reason)
     }
 
+    /// The same, of the question at a place of a request.
+    pub(super) fn at(self, place: usize) -> Self {
+        Self {
+            error: format!("questions[{place}]: {}", self.error),
+            ..self
+        }
+    }
+
     /// The server could not answer now.
     pub(super) fn again(status: StatusCode, error: impl Into<String>, seconds: u64) -> Self {
         Self {
@@ -137,10 +145,11 @@ impl From<Unanswered> for Failure {
                 "a fault of the server: its log has a line about it",
             ),
             // What the question itself brings about is its sender's to mend.
-            Unanswered::Refused(error @ (TrainError::Data(_) | TrainError::Config { .. })) => {
-                Self::question(error.to_string())
-            }
-            Unanswered::Refused(error) => {
+            Unanswered::Refused {
+                error: error @ (TrainError::Data(_) | TrainError::Config { .. }),
+                ..
+            } => Self::question(error.to_string()),
+            Unanswered::Refused { error, .. } => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
             }
         }

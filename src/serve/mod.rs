@@ -179,13 +179,26 @@ async fn answer(
 }
 
 /// The answers, unless the client goes before.
-async fn attended(
+async fn attended<E: Into<Failure>>(
     client: &Client,
     version: Version,
-    asking: impl Future<Output = Result<Vec<Reply>, Unanswered>>,
+    asking: impl Future<Output = Result<Vec<Reply>, E>>,
 ) -> Result<Vec<Reply>, Failure> {
     let answers = client.attend(version == Version::HTTP_11, asking).await;
-    Ok(answers.ok_or_else(Failure::gone)??)
+    answers.ok_or_else(Failure::gone)?.map_err(Into::into)
+}
+
+/// Why a request of several questions got no answer, and for which of them.
+fn of_several(reason: Unanswered) -> Failure {
+    let place = match &reason {
+        Unanswered::Refused { place, .. } => *place,
+        _ => None,
+    };
+    let failure = Failure::from(reason);
+    match place {
+        Some(place) => failure.at(place),
+        None => failure,
+    }
 }
 
 async fn answers(
@@ -210,6 +223,7 @@ async fn answers(
         .collect::<Result<_, _>>()?;
     let routing = questions.iter().map(|q| q.routing).collect();
     let asking = shared.worker.ask(asked, routing);
+    let asking = async { asking.await.map_err(of_several) };
     let replies = attended(&client, version, asking).await?;
     Ok(Json(Answers { answers: replies }))
 }

@@ -328,8 +328,9 @@ fn completion(request: &ChatRequest, answer: Answer) -> Completion {
     let says = answer.answer.map_or_else(|| answer.text.clone(), letter);
     let refusal = abstains.then(|| {
         format!(
-            "The model abstains: it would say {says}, with a confidence of {:.2}.",
-            answer.confidence
+            "The model abstains: it would say {says}, with a probability of {:.2}.",
+            // The rule looks at what the model states.
+            answer.probability
         )
     });
     let logs = (request.logprobs == Some(true)).then(|| log_probabilities(&answer));

@@ -40,6 +40,11 @@ pub enum Unanswered {
     Gone,
     /// The model's pass ended in a fault of the program.
     Failed,
-    /// The question cannot be put.
-    Refused(TrainError),
+    /// A question cannot be put.
+    Refused {
+        /// Its place in the request, from 0, where it is known.
+        place: Option<usize>,
+        /// Why.
+        error: TrainError,
+    },
 }

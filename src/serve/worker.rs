@@ -251,7 +251,10 @@ impl Desk<'_> {
                     given.for_each(|answer| self.metrics.answered(answer));
                     rest.extend(part.job.answered(replies));
                 }
-                Err(error) => drop(part.job.reply.send(Err(error))),
+                Err(error) => {
+                    let error = self.placed(&part, error);
+                    let _ = part.job.reply.send(Err(error));
+                }
             }
         }
         if whole {
@@ -266,7 +269,25 @@ impl Desk<'_> {
         let found = std::panic::catch_unwind(AssertUnwindSafe(ask));
         found
             .map_err(|_| Unanswered::Failed)?
-            .map_err(Unanswered::Refused)
+            .map_err(|error| Unanswered::Refused { place: None, error })
+    }
+
+    /// The error, with the place of the question that brings it about where it can be told.
+    fn placed(&self, part: &Part, error: Unanswered) -> Unanswered {
+        if !matches!(error, Unanswered::Refused { .. }) {
+            return error;
+        }
+        let first = part.job.done.len();
+        let wrong = part.asked().iter().enumerate().find_map(|(n, asked)| {
+            match self.asked(|| self.answerer.check(asked)) {
+                Err(Unanswered::Refused { error, .. }) => Some(Unanswered::Refused {
+                    place: Some(first + n),
+                    error,
+                }),
+                _ => None,
+            }
+        });
+        wrong.unwrap_or(error)
     }
 }
 

@@ -20,6 +20,9 @@ use serde_json::json;
 use crate::support::allocation::most_bytes;
 use crate::support::programs::{fails, json as read_json, succeeds, text, train_from_hub};
 
+/// A branch with such a file cannot be listed now.
+const BUSY: &str = "busy";
+
 /// Files by `revision/path`, of the one dataset `owner/quiz`.
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -74,6 +77,11 @@ fn answer(mut stream: TcpStream, seen: &Mutex<Vec<String>>, files: &Files) {
             .collect();
         if listed.is_empty() {
             let _ = stream.write_all(no.as_bytes());
+            return;
+        }
+        if files.contains_key(&format!("{prefix}{BUSY}")) {
+            let busy = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let _ = stream.write_all(busy.as_bytes());
             return;
         }
         let body = serde_json::to_string(&listed).unwrap();
@@ -222,6 +230,39 @@ fn a_dataset_of_the_hub_is_found_with_its_splits_and_columns() {
     );
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(server.log.lock().unwrap().len(), asked);
+}
+
+/// A Hub that is busy for a moment must not decide for good which files a dataset has.
+#[test]
+fn a_branch_that_cannot_be_listed_now_is_not_taken_for_absent() {
+    let home = tempfile::tempdir().unwrap();
+    let own = ("main/README.md".to_owned(), b"no rows".to_vec());
+    let busy = serve(Files::from([
+        (format!("{CONVERTED}/{BUSY}"), Vec::new()),
+        own.clone(),
+    ]));
+    let flags = ["--dataset", "owner/quiz"];
+    let said = text(&train(&busy, home.path(), &flags));
+    assert!(
+        said.contains("owner/quiz") && said.contains("503"),
+        "{said}"
+    );
+    // Not converted yet, and nothing of its own that can be read.
+    let early = serve(Files::from([own]));
+    let output = train(&early, home.path(), &flags);
+    assert!(!output.status.success());
+    let server = serve(Files::from([
+        (
+            format!("{CONVERTED}/default/train/0000.parquet"),
+            quiz(0..20),
+        ),
+        (
+            format!("{CONVERTED}/default/test/0000.parquet"),
+            quiz(100..105),
+        ),
+    ]));
+    let output = train(&server, home.path(), &flags);
+    assert!(output.status.success(), "{}", text(&output));
 }
 
 #[test]

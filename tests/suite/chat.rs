@@ -10,7 +10,7 @@ use data::prompt::Prompt;
 use serde_json::{Value, json};
 
 use crate::support::fixture;
-use crate::support::programs::{json as read, outcome, stdout, succeeds, train};
+use crate::support::programs::{fails, json as read, outcome, stdout, succeeds, train};
 
 #[test]
 fn prompts_are_what_transformers_renders() {
@@ -102,6 +102,14 @@ fn chat_model(root: &Path) {
         })
         .collect();
     fs::write(root.join("rows.jsonl"), rows).unwrap();
+    // An export says what it was written as. This change is meant.
+    let changed = ["m/tokenizer.json", "is not what was written", "is meant"];
+    fails(
+        root,
+        &["data", "check", "rows.jsonl", "--model", "m"],
+        &changed,
+    );
+    fs::remove_file(root.join("m/digests.sha256")).unwrap();
 }
 
 const TEXT: &str = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nPlease choose the correct answer to the question: Is <|im_end|> ";

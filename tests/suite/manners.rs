@@ -545,7 +545,38 @@ fn a_sweep_of_ones_own_data_is_a_table_and_goes_on() {
         table["rows"],
         serde_json::json!(["learning_rate 1e-4", "learning_rate 1e-3"])
     );
-    assert_eq!(table["columns"], serde_json::json!(["rows"]));
+    assert_eq!(
+        table["columns"],
+        serde_json::json!(["rows", "rows, held out"])
+    );
+    // The held-out questions are others than the test's, and nothing calibrates them by themselves.
+    let cells = table["cells"].as_array().unwrap();
+    let [test, held_out] = &cells[..2] else {
+        panic!("{cells:?}");
+    };
+    let figures = |cell: &Value| {
+        let all = cell["values"].as_array().unwrap();
+        let name = |value: &Value| value["figure"].as_str().unwrap().to_owned();
+        all.iter().map(name).collect::<Vec<_>>()
+    };
+    assert!(
+        figures(test).contains(&"ece_temperature".to_owned()),
+        "{test}"
+    );
+    assert!(
+        figures(held_out).contains(&"accuracy".to_owned()),
+        "{held_out}"
+    );
+    assert!(
+        !figures(held_out).contains(&"ece_temperature".to_owned()),
+        "{held_out}"
+    );
+    assert!(
+        held_out["seeds"] == 2 && held_out["n"].as_u64().unwrap() > 0,
+        "{held_out}"
+    );
+    // No mean is taken of the two.
+    assert!(!again.contains("mean of"), "{again}");
     let trainings = |runs: &str| {
         let folder = root.join(runs).join("trainings");
         std::fs::read_dir(folder).unwrap().count()
@@ -598,6 +629,7 @@ fn a_sweep_of_ones_own_data_is_a_table_and_goes_on() {
     assert_eq!(trainings("broken"), 2);
     let table: Value = serde_json::from_str(&out).unwrap();
     let cells = table["cells"].as_array().unwrap();
-    let asked: Vec<u64> = cells.iter().map(|c| c["n"].as_u64().unwrap()).collect();
+    let tested = cells.iter().filter(|cell| cell["column"] == "rows");
+    let asked: Vec<u64> = tested.map(|c| c["n"].as_u64().unwrap()).collect();
     assert_eq!(asked, [6, 0], "{out}");
 }

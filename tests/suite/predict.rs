@@ -288,6 +288,49 @@ fn an_output_is_gone_on_with_only_for_the_same_questions_and_run() {
     assert_eq!(kept, former);
 }
 
+/// What is drawn by chance follows from the question's text, not from its name or its company.
+#[test]
+fn sampled_answers_do_not_depend_on_the_questions_beside_them() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let row = |id: &str, question: &str| {
+        format!(
+            "{}\n",
+            serde_json::json!({"id": id, "question": question, "choices": ["true", "false"]})
+        )
+    };
+    let rows = [
+        ("a", "is the sky blue"),
+        ("b", "is ice warm"),
+        ("c", "is the sky blue"),
+    ];
+    let text: String = rows
+        .iter()
+        .map(|(id, question)| row(id, question))
+        .collect();
+    std::fs::write(root.join("in.jsonl"), text).unwrap();
+    std::fs::write(root.join("one.jsonl"), row("z", "is the sky blue")).unwrap();
+    for method in ["laplace", "spuq", "mc_dropout"] {
+        train(root, method, &["--method", method]);
+        let ask = |input: &str| {
+            let answers = stdout(root, &["predict", method, "--input", input]);
+            let probability = |row: Value| row["probability"].as_f64().unwrap();
+            json_lines(&answers)
+                .into_iter()
+                .map(probability)
+                .collect::<Vec<_>>()
+        };
+        let (three, one) = (ask("in.jsonl"), ask("one.jsonl"));
+        for found in [three[2], one[0]] {
+            assert!(
+                (found - three[0]).abs() < 1e-5,
+                "{method}: {three:?} {one:?}"
+            );
+        }
+        assert_ne!(three[0], three[1], "{method}");
+    }
+}
+
 /// A bound on the labels that chose the prior would prove nothing.
 #[test]
 fn labels_that_chose_a_prior_promise_no_risk() {

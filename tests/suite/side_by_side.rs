@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::support::programs::{TINY, fails, refuses, stdout, succeeds, train};
+use crate::support::programs::{TINY, fails, json as read_json, refuses, stdout, succeeds, train};
 
 /// Questions of a user's own, from number `first` on; without ids they are numbered when read.
 fn rows(first: usize, count: usize, named: bool) -> String {
@@ -67,6 +67,187 @@ fn numbered_rows_of_different_files_are_not_compared() {
         &["compare", "d", "f"],
         &["different questions", "sum-100"],
     );
+}
+
+/// What is refused costs nothing that was there.
+#[test]
+fn an_overwriting_training_that_is_refused_leaves_the_old_run() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    train(at, "r", &[]);
+    let ask = [
+        "predict",
+        "r",
+        "--question",
+        "is ice warm",
+        "--choice",
+        "true",
+    ];
+    let ask = [&ask[..], &["--choice", "false"]].concat();
+    let before = stdout(at, &ask);
+    let rank = ["--overwrite", "--method", "lora", "--set"];
+    for wrong in [
+        "adapter.init_lora_weights=pissa",
+        "adapter.target_modules=['layers.9.self_attn.q_proj']",
+    ] {
+        let again = [&TINY[..], &["--run", "r"], &rank, &[wrong]].concat();
+        fails(at, &again, &[]);
+        assert_eq!(stdout(at, &ask), before, "{wrong}");
+    }
+    let again = [
+        &TINY[..],
+        &["--run", "r", "--overwrite", "--method", "lora"],
+    ]
+    .concat();
+    succeeds(at, &again);
+    assert_ne!(stdout(at, &ask), before);
+    let hidden = std::fs::read_dir(at.join("r")).unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with('.')
+    });
+    assert_eq!(hidden.count(), 0);
+}
+
+/// Rows of one table are of the same questions, and a fit is of those that the run knows.
+#[test]
+fn files_that_have_changed_are_not_mixed_with_what_was_made_of_them() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    std::fs::write(at.join("q.jsonl"), rows(1, 40, true)).unwrap();
+    std::fs::write(at.join("t.jsonl"), rows(100, 12, true)).unwrap();
+    let files = [
+        "train",
+        "--model",
+        "tiny",
+        "--plain",
+        "--dataset",
+        "q.jsonl",
+    ];
+    let briefly = [
+        "--set",
+        "train.max_steps=1",
+        "--set",
+        "data.scoring=letters",
+    ];
+    let files = [&files[..], &briefly, &["--method", "lora"]].concat();
+    let tested = [&files[..], &["--test", "t.jsonl"]].concat();
+    succeeds(at, &[&tested[..], &["--run", "l"]].concat());
+    let custom = ["evaluate", "l", "--on", "custom", "--method", "mc_dropout"];
+    succeeds(at, &custom);
+    let sweep = [&tested[..], &["--sweep"]].concat();
+    succeeds(at, &[&sweep[..], &["train.learning_rate=1e-3"]].concat());
+    // Another test file of the same name.
+    std::fs::write(at.join("t.jsonl"), rows(200, 10, true)).unwrap();
+    let more = [&sweep[..], &["train.learning_rate=1e-3,1e-2"]].concat();
+    fails(at, &more, &["t.jsonl", "has changed since"]);
+    fails(at, &custom, &["t.jsonl", "has changed since"]);
+    // A method that is fitted on the training questions does not take others.
+    let last = ["--method", "laplace-last", "--run", "a"];
+    succeeds(at, &[&files[..files.len() - 2], &last].concat());
+    std::fs::write(at.join("q.jsonl"), rows(300, 40, true)).unwrap();
+    let ask = [
+        "predict",
+        "a",
+        "--question",
+        "what is 1",
+        "--choice",
+        "1",
+        "--choice",
+        "2",
+    ];
+    fails(at, &ask, &["q.jsonl", "has changed since"]);
+    // What needs none of them still answers.
+    succeeds(
+        at,
+        &[
+            "predict",
+            "l",
+            "--question",
+            "what is 1",
+            "--choice",
+            "1",
+            "--choice",
+            "2",
+        ],
+    );
+}
+
+#[test]
+fn a_run_beside_itself_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    train(at, "a", &[]);
+    fails(at, &["compare", "a", "./a"], &["./a stands twice"]);
+}
+
+/// Intervals and promises count questions, and one that is asked again tells nothing new.
+#[test]
+fn repeated_questions_count_once() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    std::fs::write(at.join("q.jsonl"), rows(1, 40, true)).unwrap();
+    let repeats: String = (0..30).map(|_| rows(100, 2, false)).collect();
+    std::fs::write(at.join("t.jsonl"), repeats).unwrap();
+    own(at, "a", "q.jsonl", "t.jsonl");
+    let known = read_json(&at.join("a/data.json"));
+    assert_eq!(known["split"]["used"][2], 2, "{known}");
+    let said = succeeds(at, &["evaluate", "a", "--on", "t.jsonl"]);
+    assert!(
+        said.contains("58 row(s) that repeat one of the other 2"),
+        "{said}"
+    );
+    let held_out = ["--held-out", "t.jsonl", "--overwrite"];
+    let own = [
+        "train",
+        "--model",
+        "tiny",
+        "--plain",
+        "--run",
+        "a",
+        "--dataset",
+        "q.jsonl",
+    ];
+    let briefly = [
+        "--set",
+        "train.max_steps=1",
+        "--set",
+        "data.scoring=letters",
+    ];
+    succeeds(at, &[&own[..], &held_out, &briefly].concat());
+    let ask = [
+        "predict",
+        "a",
+        "--question",
+        "what is 1",
+        "--choice",
+        "1",
+        "--choice",
+        "2",
+    ];
+    fails(
+        at,
+        &[&ask[..], &["--target-risk", "0.3"]].concat(),
+        &["held-out questions"],
+    );
+}
+
+/// A base model's answers that were changed are not left out without a word.
+#[test]
+fn a_damaged_file_of_the_base_model_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    train(at, "a", &[]);
+    train(at, "b", &["--method", "lora"]);
+    let compare = ["compare", "a", "b"];
+    succeeds(at, &compare);
+    let file = at.join("a/evaluation/boolq/base-predictions.jsonl");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(
+        &file,
+        text.replacen("true", "fals", 1).replacen('1', "2", 1),
+    )
+    .unwrap();
+    fails(at, &compare, &["base-predictions.jsonl"]);
 }
 
 #[test]

@@ -346,4 +346,38 @@ fn runs_are_asked_questions_of_the_other_kind() {
     let open = ["triviaqa", "--run", "open", "--set", "data.answer_tokens=5"];
     succeeds(root, &[&OWN[..], &open[..]].concat());
     stdout(root, &["evaluate", "open", "--on", "boolq"]);
+    // With another confidence than the training's, held-out answers have that one, too.
+    let rows: String = (0..6)
+        .map(|i| {
+            format!(
+                "{}\n",
+                serde_json::json!({"question": format!("What is {i}?"), "answer": "x"})
+            )
+        })
+        .collect();
+    std::fs::write(root.join("mine.jsonl"), rows).unwrap();
+    let mine = ["evaluate", "open", "--on", "mine.jsonl"];
+    stdout(root, &[&mine[..], &product[..]].concat());
+    let read =
+        |file: &str| std::fs::read_to_string(root.join("open/evaluation").join(file)).unwrap();
+    let held_out = json_lines(&read("held-out/predictions.jsonl"));
+    let losses = held_out.iter().map(|row| {
+        let logs = row["written"]["log_probabilities"].as_array().unwrap();
+        let p = logs
+            .iter()
+            .map(|log| log.as_f64().unwrap())
+            .sum::<f64>()
+            .exp();
+        match row["label"].as_u64() {
+            Some(0) => -p.ln(),
+            _ => -(1.0 - p).ln(),
+        }
+    });
+    let mean = losses.sum::<f64>() / held_out.len() as f64;
+    let figures: Value = serde_json::from_str(&read("mine/metrics.json")).unwrap();
+    let said = figures["tuned_held_out"]["negative_log_likelihood"]["value"].as_f64();
+    assert!(
+        (said.unwrap() - mean).abs() < 1e-4 * mean.abs().max(1.0),
+        "{said:?} {mean}"
+    );
 }

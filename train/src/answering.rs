@@ -241,6 +241,14 @@ impl Answerer {
         format!("{}-{}", &digest(text.as_bytes())[..12], self.identity)
     }
 
+    /// Looks whether a question can be put.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn check(&self, asked: &Asked) -> Result<(), TrainError> {
+        self.run.check(&asked.question)
+    }
+
     /// Answers questions, in their own order.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use crate::evaluation::Evaluated;
 use crate::fitted::{LoadedRun, QuestionSet};
 use crate::prediction::ScoredRow;
 use crate::prepare::Prepared;
+use crate::registry;
 use crate::report::{self, Said, Scored};
 use crate::run_directory::{HELD_OUT, RunDirectory};
 
@@ -64,16 +65,25 @@ pub fn evaluate(
         true => Vec::new(),
         false => run.base_predictions(HELD_OUT)?,
     };
+    // Answers in several wordings are trusted as far as they agree, whatever the settings say.
+    let by_agreement = registry::build(config)?.perturbations() > 0;
     let fitted = loaded.fit()?;
     let mut all = Vec::new();
     for (set, base) in sets.iter().zip(base) {
         let test = fitted.score(&set.shown, &questions(set))?;
         setup.telemetry.phase(Phase::Reporting);
-        // Chosen answers say nothing of a confidence in written ones.
+        // Chosen answers say nothing of a confidence in written ones, and one confidence in these
+        // says nothing of another.
         let alike = set.config.data.writes()? == config.data.writes()?;
-        let known = |rows: &Vec<ScoredRow>| match alike {
-            true => rows.clone(),
-            false => Vec::new(),
+        let trust = set.config.evaluation.answer_confidence;
+        let another = trust != config.evaluation.answer_confidence && !by_agreement;
+        let known = |rows: &Vec<ScoredRow>| match (alike, another) {
+            (true, true) => rows
+                .iter()
+                .map(|row| row.clone().trusted_by(trust))
+                .collect(),
+            (true, false) => rows.clone(),
+            (false, _) => Vec::new(),
         };
         let base = Said {
             held_out: known(&base_held_out),

@@ -24,7 +24,7 @@ use crate::passes;
 use crate::prediction::ScoredRow;
 use crate::prepare::{Prepared, prepare_finished};
 use crate::prequential::PrequentialTemperature;
-use crate::provenance::{same_model, same_task};
+use crate::provenance::{same_model, same_task, unchanged};
 use crate::registry;
 use crate::run_directory::{HELD_OUT, RunDirectory};
 use crate::training::{self, Trained};
@@ -74,6 +74,12 @@ pub fn members(
 ) -> Result<Vec<Member>, TrainError> {
     let known = same_model(prepared, run)?;
     same_task(config, &known, run)?;
+    let custom = &config.data.custom;
+    if registry::build(config)?.fit_questions() > 0 {
+        // What is fitted on them belongs to the run.
+        let fitted_on = [&custom.train, &custom.held_out];
+        unchanged(run, &known, fitted_on.into_iter().flatten().map(|f| &**f))?;
+    }
     let questions = known.split.used[0];
     let trainings = trainings(config, run)?.into_iter();
     Ok(trainings
@@ -377,6 +383,19 @@ impl FittedRun {
         let views = set.prepared.views(set.texts, wordings, seed)?;
         let asked = (&*self.predictor, set.prepared.tokenizer());
         evaluate(set.config, &self.setup, shown, asked, set.questions, &views)
+    }
+
+    /// Looks whether a question can be put.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn check(&self, question: &MultipleChoice) -> Result<(), TrainError> {
+        let alone = std::slice::from_ref(question);
+        self.prepared.encode(alone)?;
+        let seed = self.config.train.seed;
+        self.prepared
+            .views(alone, self.method.perturbations(), seed)?;
+        Ok(())
     }
 
     /// Answers new questions, in their own order.

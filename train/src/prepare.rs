@@ -21,7 +21,7 @@ use data::{DataError, EncodedQuestion, MultipleChoice, Tokenizer};
 use model::load;
 use model::load::tiny::RandomWeights;
 use model::load::{ModelFiles, Weights};
-use model::{Llama, ModelConfig};
+use model::{Llama, ModelConfig, RopeScaling};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ModelSection, RunConfig, WeightType};
@@ -31,7 +31,25 @@ use crate::loss::cross_entropy::CrossEntropy;
 use crate::pace::{Pace, bootstrap_seconds};
 use crate::passes::{self, Fitting};
 use crate::registry;
+use crate::run_directory::Digests;
 use crate::way::Trial;
+
+/// Positions of the rotary table, for sequences of at most `limit` tokens by the settings. With
+/// LongRoPE its length chooses between two sets of frequencies: `limit` decides, so that a run
+/// answers new questions as it was trained, however long these are.
+fn rotary_positions(scaling: Option<&RopeScaling>, limit: usize, longest: usize) -> usize {
+    let Some(RopeScaling::LongRope {
+        original_max_position_embeddings: context,
+        ..
+    }) = scaling
+    else {
+        return longest;
+    };
+    match limit as f64 > *context {
+        true => longest.max(limit),
+        false => longest.min(*context as usize),
+    }
+}
 
 /// Seed of the tiny model's random weights. They stand for pretrained weights, so they do not
 /// follow the run's seed.
@@ -365,6 +383,12 @@ fn open_model(config: &RunConfig, finder: &Finder) -> Result<OpenedModel, TrainE
         return Ok(((shape, Box::new(weights)), tokenizer, files, None));
     }
     let located = models::find(&config.model.name, &config.model.revision, finder)?;
+    // An export lists what it was written as.
+    for file in &located.files {
+        if let (Some(directory), Some(name)) = (file.path.parent(), file.path.file_name()) {
+            Digests::of(directory).agrees(&name.to_string_lossy(), &file.sha256)?;
+        }
+    }
     let ModelFiles {
         config: shape,
         weights,
@@ -560,7 +584,11 @@ impl Prepared {
         positions: usize,
         device: &Device,
     ) -> Result<Llama, TrainError> {
-        let longest = self.positions().max(positions);
+        let longest = rotary_positions(
+            self.model.rope_scaling.as_ref(),
+            self.prompt_tokens + self.answer_tokens + 1,
+            self.positions().max(positions),
+        );
         let dtype = config.model.dtype.float();
         if !device.supports_dtype(DType::from(dtype)) {
             return Err(TrainError::config(
@@ -573,7 +601,7 @@ impl Prepared {
     }
 
     /// Other wordings of questions, `count` views of all of them. A question's wordings follow from
-    /// its id and the seed.
+    /// its text and the seed, whatever it is called.
     ///
     /// # Errors
     /// A wording that cannot be encoded.
@@ -586,7 +614,7 @@ impl Prepared {
         let worded: Vec<Vec<(Prompt, f64)>> = questions
             .iter()
             .map(|question| {
-                let own = hash_name(seed, &question.id);
+                let own = hash_name(seed, &question.fingerprint());
                 Ok(perturbations(&self.rendering.render(question)?, count, own))
             })
             .collect::<Result<_, DataError>>()?;
@@ -728,5 +756,29 @@ impl Prepared {
         // An adapter of some layers alone may have no place in the first: then nothing is measured.
         Ok(Pace::measured(config, &self.model, middle, device)
             .unwrap_or_else(|_| Pace::assumed(cores)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A training on short questions and a prediction of long ones rotate alike.
+    #[test]
+    fn the_settings_choose_between_the_frequencies_of_longrope() {
+        let scaling = RopeScaling::LongRope {
+            short_factor: vec![1.0],
+            long_factor: vec![2.0],
+            original_max_position_embeddings: 64.0,
+            attention_factor: 1.0,
+        };
+        for (limit, long) in [(40, false), (64, false), (65, true), (200, true)] {
+            for longest in [30, 64, 90, 300] {
+                let positions = rotary_positions(Some(&scaling), limit, longest);
+                assert_eq!(positions > 64, long, "{limit} {longest}");
+                assert!(positions >= limit.min(longest), "{limit} {longest}");
+            }
+        }
+        assert_eq!(rotary_positions(None, 40, 90), 90);
     }
 }

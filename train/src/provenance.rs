@@ -1,5 +1,7 @@
 //! From what a run is made: written before its first step, compared when it goes on or is asked.
 
+use std::path::Path;
+
 use data::EncodedQuestion;
 use data::source::{Located, SourceKind, sha256};
 use model::AdapterConfig;
@@ -130,21 +132,31 @@ pub fn same_task(
     known: &Provenance,
     run: &RunDirectory,
 ) -> Result<(), TrainError> {
-    let Some(task) = &config.data.custom.task else {
-        return Ok(());
-    };
-    let recorded = known.split.files.iter().find(|file| file.path == *task);
-    let Some(recorded) = recorded else {
-        return Ok(());
-    };
-    if sha256(task)? == recorded.sha256 {
-        return Ok(());
+    unchanged(run, known, config.data.custom.task.as_deref())
+}
+
+/// Refuses files that have changed since a run read them; others it does not know.
+///
+/// # Errors
+/// The first such file, or one that cannot be read.
+pub fn unchanged<'a>(
+    run: &RunDirectory,
+    known: &Provenance,
+    files: impl IntoIterator<Item = &'a Path>,
+) -> Result<(), TrainError> {
+    for file in files {
+        let recorded = known.split.files.iter().find(|known| known.path == file);
+        if let Some(recorded) = recorded
+            && sha256(file)? != recorded.sha256
+        {
+            let reason = format!(
+                "has changed since {} was trained with it: put it back as it was, or train again",
+                run.root().display()
+            );
+            return Err(TrainError::file(file, reason));
+        }
     }
-    let reason = format!(
-        "has changed since {} was trained with it: put it back as it was, or train again",
-        run.root().display()
-    );
-    Err(TrainError::file(task, reason))
+    Ok(())
 }
 
 /// Refuses to go on with a run on other files than it began with.
@@ -179,6 +191,15 @@ fn same(
     known: &[Located],
     found: &[Located],
 ) -> Result<(), TrainError> {
+    let changed = known.iter().zip(found);
+    let mut changed = changed.filter(|(known, found)| known.sha256 != found.sha256);
+    if let Some((_, file)) = changed.find(|(known, found)| known.path == found.path) {
+        let reason = format!(
+            "has changed since {} began with it: put it back as it was, or start another run",
+            run.root().display()
+        );
+        return Err(TrainError::file(&file.path, reason));
+    }
     let Some([known, found]) = differing(known, found) else {
         return Ok(());
     };

@@ -122,10 +122,16 @@ fn read_part(
 
 /// Gives repeated names a number: from here on a name identifies a row.
 fn rename_repeats(questions: &mut [MultipleChoice]) {
-    let mut seen = HashSet::new();
+    let mut seen: HashSet<String> = questions.iter().map(|q| q.id.clone()).collect();
+    let mut met = HashSet::new();
     for (number, question) in questions.iter_mut().enumerate() {
-        if !seen.insert(question.id.clone()) {
-            question.id = format!("{}#{}", question.id, number + 1);
+        if !met.insert(question.id.clone()) {
+            // Another row may be called so by itself.
+            let mut other = format!("{}#{}", question.id, number + 1);
+            while !seen.insert(other.clone()) {
+                other.push('#');
+            }
+            question.id = other;
         }
     }
 }
@@ -180,4 +186,27 @@ fn parse_decided(
         questions.push(question);
     }
     Ok(questions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_names_become_names_of_their_own() {
+        let question = |id: &str| MultipleChoice {
+            id: id.into(),
+            question: "which?".into(),
+            passage: None,
+            choices: vec!["a".into(), "b".into()],
+            answer: 0,
+            group: None,
+            written: false,
+        };
+        // A row may have the name that another one would be given.
+        let mut rows = ["a", "a", "a#2", "b", "a", "a#2"].map(question);
+        rename_repeats(&mut rows);
+        let names: Vec<&str> = rows.iter().map(|row| &*row.id).collect();
+        assert_eq!(names, ["a", "a#2#", "a#2", "b", "a#5", "a#2#6"]);
+    }
 }

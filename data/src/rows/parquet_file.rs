@@ -213,15 +213,25 @@ fn value(field: &Field) -> Value {
         Field::Group(row) => object(row),
         Field::ListInternal(list) => list.elements().iter().map(value).collect(),
         Field::MapInternal(map) => {
-            let entries = map.entries().iter().map(|(key, found)| {
+            let mut entries = serde_json::Map::new();
+            for (key, found) in map.entries() {
                 let key = match value(key) {
                     Value::String(key) => key,
                     other => other.to_string(),
                 };
-                (key, value(found))
-            });
-            Value::Object(entries.collect())
+                // The last of two would win without a word. Whoever asks for it is told.
+                if entries.contains_key(&key) {
+                    return serde_json::json!({"a map in which a key stands twice": key});
+                }
+                entries.insert(key, value(found));
+            }
+            Value::Object(entries)
         }
+        Field::Decimal(_) => match field.to_json_value() {
+            // A whole number comes as `10.`.
+            Value::String(text) => Value::from(text.strip_suffix('.').unwrap_or(&text)),
+            other => other,
+        },
         other => other.to_json_value(),
     }
 }

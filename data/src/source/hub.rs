@@ -204,8 +204,23 @@ mod online {
                 Ok(Some(files.collect()))
             }
             // Both look alike to who may not see a repository; its own branch is there, if it is.
-            Err(_) if revision != "main" => Ok(None),
+            // What may pass, such as a busy Hub, says nothing of the branch.
+            Err(error) if revision != "main" && is_absent(&error) => Ok(None),
             Err(error) => Err(remedied(repository, &error)),
+        }
+    }
+
+    /// Whether a branch is not there, or not there for who asks.
+    fn is_absent(error: &HFError) -> bool {
+        match error {
+            HFError::RevisionNotFound { .. }
+            | HFError::RepoNotFound { .. }
+            | HFError::EntryNotFound { .. }
+            | HFError::AuthRequired { .. }
+            | HFError::Forbidden { .. } => true,
+            // Of a list of files the client does not tell what is missing.
+            HFError::Http { context } => [404, 410].contains(&context.status.as_u16()),
+            _ => false,
         }
     }
 

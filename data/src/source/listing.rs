@@ -1,13 +1,14 @@
 //! Which files a dataset of the Hub has. What was found once is kept, so that later runs need no
 //! network and mean the same files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Finder;
 use super::hub::{self, CONVERTED};
 use crate::error::DataError;
+use crate::rows::has_known_ending;
 
 /// The files of a branch of a dataset's repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,8 +50,11 @@ impl Finder {
                     revision: revision.into(),
                     files,
                 };
-                // Another time it is asked again, where this cannot be kept.
-                let _ = self.keep(&path, &listing);
+                // Another time it is asked again, where this cannot be kept, or holds nothing that
+                // can be read: the Hub may convert it by then.
+                if listing.files.iter().any(|f| has_known_ending(Path::new(f))) {
+                    let _ = self.keep(&path, &listing);
+                }
                 return Ok(listing);
             }
         }
@@ -62,7 +66,7 @@ impl Finder {
         self.cache_dir.join("listings").join(format!("{name}.json"))
     }
 
-    fn keep(&self, path: &std::path::Path, listing: &Listing) -> std::io::Result<()> {
+    fn keep(&self, path: &Path, listing: &Listing) -> std::io::Result<()> {
         let directory = path.parent().unwrap_or(&self.cache_dir);
         std::fs::create_dir_all(directory)?;
         let mut file = tempfile::NamedTempFile::new_in(directory)?;

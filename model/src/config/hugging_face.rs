@@ -469,6 +469,26 @@ mod tests {
         ModelConfig::from_json(&format!("{MINIMAL}{extra}}}"))
     }
 
+    /// A GGUF file states its scaling without any check of its own.
+    #[test]
+    fn rotations_by_no_positive_number_are_refused() {
+        for factor in [0.0, -2.0, f64::NAN, f64::INFINITY] {
+            let mut config = parse("").unwrap();
+            config.rope_scaling = Some(RopeScaling::Linear { factor });
+            let error = config.clone().validated().unwrap_err().to_string();
+            assert!(error.contains("rope_scaling"), "{error}");
+            let half = config.rotary_dim() / 2;
+            config.rope_scaling = Some(RopeScaling::LongRope {
+                short_factor: vec![1.0; half],
+                long_factor: vec![factor; half],
+                original_max_position_embeddings: 16.0,
+                attention_factor: 1.0,
+            });
+            let error = config.validated().unwrap_err().to_string();
+            assert!(error.contains("rope_scaling"), "{error}");
+        }
+    }
+
     #[test]
     fn gaps_are_filled_as_transformers_fills_them() {
         let config = parse("").unwrap();

@@ -53,7 +53,8 @@ pub struct Card {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prequential: Option<PrequentialTemperature>,
     /// What held-out questions have shown of this adapter. Absent where the run's method asks it
-    /// in several passes, members or wordings: that confidence is not the adapter's own.
+    /// in several passes, members or wordings, or by chance: that confidence is not the adapter's
+    /// own.
     pub held_out: Option<HeldOutCard>,
     /// SHA-256 of the adapter's files: the calibration is theirs alone. Empty in cards of earlier
     /// versions.
@@ -256,7 +257,8 @@ pub(super) fn files(directory: &Path) -> Result<Vec<String>, TrainError> {
 /// Whether one plain pass of the adapter is what the run's method answers with.
 fn answers_alone(method: &dyn Method) -> bool {
     let one_pass = method.passes() == 1 && method.members() == 1 && method.perturbations() == 0;
-    one_pass && method.fit_questions() == 0 && !method.uses_snapshots()
+    let plain = method.fit_questions() == 0 && !method.uses_snapshots() && !method.is_random();
+    one_pass && plain
 }
 
 impl HeldOutCard {
@@ -365,4 +367,26 @@ pub(super) fn fits(
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ConfigLayers;
+
+    #[test]
+    fn one_pass_by_chance_is_not_the_adapters_own_confidence() {
+        for (settings, expected) in [
+            (&["method.name=uq4ct"][..], true),
+            (&["method.name=mc_dropout", "method.samples=1"], false),
+            (&["method.name=blob", "method.samples=1"], false),
+            (&["method.name=tfb", "method.samples=1"], false),
+            (&["method.name=deep_ensemble"], false),
+        ] {
+            let mut layers = ConfigLayers::default();
+            settings.iter().for_each(|s| layers.set(s).unwrap());
+            let method = crate::registry::build(&layers.resolve().unwrap()).unwrap();
+            assert_eq!(answers_alone(&*method), expected, "{settings:?}");
+        }
+    }
 }

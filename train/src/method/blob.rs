@@ -187,6 +187,10 @@ impl Method for Blob {
         self
     }
 
+    fn is_random(&self) -> bool {
+        self.samples > 0
+    }
+
     fn passes(&self) -> usize {
         self.samples.max(1)
     }

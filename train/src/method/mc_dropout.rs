@@ -75,6 +75,10 @@ impl Method for McDropout {
         self.check_dropout()
     }
 
+    fn is_random(&self) -> bool {
+        true
+    }
+
     fn passes(&self) -> usize {
         self.samples
     }

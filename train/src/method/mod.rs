@@ -112,6 +112,11 @@ pub trait Method: Send + Sync + std::fmt::Debug {
         0
     }
 
+    /// Whether chance decides what a pass says, so that one pass is not the answer of another.
+    fn is_random(&self) -> bool {
+        false
+    }
+
     /// Whether [`Method::fit`] chooses something by the labels of held-out questions. These can
     /// then promise nothing of its answers.
     fn chooses_on_held_out(&self) -> bool {

@@ -196,6 +196,10 @@ impl Method for Tfb {
         Range::Positive.check(key, width)
     }
 
+    fn is_random(&self) -> bool {
+        true
+    }
+
     fn passes(&self) -> usize {
         self.samples
     }

@@ -14,7 +14,7 @@ use crate::prediction::ScoredRow;
 /// Difference between two methods in a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Difference {
-    /// One method's value less the other's, with its 95 % interval.
+    /// One method's value minus the other's, with its 95 % interval.
     pub estimate: Estimate,
     /// Two-sided: twice the smaller share of resamples on one side of zero.
     pub p_value: f64,
@@ -59,7 +59,7 @@ pub struct Gaps {
 }
 
 impl Gaps {
-    /// Of `other` less `first`. Each is a list of replicates (seeds); a figure is the mean over
+    /// Of `other` minus `first`. Each is a list of replicates (seeds); a figure is the mean over
     /// them. Questions are resampled, each with its answers of all replicates that were asked it.
     pub fn of(
         first: &[Vec<ScoredRow>],
@@ -138,8 +138,13 @@ impl Gaps {
                 // One more of each: a share of resamples is never 0.
                 (kept + 1) as f64 / (values.len() + 1) as f64
             };
+            // What has no value differs from nothing.
+            let p_value = match self.whole[i].is_finite() {
+                true => (2.0 * share(&|v| v <= 0.0).min(share(&|v| v >= 0.0))).min(1.0),
+                false => 1.0,
+            };
             Difference {
-                p_value: (2.0 * share(&|v| v <= 0.0).min(share(&|v| v >= 0.0))).min(1.0),
+                p_value,
                 estimate: Estimate::with_interval(Some(exact(self.whole[i])), values),
             }
         })
@@ -224,6 +229,15 @@ mod tests {
         assert!(accuracy.p_value < 0.05 && accuracy.estimate.low.unwrap() > 0.0);
         let [same, ..] = differences(&first, &first, 15, BOOTSTRAP);
         assert_eq!((same.estimate.value, same.p_value), (Some(0.0), 1.0));
+    }
+
+    #[test]
+    fn what_was_asked_nothing_differs_in_nothing() {
+        let first = [rows(20, |i| i % 2 == 0, 0.6)];
+        for difference in differences(&first, &[Vec::new()], 15, BOOTSTRAP) {
+            let value = difference.estimate.value.filter(|value| value.is_finite());
+            assert_eq!((value, difference.p_value), (None, 1.0));
+        }
     }
 
     /// One answer of 400 tells nothing, whichever it is.

@@ -153,7 +153,8 @@ fn risk_threshold(rows: &[(f64, bool)], target: f64, delta: f64) -> Result<f64, 
     let share = delta / RANKS as f64;
     // Without an error the bound is `1 - share^(1 / n)`; the row at the threshold itself proves
     // nothing.
-    let needed = (share.ln() / (1.0 - target).ln()).ceil() as usize + 1;
+    let needed = (share.ln() / (-target).ln_1p()).ceil() as usize;
+    let needed = needed.saturating_add(1);
     let n = rows.len();
     if n < needed {
         return Err(Refusal::TooFew { needed });
@@ -223,6 +224,18 @@ mod tests {
     use super::*;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
+
+    #[test]
+    fn no_number_of_questions_proves_a_risk_of_next_to_nothing() {
+        let rows = vec![(0.9, false); 50];
+        for target in [1e-5, 1e-17, f64::MIN_POSITIVE] {
+            let found = risk_threshold(&rows, target, 0.05);
+            assert!(
+                matches!(found, Err(Refusal::TooFew { needed }) if needed > 50_000),
+                "{found:?}"
+            );
+        }
+    }
 
     #[test]
     fn the_bound_equals_the_beta_quantile() {

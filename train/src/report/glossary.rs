@@ -98,7 +98,7 @@ pub(crate) const TERMS: [Term; 19] = [
     Term {
         id: "temperature",
         names: &["Temperature"],
-        meaning: "the number that all logits are divided by after training; above 1 it lowers confidences above one half.",
+        meaning: "the number that all logits are divided by after training; above 1 it makes every answer less sure, below 1 surer.",
     },
     Term {
         id: "held-out",

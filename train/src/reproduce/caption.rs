@@ -37,6 +37,13 @@ pub(super) fn caption(plan: &Plan, records: &Records) -> Vec<String> {
                 .into(),
         );
     }
+    if plan.columns.iter().any(Column::is_held_out) {
+        text.push(
+            "Choose by the held-out questions, and let the test questions judge: the best of \
+             several rows looks better than it is on the questions that it was chosen by."
+                .into(),
+        );
+    }
     let mut seeds: Vec<u64> = evaluations.iter().map(|e| e.config.train.seed).collect();
     seeds.sort_unstable();
     seeds.dedup();

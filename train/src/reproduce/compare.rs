@@ -66,13 +66,23 @@ const FIGURES: [(&str, Unit); 4] = [
 /// which all were trained on.
 ///
 /// # Errors
-/// Runs of different datasets without a name, predictions that are missing, no common question, or
-/// answers to different questions of one name.
+/// A run that is given twice, runs of different datasets without a name, predictions that are
+/// missing, no common question, or answers to different questions of one name.
 pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainError> {
     let opened: Vec<(RunDirectory, RunConfig)> = runs
         .iter()
         .map(|run| RunDirectory::open(run))
         .collect::<Result<_, _>>()?;
+    for (place, run) in runs.iter().enumerate() {
+        let same = |other: &PathBuf| other.canonicalize().ok() == run.canonicalize().ok();
+        if runs[..place].iter().any(same) {
+            let reason = format!(
+                "{} stands twice: a run differs in nothing from itself",
+                run.display()
+            );
+            return Err(TrainError::config("compare", reason));
+        }
+    }
     let (_, first) = opened
         .first()
         .ok_or_else(|| TrainError::config("compare", "expected at least one run"))?;
@@ -111,13 +121,13 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
     same_questions(&opened, &dataset, &answers)?;
     let bootstrap = first.bootstrap();
     let bins = first.evaluation.bins;
-    let base = opened[0].0.base_predictions(&dataset).ok();
-    let base = base.and_then(|rows| {
-        let both = common(vec![answers[0].clone(), rows]);
-        // Only where it was asked every one of these questions.
-        let rows = both.into_iter().nth(1)?;
-        (rows.len() == answers[0].len()).then(|| Metrics::of(&rows, bins, bootstrap))
-    });
+    let base = opened[0].0.base_predictions(&dataset)?;
+    let both = common(vec![answers[0].clone(), base]);
+    // Only where it was asked every one of these questions.
+    let base = both.into_iter().nth(1);
+    let base = base
+        .filter(|rows| rows.len() == answers[0].len())
+        .map(|rows| Metrics::of(&rows, bins, bootstrap));
     let differences = answers[1..]
         .iter()
         .map(|rows| {

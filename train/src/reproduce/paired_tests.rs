@@ -38,7 +38,10 @@ pub(super) struct ColumnGroup {
 pub(super) fn groups(columns: &[Column]) -> Vec<ColumnGroup> {
     let places = |wanted: &dyn Fn(&Column) -> bool| -> Vec<usize> {
         let all = columns.iter().enumerate();
-        all.filter(|(_, c)| wanted(c)).map(|(i, _)| i).collect()
+        // What settings are chosen by is no test.
+        all.filter(|(_, c)| !c.is_held_out() && wanted(c))
+            .map(|(i, _)| i)
+            .collect()
     };
     let own = |column: &Column| !column.is_shifted();
     let mut found = vec![ColumnGroup {

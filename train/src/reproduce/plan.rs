@@ -16,6 +16,7 @@ use crate::config::{
 };
 use crate::error::TrainError;
 use crate::method;
+use crate::metric::Bootstrap;
 use crate::prequential::FIRST_ANSWERS_SET;
 use crate::registry;
 use crate::run_directory::HELD_OUT;
@@ -95,6 +96,8 @@ pub struct Plan {
     pub rows: Vec<PlannedRow>,
     /// Equal-width bins of the calibration errors.
     pub bins: usize,
+    /// Resamples of the paired tests.
+    pub bootstrap: Bootstrap,
     /// Which columns were replaced or left out, and why.
     pub notes: Vec<String>,
     /// Which rows were left out, and why.
@@ -141,13 +144,16 @@ impl Plan {
             }
         }
         let mut planned = Vec::new();
-        let mut bins = EvaluationSection::default().bins;
+        let mut figures = EvaluationSection::default();
         for row in rows {
-            bins = settings(options, &row, trained_on[0], 0)?.evaluation.bins;
+            figures = settings(options, &row, trained_on[0], 0)?.evaluation;
             let mut evaluations = Vec::new();
             for seed in 0..options.seeds as u64 {
                 for train in &trained_on {
-                    let tests = columns.iter().filter(|c| c.train == *train);
+                    // Every evaluation asks the held-out questions.
+                    let tests = columns
+                        .iter()
+                        .filter(|c| c.train == *train && !c.is_held_out());
                     let on = tests.map(|c| c.test.to_owned()).collect();
                     evaluations.push(evaluation(options, &row, train, seed, on)?);
                 }
@@ -158,7 +164,11 @@ impl Plan {
             table: options.table,
             columns,
             rows: planned,
-            bins,
+            bins: figures.bins,
+            bootstrap: Bootstrap {
+                resamples: figures.bootstrap,
+                ..Default::default()
+            },
             notes,
             left_out,
         })
@@ -308,9 +318,11 @@ fn evaluation(
     on: Vec<String>,
 ) -> Result<EvaluationJob, TrainError> {
     let mut config = settings(options, row, train, seed)?;
-    // How figures are taken from the answers does not change them.
+    // How figures are taken from the answers does not change them; how far a written answer is
+    // trusted does.
     config.evaluation = EvaluationSection {
         batch_tokens: config.evaluation.batch_tokens,
+        answer_confidence: config.evaluation.answer_confidence,
         ..Default::default()
     };
     let built = registry::build(&config)?;
@@ -371,6 +383,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::reproduce::sweep::{self, Varied};
     use crate::reproduce::tables;
 
     fn options(table: &str, seeds: usize) -> Options {
@@ -385,6 +398,35 @@ mod tests {
             given,
             root: PathBuf::new(),
         }
+    }
+
+    #[test]
+    fn how_far_written_answers_are_trusted_is_part_of_the_answers() {
+        let varied = Varied::read("evaluation.answer_confidence=mean,product").unwrap();
+        let table = sweep::table(&[varied], "lora", "triviaqa", "TriviaQA").unwrap();
+        let plan = |setting: &str| {
+            let mut options = options("table1", 1);
+            options.table = table;
+            options.given.set(setting).unwrap();
+            Plan::new(&options, None).unwrap()
+        };
+        let ids = |plan: &Plan| -> Vec<String> {
+            let evaluations = plan.evaluations();
+            evaluations.iter().map(|e| e.id.clone()).collect()
+        };
+        let plain = plan("evaluation.bins=15");
+        let [mean, product] = &ids(&plain)[..] else {
+            panic!("two rows");
+        };
+        assert_ne!(mean, product);
+        // Bins and resamples change no answer, and are what was asked for.
+        let [fewer, resampled] = ["evaluation.bins=10", "evaluation.bootstrap=50"].map(plan);
+        assert_eq!([ids(&fewer), ids(&resampled)], [ids(&plain), ids(&plain)]);
+        assert_eq!((plain.bins, fewer.bins), (15, 10));
+        assert_eq!(
+            (plain.bootstrap.resamples, resampled.bootstrap.resamples),
+            (1000, 50)
+        );
     }
 
     fn finder() -> Finder {

@@ -12,7 +12,7 @@ use super::plan::{EvaluationJob, Plan, PlannedRow};
 use super::records::{Records, TrainingRecord};
 use super::tables::{Column, Layout};
 use crate::evaluation::Cost;
-use crate::metric::{Bootstrap, Outcome, outcomes};
+use crate::metric::{Outcome, outcomes};
 use crate::prediction::ScoredRow;
 use crate::prequential::FIRST_ANSWERS_SET;
 use crate::run_directory::HELD_OUT;
@@ -136,6 +136,9 @@ pub struct ResultTable {
     /// Bins of ECE and diagrams.
     #[serde(skip)]
     pub bins: usize,
+    /// Resamples of the paired tests.
+    #[serde(skip)]
+    pub resamples: usize,
     /// Of every column, whether it asks other questions than its training's dataset has.
     #[serde(skip)]
     pub shifted: Vec<bool>,
@@ -187,7 +190,7 @@ impl ResultTable {
             &groups(&plan.columns),
             &plan.controls(),
             plan.bins,
-            Bootstrap::default(),
+            plan.bootstrap,
         );
         Self {
             name: plan.table.name.into(),
@@ -204,6 +207,7 @@ impl ResultTable {
             costs,
             answers: drawn,
             bins: plan.bins,
+            resamples: plan.bootstrap.resamples,
             shifted: plan.columns.iter().map(Column::is_shifted).collect(),
         }
     }
@@ -234,7 +238,7 @@ fn published(plan: &Plan, planned: &PlannedRow, column: &Column) -> Option<(f64,
 
 /// The answers of an evaluation to a test set, and their cost; none unless that set and the
 /// held-out questions have been scored. First answers cost nothing, and what the trained adapter
-/// says of held-out questions calibrates none of them.
+/// says of held-out questions calibrates neither them nor itself.
 fn scored(
     evaluation: &EvaluationJob,
     test: &str,
@@ -242,7 +246,7 @@ fn scored(
 ) -> Option<(CalibratedAnswers, Option<Cost>)> {
     let set = records.set(evaluation, test)?;
     let rows = set.rows.clone();
-    if test == FIRST_ANSWERS_SET {
+    if [FIRST_ANSWERS_SET, HELD_OUT].contains(&test) {
         return Some((CalibratedAnswers::uncalibrated(rows), None));
     }
     let held_out = records.set(evaluation, HELD_OUT)?;
@@ -288,6 +292,7 @@ impl ResultTable {
             costs: Vec::new(),
             answers: Vec::new(),
             bins,
+            resamples: 0,
             shifted: vec![false],
         }
     }

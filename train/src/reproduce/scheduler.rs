@@ -4,9 +4,13 @@
 //! passed over, because the rest of the table does not depend on it. After every evaluation the
 //! table is written as it stands.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+use data::source::sha256;
 
 use super::options::Options;
 use super::places::{evaluation_directory, is_trained, training_directory};
@@ -16,6 +20,7 @@ use super::work::{Estimates, ensure_evaluated, ensure_trained, missing};
 use crate::context::Setup;
 use crate::dashboard::state::clock;
 use crate::error::TrainError;
+use crate::run_directory::RunDirectory;
 
 /// One independent piece of a plan's work. Doing it twice does it once.
 #[derive(Debug, Clone, PartialEq)]
@@ -161,8 +166,9 @@ impl<'a> Schedule<'a> {
     /// errors: see [`Ended::Failed`].
     pub fn run(&self, setup: &Setup, cores: usize) -> Result<Ended, TrainError> {
         let root = &self.options.root;
+        self.unchanged()?;
         let open = self.open();
-        let mut pace = Pace::new(&open, setup, cores)?;
+        let mut pace = Pace::new(&open, setup, cores, root)?;
         let mut failures = Vec::new();
         let mut failed = Vec::new();
         for (place, job) in open.iter().enumerate() {
@@ -197,6 +203,33 @@ impl<'a> Schedule<'a> {
                 open: open.len(),
             },
         })
+    }
+
+    /// Refuses files of questions that have changed since a job read them: the rows of one table
+    /// would be of different questions.
+    fn unchanged(&self) -> Result<(), TrainError> {
+        let mut digests: HashMap<PathBuf, String> = HashMap::new();
+        for job in &self.jobs {
+            let run = RunDirectory::at(&job.directory(&self.options.root));
+            // What is wrong with a directory is said by who opens it.
+            let Ok(Some(known)) = run.provenance_if_written() else {
+                continue;
+            };
+            for file in known.split.files.iter().filter(|file| file.path.is_file()) {
+                let digest = match digests.entry(file.path.clone()) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(place) => place.insert(sha256(&file.path)?),
+                };
+                if *digest != file.sha256 {
+                    let reason = format!(
+                        "has changed since {} was made with it: put it back as it was, or begin anew in another directory (train --run, reproduce --root)",
+                        run.root().display()
+                    );
+                    return Err(TrainError::file(&file.path, reason));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The jobs that are left to do.
@@ -251,8 +284,8 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(open: &[&Job], setup: &Setup, cores: usize) -> Result<Self, TrainError> {
-        let mut estimates = Estimates::new(&setup.finder, cores);
+    fn new(open: &[&Job], setup: &Setup, cores: usize, root: &Path) -> Result<Self, TrainError> {
+        let mut estimates = Estimates::new(&setup.finder, cores, root);
         let estimates = open.iter().map(|job| job.estimate(&mut estimates));
         let mut estimates: Vec<Result<f64, TrainError>> = estimates.collect();
         // A job without its data fails when its turn comes, and the others do not.

@@ -8,6 +8,7 @@ use toml::{Table as Toml, Value};
 use super::tables::{Column, Layout, Row, Rows, Table};
 use crate::config::spelled;
 use crate::error::TrainError;
+use crate::run_directory::HELD_OUT;
 
 /// A setting and the values that it takes in turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,11 +52,11 @@ impl Varied {
     }
 }
 
-/// The table of every combination of values, one row each, on one dataset. It lives as long as the
-/// program, as the listed ones do.
+/// The table of every combination of values, one row each, on one dataset: its test questions, and
+/// the held-out ones to choose by. It lives as long as the program, as the listed ones do.
 ///
 /// # Errors
-/// A key that is varied twice.
+/// A key that is varied twice, or one that changes no answer.
 pub fn table(
     varied: &[Varied],
     preset: &'static str,
@@ -66,6 +67,16 @@ pub fn table(
     for (place, Varied { key, values }) in varied.iter().enumerate() {
         if varied[..place].iter().any(|other| other.key == *key) {
             let reason = "is varied twice: give all of its values at once";
+            return Err(TrainError::config(format!("--sweep {key}"), reason));
+        }
+        if [
+            "evaluation.bins",
+            "evaluation.bootstrap",
+            "evaluation.batch_tokens",
+        ]
+        .contains(&&**key)
+        {
+            let reason = "changes no answer: give all rows the same, with --set";
             return Err(TrainError::config(format!("--sweep {key}"), reason));
         }
         let short = key.rsplit('.').next().unwrap_or(key);
@@ -89,12 +100,16 @@ pub fn table(
     });
     let keys: Vec<&str> = varied.iter().map(|varied| &*varied.key).collect();
     let leaked = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
-    let columns = vec![Column {
-        label: leaked(label.into()),
+    let column = |label: String, test| Column {
+        label: leaked(label),
         train: dataset,
-        test: dataset,
+        test,
         stand_in: None,
-    }];
+    };
+    let columns = vec![
+        column(label.into(), dataset),
+        column(format!("{label}, held out"), HELD_OUT),
+    ];
     Ok(Box::leak(Box::new(Table {
         name: "sweep",
         title: leaked(format!("{preset} by {}", keys.join(", "))),
@@ -129,6 +144,9 @@ mod tests {
         let one = table(std::slice::from_ref(&rates), "lora", "boolq", "BoolQ").unwrap();
         assert_eq!(one.rows.all()[1].label, "learning_rate 2e-4");
         assert!(table(&[rates.clone(), rates], "lora", "boolq", "BoolQ").is_err());
+        let bins = read("evaluation.bins=10,15");
+        let error = table(&[bins], "lora", "boolq", "BoolQ").unwrap_err();
+        assert!(error.to_string().contains("changes no answer"), "{error}");
         for wrong in ["train", "epochs=1,2", "train.epochs=1,1", "train.epochs=1,"] {
             assert!(Varied::read(wrong).is_err(), "{wrong}");
         }

@@ -4,6 +4,7 @@ use data::names::unknown;
 
 use crate::error::TrainError;
 use crate::prequential::FIRST_ANSWERS_SET;
+use crate::run_directory::HELD_OUT;
 
 /// A column: trained on one dataset, tested on another or the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,7 +13,7 @@ pub struct Column {
     pub label: &'static str,
     /// Dataset of the training.
     pub train: &'static str,
-    /// Dataset of the test, or [`FIRST_ANSWERS_SET`].
+    /// Dataset of the test, [`HELD_OUT`], or [`FIRST_ANSWERS_SET`].
     pub test: &'static str,
     /// What is trained and tested on where the dataset of the test cannot be had.
     pub stand_in: Option<&'static StandIn>,
@@ -24,9 +25,14 @@ impl Column {
         self.test != FIRST_ANSWERS_SET
     }
 
+    /// Whether its questions are the training's held-out ones, by which settings are chosen.
+    pub fn is_held_out(&self) -> bool {
+        self.test == HELD_OUT
+    }
+
     /// Whether it asks questions of another dataset than the training's.
     pub fn is_shifted(&self) -> bool {
-        self.is_asked() && self.test != self.train
+        self.is_asked() && !self.is_held_out() && self.test != self.train
     }
 }
 

@@ -78,6 +78,7 @@ fn enter(
 pub struct Estimates<'a> {
     finder: &'a Finder,
     cores: usize,
+    root: &'a Path,
     prepared: HashMap<String, Prepared>,
     asked: HashSet<String>,
 }
@@ -86,11 +87,12 @@ pub struct Estimates<'a> {
 type Prepare = fn(&RunConfig, &Finder) -> Result<Prepared, TrainError>;
 
 impl<'a> Estimates<'a> {
-    /// Estimates for so many cores, with files from `finder`.
-    pub fn new(finder: &'a Finder, cores: usize) -> Self {
+    /// Estimates for so many cores, with files from `finder`; `root` is where the work is kept.
+    pub fn new(finder: &'a Finder, cores: usize, root: &'a Path) -> Self {
         Self {
             finder,
             cores,
+            root,
             prepared: HashMap::new(),
             asked: HashSet::new(),
         }
@@ -131,16 +133,18 @@ impl<'a> Estimates<'a> {
             .training_seconds)
     }
 
-    /// Seconds of an evaluation of all its sets, fit included. None for answers that an evaluation
-    /// already estimated gives, too.
+    /// Seconds of an evaluation of all its sets, fit included. None for answers that another
+    /// evaluation gives, done or already estimated.
     ///
     /// # Errors
     /// Data that cannot be had.
     pub fn evaluation(&mut self, evaluation: &EvaluationJob) -> Result<f64, TrainError> {
         let asked = evaluation.at_temperature_one();
-        if !self
-            .asked
-            .insert(asked.map_or(evaluation.id.clone(), |asked| asked.id))
+        let given = |asked: &EvaluationJob| missing(self.root, asked).is_empty();
+        if asked.as_ref().is_some_and(given)
+            || !self
+                .asked
+                .insert(asked.map_or(evaluation.id.clone(), |asked| asked.id))
         {
             return Ok(0.0);
         }

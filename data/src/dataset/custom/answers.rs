@@ -84,7 +84,18 @@ impl Found {
         if text.is_empty() {
             return Ok(None);
         }
+        let twice = |what: &str, texts: &[String]| match texts
+            .iter()
+            .filter(|t| **t == text)
+            .count()
+        {
+            0 | 1 => Ok(()),
+            n => Err(format!(
+                "{field}: {text:?} is the {what} of {n} choices: say which by its place or letter, or keep one"
+            )),
+        };
         if let Some(index) = labels.iter().position(|label| *label == text) {
+            twice("label", labels)?;
             return Ok(Some(Self::Index(index)));
         }
         let letter = match text.as_bytes() {
@@ -95,6 +106,7 @@ impl Found {
         };
         let index = number(value).and_then(|number| counting.index(number));
         let inside = |index: &usize| *index < choices.len();
+        twice("text", choices)?;
         Ok(Some(Self::Text(Candidates {
             letter: letter.filter(inside),
             index: index.filter(inside),

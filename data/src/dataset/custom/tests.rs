@@ -32,6 +32,25 @@ fn answers_by_index_letter_and_text() {
     assert!(error.starts_with("answer: expected an index"), "{error}");
 }
 
+/// The first of two would be taken for what nobody said.
+#[test]
+fn an_answer_that_means_several_choices_is_refused() {
+    let custom = Custom::default();
+    let labels = json!({"question": "Which?", "choices": [
+        {"text": "x", "label": "A"}, {"text": "y", "label": "A"}], "answer": "A"});
+    let error = answer(&custom, &labels).unwrap_err();
+    assert!(error.contains("\"A\" is the label of 2 choices"), "{error}");
+    let row = |given: Value| json!({"question": "Which?", "choices": ["red", "red", "blue"], "answer": given});
+    let error = answer(&custom, &row(json!("red"))).unwrap_err();
+    assert!(
+        error.contains("\"red\" is the text of 2 choices"),
+        "{error}"
+    );
+    for (given, place) in [(json!("B"), 1), (json!(1), 1), (json!("blue"), 2)] {
+        assert_eq!(answer(&custom, &row(given)), Ok(Some(place)));
+    }
+}
+
 #[test]
 fn other_names_columns_and_cells() {
     let custom = Custom {

@@ -101,7 +101,7 @@ impl Inputs {
             positions: int(&inputs.positions),
             groups: queries / keys,
             half: dims::<2>(&cos)[1],
-            window: window.map(|w| w as i32),
+            window: window.map(|w| i32::try_from(w).unwrap_or(i32::MAX)),
             q,
             k,
             v,

@@ -6,6 +6,7 @@ use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
 use data::Batch;
+use data::batch::BatchInput;
 use data::seed::mix;
 use faer::Mat;
 use model::dropout::normal;
@@ -192,6 +193,7 @@ impl Linearised {
     fn sampled(&self, logits: Tensor<2>, covariance: &[f64], batch: &Batch) -> Tensor<3> {
         let [rows, choices] = logits.dims();
         let samples = self.settings.samples;
+        let streams = streams(&batch.input);
         let noise: Vec<Vec<f32>> = (0..rows)
             .map(|row| {
                 let n = batch.choices.counts[row];
@@ -199,7 +201,7 @@ impl Linearised {
                 // refuses.
                 let lower = cholesky(&self.covariance(covariance, row, batch))
                     .unwrap_or_else(|_| Mat::from_fn(n, n, |_, _| f64::NAN));
-                let seed = mix(self.seed, stream(&batch.ids[row]));
+                let seed = mix(self.seed, streams[row]);
                 draw(&lower, choices, samples, seed)
             })
             .collect();
@@ -239,12 +241,26 @@ pub(super) fn factors() -> Vec<f64> {
         .collect()
 }
 
-/// A question's own stream of random numbers, whatever batch it comes in: FNV-1a of its name.
-/// Recorded answers were drawn from it, so it stays beside `hash_name`.
-fn stream(id: &str) -> u64 {
-    id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    })
+/// Each question's own stream of random numbers, whatever batch it comes in and whatever it is
+/// called there: FNV-1a of the tokens that the model reads.
+fn streams(input: &BatchInput) -> Vec<u64> {
+    let [rows, sequence] = input.tokens.dims();
+    let read = |values: &Tensor<2, Int>| -> Vec<i64> {
+        let data = values.clone().into_data();
+        data.iter::<i64>().collect()
+    };
+    let [tokens, branches, segments] = [&input.tokens, &input.branches, &input.segments].map(read);
+    let stream = |row: usize| {
+        let places = row * sequence..(row + 1) * sequence;
+        places
+            .filter(|place| segments[*place] > 0)
+            .flat_map(|place| [tokens[place], branches[place]])
+            .flat_map(i64::to_le_bytes)
+            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+            })
+    };
+    (0..rows).map(stream).collect()
 }
 
 /// Samples of `N(0, L L^T)`, one after another, each filled up with zeros to `width`.

@@ -142,6 +142,7 @@ mod tests {
             }],
             answers: Vec::new(),
             bins: 15,
+            resamples: 1000,
             shifted: vec![false],
         }
     }

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::metric::Estimate;
 use crate::metric::paired::Difference;
-use crate::metric::{Bootstrap, Estimate};
 use crate::reproduce::paired_tests::PairedTest;
 use crate::reproduce::results::ResultTable;
 
@@ -49,7 +49,7 @@ pub fn paired_tests(table: &ResultTable) -> Option<String> {
     let _ = writeln!(
         text,
         "\nIn brackets the 95 % interval of the paired bootstrap over questions ({} resamples; averaged over the seeds that both rows have); bold where it excludes zero, which one in twenty does by chance. An ECE is too large on few questions, the more so the better the calibration and the wider the confidences are spread: no interval mends that.",
-        Bootstrap::default().resamples
+        table.resamples
     );
     (!references.is_empty()).then_some(text)
 }
