@@ -1,6 +1,7 @@
 //! Train, held-out and test, without a question in two of them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -209,13 +210,33 @@ fn once(
     mut questions: Vec<MultipleChoice>,
     notes: &mut Vec<String>,
 ) -> Vec<MultipleChoice> {
-    let all = questions.len();
-    let mut seen = HashSet::new();
-    questions.retain(|question| seen.insert(question.fingerprint()));
-    let repeats = all - questions.len();
+    let right = |question: &MultipleChoice| match question.written {
+        true => None,
+        false => question
+            .choices
+            .get(question.answer)
+            .map(|text| text.to_lowercase()),
+    };
+    let (mut repeats, mut contrary) = (0, 0);
+    let mut seen: HashMap<String, Option<String>> = HashMap::new();
+    questions.retain(|question| match seen.entry(question.fingerprint()) {
+        Entry::Vacant(place) => {
+            place.insert(right(question));
+            true
+        }
+        Entry::Occupied(known) => {
+            repeats += 1;
+            contrary += usize::from(*known.get() != right(question));
+            false
+        }
+    });
     if repeats > 0 {
+        let among = match contrary {
+            0 => String::new(),
+            n => format!(", {n} of them with another answer than the first, which counts"),
+        };
         notes.push(format!(
-            "the {split} questions: {repeats} row(s) that repeat one of the other {}, left out",
+            "the {split} questions: {repeats} row(s) that repeat one of the other {}{among}: left out",
             questions.len()
         ));
     }

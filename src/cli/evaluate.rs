@@ -181,7 +181,8 @@ fn score(
         }
         if *target == custom::NAME {
             let files = prepared.splits.account.files.iter();
-            unchanged(run, &run.provenance()?, files.map(|file| &*file.path))?;
+            let files = files.map(|file| (&*file.path, &*file.sha256));
+            unchanged(run, &run.provenance()?, files)?;
         }
         let questions = &prepared.splits.test;
         let seen = run.seen_among(questions)?;

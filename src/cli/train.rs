@@ -15,7 +15,7 @@ use train::config::{ConfigLayers, WeightType};
 use train::context::Setup;
 use train::dashboard::state::{DashboardState, clock, peak_memory};
 use train::export::start;
-use train::fine_tune::{RunOutcome, fine_tune};
+use train::fine_tune::{RunOutcome, check, fine_tune};
 use train::prepare::{LeftOut, Prepared, prepare_after};
 use train::registry;
 use train::resolve::LARGEST_SEED;
@@ -237,11 +237,12 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     };
     let config = sized(config, &args, &prepared, &device, &root)?;
     let _lock = RunDirectory::lock(&root)?;
-    // Only now, and until the first step: a run that is refused must not cost the old one.
-    let replaced = args
-        .overwrite
-        .then(|| RunDirectory::replace(&root))
-        .transpose()?;
+    // Only now: a run whose data cannot be had, or whose adapter does not fit, must not cost the
+    // old one.
+    if args.overwrite {
+        check(&config, &setup, &mut prepared)?;
+        RunDirectory::clear(&root)?;
+    }
     signal.begin();
     let _compiling = compiling(&telemetry);
     let outcome = {
@@ -254,7 +255,6 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         )?;
         fine_tune(&config, &setup, prepared)
     };
-    drop(replaced);
     conclude(outcome?, &setup, args.json)
 }
 

@@ -85,14 +85,37 @@ fn an_overwriting_training_that_is_refused_leaves_the_old_run() {
     ];
     let ask = [&ask[..], &["--choice", "false"]].concat();
     let before = stdout(at, &ask);
-    let rank = ["--overwrite", "--method", "lora", "--set"];
-    for wrong in [
-        "adapter.init_lora_weights=pissa",
-        "adapter.target_modules=['layers.9.self_attn.q_proj']",
+    let files = || {
+        let mut all: Vec<_> = std::fs::read_dir(at.join("r"))
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        all.sort();
+        all
+    };
+    let there = files();
+    let pissa = "adapter.init_lora_weights=pissa";
+    let absent = "adapter.target_modules=['layers.9.self_attn.q_proj']";
+    for (method, wrong, named) in [
+        ("lora", pissa, "PiSSA"),
+        ("deep_ensemble", pissa, "PiSSA"),
+        ("lora", absent, "fits no projection"),
     ] {
-        let again = [&TINY[..], &["--run", "r"], &rank, &[wrong]].concat();
-        fails(at, &again, &[]);
-        assert_eq!(stdout(at, &ask), before, "{wrong}");
+        let rest = [
+            "--run",
+            "r",
+            "--overwrite",
+            "--method",
+            method,
+            "--set",
+            wrong,
+        ];
+        fails(at, &[&TINY[..], &rest].concat(), &[named]);
+        assert_eq!(
+            (stdout(at, &ask), files()),
+            (before.clone(), there.clone()),
+            "{wrong}"
+        );
     }
     let again = [
         &TINY[..],
@@ -101,11 +124,6 @@ fn an_overwriting_training_that_is_refused_leaves_the_old_run() {
     .concat();
     succeeds(at, &again);
     assert_ne!(stdout(at, &ask), before);
-    let hidden = std::fs::read_dir(at.join("r")).unwrap().filter(|entry| {
-        let name = entry.as_ref().unwrap().file_name();
-        name.to_string_lossy().starts_with('.')
-    });
-    assert_eq!(hidden.count(), 0);
 }
 
 /// Rows of one table are of the same questions, and a fit is of those that the run knows.
@@ -133,7 +151,11 @@ fn files_that_have_changed_are_not_mixed_with_what_was_made_of_them() {
     let tested = [&files[..], &["--test", "t.jsonl"]].concat();
     succeeds(at, &[&tested[..], &["--run", "l"]].concat());
     let custom = ["evaluate", "l", "--on", "custom", "--method", "mc_dropout"];
-    succeeds(at, &custom);
+    let said = stdout(at, &[&custom[..], &["--json"]].concat());
+    assert!(
+        said.contains("\"tuned\"") && !said.contains("with_temperature"),
+        "what nothing was calibrated on has no such figures: {said}"
+    );
     let sweep = [&tested[..], &["--sweep"]].concat();
     succeeds(at, &[&sweep[..], &["train.learning_rate=1e-3"]].concat());
     // Another test file of the same name.

@@ -100,6 +100,25 @@ pub fn train(
     LoadedRun::new(config, setup, prepared, base, members, temperature)
 }
 
+/// Looks whether a new training could begin: loads the model, attaches the adapter that it begins
+/// with, and keeps nothing.
+///
+/// # Errors
+/// As [`train`] before its first step.
+pub fn check(config: &RunConfig, setup: &Setup, prepared: &mut Prepared) -> Result<(), TrainError> {
+    if registry::build(config)?.adapter() == AdapterConfig::None {
+        return Ok(());
+    }
+    let base = prepared.load(config, &setup.device)?;
+    let adapter = import(config, prepared)?;
+    let start = Start {
+        base: &base,
+        adapter: adapter.as_ref(),
+    };
+    let first = registry::training_settings(config, config.train.seed)?;
+    training::set_up(&first, start, prepared.train.len()).map(|_| ())
+}
+
 /// Says that a confidence calibrated on the held-out questions will be uncertain.
 fn few_held_out(prepared: &Prepared) -> Option<String> {
     let n = prepared.held_out.len();

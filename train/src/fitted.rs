@@ -74,12 +74,10 @@ pub fn members(
 ) -> Result<Vec<Member>, TrainError> {
     let known = same_model(prepared, run)?;
     same_task(config, &known, run)?;
-    let custom = &config.data.custom;
-    if registry::build(config)?.fit_questions() > 0 {
-        // What is fitted on them belongs to the run.
-        let fitted_on = [&custom.train, &custom.held_out];
-        unchanged(run, &known, fitted_on.into_iter().flatten().map(|f| &**f))?;
-    }
+    // What a method fits on the training questions belongs to the run. Without such a fit none are
+    // loaded.
+    let files = prepared.splits.account.files.iter();
+    unchanged(run, &known, files.map(|file| (&*file.path, &*file.sha256)))?;
     let questions = known.split.used[0];
     let trainings = trainings(config, run)?.into_iter();
     Ok(trainings
@@ -189,6 +187,7 @@ impl LoadedRun {
         let mut prepared = prepare_finished(config, &setup.finder)?;
         prepared.show(directory.shots(config)?);
         let members = members(config, directory, &prepared)?;
+        sets.iter().try_for_each(|set| prepared.takes(set))?;
         let positions = sets.iter().map(|set| set.positions());
         let longest = positions.fold(prepared.most_positions(), usize::max);
         Self::open(config, setup, prepared, longest, &members)

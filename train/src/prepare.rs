@@ -31,7 +31,7 @@ use crate::loss::cross_entropy::CrossEntropy;
 use crate::pace::{Pace, bootstrap_seconds};
 use crate::passes::{self, Fitting};
 use crate::registry;
-use crate::run_directory::Digests;
+use crate::run_directory::{CARD, Digests};
 use crate::way::Trial;
 
 /// Positions of the rotary table, for sequences of at most `limit` tokens by the settings. With
@@ -78,6 +78,8 @@ pub struct Prepared {
     prompt_tokens: usize,
     /// Tokens of the longest answer that is to be written; 0 where none is.
     answer_tokens: usize,
+    /// Tokens behind a prompt that its training appends.
+    appended: usize,
     /// Questions that cannot be asked and are left out.
     pub left_out: Vec<LeftOut>,
     /// Why the questions are put as they are, where the base model was tried on some first.
@@ -300,6 +302,7 @@ pub(crate) fn open(config: &RunConfig, finder: &Finder) -> Result<Prepared, Trai
             ..config.rendering(labels)
         },
         answer_tokens,
+        appended,
         left_out: Vec::new(),
         trial: None,
         train: Arc::default(),
@@ -385,7 +388,9 @@ fn open_model(config: &RunConfig, finder: &Finder) -> Result<OpenedModel, TrainE
     let located = models::find(&config.model.name, &config.model.revision, finder)?;
     // An export lists what it was written as.
     for file in &located.files {
-        if let (Some(directory), Some(name)) = (file.path.parent(), file.path.file_name()) {
+        if let (Some(directory), Some(name)) = (file.path.parent(), file.path.file_name())
+            && directory.join(CARD).is_file()
+        {
             Digests::of(directory).agrees(&name.to_string_lossy(), &file.sha256)?;
         }
     }
@@ -569,6 +574,32 @@ impl Prepared {
         longest.max().unwrap_or(1) + 64 + self.answer_tokens
     }
 
+    /// Tokens of the longest sequence that the settings allow.
+    fn longest(&self) -> usize {
+        self.prompt_tokens + self.answer_tokens + self.appended
+    }
+
+    /// Refuses questions that may be longer than a model with LongRoPE was trained for, where this
+    /// run's are not: its frequencies were chosen for the shorter ones.
+    ///
+    /// # Errors
+    /// The setting, and the bound.
+    pub(crate) fn takes(&self, other: &Self) -> Result<(), TrainError> {
+        if let Some(RopeScaling::LongRope {
+            original_max_position_embeddings: context,
+            ..
+        }) = &self.model.rope_scaling
+            && self.longest() as f64 <= *context
+            && other.longest() as f64 > *context
+        {
+            let reason = format!(
+                "the run's own questions stay within the {context} tokens that the model was first trained for, so that longer ones would be read with other frequencies: keep to them, or train with such a limit"
+            );
+            return Err(TrainError::config("data.max_tokens", reason));
+        }
+        Ok(())
+    }
+
     /// Positions of any question that may come, in any wording.
     pub fn most_positions(&self) -> usize {
         self.prompt_tokens + self.positions()
@@ -586,7 +617,7 @@ impl Prepared {
     ) -> Result<Llama, TrainError> {
         let longest = rotary_positions(
             self.model.rope_scaling.as_ref(),
-            self.prompt_tokens + self.answer_tokens + 1,
+            self.longest(),
             self.positions().max(positions),
         );
         let dtype = config.model.dtype.float();

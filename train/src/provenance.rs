@@ -132,23 +132,27 @@ pub fn same_task(
     known: &Provenance,
     run: &RunDirectory,
 ) -> Result<(), TrainError> {
-    unchanged(run, known, config.data.custom.task.as_deref())
+    match &config.data.custom.task {
+        Some(task) => unchanged(run, known, [(&**task, &*sha256(task)?)]),
+        None => Ok(()),
+    }
 }
 
-/// Refuses files that have changed since a run read them; others it does not know.
+/// Refuses files, each with its SHA-256, that have changed since a run read them; others it does
+/// not know.
 ///
 /// # Errors
-/// The first such file, or one that cannot be read.
+/// The first such file.
 pub fn unchanged<'a>(
     run: &RunDirectory,
     known: &Provenance,
-    files: impl IntoIterator<Item = &'a Path>,
+    files: impl IntoIterator<Item = (&'a Path, &'a str)>,
 ) -> Result<(), TrainError> {
-    for file in files {
-        let recorded = known.split.files.iter().find(|known| known.path == file);
-        if let Some(recorded) = recorded
-            && sha256(file)? != recorded.sha256
-        {
+    for (file, digest) in files {
+        // The parts of one bundled file are recorded under one path.
+        let recorded = known.split.files.iter().filter(|known| known.path == file);
+        let mut differ = recorded.map(|known| known.sha256 != digest).peekable();
+        if differ.peek().is_some() && differ.all(|differs| differs) {
             let reason = format!(
                 "has changed since {} was trained with it: put it back as it was, or train again",
                 run.root().display()

@@ -1,9 +1,9 @@
 //! Where a training's numbers are kept: `metrics.jsonl`, the same as a table in `metrics.csv`, and
 //! an event file for TensorBoard, which the run's settings and final figures go to as well.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use events::Events;
 use serde::{Deserialize, Serialize};
@@ -96,17 +96,19 @@ impl MetricsLog {
     }
 }
 
-/// The files that are made beside `metrics.jsonl`.
+/// Removes the files that are made beside `metrics.jsonl`.
 ///
 /// # Errors
-/// A directory that cannot be read.
-pub fn files(root: &Path) -> io::Result<Vec<PathBuf>> {
+/// A file that cannot be removed.
+pub fn remove(root: &Path) -> io::Result<()> {
     if !root.is_dir() {
-        return Ok(Vec::new());
+        return Ok(());
     }
-    let mut found = events::files(root)?;
-    found.extend(Some(root.join("metrics.csv")).filter(|file| file.is_file()));
-    Ok(found)
+    events::remove(root)?;
+    match fs::remove_file(root.join("metrics.csv")) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Writes the settings of a run and its final figures where TensorBoard looks for hyperparameters
@@ -147,8 +149,6 @@ fn flat(settings: &Value) -> Vec<(String, Value)> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use serde_json::json;
 
@@ -203,10 +203,8 @@ mod tests {
         drop(log);
         MetricsLog::open(root.path(), &jsonl, &[line(1, 0.5)]).unwrap();
         assert_eq!(events(root.path()).len(), 2);
-        // The events and the table: all but the log that they are made from.
-        let made = files(root.path()).unwrap();
-        let all = fs::read_dir(root.path()).unwrap().count();
-        assert!(made.len() == 2 && all == 3, "{made:?} of {all}");
+        remove(root.path()).unwrap();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -252,7 +252,11 @@ impl Walk {
 }
 
 /// The base model with an adapter at its beginning, and the method that trains it.
-fn set_up(config: &RunConfig, start: Start, questions: usize) -> Result<Trainee, TrainError> {
+pub(crate) fn set_up(
+    config: &RunConfig,
+    start: Start,
+    questions: usize,
+) -> Result<Trainee, TrainError> {
     let method = registry::build(config)?;
     let tuned = start.base.attach(&method.adapter(), config.train.seed)?;
     let tuned = match start.adapter {

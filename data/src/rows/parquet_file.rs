@@ -104,7 +104,7 @@ fn projection(file: File, kept: &[&str], wanted: &Wanted) -> Result<Option<Type>
     let first = first.take(FIRST).enumerate();
     // A damaged row is named where all are read.
     let first: Vec<Row> = first
-        .map_while(|(number, row)| Some((number + 1, object(&row.ok()?))))
+        .map_while(|(number, row)| Some((number + 1, object(&row.ok()?).ok()?)))
         .collect();
     // What nobody asks for, such as pictures or long explanations, is not even decompressed.
     let projection = wanted(&first).map(|wanted| {
@@ -143,7 +143,8 @@ impl Batches {
             let mut batch = Vec::with_capacity(BATCH);
             for row in rows.take(BATCH) {
                 *number += 1;
-                let row = object(&row.map_err(|e| format!("row {number}: {e}"))?);
+                let row = row.map_err(|e| format!("row {number}: {e}"))?;
+                let row = object(&row).map_err(|e| format!("row {number}: {e}"))?;
                 *text += text_bytes(&row);
                 if *text > TEXT * file.length + (32 << 20) {
                     return Err(format!(
@@ -192,17 +193,20 @@ fn text_bytes(value: &Value) -> u64 {
     }
 }
 
-fn object(row: &parquet::record::Row) -> Value {
+fn object(row: &parquet::record::Row) -> Result<Value, String> {
     let fields = row.get_column_iter();
-    let fields = fields.map(|(name, field)| (name.clone(), value(field)));
-    Value::Object(fields.collect())
+    let fields = fields.map(|(name, field)| {
+        let found = value(field).map_err(|reason| format!("{name}: {reason}"))?;
+        Ok((name.clone(), found))
+    });
+    fields.collect::<Result<_, _>>().map(Value::Object)
 }
 
 /// A cell as JSON. The crate's own conversion makes base64 of plain bytes, which many programs
 /// write for text, and 0.10000000149011612 of 0.1.
-fn value(field: &Field) -> Value {
+fn value(field: &Field) -> Result<Value, String> {
     let float = |text: String| serde_json::from_str(&text).unwrap_or(Value::Null);
-    match field {
+    Ok(match field {
         Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
             Ok(text) => Value::from(text),
             // An image or the like. Whoever asks for it as text is told what it is.
@@ -210,20 +214,23 @@ fn value(field: &Field) -> Value {
         },
         Field::Float16(number) => float(format!("{:?}", number.to_f32())),
         Field::Float(number) => float(format!("{number:?}")),
-        Field::Group(row) => object(row),
-        Field::ListInternal(list) => list.elements().iter().map(value).collect(),
+        Field::Group(row) => object(row)?,
+        Field::ListInternal(list) => {
+            let items = list.elements().iter().map(value);
+            Value::Array(items.collect::<Result<_, _>>()?)
+        }
         Field::MapInternal(map) => {
             let mut entries = serde_json::Map::new();
             for (key, found) in map.entries() {
-                let key = match value(key) {
+                let key = match value(key)? {
                     Value::String(key) => key,
                     other => other.to_string(),
                 };
-                // The last of two would win without a word. Whoever asks for it is told.
+                // The last of two would win without a word.
                 if entries.contains_key(&key) {
-                    return serde_json::json!({"a map in which a key stands twice": key});
+                    return Err(format!("the key {key:?} of a map stands twice: keep one"));
                 }
-                entries.insert(key, value(found));
+                entries.insert(key, value(found)?);
             }
             Value::Object(entries)
         }
@@ -233,5 +240,5 @@ fn value(field: &Field) -> Value {
             other => other,
         },
         other => other.to_json_value(),
-    }
+    })
 }

@@ -8,8 +8,8 @@ use burn::tensor::TensorData;
 use serde_json::{Value, json};
 
 use super::{
-    Adapter, Tensors, number, read_tensors, refuse, shape, slice, stacked, take, torch, transposed,
-    write_json,
+    Adapter, Tensors, count, number, read_tensors, refuse, shape, slice, stacked, take, torch,
+    transposed, write_json,
 };
 use crate::adapter::{
     AdapterConfig, LoraConfig, MixLoraConfig, MixtureWeights, Placement, TargetModule,
@@ -159,9 +159,9 @@ pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
             ("jitter_noise", json!(0.0)),
         ],
     )?;
-    let rank = number(&path, config, "r")?;
+    let rank = count(&path, config, "r")?;
     let alpha = number(&path, config, "lora_alpha")?;
-    for (key, own) in [("r", rank), ("lora_alpha", alpha)] {
+    for (key, own) in [("r", rank as f64), ("lora_alpha", alpha)] {
         if config["expert_lora"][key]
             .as_f64()
             .is_some_and(|n| n != own)
@@ -172,12 +172,12 @@ pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
             ));
         }
     }
-    let experts = number(&path, config, "num_experts")? as usize;
+    let experts = count(&path, config, "num_experts")?;
     let targets = targets(&path, &config["target_modules"])?;
     let mut found = read_tensors(directory)?;
     let tensors = own_tensors(&mut found, &targets, experts)?;
     let lora = LoraConfig {
-        rank: rank as usize,
+        rank,
         alpha,
         dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
         target_modules: targets.into(),

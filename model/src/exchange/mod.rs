@@ -260,6 +260,18 @@ fn number(path: &Path, config: &Value, key: &str) -> Result<f64, ModelError> {
     })
 }
 
+/// A number that counts something.
+fn count(path: &Path, config: &Value, key: &str) -> Result<usize, ModelError> {
+    let found = config[key].as_u64().filter(|n| *n > 0);
+    found.map(|n| n as usize).ok_or_else(|| {
+        let reason = format!(
+            "{key}: expected a whole number above 0, got {}",
+            config[key]
+        );
+        at(path, reason)
+    })
+}
+
 /// Refuses a configuration that asks for what is not implemented. `harmless` lists such keys, each
 /// with its one value that can be ignored.
 fn refuse(path: &Path, config: &Value, harmless: &[(&str, Value)]) -> Result<(), ModelError> {

@@ -13,7 +13,7 @@ use burn::tensor::TensorData;
 use serde_json::{Value, json};
 
 use super::{
-    Adapter, Tensors, floats, number, read_tensors, refuse, shape, transposed, write_json,
+    Adapter, Tensors, count, floats, number, read_tensors, refuse, shape, transposed, write_json,
     write_safetensors,
 };
 use crate::adapter::{
@@ -316,7 +316,7 @@ fn last(name: &str) -> &str {
 pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
     let path = directory.join("adapter_config.json");
     refuse_variants(&path, config)?;
-    let rank = number(&path, config, "r")?;
+    let rank = count(&path, config, "r")?;
     let (found, tensors) = own_tensors(&path, read_tensors(directory)?)?;
     let init_lora_weights = start(&path, &config["init_lora_weights"])?;
     let is_fused = |name: &String| FusedModule::ALL.iter().any(|f| name.contains(f.name()));
@@ -328,7 +328,7 @@ pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
     }
     let is_true = |key: &str| config[key].as_bool().unwrap_or(false);
     let lora = LoraConfig {
-        rank: rank as usize,
+        rank,
         alpha: number(&path, config, "lora_alpha")?,
         dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
         target_modules: targets(config, &found),

@@ -27,8 +27,7 @@ use crate::provenance::differing;
 use crate::registry;
 use crate::run_directory::RunDirectory;
 
-/// Name of the file that carries an adapter's calibration.
-pub const CARD: &str = "uq.json";
+pub use crate::run_directory::CARD;
 
 /// What others need to use an adapter's confidence: how its questions are put, to which base
 /// model, and what held-out questions have shown.

@@ -42,8 +42,9 @@ pub struct Figures {
     pub base_held_out: Metrics,
     /// Tuned model, held-out.
     pub tuned_held_out: Metrics,
-    /// Tuned model on test after calibration on held-out.
-    pub calibrated: CalibratedMetrics,
+    /// Tuned model on test after calibration on held-out; absent where none of these was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibrated: Option<CalibratedMetrics>,
     /// What an answer of the tuned model costs.
     pub cost: Cost,
 }
@@ -88,7 +89,7 @@ impl Scored {
             tuned: self.tuned.clone(),
             base_held_out: self.base_held_out.clone(),
             tuned_held_out: self.tuned_held_out.clone(),
-            calibrated: self.calibrated.clone(),
+            calibrated: (!self.held_out_rows.is_empty()).then(|| self.calibrated.clone()),
             cost: self.cost,
         }
     }

@@ -208,14 +208,22 @@ impl<'a> Schedule<'a> {
     /// Refuses files of questions that have changed since a job read them: the rows of one table
     /// would be of different questions.
     fn unchanged(&self) -> Result<(), TrainError> {
+        if self.open().is_empty() {
+            return Ok(());
+        }
+        let root = &self.options.root;
         let mut digests: HashMap<PathBuf, String> = HashMap::new();
-        for job in &self.jobs {
-            let run = RunDirectory::at(&job.directory(&self.options.root));
+        // What is begun looks for itself.
+        for job in self.jobs.iter().filter(|job| job.is_done(root)) {
+            let run = RunDirectory::at(&job.directory(root));
             // What is wrong with a directory is said by who opens it.
             let Ok(Some(known)) = run.provenance_if_written() else {
                 continue;
             };
-            for file in known.split.files.iter().filter(|file| file.path.is_file()) {
+            for file in known.split.files.iter().filter(|file| {
+                // Below a relative --data-dir it may be another file from here.
+                file.path.is_absolute() && file.path.is_file()
+            }) {
                 let digest = match digests.entry(file.path.clone()) {
                     Entry::Occupied(known) => known.into_mut(),
                     Entry::Vacant(place) => place.insert(sha256(&file.path)?),

@@ -21,6 +21,8 @@ use crate::error::TrainError;
 
 /// Name of the list.
 pub const DIGESTS: &str = "digests.sha256";
+/// Name of the file by which an export is known.
+pub const CARD: &str = "uq.json";
 
 /// The list of a directory's files with their SHA-256.
 #[derive(Debug, Clone)]

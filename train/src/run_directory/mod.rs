@@ -28,8 +28,9 @@ use serde::de::DeserializeOwned;
 use crate::config::RunConfig;
 use crate::dashboard::hangup::LINES;
 use crate::error::TrainError;
-use crate::lock::Lock;
+use crate::lock::{LOCK, Lock};
 use crate::registry;
+use crate::tracker;
 
 mod alarms;
 mod digests;
@@ -38,13 +39,11 @@ mod first_answers;
 mod metrics;
 mod predictions;
 mod record;
-mod replaced;
 
 pub use alarms::AlarmLog;
-pub use digests::{DIGESTS, Digests, digest};
+pub use digests::{CARD, DIGESTS, Digests, digest};
 pub use predictions::{HELD_OUT, read_predictions};
 pub use record::{ChatRecord, Environment, Provenance};
-pub use replaced::Replaced;
 
 pub(crate) use files::write;
 pub(crate) use first_answers::FIRST_ANSWERS;
@@ -173,7 +172,6 @@ impl RunDirectory {
     pub fn lock(root: &Path) -> Result<Lock, TrainError> {
         let lock = Lock::take(root)?;
         files::sweep(root);
-        Replaced::settle(root).map_err(|e| TrainError::file(root, e))?;
         Ok(lock)
     }
 
@@ -187,43 +185,26 @@ impl RunDirectory {
         Digests::of(&self.root)
     }
 
-    /// Sets aside what an earlier run of ours left in `root`, and only that, until the new one has
-    /// begun.
+    /// Removes what an earlier run of ours left in `root`, and only that.
     ///
     /// # Errors
-    /// A directory that is not empty and holds no run, or files that cannot be moved.
-    pub fn replace(root: &Path) -> Result<Replaced, TrainError> {
-        Replaced::of(root)
-    }
-
-    /// Removes what an earlier run of ours left in `root`, and only that.
-    fn clear(root: &Path) -> Result<(), TrainError> {
-        for part in Self::parts(root)? {
-            match part.is_dir() {
-                true => remove(&part, |p| fs::remove_dir_all(p))?,
-                false => remove(&part, |p| fs::remove_file(p))?,
-            }
-        }
-        Ok(())
-    }
-
-    /// What a run of ours left in `root`, in the order in which it may go: the settings last, so
-    /// that whoever is killed in between leaves a run, which can be replaced.
-    fn parts(root: &Path) -> Result<Vec<PathBuf>, TrainError> {
-        let ours = |entry: &fs::DirEntry| Replaced::is_besides(&entry.file_name());
+    /// A directory that is not empty and holds no run, or files that cannot be removed.
+    pub fn clear(root: &Path) -> Result<(), TrainError> {
+        let ours = |entry: &fs::DirEntry| entry.file_name() == LOCK;
         let entries = fs::read_dir(root).into_iter().flatten().flatten();
         if entries.into_iter().all(|entry| ours(&entry)) {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let run = Self::at(root);
         if let (false, Err(error)) = (run.digests().exists(), RunConfig::read(&run.config_path())) {
             let reason = format!("--overwrite replaces runs only, and this holds none ({error})");
             return Err(TrainError::file(root, reason));
         }
-        let mut parts: Vec<PathBuf> = ["checkpoint", "adapter", "evaluation", "members"]
-            .map(|name| root.join(name))
-            .into();
-        parts.extend(replaced::tracked(root)?);
+        for name in ["checkpoint", "adapter", "evaluation", "members"] {
+            remove(&root.join(name), |p| fs::remove_dir_all(p))?;
+        }
+        tracker::remove(root).map_err(|e| TrainError::file(root, e))?;
+        // The settings last: whoever is killed here leaves a run, which can be replaced.
         for name in [
             ENVIRONMENT,
             DATA,
@@ -239,10 +220,9 @@ impl RunDirectory {
             DIGESTS,
             CONFIG,
         ] {
-            parts.push(root.join(name));
+            remove(&root.join(name), |p| fs::remove_file(p))?;
         }
-        parts.retain(|part| part.exists());
-        Ok(parts)
+        Ok(())
     }
 
     /// Path of the directory.

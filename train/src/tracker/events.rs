@@ -141,7 +141,7 @@ fn now() -> Duration {
 }
 
 /// The event files of a directory.
-pub(super) fn files(root: &Path) -> io::Result<Vec<PathBuf>> {
+fn files(root: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(root)? {
         let entry = entry?;

@@ -54,6 +54,8 @@ pub(super) struct Candidates {
     index: Option<usize>,
     /// By the text as the choice itself.
     choice: Option<usize>,
+    /// Choices of that text.
+    alike: usize,
 }
 
 impl Found {
@@ -70,10 +72,17 @@ impl Found {
         if number_of(value) == Some(-1) && !choices.iter().any(|choice| choice == "-1") {
             return Ok(None);
         }
+        let once = |name: &str| match labels.iter().filter(|label| *label == name).count() {
+            0 | 1 => Ok(()),
+            n => Err(format!(
+                "{field}: {name:?} is the label of {n} choices: give each its own"
+            )),
+        };
         // Where the choices are numbers themselves, a number may be one of them.
         if let Value::Number(number) = value
             && !numeric
         {
+            once(&number.to_string())?;
             let named = labels.iter().position(|label| *label == number.to_string());
             let index = named.or_else(|| counting.index(whole(number)?));
             let first = counting.first();
@@ -84,18 +93,8 @@ impl Found {
         if text.is_empty() {
             return Ok(None);
         }
-        let twice = |what: &str, texts: &[String]| match texts
-            .iter()
-            .filter(|t| **t == text)
-            .count()
-        {
-            0 | 1 => Ok(()),
-            n => Err(format!(
-                "{field}: {text:?} is the {what} of {n} choices: say which by its place or letter, or keep one"
-            )),
-        };
         if let Some(index) = labels.iter().position(|label| *label == text) {
-            twice("label", labels)?;
+            once(&text)?;
             return Ok(Some(Self::Index(index)));
         }
         let letter = match text.as_bytes() {
@@ -106,11 +105,11 @@ impl Found {
         };
         let index = number(value).and_then(|number| counting.index(number));
         let inside = |index: &usize| *index < choices.len();
-        twice("text", choices)?;
         Ok(Some(Self::Text(Candidates {
             letter: letter.filter(inside),
             index: index.filter(inside),
             choice: choices.iter().position(|choice| *choice == text),
+            alike: choices.iter().filter(|choice| **choice == text).count(),
             text,
         })))
     }
@@ -123,6 +122,17 @@ impl Candidates {
             letter: self.letter.is_some(),
             index: self.index.is_some(),
             choice: self.choice.is_some(),
+        }
+    }
+
+    /// How many choices have the text, where nothing but their text tells which is meant.
+    pub(super) fn alike(&self, readings: Option<Readings>) -> usize {
+        let ways = readings.unwrap_or(Readings::ALL);
+        let otherwise =
+            (ways.letter && self.letter.is_some()) || (ways.index && self.index.is_some());
+        match otherwise {
+            true => 1,
+            false => self.alike,
         }
     }
 

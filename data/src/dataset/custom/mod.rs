@@ -320,6 +320,10 @@ impl Custom {
         let field = self.answer_field(row);
         let (text, means) = (&found.text, found.means(self.readings));
         match means[..] {
+            [_] if found.alike(self.readings) > 1 => Err(format!(
+                "{field}: {text:?} is the text of {} choices: say which by its place or letter, or keep one",
+                found.alike(self.readings)
+            )),
             [(index, _)] => Ok(Some(index)),
             [] => Err(format!(
                 "{field}: expected an index from 0, a letter from A, or one of {choices:?}, got {text:?}; another field: data.custom.answer or --answer-field"

@@ -49,6 +49,28 @@ fn an_answer_that_means_several_choices_is_refused() {
     for (given, place) in [(json!("B"), 1), (json!(1), 1), (json!("blue"), 2)] {
         assert_eq!(answer(&custom, &row(given)), Ok(Some(place)));
     }
+    let numbers = json!({"question": "Which?", "choices": [
+        {"text": "x", "label": "1"}, {"text": "y", "label": "1"}], "answer": 1});
+    assert!(
+        answer(&custom, &numbers)
+            .unwrap_err()
+            .contains("the label of 2 choices")
+    );
+    // A letter that is also the text of two choices is a letter still, and an index an index.
+    let letter = json!({"question": "Which?", "choices": ["A", "B", "C", "C"], "answer": "C"});
+    assert_eq!(answer(&custom, &letter), Ok(Some(2)));
+    let by_index: Vec<Row> = (0..8)
+        .map(|i| {
+            let choices = match i {
+                7 => ["3", "5", "3", "7"],
+                _ => ["10", "20", "30", "40"],
+            };
+            let row = json!({"question": format!("{i}?"), "choices": choices, "answer": (i % 4).to_string()});
+            (i + 1, row)
+        })
+        .collect();
+    let decided = custom.decided_by(&by_index).unwrap();
+    assert_eq!(answer(&decided, &by_index[7].1), Ok(Some(3)));
 }
 
 #[test]
