@@ -240,7 +240,7 @@ fn all() -> Vec<Row> {
         row("Checkpoints", "checkpoint_ensemble"),
         row("TFB", "tfb"),
         row("BLoB", "blob"),
-        row("Calibrated", "calibrated"),
+        row("Calibrated", "calibrated").beside("MixLoRA (first answers)"),
         at_first_answers("LoRA", "lora"),
         at_first_answers("MixLoRA", "mixlora"),
         row("LA-centred", "laplace-centred"),
@@ -390,7 +390,7 @@ fn calibrated() -> Vec<Row> {
         row("MixLoRA", "mixlora"),
         at_first_answers("MixLoRA", "mixlora"),
         row("UQ4CT", "uq4ct"),
-        row("Calibrated", "calibrated"),
+        row("Calibrated", "calibrated").beside("MixLoRA (first answers)"),
     ]
 }
 
