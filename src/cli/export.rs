@@ -56,8 +56,9 @@ enum FormatName {
 pub(super) fn run(args: &ExportArgs) -> Result<ExitCode> {
     logging();
     let _lock = Lock::take(&args.output)?;
-    let files = std::fs::read_dir(&args.output)?.flatten();
-    if files.into_iter().any(|file| file.file_name() != LOCK) {
+    let mut files = std::fs::read_dir(&args.output)?.flatten();
+    // Another process may be trying for the lock, in a file whose name begins like it.
+    if files.any(|file| !file.file_name().to_string_lossy().starts_with(LOCK)) {
         let name = args.output.display();
         bail!("{name}: is not empty: name another --output");
     }
