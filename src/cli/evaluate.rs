@@ -158,14 +158,14 @@ fn score(
     if args.limit == Some(0) {
         return Err(wrong("--limit 0: expected at least 1"));
     }
-    let counts = run.provenance()?.split.counts_from;
+    let known = run.provenance()?;
     let mut asked: Vec<RunConfig> = targets
         .iter()
         .map(|target| on(config, target, args))
         .collect::<Result<_>>()?;
     for asked in &mut asked {
         let custom = &mut asked.data.custom;
-        *custom = custom.counting_elsewhere(counts);
+        *custom = custom.counting_elsewhere(known.split.counts_from);
     }
     let _lock = RunDirectory::lock(run.root())?;
     let state = Arc::new(Mutex::new(DashboardState::default()));
@@ -182,7 +182,7 @@ fn score(
         if *target == custom::NAME {
             let files = prepared.splits.account.files.iter();
             let files = files.map(|file| (&*file.path, &*file.sha256));
-            unchanged(run, &run.provenance()?, files)?;
+            unchanged(run, &known, files)?;
         }
         let questions = &prepared.splits.test;
         let seen = run.seen_among(questions)?;

@@ -240,7 +240,9 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     // Only now: a run whose data cannot be had, or whose adapter does not fit, must not cost the
     // old one.
     if args.overwrite {
-        check(&config, &setup, &mut prepared)?;
+        if RunDirectory::at(&root).exists() {
+            check(&config, &setup, &mut prepared)?;
+        }
         RunDirectory::clear(&root)?;
     }
     signal.begin();

@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use crate::support::programs::{TINY, fails, json as read_json, refuses, stdout, succeeds, train};
+use crate::support::programs::{
+    ASK, TINY, fails, json as read_json, refuses, stdout, succeeds, train,
+};
 
 /// Questions of a user's own, from number `first` on; without ids they are numbered when read.
 fn rows(first: usize, count: usize, named: bool) -> String {
@@ -21,16 +23,26 @@ fn rows(first: usize, count: usize, named: bool) -> String {
     (first..first + count).map(row).collect()
 }
 
-fn own(at: &Path, run: &str, file: &str, test: &str) {
-    let own = ["train", "--model", "tiny", "--plain", "--run", run];
-    let files = ["--dataset", file, "--test", test];
-    let briefly = [
+/// Trains on a file of one's own, a step.
+fn briefly<'a>(file: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let own = ["train", "--model", "tiny", "--plain", "--dataset", file];
+    let set = [
         "--set",
         "train.max_steps=1",
         "--set",
         "data.scoring=letters",
     ];
-    succeeds(at, &[&own[..], &files, &briefly].concat());
+    [&own[..], &set, more].concat()
+}
+
+fn own(at: &Path, run: &str, file: &str, test: &str) {
+    succeeds(at, &briefly(file, &["--test", test, "--run", run]));
+}
+
+/// Asks a run a question of such files.
+fn ask<'a>(run: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let ask = ["predict", run, "--question", "what is 1"];
+    [&ask[..], &["--choice", "1", "--choice", "2"], more].concat()
 }
 
 #[test]
@@ -75,16 +87,7 @@ fn an_overwriting_training_that_is_refused_leaves_the_old_run() {
     let root = tempfile::tempdir().unwrap();
     let at = root.path();
     train(at, "r", &[]);
-    let ask = [
-        "predict",
-        "r",
-        "--question",
-        "is ice warm",
-        "--choice",
-        "true",
-    ];
-    let ask = [&ask[..], &["--choice", "false"]].concat();
-    let before = stdout(at, &ask);
+    let before = stdout(at, &ASK);
     let files = || {
         let mut all: Vec<_> = std::fs::read_dir(at.join("r"))
             .unwrap()
@@ -112,7 +115,7 @@ fn an_overwriting_training_that_is_refused_leaves_the_old_run() {
         ];
         fails(at, &[&TINY[..], &rest].concat(), &[named]);
         assert_eq!(
-            (stdout(at, &ask), files()),
+            (stdout(at, &ASK), files()),
             (before.clone(), there.clone()),
             "{wrong}"
         );
@@ -123,7 +126,7 @@ fn an_overwriting_training_that_is_refused_leaves_the_old_run() {
     ]
     .concat();
     succeeds(at, &again);
-    assert_ne!(stdout(at, &ask), before);
+    assert_ne!(stdout(at, &ASK), before);
 }
 
 /// Rows of one table are of the same questions, and a fit is of those that the run knows.
@@ -133,22 +136,8 @@ fn files_that_have_changed_are_not_mixed_with_what_was_made_of_them() {
     let at = root.path();
     std::fs::write(at.join("q.jsonl"), rows(1, 40, true)).unwrap();
     std::fs::write(at.join("t.jsonl"), rows(100, 12, true)).unwrap();
-    let files = [
-        "train",
-        "--model",
-        "tiny",
-        "--plain",
-        "--dataset",
-        "q.jsonl",
-    ];
-    let briefly = [
-        "--set",
-        "train.max_steps=1",
-        "--set",
-        "data.scoring=letters",
-    ];
-    let files = [&files[..], &briefly, &["--method", "lora"]].concat();
-    let tested = [&files[..], &["--test", "t.jsonl"]].concat();
+    let lora = ["--method", "lora"];
+    let tested = briefly("q.jsonl", &[&lora[..], &["--test", "t.jsonl"]].concat());
     succeeds(at, &[&tested[..], &["--run", "l"]].concat());
     let custom = ["evaluate", "l", "--on", "custom", "--method", "mc_dropout"];
     let said = stdout(at, &[&custom[..], &["--json"]].concat());
@@ -165,33 +154,11 @@ fn files_that_have_changed_are_not_mixed_with_what_was_made_of_them() {
     fails(at, &custom, &["t.jsonl", "has changed since"]);
     // A method that is fitted on the training questions does not take others.
     let last = ["--method", "laplace-last", "--run", "a"];
-    succeeds(at, &[&files[..files.len() - 2], &last].concat());
+    succeeds(at, &briefly("q.jsonl", &last));
     std::fs::write(at.join("q.jsonl"), rows(300, 40, true)).unwrap();
-    let ask = [
-        "predict",
-        "a",
-        "--question",
-        "what is 1",
-        "--choice",
-        "1",
-        "--choice",
-        "2",
-    ];
-    fails(at, &ask, &["q.jsonl", "has changed since"]);
+    fails(at, &ask("a", &[]), &["q.jsonl", "has changed since"]);
     // What needs none of them still answers.
-    succeeds(
-        at,
-        &[
-            "predict",
-            "l",
-            "--question",
-            "what is 1",
-            "--choice",
-            "1",
-            "--choice",
-            "2",
-        ],
-    );
+    succeeds(at, &ask("l", &[]));
 }
 
 #[test]
@@ -218,39 +185,10 @@ fn repeated_questions_count_once() {
         said.contains("58 row(s) that repeat one of the other 2"),
         "{said}"
     );
-    let held_out = ["--held-out", "t.jsonl", "--overwrite"];
-    let own = [
-        "train",
-        "--model",
-        "tiny",
-        "--plain",
-        "--run",
-        "a",
-        "--dataset",
-        "q.jsonl",
-    ];
-    let briefly = [
-        "--set",
-        "train.max_steps=1",
-        "--set",
-        "data.scoring=letters",
-    ];
-    succeeds(at, &[&own[..], &held_out, &briefly].concat());
-    let ask = [
-        "predict",
-        "a",
-        "--question",
-        "what is 1",
-        "--choice",
-        "1",
-        "--choice",
-        "2",
-    ];
-    fails(
-        at,
-        &[&ask[..], &["--target-risk", "0.3"]].concat(),
-        &["held-out questions"],
-    );
+    let held_out = ["--held-out", "t.jsonl", "--overwrite", "--run", "a"];
+    succeeds(at, &briefly("q.jsonl", &held_out));
+    let risk = ask("a", &["--target-risk", "0.3"]);
+    fails(at, &risk, &["held-out questions"]);
 }
 
 /// A base model's answers that were changed are not left out without a word.

@@ -38,16 +38,21 @@ use crate::way::Trial;
 /// LongRoPE its length chooses between two sets of frequencies: `limit` decides, so that a run
 /// answers new questions as it was trained, however long these are.
 fn rotary_positions(scaling: Option<&RopeScaling>, limit: usize, longest: usize) -> usize {
-    let Some(RopeScaling::LongRope {
-        original_max_position_embeddings: context,
-        ..
-    }) = scaling
-    else {
-        return longest;
-    };
-    match limit as f64 > *context {
-        true => longest.max(limit),
-        false => longest.min(*context as usize),
+    match short_context(scaling) {
+        None => longest,
+        Some(context) if limit as f64 > context => longest.max(limit),
+        Some(context) => longest.min(context as usize),
+    }
+}
+
+/// The tokens up to which LongRoPE's frequencies for short texts serve; none of other rotations.
+fn short_context(scaling: Option<&RopeScaling>) -> Option<f64> {
+    match scaling? {
+        RopeScaling::LongRope {
+            original_max_position_embeddings,
+            ..
+        } => Some(*original_max_position_embeddings),
+        _ => None,
     }
 }
 
@@ -585,12 +590,9 @@ impl Prepared {
     /// # Errors
     /// The setting, and the bound.
     pub(crate) fn takes(&self, other: &Self) -> Result<(), TrainError> {
-        if let Some(RopeScaling::LongRope {
-            original_max_position_embeddings: context,
-            ..
-        }) = &self.model.rope_scaling
-            && self.longest() as f64 <= *context
-            && other.longest() as f64 > *context
+        if let Some(context) = short_context(self.model.rope_scaling.as_ref())
+            && self.longest() as f64 <= context
+            && other.longest() as f64 > context
         {
             let reason = format!(
                 "the run's own questions stay within the {context} tokens that the model was first trained for, so that longer ones would be read with other frequencies: keep to them, or train with such a limit"
