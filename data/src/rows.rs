@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::error::DataError;
 
+mod cells;
 mod pages;
 mod parquet_file;
 mod separated;

@@ -1,6 +1,6 @@
 //! Flags that several verbs have: where things are, when to abstain.
 
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
@@ -55,6 +55,10 @@ impl SourceArgs {
         if let Some(directory) = &self.data_dir {
             finder.data_dir = Some(directory.clone());
         }
+        // A run's record names its files, and is read from other places.
+        finder.data_dir = finder
+            .data_dir
+            .map(|directory| absolute(&directory).unwrap_or(directory));
         finder.offline |= self.offline;
         finder.miniature = model == "tiny" && self.data_dir.is_none();
         finder

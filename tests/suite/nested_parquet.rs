@@ -4,6 +4,7 @@ use data::dataset::custom::Custom;
 use data::dataset::{find, parse_all};
 use data::rows;
 use proptest::prelude::*;
+use serde_json::json;
 
 use crate::support::fixture;
 
@@ -21,6 +22,34 @@ fn nested_parquet_of_arc_and_openbookqa_is_read() {
         assert_eq!(found[0].choices, ["ice", "stone", "steel", "sand"]);
         assert_eq!((found[0].answer, found[1].answer), (0, 1));
         assert_eq!(found[1].question, "What dissolves in water?");
+    }
+}
+
+/// pandas writes nanoseconds by default; the parquet crate reads them as numbers.
+#[test]
+fn times_in_nanoseconds_are_read_as_times_at_every_depth() {
+    let rows = rows::read(&fixture("parquet/times.parquet"), &[]).unwrap();
+    let row = &rows[0].1;
+    let at = "2023-11-14 22:13:20.123456 +00:00";
+    assert_eq!(row["at"], at);
+    assert_eq!(row["list"], json!([at]));
+    assert_eq!(
+        row["inside"],
+        json!({"at": at, "n": 1_700_000_000_123_456_789_i64})
+    );
+    assert_eq!(row["map"], json!({"a": at}));
+    assert_eq!(row["clock"], "01:00:00.000000");
+    assert_eq!(row["count"], 1_700_000_000_123_456_789_i64);
+}
+
+#[test]
+fn what_compresses_in_ways_that_are_not_read_is_named_with_a_remedy() {
+    for codec in ["brotli", "lz4"] {
+        let path = fixture("parquet").join(format!("{codec}.parquet"));
+        let error = rows::read(&path, &[]).unwrap_err().to_string();
+        for part in [codec, "question", "zstd"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 }
 

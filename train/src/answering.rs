@@ -51,7 +51,8 @@ pub enum Calibration {
     AsStated,
     /// Temperature scaling, fitted on held-out questions.
     Temperature,
-    /// The calibrator of softmax confidence and FLU, fitted on held-out questions.
+    /// The calibrator of softmax confidence and FLU, fitted on held-out questions; without routers,
+    /// of the confidence alone.
     ConfidenceWithFlu,
     /// The temperature of the first answers to the training questions.
     FirstAnswers,

@@ -8,8 +8,8 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +25,9 @@ pub const STALE: Duration = Duration::from_secs(600);
 
 /// How often a lock's time is renewed.
 const RENEWAL: Duration = Duration::from_secs(60);
+
+/// The locks that this process holds: file and token.
+static HELD: Mutex<Vec<(PathBuf, u64)>> = Mutex::new(Vec::new());
 
 /// Who holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,6 +173,7 @@ impl Lock {
                 }
             }
         });
+        held(|held| held.push((path.clone(), token)));
         Self {
             path,
             created: None,
@@ -178,6 +182,40 @@ impl Lock {
             renewal: Some(renewal),
         }
     }
+}
+
+fn held<T>(look: impl FnOnce(&mut Vec<(PathBuf, u64)>) -> T) -> T {
+    look(&mut HELD.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Refuses to write below a directory whose lock this process has lost. Someone removed the
+/// directory, or took the lock over while this machine slept, and may be writing there by now.
+///
+/// # Errors
+/// The directory.
+pub fn still_held(place: &Path) -> Result<(), TrainError> {
+    let above = |lock: &Path| {
+        let directory = lock.parent().unwrap_or(Path::new(""));
+        lock.ends_with(LOCK) && place.starts_with(directory)
+    };
+    let locks = held(|held| {
+        let above = held.iter().filter(|(lock, _)| above(lock));
+        above.cloned().collect::<Vec<_>>()
+    });
+    for (lock, token) in locks {
+        // One that cannot be read at this moment tells nothing.
+        let lost = match read(&lock) {
+            Some(holder) => holder.token != token,
+            None => lock.try_exists().is_ok_and(|exists| !exists),
+        };
+        if lost {
+            return Err(TrainError::file(
+                lock.parent().unwrap_or(Path::new("")),
+                "was removed or taken over while this process worked on it: nothing more is written there; see that one process alone works on it, then start again",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Creates a lock that has its holder from its first moment, unless there is one: a process that is
@@ -254,6 +292,7 @@ impl Drop for Lock {
         if let Some(renewal) = self.renewal.take() {
             let _ = renewal.join();
         }
+        held(|held| held.retain(|(_, token)| *token != self.token));
         // Only our own: it may have been taken over while this machine slept.
         if read(&self.path).is_some_and(|holder| holder.token == self.token) {
             let _ = fs::remove_file(&self.path);
@@ -449,5 +488,28 @@ mod tests {
         fs::write(&path, serde_json::to_string(&other).unwrap()).unwrap();
         drop(fresh);
         assert_eq!(read(&path).unwrap(), other);
+    }
+
+    #[test]
+    fn nothing_is_written_where_the_lock_is_lost() {
+        let root = tempfile::tempdir().unwrap();
+        let run = root.path().join("run");
+        let place = run.join("checkpoint/model-1.bpk");
+        let lock = Lock::take(&run).unwrap();
+        let write = |place: &Path| crate::run_directory::write(place, b"x");
+        write(&place).unwrap();
+        // Another begins where the directory was removed.
+        fs::remove_dir_all(&run).unwrap();
+        let error = write(&place).unwrap_err().to_string();
+        assert!(error.contains("was removed or taken over"), "{error}");
+        assert!(!run.exists());
+        fs::create_dir(&run).unwrap();
+        let other = Holder::this();
+        fs::write(run.join(LOCK), serde_json::to_string(&other).unwrap()).unwrap();
+        assert!(write(&place).is_err() && !place.exists());
+        write(&root.path().join("run-2/a.json")).unwrap();
+        drop(lock);
+        assert_eq!(read(&run.join(LOCK)).unwrap(), other);
+        write(&place).unwrap();
     }
 }

@@ -153,14 +153,18 @@ pub fn unchanged<'a>(
         let recorded = known.split.files.iter().filter(|known| known.path == file);
         let mut differ = recorded.map(|known| known.sha256 != digest).peekable();
         if differ.peek().is_some() && differ.all(|differs| differs) {
-            let reason = format!(
-                "has changed since {} was trained with it: put it back as it was, or train again",
-                run.root().display()
-            );
-            return Err(TrainError::file(file, reason));
+            return Err(changed(file, run, "train again"));
         }
     }
     Ok(())
+}
+
+/// A file that is not what a run was made with, and what to do besides putting it back.
+pub(crate) fn changed(file: &Path, run: &RunDirectory, besides: &str) -> TrainError {
+    let run = run.root().display();
+    let reason =
+        format!("has changed since {run} was made with it: put it back as it was, or {besides}");
+    TrainError::file(file, reason)
 }
 
 /// Refuses to go on with a run on other files than it began with.
@@ -195,14 +199,10 @@ fn same(
     known: &[Located],
     found: &[Located],
 ) -> Result<(), TrainError> {
-    let changed = known.iter().zip(found);
-    let mut changed = changed.filter(|(known, found)| known.sha256 != found.sha256);
-    if let Some((_, file)) = changed.find(|(known, found)| known.path == found.path) {
-        let reason = format!(
-            "has changed since {} began with it: put it back as it was, or start another run",
-            run.root().display()
-        );
-        return Err(TrainError::file(&file.path, reason));
+    let pairs = known.iter().zip(found);
+    let mut differ = pairs.filter(|(known, found)| known.sha256 != found.sha256);
+    if let Some((_, file)) = differ.find(|(known, found)| known.path == found.path) {
+        return Err(changed(&file.path, run, "start another run"));
     }
     let Some([known, found]) = differing(known, found) else {
         return Ok(());

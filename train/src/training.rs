@@ -1,6 +1,6 @@
 //! One training through Burn's Learner, resumable at any optimizer step.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -53,6 +53,8 @@ pub struct Start<'a> {
 /// An adapter that a training begins with.
 #[derive(Debug)]
 pub struct StartingAdapter {
+    /// Where it lies.
+    pub directory: PathBuf,
     /// Its parameters.
     pub adapter: Adapter,
     /// The temperature that the first answers of its own training called for. A training without
@@ -260,7 +262,9 @@ pub(crate) fn set_up(
     let method = registry::build(config)?;
     let tuned = start.base.attach(&method.adapter(), config.train.seed)?;
     let tuned = match start.adapter {
-        Some(adapter) => tuned.with_adapter_tensors(&adapter.adapter.tensors)?,
+        Some(start) => tuned
+            .with_adapter_tensors(&start.adapter.tensors)
+            .map_err(|error| TrainError::file(&start.directory, error))?,
         None => tuned,
     };
     Ok(Trainee::new(tuned, method, &config.train, questions))

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 
+use parquet::basic::Compression;
 use parquet::file::metadata::ParquetMetaData;
 
 /// Bytes that a page may have whatever it was compressed to. Writers close a page at one or a few
@@ -11,6 +12,27 @@ use parquet::file::metadata::ParquetMetaData;
 const PAGE: u64 = 32 << 20;
 /// How often a page may be larger than what it was compressed to. Text reaches 10.
 const RATIO: u64 = 64;
+
+/// Checks that every column is compressed in a way that is read here.
+///
+/// # Errors
+/// The first column that is not, and what to write instead.
+pub(super) fn check_compression(metadata: &ParquetMetaData) -> Result<(), String> {
+    let groups = metadata.row_groups().iter();
+    for column in groups.flat_map(|group| group.columns()) {
+        let name = match column.compression() {
+            Compression::BROTLI(_) => "brotli",
+            Compression::LZ4 | Compression::LZ4_RAW => "lz4",
+            Compression::LZO => "lzo",
+            _ => continue,
+        };
+        return Err(format!(
+            "{}: is compressed by {name}, which is not read here: write the file with zstd, snappy or gzip",
+            column.column_path().string()
+        ));
+    }
+    Ok(())
+}
 
 /// Checks that a file can hold what it says that it holds. Call it before anything but the
 /// metadata is read.

@@ -5,12 +5,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use parquet::schema::types::Type;
-use serde_json::Value;
 
-use super::pages::check_sizes;
+use super::cells::{object, text_bytes};
+use super::pages::{check_compression, check_sizes};
 use super::{Pass, Row, Wanted, has, repeated};
 use crate::error::DataError;
 
@@ -28,8 +27,8 @@ pub struct ParquetFile {
     path: PathBuf,
     /// Bytes of the file.
     length: u64,
-    /// The columns that are read; absent for all of them.
-    projection: Option<Type>,
+    /// The columns that are read.
+    schema: Type,
     /// The values that some fields must have.
     only: Vec<(&'static str, String)>,
 }
@@ -42,42 +41,28 @@ impl ParquetFile {
     ) -> Result<Self, DataError> {
         let file = File::open(path).map_err(|e| DataError::io(path, e))?;
         let length = file.metadata().map_err(|e| DataError::io(path, e))?.len();
-        let mut own = Self {
+        let kept: Vec<&str> = only.iter().map(|(field, _)| *field).collect();
+        Ok(Self {
             path: path.into(),
             length,
-            projection: None,
+            schema: caught(path, || projection(file, &kept, wanted))?,
             only: only.to_vec(),
-        };
-        let kept: Vec<&str> = only.iter().map(|(field, _)| *field).collect();
-        own.projection = own.caught(|| projection(file, &kept, wanted))?;
-        Ok(own)
-    }
-
-    /// What a reader finds in the file. The parquet crate panics on some damaged pages; a damaged
-    /// file is an error like any other.
-    fn caught<T>(&self, read: impl FnOnce() -> Result<T, String>) -> Result<T, DataError> {
-        let _at_hand = fault::reading(&self.path);
-        fault::caught(read)
-            .unwrap_or_else(|_| Err("is damaged: fetch it again".into()))
-            .map_err(|reason| DataError::File {
-                path: self.path.clone(),
-                reason,
-            })
+        })
     }
 
     /// Every row once.
     pub(super) fn pass<'a>(&self) -> Result<Pass<'a>, DataError> {
-        let rows = self.caught(|| {
+        let rows = caught(&self.path, || {
             let file = File::open(&self.path).map_err(|e| e.to_string())?;
             let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
             let rows = RowIter::from_file_into(Box::new(reader));
-            rows.project(self.projection.clone())
+            rows.project(Some(self.schema.clone()))
                 .map_err(|e| e.to_string())
         })?;
         let rows = Batches {
             file: Self {
                 path: self.path.clone(),
-                projection: None,
+                schema: self.schema.clone(),
                 only: self.only.clone(),
                 ..*self
             },
@@ -91,10 +76,23 @@ impl ParquetFile {
     }
 }
 
+/// What a reader finds in a file. The parquet crate panics on some damaged pages; a damaged file is
+/// an error like any other.
+fn caught<T>(path: &Path, read: impl FnOnce() -> Result<T, String>) -> Result<T, DataError> {
+    let _at_hand = fault::reading(path);
+    fault::caught(read)
+        .unwrap_or_else(|_| Err("is damaged: fetch it again".into()))
+        .map_err(|reason| DataError::File {
+            path: path.into(),
+            reason,
+        })
+}
+
 /// The columns to read of a file that holds what it says.
-fn projection(file: File, kept: &[&str], wanted: &Wanted) -> Result<Option<Type>, String> {
+fn projection(file: File, kept: &[&str], wanted: &Wanted) -> Result<Type, String> {
     let same = file.try_clone().map_err(|e| e.to_string())?;
     let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
+    check_compression(reader.metadata())?;
     check_sizes(&same, reader.metadata())?;
     let schema = reader.metadata().file_metadata().schema();
     if let Some(reason) = repeated(schema.get_fields().iter().map(|field| field.name())) {
@@ -104,18 +102,19 @@ fn projection(file: File, kept: &[&str], wanted: &Wanted) -> Result<Option<Type>
     let first = first.take(FIRST).enumerate();
     // A damaged row is named where all are read.
     let first: Vec<Row> = first
-        .map_while(|(number, row)| Some((number + 1, object(&row.ok()?).ok()?)))
+        .map_while(|(number, row)| Some((number + 1, object(&row.ok()?, schema).ok()?)))
         .collect();
     // What nobody asks for, such as pictures or long explanations, is not even decompressed.
-    let projection = wanted(&first).map(|wanted| {
-        let is_read = |name: &str| kept.contains(&name) || wanted.iter().any(|w| w == name);
-        let fields = schema.get_fields().iter();
-        let fields = fields.filter(|field| is_read(field.name())).cloned();
-        Type::group_type_builder(schema.name())
-            .with_fields(fields.collect())
-            .build()
-    });
-    projection.transpose().map_err(|e| e.to_string())
+    let Some(wanted) = wanted(&first) else {
+        return Ok(schema.clone());
+    };
+    let is_read = |name: &str| kept.contains(&name) || wanted.iter().any(|w| w == name);
+    let fields = schema.get_fields().iter();
+    let fields = fields.filter(|field| is_read(field.name())).cloned();
+    Type::group_type_builder(schema.name())
+        .with_fields(fields.collect())
+        .build()
+        .map_err(|e| e.to_string())
 }
 
 /// A pass through a file.
@@ -144,7 +143,7 @@ impl Batches {
             for row in rows.take(BATCH) {
                 *number += 1;
                 let row = row.map_err(|e| format!("row {number}: {e}"))?;
-                let row = object(&row).map_err(|e| format!("row {number}: {e}"))?;
+                let row = object(&row, &file.schema).map_err(|e| format!("row {number}: {e}"))?;
                 *text += text_bytes(&row);
                 if *text > TEXT * file.length + (32 << 20) {
                     return Err(format!(
@@ -156,7 +155,7 @@ impl Batches {
             }
             Ok(batch)
         };
-        let mut batch = file.caught(&mut read)?;
+        let mut batch = caught(&file.path, &mut read)?;
         self.ended = batch.len() < BATCH;
         batch.retain(|(_, row)| has(row, &file.only));
         self.batch = batch.into_iter();
@@ -181,64 +180,4 @@ impl Iterator for Batches {
             }
         }
     }
-}
-
-/// Bytes of the text in a value.
-fn text_bytes(value: &Value) -> u64 {
-    match value {
-        Value::String(text) => text.len() as u64,
-        Value::Array(items) => items.iter().map(text_bytes).sum(),
-        Value::Object(fields) => fields.values().map(text_bytes).sum(),
-        _ => 0,
-    }
-}
-
-fn object(row: &parquet::record::Row) -> Result<Value, String> {
-    let fields = row.get_column_iter();
-    let fields = fields.map(|(name, field)| {
-        let found = value(field).map_err(|reason| format!("{name}: {reason}"))?;
-        Ok((name.clone(), found))
-    });
-    fields.collect::<Result<_, _>>().map(Value::Object)
-}
-
-/// A cell as JSON. The crate's own conversion makes base64 of plain bytes, which many programs
-/// write for text, and 0.10000000149011612 of 0.1.
-fn value(field: &Field) -> Result<Value, String> {
-    let float = |text: String| serde_json::from_str(&text).unwrap_or(Value::Null);
-    Ok(match field {
-        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
-            Ok(text) => Value::from(text),
-            // An image or the like. Whoever asks for it as text is told what it is.
-            Err(_) => serde_json::json!({"bytes that are no UTF-8": bytes.len()}),
-        },
-        Field::Float16(number) => float(format!("{:?}", number.to_f32())),
-        Field::Float(number) => float(format!("{number:?}")),
-        Field::Group(row) => object(row)?,
-        Field::ListInternal(list) => {
-            let items = list.elements().iter().map(value);
-            Value::Array(items.collect::<Result<_, _>>()?)
-        }
-        Field::MapInternal(map) => {
-            let mut entries = serde_json::Map::new();
-            for (key, found) in map.entries() {
-                let key = match value(key)? {
-                    Value::String(key) => key,
-                    other => other.to_string(),
-                };
-                // The last of two would win without a word.
-                if entries.contains_key(&key) {
-                    return Err(format!("the key {key:?} of a map stands twice: keep one"));
-                }
-                entries.insert(key, value(found)?);
-            }
-            Value::Object(entries)
-        }
-        Field::Decimal(_) => match field.to_json_value() {
-            // A whole number comes as `10.`.
-            Value::String(text) => Value::from(text.strip_suffix('.').unwrap_or(&text)),
-            other => other,
-        },
-        other => other.to_json_value(),
-    })
 }

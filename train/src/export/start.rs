@@ -46,6 +46,7 @@ pub fn import(
         );
     }
     Ok(Some(StartingAdapter {
+        directory: directory.clone(),
         adapter,
         temperature,
     }))

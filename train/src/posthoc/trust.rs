@@ -37,7 +37,7 @@ pub enum Way {
     AsStated,
     /// Temperature scaling.
     Temperature,
-    /// The calibrator of softmax confidence and FLU.
+    /// The calibrator of softmax confidence and FLU; without routers, of the confidence alone.
     ConfidenceWithFlu,
 }
 
@@ -210,7 +210,13 @@ impl Trust {
     /// What the calibration rests on, in a sentence; few questions are said to be few.
     pub fn sentence(&self) -> String {
         let n = self.calibrated_on;
-        let way = self.way.words();
+        // Exactly 0 where no row has FLU, as without routers.
+        let way = match self.way {
+            Way::ConfidenceWithFlu if self.calibrator.weights[2] == 0.0 => {
+                "by the calibrator of the stated confidence"
+            }
+            way => way.words(),
+        };
         let evidence = match self.left_out {
             None => String::new(),
             Some([stated, _]) if self.way == Way::AsStated => {
@@ -367,6 +373,12 @@ mod tests {
             .collect();
         let trust = Trust::fit(&rows);
         assert_eq!(trust.way, Way::ConfidenceWithFlu, "{trust:?}");
+        // FLU that is the same everywhere says nothing.
+        let said = trust.sentence();
+        assert!(
+            said.contains("by the calibrator of the stated confidence"),
+            "{said}"
+        );
         let trusted = trust.of(&rows[0]);
         assert_eq!(trusted.confidence, 0.5);
         assert!(trusted.below_chance.is_some_and(|p| p < 0.2), "{trusted:?}");

@@ -20,6 +20,7 @@ use super::work::{Estimates, ensure_evaluated, ensure_trained, missing};
 use crate::context::Setup;
 use crate::dashboard::state::clock;
 use crate::error::TrainError;
+use crate::provenance::changed;
 use crate::run_directory::RunDirectory;
 
 /// One independent piece of a plan's work. Doing it twice does it once.
@@ -220,7 +221,7 @@ impl<'a> Schedule<'a> {
                 continue;
             };
             for file in known.split.files.iter().filter(|file| {
-                // Below a relative --data-dir it may be another file from here.
+                // Earlier versions wrote relative paths, which may be other files from here.
                 file.path.is_absolute() && file.path.is_file()
             }) {
                 let digest = match digests.entry(file.path.clone()) {
@@ -228,11 +229,8 @@ impl<'a> Schedule<'a> {
                     Entry::Vacant(place) => place.insert(sha256(&file.path)?),
                 };
                 if *digest != file.sha256 {
-                    let reason = format!(
-                        "has changed since {} was made with it: put it back as it was, or begin anew in another directory (train --run, reproduce --root)",
-                        run.root().display()
-                    );
-                    return Err(TrainError::file(&file.path, reason));
+                    let besides = "begin anew in another directory (train --run, reproduce --root)";
+                    return Err(changed(&file.path, &run, besides));
                 }
             }
         }

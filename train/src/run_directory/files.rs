@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::TrainError;
+use crate::lock;
 
 /// A file being written beside its place, under a name that no other process takes. Dropped before
 /// it is placed, it is removed.
@@ -19,6 +20,7 @@ impl Part {
     /// A file to be written beside `place`, whose directory is created if need be.
     pub(super) fn beside(place: &Path) -> Result<Self, TrainError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
+        lock::still_held(place)?;
         let parent = place.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(parent).map_err(|e| TrainError::file(parent, e))?;
         // As the writer of Burn's records names its own.

@@ -1,6 +1,6 @@
 //! What a run needs before its first step: model, questions, and where they came from.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use burn::prelude::*;
@@ -9,8 +9,7 @@ use data::chat::{ChatMode, ChatTemplate};
 use data::check::{CheckedFile, CheckedTokens};
 use data::dataset::{Dataset, custom};
 use data::encoding::Unaskable;
-use data::perturbation::perturbations;
-use data::prompt::{LabelStyle, Prompt};
+use data::prompt::LabelStyle;
 use data::rendering::Rendering;
 use data::seed::hash_name;
 use data::shots::Shots;
@@ -21,40 +20,22 @@ use data::{DataError, EncodedQuestion, MultipleChoice, Tokenizer};
 use model::load;
 use model::load::tiny::RandomWeights;
 use model::load::{ModelFiles, Weights};
-use model::{Llama, ModelConfig, RopeScaling};
-use serde::{Deserialize, Serialize};
+use model::{Llama, ModelConfig};
 
-use crate::config::{ModelSection, RunConfig, WeightType};
+use crate::config::{ModelSection, RunConfig};
 use crate::error::TrainError;
-use crate::estimate::{Besides, PassMemory, RunEstimate, estimate};
 use crate::loss::cross_entropy::CrossEntropy;
-use crate::pace::{Pace, bootstrap_seconds};
-use crate::passes::{self, Fitting};
 use crate::registry;
 use crate::run_directory::{CARD, Digests};
 use crate::way::Trial;
 
-/// Positions of the rotary table, for sequences of at most `limit` tokens by the settings. With
-/// LongRoPE its length chooses between two sets of frequencies: `limit` decides, so that a run
-/// answers new questions as it was trained, however long these are.
-fn rotary_positions(scaling: Option<&RopeScaling>, limit: usize, longest: usize) -> usize {
-    match short_context(scaling) {
-        None => longest,
-        Some(context) if limit as f64 > context => longest.max(limit),
-        Some(context) => longest.min(context as usize),
-    }
-}
+mod left_out;
+mod positions;
+mod size;
+mod wordings;
 
-/// The tokens up to which LongRoPE's frequencies for short texts serve; none of other rotations.
-fn short_context(scaling: Option<&RopeScaling>) -> Option<f64> {
-    match scaling? {
-        RopeScaling::LongRope {
-            original_max_position_embeddings,
-            ..
-        } => Some(*original_max_position_embeddings),
-        _ => None,
-    }
-}
+pub use left_out::LeftOut;
+pub use wordings::View;
 
 /// Seed of the tiny model's random weights. They stand for pretrained weights, so they do not
 /// follow the run's seed.
@@ -89,56 +70,6 @@ pub struct Prepared {
     pub left_out: Vec<LeftOut>,
     /// Why the questions are put as they are, where the base model was tried on some first.
     pub trial: Option<Trial>,
-}
-
-/// A question of a split that cannot be asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeftOut {
-    /// The dataset that the question is of.
-    pub dataset: String,
-    /// `train`, `held-out` or `test`.
-    pub split: String,
-    /// The question, and what does not fit.
-    #[serde(flatten)]
-    pub unaskable: Unaskable,
-}
-
-impl LeftOut {
-    /// How many questions of each split are left out, with the first few by name: one sentence a
-    /// split.
-    pub fn sentences(all: &[Self]) -> Vec<String> {
-        const NAMED: usize = 5;
-        let mut splits: BTreeMap<(&str, &str), Vec<&Unaskable>> = BTreeMap::new();
-        for one in all {
-            let split = (one.dataset.as_str(), one.split.as_str());
-            splits.entry(split).or_default().push(&one.unaskable);
-        }
-        let sentences = splits.into_iter().map(|((dataset, split), rows)| {
-            let mut names: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
-            names.dedup();
-            names.truncate(NAMED);
-            let more = match rows.len() - names.len() {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            format!(
-                "{} {split} question(s) of {dataset} cannot be asked and are left out: {}{more} ({}).",
-                rows.len(),
-                names.join(", "),
-                rows[0].reason
-            )
-        });
-        sentences.collect()
-    }
-}
-
-/// Other wordings of a set of questions, one for each, with their likeness to the original.
-#[derive(Debug, Clone)]
-pub struct View {
-    /// The other wordings, in the order of the originals.
-    pub questions: Vec<EncodedQuestion>,
-    /// Weight of each wording in the joint answer.
-    pub weights: Vec<f64>,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -571,42 +502,6 @@ impl Prepared {
         self.load_for(config, 0, device)
     }
 
-    /// Positions of the longest question, in any wording.
-    pub fn positions(&self) -> usize {
-        let questions = [&*self.train, &self.held_out, &self.test];
-        let longest = questions.into_iter().flatten().map(|q| q.positions() + 1);
-        // Other wordings are a few words longer.
-        longest.max().unwrap_or(1) + 64 + self.answer_tokens
-    }
-
-    /// Tokens of the longest sequence that the settings allow.
-    fn longest(&self) -> usize {
-        self.prompt_tokens + self.answer_tokens + self.appended
-    }
-
-    /// Refuses questions that may be longer than a model with LongRoPE was trained for, where this
-    /// run's are not: its frequencies were chosen for the shorter ones.
-    ///
-    /// # Errors
-    /// The setting, and the bound.
-    pub(crate) fn takes(&self, other: &Self) -> Result<(), TrainError> {
-        if let Some(context) = short_context(self.model.rope_scaling.as_ref())
-            && self.longest() as f64 <= context
-            && other.longest() as f64 > context
-        {
-            let reason = format!(
-                "the run's own questions stay within the {context} tokens that the model was first trained for, so that longer ones would be read with other frequencies: keep to them, or train with such a limit"
-            );
-            return Err(TrainError::config("data.max_tokens", reason));
-        }
-        Ok(())
-    }
-
-    /// Positions of any question that may come, in any wording.
-    pub fn most_positions(&self) -> usize {
-        self.prompt_tokens + self.positions()
-    }
-
     /// Loads the frozen weights for questions of other sets too, the longest of so many positions.
     ///
     /// # Errors
@@ -617,11 +512,7 @@ impl Prepared {
         positions: usize,
         device: &Device,
     ) -> Result<Llama, TrainError> {
-        let longest = rotary_positions(
-            self.model.rope_scaling.as_ref(),
-            self.longest(),
-            self.positions().max(positions),
-        );
+        let longest = self.rotary_positions(positions);
         let dtype = config.model.dtype.float();
         if !device.supports_dtype(DType::from(dtype)) {
             return Err(TrainError::config(
@@ -633,64 +524,6 @@ impl Prepared {
         Ok(llama.with_attention(config.model.attention))
     }
 
-    /// Other wordings of questions, `count` views of all of them. A question's wordings follow from
-    /// its text and the seed, whatever it is called.
-    ///
-    /// # Errors
-    /// A wording that cannot be encoded.
-    pub fn views(
-        &self,
-        questions: &[MultipleChoice],
-        count: usize,
-        seed: u64,
-    ) -> Result<Vec<View>, TrainError> {
-        let worded: Vec<Vec<(Prompt, f64)>> = questions
-            .iter()
-            .map(|question| {
-                let own = hash_name(seed, &question.fingerprint());
-                Ok(perturbations(&self.rendering.render(question)?, count, own))
-            })
-            .collect::<Result<_, DataError>>()?;
-        (0..count)
-            .map(|view| {
-                let mut found = View {
-                    questions: Vec::with_capacity(questions.len()),
-                    weights: Vec::with_capacity(questions.len()),
-                };
-                for (question, worded) in questions.iter().zip(&worded) {
-                    let (prompt, weight) = &worded[view];
-                    let (encoded, weight) = self.in_words(question, prompt, *weight)?;
-                    found.questions.push(encoded);
-                    found.weights.push(weight);
-                }
-                Ok(found)
-            })
-            .collect()
-    }
-
-    /// A question in other words; where these do not fit, in its own once more.
-    fn in_words(
-        &self,
-        question: &MultipleChoice,
-        prompt: &Prompt,
-        weight: f64,
-    ) -> Result<(EncodedQuestion, f64), TrainError> {
-        let encode = |prompt: &Prompt| {
-            let one = std::iter::once((question, prompt));
-            let encoded = self
-                .tokenizer
-                .encode_prompts(one, &self.rendering, self.prompt_tokens);
-            encoded.map(|mut one| one.swap_remove(0))
-        };
-        match encode(prompt) {
-            Ok(encoded) => Ok((encoded, weight)),
-            Err(DataError::Question { .. }) => {
-                Ok((encode(&self.rendering.render(question)?)?, 1.0))
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Where each file of the model and the data came from.
     pub fn origins(&self) -> Vec<&Located> {
         self.model_files
@@ -698,120 +531,5 @@ impl Prepared {
             .chain(&self.chat_files)
             .chain(&self.splits.account.files)
             .collect()
-    }
-
-    /// The size of the run on a device.
-    ///
-    /// # Errors
-    /// An unknown method.
-    pub fn estimate(
-        &self,
-        config: &RunConfig,
-        device: &Device,
-        pace: &Pace,
-    ) -> Result<RunEstimate, TrainError> {
-        let method = registry::build(config)?;
-        let adapter = method.adapter();
-        let tokens = |rows: &[EncodedQuestion]| rows.iter().map(|q| q.length()).sum::<usize>();
-        let fitted = method.fit_questions().min(self.train.len());
-        let mean = tokens(&self.train) as f64 / self.train.len().max(1) as f64;
-        let monitored = self.held_out.len().min(config.data.monitor_limit);
-        // Figures of base and tuned model on both sets, and those after calibration on test.
-        let bootstraps =
-            |questions: usize, times: f64| times * bootstrap_seconds(config, questions);
-        let besides = Besides {
-            trainings: method.members(),
-            passes: method.passes() * (1 + method.perturbations()),
-            fit_tokens: fitted as f64 * mean * method.fit_passes() as f64,
-            monitored_tokens: tokens(&self.held_out[..monitored]),
-            bootstrap_seconds: bootstraps(self.held_out.len(), 2.0)
-                + bootstraps(self.test.len(), 5.0),
-        };
-        Ok(estimate(
-            &self.model,
-            &adapter,
-            adapter.parameters(&self.model),
-            &config.train.schedule(),
-            &self.train,
-            &[&self.held_out, &self.test],
-            config.model.dtype.bytes(),
-            config.model.dtype == WeightType::F32 && model::fused::serves(device),
-            config.train.recompute,
-            config.model.dtype == WeightType::Bf16 && !model::fused::serves(device),
-            pace,
-            &besides,
-        ))
-    }
-
-    /// The training pass that fits into so many free bytes of a graphics card, on rows of up to
-    /// `longest` tokens.
-    ///
-    /// # Errors
-    /// Settings that no method takes.
-    pub fn pass_tokens(
-        &self,
-        config: &RunConfig,
-        free: u64,
-        longest: usize,
-    ) -> Result<Fitting, TrainError> {
-        let adapter = registry::build(config)?.adapter();
-        let schedule = config.train.schedule();
-        let recompute = config.train.recompute;
-        let half = config.model.dtype == WeightType::Bf16;
-        let rows = schedule.micro_batch;
-        let memory = PassMemory::new(&self.model, &adapter, rows, longest, recompute, half);
-        Ok(passes::trained(
-            free,
-            &self.model,
-            config.model.dtype.bytes(),
-            memory,
-        ))
-    }
-
-    /// How fast a device is at a run on these questions: measured on a processor, assumed of so
-    /// many cores elsewhere.
-    ///
-    /// # Errors
-    /// As [`Pace::measured`].
-    pub fn pace(
-        &self,
-        config: &RunConfig,
-        device: &Device,
-        cores: usize,
-    ) -> Result<Pace, TrainError> {
-        if *device != Device::flex() {
-            return Ok(Pace::assumed(cores));
-        }
-        let known = [&*self.train, &self.held_out, &self.test];
-        let mut lengths: Vec<usize> = known.into_iter().flatten().map(|q| q.length()).collect();
-        lengths.sort_unstable();
-        let middle = lengths.get(lengths.len() / 2).copied().unwrap_or(1);
-        // An adapter of some layers alone may have no place in the first: then nothing is measured.
-        Ok(Pace::measured(config, &self.model, middle, device)
-            .unwrap_or_else(|_| Pace::assumed(cores)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A training on short questions and a prediction of long ones rotate alike.
-    #[test]
-    fn the_settings_choose_between_the_frequencies_of_longrope() {
-        let scaling = RopeScaling::LongRope {
-            short_factor: vec![1.0],
-            long_factor: vec![2.0],
-            original_max_position_embeddings: 64.0,
-            attention_factor: 1.0,
-        };
-        for (limit, long) in [(40, false), (64, false), (65, true), (200, true)] {
-            for longest in [30, 64, 90, 300] {
-                let positions = rotary_positions(Some(&scaling), limit, longest);
-                assert_eq!(positions > 64, long, "{limit} {longest}");
-                assert!(positions >= limit.min(longest), "{limit} {longest}");
-            }
-        }
-        assert_eq!(rotary_positions(None, 40, 90), 90);
     }
 }
