@@ -26,12 +26,12 @@ fn numbers(value: &Value) -> Vec<f64> {
     values.map(|v| v.as_f64().unwrap()).collect()
 }
 
-/// The training is UQ4CT's and so are its answers; their scores are divided by the temperature.
+/// The training is MixLoRA's and so are its answers; their scores are divided by the temperature.
 #[test]
-fn it_answers_as_uq4ct_with_scores_divided_by_the_temperature() {
+fn it_answers_as_mixlora_with_scores_divided_by_the_temperature() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
-    train(root, "plain", &["--method", "uq4ct"]);
+    train(root, "plain", &["--method", "mixlora"]);
     train(root, "r", &CALIBRATED);
     let first = first_answers(root, "r");
     assert_eq!(first, first_answers(root, "plain"));
@@ -163,11 +163,11 @@ fn a_table_asks_once_for_both_rows() {
     let folders = fs::read_dir(root.join("runs/evaluations")).unwrap();
     let folders: Vec<_> = folders.map(|folder| folder.unwrap().path()).collect();
     let of = |wanted: bool| {
-        let named = |folder: &&std::path::PathBuf| {
-            let name = folder.file_name().unwrap().to_string_lossy();
-            name.contains("-calibrated-") == wanted
+        let scaled = |folder: &&std::path::PathBuf| {
+            let settings = fs::read_to_string(folder.join("config.toml")).unwrap();
+            settings.contains("temperature = \"prequential\"") == wanted
         };
-        folders.iter().find(named).unwrap()
+        folders.iter().find(scaled).unwrap()
     };
     let training = fs::read_dir(root.join("runs/trainings")).unwrap().next();
     let temperature = temperature(&training.unwrap().unwrap().path(), "");

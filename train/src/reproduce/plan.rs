@@ -303,6 +303,13 @@ fn settings(options: &Options, row: &Row, train: &str, seed: u64) -> Result<RunC
     layers.set_text("data.dataset", train)?;
     let mut config = layers.resolve()?;
     config.train.seed += seed * SEED_STEP;
+    let members = registry::build(&config)?.members();
+    if members as u64 > SEED_STEP {
+        let reason = format!(
+            "a table takes at most {SEED_STEP} members, so that the ensembles of two seeds share none: lower it"
+        );
+        return Err(TrainError::config("method.members", reason));
+    }
     // Such a training keeps what a checkpoint ensemble wants, so that one training serves all.
     if registry::shares_snapshots(&config)? {
         config.train.snapshots = config.train.snapshots.max(3);
@@ -491,14 +498,27 @@ mod tests {
             (evaluation.id.clone(), evaluation.at_temperature_one())
         };
         for (at, one) in [
-            ("Calibrated", "UQ4CT"),
+            ("Calibrated", "MixLoRA"),
             ("LoRA (first answers)", "LoRA"),
-            ("MixLoRA (first answers)", "MixLoRA"),
+            ("UQ4CT (first answers)", "UQ4CT"),
         ] {
             let (id, none) = asked(one);
             assert_eq!(none, None);
             assert_eq!(asked(at).1.unwrap().id, id, "{at}");
         }
+    }
+
+    #[test]
+    fn ensembles_of_two_seeds_share_no_member() {
+        let mut options = options("table1", 2);
+        options.methods = vec!["Ensemble".into()];
+        options.given.set("method.members=100").unwrap();
+        assert!(Plan::new(&options, Some(&finder())).is_ok());
+        options.given.set("method.members=101").unwrap();
+        let error = Plan::new(&options, Some(&finder()))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("method.members"), "{error}");
     }
 
     #[test]
