@@ -325,12 +325,14 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(start) = rest.find("{%") {
         let (text, tag) = rest.split_at(start);
         out += text;
-        let Some(end) = tag.find("%}") else {
+        let Some((inside, after)) = tag[2..].split_once("%}") else {
             rest = tag;
             break;
         };
-        let (tag, after) = tag.split_at(end + 2);
-        let word = tag[2..end].trim_matches(['-', '+']).trim();
+        let (tag, word) = (
+            &tag[..inside.len() + 4],
+            inside.trim_matches(['-', '+']).trim(),
+        );
         out += &match word {
             "generation" => tag.replace(word, "if true"),
             "endgeneration" => tag.replace(word, "endif"),
@@ -400,6 +402,21 @@ mod tests {
         };
         let error = chatml.frame(hostile).unwrap_err().to_string();
         assert!(error.contains("U+10FFF0"), "{error}");
+    }
+
+    #[test]
+    fn a_tag_of_nothing_is_no_fault_of_the_program() {
+        let content = "{{ messages[0].content }}";
+        for (source, text) in [
+            ("a {# {%} #} b ", "a  b "),
+            ("{{ '{%}' }}{{ '{%%}' }}", "{%}{%%}"),
+        ] {
+            let source = format!("{source}{content}");
+            let template = ChatTemplate::new(&source, BTreeMap::new(), None).unwrap();
+            let framed = template.frame(prompt()).unwrap().text();
+            assert!(framed.starts_with(text), "{framed}");
+        }
+        assert!(ChatTemplate::new("{%} x", BTreeMap::new(), None).is_err());
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl Tokenizer {
     ) -> Result<(Vec<u32>, bool), DataError> {
         let ids = self.encode_prompt_text(prompt)?;
         let room = max_tokens.saturating_sub(beyond);
-        if ids.len() <= room {
+        if (1..=room).contains(&ids.len()) {
             return Ok((ids, false));
         }
         let parts = parts(&prompt.shortenable);
@@ -218,6 +218,16 @@ impl Tokenizer {
                 too_many = middle;
             }
         }
+        // The answer is read behind the prompt's last token.
+        if best.is_empty() {
+            let reason = format!(
+                "nothing of it fits into the {room} tokens that its choices leave of {max_tokens}: {remedy}, if the model takes as many"
+            );
+            return Err(DataError::Question {
+                id: id.into(),
+                reason,
+            });
+        }
         Ok((best, true))
     }
 
@@ -237,7 +247,7 @@ impl Tokenizer {
                 return Err(DataError::setting(
                     "answer label",
                     format!(
-                        "{label:?} after {:?} must be one token, but it is {}: use another template or model",
+                        "{label:?} after {:?} must be one token, but it is {}: train with data.scoring = \"cloze\", which scores whole texts, or take another template or model",
                         end(prompt),
                         match grown {
                             Some(tokens) => format!("{}", tokens.len()),
@@ -433,6 +443,26 @@ mod tests {
         let mut labels = question("x");
         labels.choices = vec!["maybe".into(), "perhaps".into()];
         assert!(tokenizer.encode_askable(&[labels], &LETTERS, 200).is_err());
+    }
+
+    /// The answer is read behind the prompt's last token.
+    #[test]
+    fn a_prompt_of_no_token_is_refused() {
+        let tokenizer = Tokenizer::tiny();
+        let cloze = Rendering {
+            template: Template::Plain,
+            labels: LabelStyle::Letter,
+            scoring: Scoring::Cloze,
+            ..LETTERS
+        };
+        let mut rows = [question("Which?"), question("Which?")];
+        rows[1].choices = vec!["so ".repeat(40), "no".into()];
+        for limit in [30, 60, 90, 118, 119, 120, 121, 122, 123, 124, 125, 126] {
+            let found = tokenizer.encode_askable(&rows, &cloze, limit);
+            let (kept, out) = found.unwrap();
+            assert!(kept.iter().all(|row| !row.prompt.is_empty()), "{limit}");
+            assert_eq!(kept.len() + out.len(), 2, "{limit}");
+        }
     }
 
     #[test]

@@ -26,6 +26,13 @@ pub struct MultipleChoice {
 }
 
 impl MultipleChoice {
+    /// Whether the choices are true and false, in any order and spelling.
+    pub fn is_true_or_false(&self) -> bool {
+        let mut choices: Vec<String> = self.choices.iter().map(|c| c.to_lowercase()).collect();
+        choices.sort_unstable();
+        choices == ["false", "true"]
+    }
+
     /// A question without name, passage or group, white space around it removed.
     pub fn new(question: &str, choices: Vec<String>, answer: usize) -> Self {
         Self {

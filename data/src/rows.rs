@@ -352,7 +352,15 @@ fn json_reason(text: &str, error: &serde_json::Error) -> String {
         })
     });
     let Some(word) = found else {
-        return error.to_string();
+        // The line is named with the place.
+        let whole = error.to_string();
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        let what = whole.strip_suffix(&place).unwrap_or(&whole);
+        let kind = match error.is_data() {
+            true => "",
+            false => "is no JSON: ",
+        };
+        return format!("{kind}{what} (column {})", error.column());
     };
     let before = String::from_utf8_lossy(before);
     let field = before.rfind("\":").and_then(|end| {

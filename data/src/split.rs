@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{DATASETS, Dataset, OfficialSplit, load};
+use crate::dataset::{Dataset, OfficialSplit, is_own, load};
 use crate::error::DataError;
 use crate::example::MultipleChoice;
 use crate::leaks::without_other_tests;
@@ -114,7 +114,7 @@ pub fn split(
     }
     let train = load(dataset, OfficialSplit::Train, finder)?;
     let (mut train, mut files, mut notes) = (train.questions, train.located, train.notes);
-    let listed = DATASETS.iter().any(|d| d.name() == dataset.name());
+    let listed = !is_own(dataset);
     let rows = train.len();
     let percent = format!("{:.0} % of train", options.held_out_fraction * 100.0);
     let mut part = |split: Option<OfficialSplit>, draw: Draw| match split {
@@ -294,7 +294,7 @@ pub fn test_only(
         });
     };
     let mut test = load(dataset, test_split, finder)?;
-    if !DATASETS.iter().any(|d| d.name() == dataset.name()) {
+    if is_own(dataset) {
         test.questions = once("test", test.questions, &mut test.notes);
     }
     let available = test.questions.len();

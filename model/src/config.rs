@@ -328,10 +328,11 @@ impl ModelConfig {
             "mlp_bias": self.mlp_bias,
             "tie_word_embeddings": self.tie_word_embeddings,
         });
-        if let Some(window) = windows {
-            json["sliding_window"] = (*window).into();
+        // Without the key transformers gives Mistral a window.
+        if windows.is_some() || self.model_type == "mistral" {
+            json["sliding_window"] = windows.copied().into();
         }
-        if matches!(self.model_type.as_str(), "qwen2" | "qwen3") {
+        if matches!(self.model_type.as_str(), "qwen2" | "qwen3" | "smollm3") {
             json["use_sliding_window"] = windows.is_some().into();
             json["layer_types"] = kinds.into();
         } else if self.model_type.starts_with("gemma") {

@@ -74,7 +74,7 @@ fn scored_on(runs: &[PathBuf], target: &str, name: &str) -> Result<()> {
             && !alike::holds(&run, name, digest)?
         {
             bail!(
-                "--on {target}: what {shown} was scored on under this name was another file: `uq4ct evaluate` scores this one under a name of its own"
+                "--on {target}: what {shown} was scored on under this name was another file: rename this one, and score it with `uq4ct evaluate`"
             );
         }
     }

@@ -12,7 +12,7 @@ use serde_json::json;
 use train::RunConfig;
 use train::config::ConfigLayers;
 use train::prepare::{draw_shots, prepare_model};
-use train::trial::{QUESTIONS, try_ways};
+use train::trial::{FEWEST, QUESTIONS, try_ways};
 use train::way::{Free, Trial, Way};
 
 use super::dataset::{FieldArgs, name_dataset};
@@ -111,7 +111,7 @@ pub(super) fn run(verb: DataVerb) -> Result<ExitCode> {
         pairs.for_each(|(tokens, file)| print(describe_tokens(tokens, file)));
         if let Some(trial) = &trial {
             print(format_args!(
-                "{} on {} questions, with each prompt still open; * is recommended, and train uses it if it wins there too\n{trial}\n",
+                "{} on {} questions, with each prompt still open; * is recommended, and train uses it if it wins there too, on at least {FEWEST} training questions\n{trial}\n",
                 config.model.name, trial.questions
             ));
         }

@@ -252,7 +252,7 @@ fn token() -> Finding {
         (false, None) => note(
             "token",
             "none",
-            "only gated models (LLaMA-2, Llama-3) need one: accept their terms on the Hub and set HF_TOKEN",
+            "only gated models (LLaMA, Gemma) need one: accept their terms on the Hub and set HF_TOKEN",
         ),
     }
 }

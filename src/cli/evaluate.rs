@@ -105,6 +105,12 @@ fn asked_alike(runs: &[PathBuf], args: &EvaluateArgs) -> Result<()> {
             .collect::<Result<_, _>>()?;
         let answers = opened.iter().map(|(run, _)| run.predictions(custom::NAME));
         let answers = common(answers.collect::<Result<_, _>>()?);
+        if answers.iter().any(Vec::is_empty) {
+            bail!(
+                "--on {}: the runs were tested on other questions each: name a file that all are asked",
+                custom::NAME
+            );
+        }
         alike::same_questions(&opened, custom::NAME, &answers)?;
     }
     Ok(())
@@ -308,10 +314,15 @@ fn dataset(target: &str) -> String {
 /// and no flag names others.
 fn located(config: &RunConfig, target: &str, args: &EvaluateArgs) -> Result<RunConfig> {
     let mut config = config.clone();
+    let labels = config.data.dataset()?.labels();
+    // A run on BoolQ has learned to say true or false, not letters that stand for them.
+    let by_words = labels == LabelStyle::Choice && config.data.dataset != custom::NAME;
     let custom = &mut config.data.custom;
     if is_on_hub(target) && !is_file(target) {
-        let mut own = Custom::default().writing(custom.written);
-        own.answer_by_choice = custom.answer_by_choice;
+        let mut own = Custom::default().labelled(match by_words {
+            true => LabelStyle::Letter,
+            false => labels,
+        });
         own.hub = Some(target.into());
         *custom = args.fields.over(&own);
         return Ok(config);
@@ -320,10 +331,14 @@ fn located(config: &RunConfig, target: &str, args: &EvaluateArgs) -> Result<RunC
         return Ok(config);
     }
     let path = std::path::absolute(target).with_context(|| format!("{target}: no such file"))?;
-    let writes = config.data.writes()?;
     let rows = data::rows::open(&path, &[])?;
     let own = config.data.custom.where_present_in(&rows)?;
-    let mut custom = args.fields.over(&own).writing(writes);
+    let custom = args.fields.over(&own);
+    let style = match by_words && !custom.is_true_or_false(&rows)? {
+        true => LabelStyle::Letter,
+        false => labels,
+    };
+    let mut custom = custom.labelled(style);
     custom.refuse_misnamed(&rows)?;
     (custom.train, custom.held_out, custom.test) = (None, None, Some(path));
     custom.hub = None;

@@ -93,6 +93,10 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
         Some(output) => Format::of(output)?,
         None => Format::Lines,
     };
+    let output = match (&args.output, &args.input) {
+        (Some(output), Some(input)) => Some(Begun::at(output, input, format)?),
+        _ => None,
+    };
     if args.question.is_some()
         && let Some(flag) = args.fields.first()
     {
@@ -131,7 +135,8 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
                 total: Some(rows.len()),
                 format,
             };
-            many(&args, &answerer, &asking, rows.into_iter().map(Ok))?
+            let rows = rows.into_iter().map(Ok);
+            many(&args, &answerer, &asking, output, rows)?
         }
         (Some(path), None) => {
             let alone = |row: &Row| {
@@ -144,7 +149,7 @@ pub(super) fn run(args: PredictArgs) -> Result<ExitCode> {
                 total: None,
                 format,
             };
-            many(&args, &answerer, &asking, standard_input(path))?
+            many(&args, &answerer, &asking, output, standard_input(path))?
         }
     };
     if failed > 0 {
@@ -193,12 +198,45 @@ fn one(args: &PredictArgs, answerer: &Answerer) -> Result<()> {
     Ok(())
 }
 
+/// An output that this process alone works on, with what it holds already.
+struct Begun {
+    path: PathBuf,
+    lock: Lock,
+    known: Vec<Known>,
+    /// Bytes up to the end of the last whole answer.
+    whole: usize,
+}
+
+impl Begun {
+    /// Takes the output for answers to the questions of `input`.
+    fn at(output: &Path, input: &Path, format: Format) -> Result<Self> {
+        let same = |path: &Path| path.canonicalize().ok();
+        if same(output).is_some_and(|output| same(input) == Some(output)) {
+            bail!("--output {}: is the --input", output.display());
+        }
+        // A pipe or a device would be read without an end.
+        if output.metadata().is_ok_and(|found| !found.is_file()) {
+            let name = output.display();
+            bail!("--output {name}: is no file; for standard output leave --output out");
+        }
+        let lock = Lock::take_file(output)?;
+        let (known, whole) = answers::known(output, format)?;
+        Ok(Self {
+            path: output.into(),
+            lock,
+            known,
+            whole,
+        })
+    }
+}
+
 /// Asks row after row; what the output holds already is skipped. Gives the number of lines that
 /// could not be answered.
 fn many(
     args: &PredictArgs,
     answerer: &Answerer,
     asking: &Asking,
+    output: Option<Begun>,
     rows: impl Iterator<Item = Result<Row, DataError>>,
 ) -> Result<usize> {
     let mut told = answerer.reads_context();
@@ -219,22 +257,16 @@ fn many(
     });
     let mut failed = 0;
     let mut _lock = None;
-    let mut out: Box<dyn Write> = match &args.output {
+    let mut out: Box<dyn Write> = match output {
         None => Box::new(stdout().lock()),
         Some(output) => {
-            let same = |path: &Path| path.canonicalize().ok();
-            if same(output).is_some_and(|output| same(asking.path) == Some(output)) {
-                bail!("--output {}: is the --input", output.display());
+            _lock = Some(output.lock);
+            if !output.known.is_empty() {
+                let (name, before) = (output.path.display(), output.known.len());
+                tell(format_args!("{name} holds {before} answers already"));
             }
-            // A pipe or a device would be read without an end.
-            if output.metadata().is_ok_and(|found| !found.is_file()) {
-                let name = output.display();
-                bail!("--output {name}: is no file; for standard output leave --output out");
-            }
-            _lock = Some(Lock::take_file(output)?);
-            let (known, whole) = answers::known(output, asking.format)?;
-            failed += skip(output, args, answerer, known, &mut items)?;
-            Box::new(answers::append(output, asking.format, whole)?)
+            failed += skip(&output.path, args, answerer, output.known, &mut items)?;
+            Box::new(answers::append(&output.path, asking.format, output.whole)?)
         }
     };
     let mut progress = Progress::new(args.output.is_some(), asking.total)?;

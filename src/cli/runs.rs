@@ -1,5 +1,6 @@
 //! `uq4ct runs`: the runs of a directory with their key figures.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use train::lock::holder;
 use train::metric::{Bootstrap, Estimate, Metrics};
+use train::prediction::ScoredRow;
 use train::run_directory::RunDirectory;
 
 use super::newest::{RUNS, below, is_piece, written};
@@ -62,6 +64,9 @@ struct Row {
     negative_log_likelihood: Option<f64>,
     flu_auroc: Option<f64>,
     training_seconds: Option<f64>,
+    /// Tells test sets apart: of the questions' names and answers.
+    #[serde(skip)]
+    questions: Option<u64>,
 }
 
 /// Runs `runs`.
@@ -124,6 +129,7 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
         tell(error);
     }
     let damaged = damaged.is_some();
+    let questions = predictions.as_ref().ok().map(|rows| questions(rows));
     let figures = predictions.ok().map(|rows| {
         let without = Bootstrap {
             resamples: 0,
@@ -186,7 +192,17 @@ fn row(below: &Path, root: &Path) -> Option<Row> {
         negative_log_likelihood: value(&|m| m.negative_log_likelihood),
         flu_auroc: figures.as_ref().and_then(|f| f.flu.as_ref()?.auroc.value),
         training_seconds: last.map(|line| line.seconds),
+        questions,
     })
+}
+
+/// A number for a set of questions.
+fn questions(rows: &[ScoredRow]) -> u64 {
+    let mut asked: Vec<(&str, usize)> = rows.iter().map(|row| (&*row.id, row.label)).collect();
+    asked.sort_unstable();
+    let mut hasher = DefaultHasher::new();
+    asked.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whether a table stands beside the folder of a piece.
@@ -230,13 +246,13 @@ const FIGURES: [(f64, Figure); 4] = [
     (1.0, |row| row.flu_auroc),
 ];
 
-/// Marks the best of several runs on as many questions of one dataset.
+/// Marks the best of several runs on the same questions.
 const BEST: &str = "*";
 
-/// Whether no other run on as many questions of the same dataset has a better figure.
+/// Whether no other run on the same questions has a better figure.
 fn is_best(row: &Row, rows: &[Row], figure: usize) -> bool {
     let (sign, pick) = FIGURES[figure];
-    let alike = |other: &&Row| (&other.dataset, other.n) == (&row.dataset, row.n);
+    let alike = |other: &&Row| (&other.dataset, other.questions) == (&row.dataset, row.questions);
     let others: Vec<f64> = rows.iter().filter(alike).filter_map(pick).collect();
     let best = others.iter().map(|v| sign * v).max_by(f64::total_cmp);
     others.len() > 1 && pick(row).is_some_and(|own| Some(sign * own) == best)
@@ -302,9 +318,7 @@ fn table(rows: &[Row]) -> String {
         .iter()
         .any(|row| (0..FIGURES.len()).any(|f| is_best(row, rows, f)))
     {
-        text.push(format!(
-            "{BEST} the best of the runs on as many questions of the same dataset"
-        ));
+        text.push(format!("{BEST} the best of the runs on the same questions"));
     }
     let mut unfinished: Vec<String> = Vec::new();
     for command in rows.iter().filter_map(|row| row.go_on.as_ref()) {

@@ -91,6 +91,9 @@ pub(super) fn run(args: ServeArgs) -> Result<ExitCode> {
     let metrics = Arc::new(Metrics::default());
     let _compiling = Told::start(tell);
     let (worker, about, thread) = start(&args, metrics.clone())?;
+    for said in [&about["calibration"], &about["promise"]] {
+        said.as_str().into_iter().for_each(tell);
+    }
     let time = Duration::from_secs(args.timeout);
     let connections = ConnectionLimits {
         connections: connections(args.connections.into()),

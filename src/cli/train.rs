@@ -21,7 +21,7 @@ use train::registry;
 use train::resolve::LARGEST_SEED;
 use train::run_directory::RunDirectory;
 use train::telemetry::Telemetry;
-use train::trial::{QUESTIONS, try_ways};
+use train::trial::{FEWEST, QUESTIONS, try_ways};
 use train::way::{Free, Way};
 
 use super::dataset::{DatasetArgs, datasets};
@@ -161,6 +161,12 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     let device = args.places.device()?;
     if !args.sweep.sweep.is_empty() {
         let (config, _) = settings(&args, &device)?;
+        if free(&args, &config)?.is_some() {
+            tell(format_args!(
+                "A sweep tries no prompts: it asks in one way, {}. Train once without --sweep to have them tried, and give what wins to the sweep (--set data.scoring, data.template, data.chat).",
+                Way::of(&config)
+            ));
+        }
         return sweep::run(Sweeping {
             args: &args.sweep,
             places: &args.places,
@@ -191,7 +197,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         if free.is_some() {
             print(UNTRIED);
         }
-        return dry_run(&args, &config, &device, shortened);
+        return dry_run(&args, &config, &device, &root, shortened);
     }
     let signal = StopSignal::catch(args.on_hangup)?;
     let title = format!(
@@ -216,6 +222,10 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         telemetry: telemetry.clone(),
         state: signal.state.clone(),
     };
+    // What cannot begin should cost no waiting.
+    if args.resume.is_none() && !args.overwrite {
+        RunDirectory::at(&root).is_free()?;
+    }
     // Downloads show their own progress, so they come before the dashboard takes the screen over.
     let mut prepared = prepare_after(&config, &setup.finder, examples(&config, &setup)?)?;
     for file in prepared.origins() {
@@ -257,6 +267,10 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
         )?;
         fine_tune(&config, &setup, prepared)
     };
+    if outcome.is_err() && args.resume.is_none() {
+        // Refused before there was anything to go on with.
+        RunDirectory::at(&root).discard_unbegun()?;
+    }
     conclude(outcome?, &setup, args.json)
 }
 
@@ -335,6 +349,18 @@ fn settings(args: &TrainArgs, device: &NamedDevice) -> Result<(RunConfig, bool)>
         let brought = shape(args, directory.as_ref())?;
         brought.refuse_ignored(&preset, &layers)?;
         layers.layer(brought);
+        let mut whole = layers.clone();
+        whole.layer(given.clone());
+        let writes = whole.resolve()?.data.writes()?;
+        // Who says whether there is a conversation says what is in it.
+        let unsaid = |setting: &String| {
+            let chat = ["data.chat=", "data.system="];
+            !(given.has("data.chat") && chat.iter().any(|key| setting.starts_with(key)))
+        };
+        let brought = start::asking(directory.as_ref(), writes)?;
+        for setting in brought.iter().filter(|setting| unsaid(setting)) {
+            layers.set(setting)?;
+        }
     }
     given.refuse_ignored(&preset, &layers)?;
     layers.layer(given);
@@ -371,6 +397,12 @@ fn choose(
 ) -> Result<RunConfig> {
     let questions = &prepared.splits.train;
     let Some(trial) = try_ways(&config, setup, free, questions, QUESTIONS)? else {
+        if questions.len() < FEWEST {
+            tell(format_args!(
+                "Too few training questions to try prompts on them: {}",
+                Way::of(&config)
+            ));
+        }
         return Ok(config);
     };
     let Some(best) = trial.best().map(|best| best.way) else {
@@ -496,11 +528,12 @@ fn dry_run(
     args: &TrainArgs,
     config: &RunConfig,
     device: &NamedDevice,
+    root: &Path,
     shortened: bool,
 ) -> Result<ExitCode> {
     let finder = args.places.finder(&config.model.name);
     let prepared: Prepared = prepare_after(config, &finder, start::shots(config)?)?;
-    let config = &sized(config.clone(), args, &prepared, device, Path::new(""))?;
+    let config = &sized(config.clone(), args, &prepared, device, root)?;
     let adapter = registry::build(config)?.adapter();
     let pace = prepared.pace(config, &device.device, threads())?;
     let estimate = prepared.estimate(config, &device.device, &pace)?;

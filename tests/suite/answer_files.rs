@@ -93,6 +93,8 @@ fn a_table_is_answered_by_a_table_and_gone_on_with() {
     std::fs::write(root.join("mine.csv"), "a,b\n1,2\n").unwrap();
     let mine = ["predict", "r", "--input", "in.csv", "--output", "mine.csv"];
     fails(root, &mine, &["mine.csv holds no answers"]);
+    let nowhere = ["predict", "r", "--input", "in.csv", "--output", "no/x.csv"];
+    fails(root, &nowhere, &["no/x.csv: there is no directory no"]);
     let parquet = ["predict", "r", "--input", "in.csv", "--output", "x.parquet"];
     fails(root, &parquet, &[".jsonl, .csv or .tsv"]);
 }

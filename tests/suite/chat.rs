@@ -187,6 +187,8 @@ fn a_run_in_a_chat_template_carries_it_everywhere() {
         &[
             "--set",
             "train.max_steps=0",
+            "--set",
+            "data.chat=off",
             "--adapter",
             "out",
             "--run",

@@ -96,7 +96,7 @@ fn a_run_is_never_overwritten_unasked_and_evaluates_elsewhere() {
     fails(
         root.path(),
         &["evaluate", "nowhere", "--on", "boolq"],
-        &["nowhere/config.toml"],
+        &["nowhere: holds no run"],
     );
 }
 
@@ -129,7 +129,7 @@ fn a_short_run_gives_way_key_by_key() {
         })
         .collect();
     std::fs::write(at.join("rows.jsonl"), rows).unwrap();
-    let model = fixture("gguf/llama.gguf").display().to_string();
+    let model = fixture("gguf/tokens.gguf").display().to_string();
     let plan = |more: &[&str]| {
         let cloze = "data.scoring=cloze";
         let args = [

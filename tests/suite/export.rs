@@ -105,6 +105,25 @@ fn every_format_gives_the_same_answers_again() {
             same(&predictions(root, &name), &predictions(root, &again), "flu");
         }
     }
+    // It is asked as it was trained.
+    train(
+        root,
+        "cloze",
+        &["--method", "lora", "--set", "data.scoring=cloze"],
+    );
+    let export = [
+        "export",
+        "cloze",
+        "--format",
+        "peft",
+        "--output",
+        "out-cloze",
+    ];
+    succeeds(root, &export);
+    let from = ["--adapter", "out-cloze", "--set", "train.max_steps=0"];
+    train(root, "asked", &[&["--method", "lora"], &from[..]].concat());
+    let [cloze, asked] = ["cloze", "asked"].map(|run| predictions(root, run));
+    same(&cloze, &asked, "probabilities");
     // A start, not the end: a step away from it, and far from what one step makes of a fresh
     // adapter.
     let one = ["--method", "lora", "--set", "train.max_steps=1"];

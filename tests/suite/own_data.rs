@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::programs::{fails, json, json_lines, outcome, piped, stdout, succeeds};
+use crate::support::programs::{fails, json, json_lines, outcome, piped, stdout, succeeds, train};
 
 /// Twelve questions, one a line, with a group each.
 fn questions(path: &Path) {
@@ -53,6 +53,92 @@ fn a_sound_file_is_described_and_trained_on() {
     assert_eq!(code, 0, "{out}{err}");
     let run = folder.path().join("runs/sums-uq4ct-tiny-s42");
     assert!(run.join("report.html").is_file(), "{out}{err}");
+}
+
+/// As `predict` asks it: with the words of BoolQ, not with letters.
+#[test]
+fn a_run_on_true_and_false_is_asked_alike_by_evaluate_and_predict() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    train(root, "r", &["--set", "train.max_steps=1"]);
+    let rows: String = (0..8)
+        .map(|i| {
+            let answer = i % 2 == 0;
+            format!("{{\"question\": \"is {i} even\", \"choices\": [\"true\", \"false\"], \"answer\": \"{answer}\"}}\n")
+        })
+        .collect();
+    std::fs::write(root.join("even.jsonl"), rows).unwrap();
+    succeeds(root, &["evaluate", "r", "--on", "even.jsonl"]);
+    let report = std::fs::read_to_string(root.join("r/evaluation/even/report.md")).unwrap();
+    let asked = "answer the following question with true or false: is";
+    assert!(report.contains(asked), "{report}");
+    let path = root.join("r/evaluation/even/predictions.jsonl");
+    let scored = json_lines(&std::fs::read_to_string(path).unwrap());
+    let answers = json_lines(&stdout(root, &["predict", "r", "--input", "even.jsonl"]));
+    for (scored, answer) in scored.iter().zip(&answers) {
+        let of = |value: &serde_json::Value| value["probabilities"][0].as_f64().unwrap();
+        assert!((of(scored) - of(answer)).abs() < 1e-6, "{scored} {answer}");
+    }
+    assert_eq!((scored.len(), answers.len()), (8, 8));
+}
+
+#[test]
+fn rows_without_an_answer_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("some.jsonl");
+    questions(&file);
+    let whole = std::fs::read_to_string(&file).unwrap();
+    let open = "{\"question\": \"What is it?\", \"choices\": [\"a\", \"b\"], \"answer\": null}\n";
+    std::fs::write(&file, whole + &open.repeat(3)).unwrap();
+    let args = [
+        "train",
+        "--dataset",
+        "some.jsonl",
+        "--model",
+        "tiny",
+        "--dry-run",
+    ];
+    let said = succeeds(folder.path(), &args);
+    assert!(
+        said.contains("3 of 15 rows have no answer and are left out"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_refused_training_leaves_nothing_to_go_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    train(root, "mixture", &["--set", "train.max_steps=1"]);
+    succeeds(
+        root,
+        &["export", "mixture", "--format", "uq4ct", "--output", "out"],
+    );
+    let other = [
+        "train",
+        "--dataset",
+        "boolq",
+        "--model",
+        "tiny",
+        "--plain",
+        "--run",
+        "refused",
+    ];
+    let lora = ["--method", "lora", "--adapter", "out"];
+    fails(root, &[&other[..], &lora].concat(), &["holds a mixture"]);
+    assert!(!root.join("refused").exists());
+    // Before anything is read.
+    std::fs::write(root.join("bad.jsonl"), "{").unwrap();
+    let again = [
+        "train",
+        "--dataset",
+        "bad.jsonl",
+        "--model",
+        "tiny",
+        "--run",
+        "mixture",
+    ];
+    fails(root, &again, &["mixture", "already holds a run"]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::context::Setup;
 use crate::error::TrainError;
 use crate::fitted::{FittedRun, trainings};
 use crate::forward::{best_choice, input};
+use crate::linear_algebra::{values, weighted_sums};
 use crate::posthoc::abstention::{Abstention, DELTA, Promise, Refusal};
 use crate::posthoc::conformal::{Conformal, Score};
 use crate::posthoc::trust::{Trust, Trusted, Way};
@@ -301,9 +302,10 @@ impl Answerer {
         let reading = method.read(output, &batch);
         let chosen = || best_choice(reading.choice_logits.clone());
         let flu_weights = method.flu_tokens().weights(&batch, chosen);
-        let mean = |weights: &Tensor<2>, values: Tensor<2>| -> Vec<f64> {
-            let data = weights.clone().matmul(values).into_data();
-            data.try_into_vec_as().expect("floats convert")
+        let mean = |weights: &Tensor<2>, numbers: Tensor<2>| -> Vec<f64> {
+            let columns = numbers.iter_dim(1).map(|column| column.squeeze_dim(1));
+            let means = columns.map(|column| weighted_sums(weights, column));
+            means.flat_map(values).collect()
         };
         let routers = reading.routing.iter().enumerate();
         Ok(routers

@@ -65,37 +65,46 @@ pub fn evaluate(
         true => Vec::new(),
         false => run.base_predictions(HELD_OUT)?,
     };
-    // Answers in several wordings are trusted as far as they agree, whatever the settings say.
-    let by_agreement = registry::build(config)?.perturbations() > 0;
     let fitted = loaded.fit()?;
     let mut all = Vec::new();
     for (set, base) in sets.iter().zip(base) {
         let test = fitted.score(&set.shown, &questions(set))?;
         setup.telemetry.phase(Phase::Reporting);
-        // Chosen answers say nothing of a confidence in written ones, and one confidence in these
-        // says nothing of another.
-        let alike = set.config.data.writes()? == config.data.writes()?;
-        let trust = set.config.evaluation.answer_confidence;
-        let another = trust != config.evaluation.answer_confidence && !by_agreement;
-        let known = |rows: &Vec<ScoredRow>| match (alike, another) {
-            (true, true) => rows
-                .iter()
-                .map(|row| row.clone().trusted_by(trust))
-                .collect(),
-            (true, false) => rows.clone(),
-            (false, _) => Vec::new(),
-        };
         let base = Said {
-            held_out: known(&base_held_out),
+            held_out: telling_of(&set.config, config, base_held_out.clone())?,
             test: base.unwrap_or_else(|| test.clone()),
         };
-        let held_out = known(&held_out);
+        let held_out = telling_of(&set.config, config, held_out.clone())?;
         let scored = Scored::of(&set.config, base, Said { held_out, test });
         write(run, setup, set, &scored)?;
         all.push(scored);
     }
     setup.telemetry.phase(Phase::Done);
     Ok(all)
+}
+
+/// The held-out answers of a run with these settings, `own`, as far as they tell of a confidence in
+/// answers to questions that were `asked`. Chosen answers tell nothing of written ones, and of
+/// these, one confidence tells nothing of another.
+///
+/// # Errors
+/// Settings that no method takes.
+pub(crate) fn telling_of(
+    asked: &RunConfig,
+    own: &RunConfig,
+    held_out: Vec<ScoredRow>,
+) -> Result<Vec<ScoredRow>, TrainError> {
+    if asked.data.writes()? != own.data.writes()? {
+        return Ok(Vec::new());
+    }
+    // Answers in several wordings are trusted as far as they agree, whatever the settings say.
+    let by_agreement = registry::build(own)?.perturbations() > 0;
+    let trust = asked.evaluation.answer_confidence;
+    if trust == own.evaluation.answer_confidence || by_agreement {
+        return Ok(held_out);
+    }
+    let trusted = held_out.into_iter().map(|row| row.trusted_by(trust));
+    Ok(trusted.collect())
 }
 
 fn questions(set: &Elsewhere) -> QuestionSet<'_> {

@@ -6,6 +6,7 @@ use model::fused::attention::BLOCK;
 use model::{AdapterConfig, MixtureWeights, ModelConfig, Placement};
 use serde::{Deserialize, Serialize};
 
+use crate::config::{RunConfig, WeightType};
 use crate::pace::{Pace, forward_flops};
 
 /// Size of a run. Time and memory are estimates from measured rates, see `docs/performance.md`.
@@ -74,14 +75,36 @@ fn activations(config: &ModelConfig, adapter: &AdapterConfig, grouped: bool) -> 
     }
 }
 
-/// Bytes that the backward pass keeps for each token; `half`: as beside bf16 weights.
-fn bytes_kept(
-    config: &ModelConfig,
-    adapter: &AdapterConfig,
-    grouped: bool,
-    recompute: bool,
-    half: bool,
-) -> f64 {
+/// What a training keeps for its backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Whether a mixture computes the chosen experts alone.
+    pub grouped: bool,
+    /// Whether layers are computed again instead of being kept.
+    pub recompute: bool,
+    /// Whether what only products read is kept in bf16.
+    pub half: bool,
+}
+
+impl Kept {
+    /// By a run's settings; `kernels` says whether this project's own for processors serve.
+    pub fn of(config: &RunConfig, kernels: bool) -> Self {
+        let bf16 = config.model.dtype == WeightType::Bf16;
+        Self {
+            grouped: !bf16 && kernels,
+            recompute: config.train.recompute,
+            half: bf16 && !kernels,
+        }
+    }
+}
+
+/// Bytes that the backward pass keeps for each token.
+fn bytes_kept(config: &ModelConfig, adapter: &AdapterConfig, kept: Kept) -> f64 {
+    let Kept {
+        grouped,
+        recompute,
+        half,
+    } = kept;
     let kept = activations(config, adapter, grouped);
     let layers = config.num_hidden_layers;
     let values = match recompute {
@@ -111,22 +134,19 @@ pub struct PassMemory {
 }
 
 impl PassMemory {
-    /// Of a device without this project's kernels, of a step that may have several passes, on rows
-    /// of up to `longest` tokens. `half`: the frozen weights are bf16.
+    /// Of a step that may have several passes, on rows of up to `longest` tokens.
     pub fn new(
         config: &ModelConfig,
         adapter: &AdapterConfig,
         micro_batch: usize,
         longest: usize,
-        recompute: bool,
-        half: bool,
+        kept: Kept,
     ) -> Self {
         let parameters = 4.0 * adapter.parameters(config) as f64;
         Self {
             // Parameters, moments, gradients and those of earlier passes; logits.
             fixed: 5.0 * parameters + 8.0 * (micro_batch * config.vocab_size) as f64,
-            per_token: bytes_kept(config, adapter, false, recompute, half)
-                + 4.0 * passing(config, longest) as f64,
+            per_token: bytes_kept(config, adapter, kept) + 4.0 * passing(config, longest) as f64,
         }
     }
 }
@@ -154,26 +174,38 @@ pub struct Besides {
     pub bootstrap_seconds: f64,
 }
 
-/// Estimates a run. `weight_bytes` is the size of one frozen weight, `grouped` says whether
-/// a mixture computes the chosen experts alone, `half` whether activations are kept in bf16.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "plain facts of one run, used once"
-)]
+/// One training, as far as its size goes.
+#[derive(Debug, Clone, Copy)]
+pub struct OneTraining<'a> {
+    /// The decoder's shape.
+    pub model: &'a ModelConfig,
+    /// What is trained.
+    pub adapter: &'a AdapterConfig,
+    /// Steps and passes.
+    pub schedule: &'a Schedule,
+    /// The training questions.
+    pub questions: &'a [EncodedQuestion],
+    /// Bytes of one frozen weight.
+    pub weight_bytes: usize,
+    /// What its backward pass keeps.
+    pub kept: Kept,
+}
+
+/// Estimates a run: its trainings, and the questions that are `scored` afterwards.
 pub fn estimate(
-    config: &ModelConfig,
-    adapter: &AdapterConfig,
-    trainable: usize,
-    schedule: &Schedule,
-    train: &[EncodedQuestion],
+    training: OneTraining,
     scored: &[&[EncodedQuestion]],
-    weight_bytes: usize,
-    grouped: bool,
-    recompute: bool,
-    half: bool,
     pace: &Pace,
     besides: &Besides,
 ) -> RunEstimate {
+    let OneTraining {
+        model: config,
+        adapter,
+        schedule,
+        questions: train,
+        weight_bytes,
+        kept,
+    } = training;
     let tokens = |rows: &[EncodedQuestion]| rows.iter().map(|q| q.length()).sum::<usize>();
     let trains = *adapter != AdapterConfig::None;
     let steps = if trains {
@@ -188,7 +220,7 @@ pub fn estimate(
     let evaluation_tokens = passes * scored.iter().map(|rows| tokens(rows)).sum::<usize>();
     let (base, low_rank) = forward_flops(config, adapter);
     // Backward: one product for dX through frozen weights, two through the adapter's.
-    let again = if recompute { base + low_rank } else { 0.0 };
+    let again = if kept.recompute { base + low_rank } else { 0.0 };
     let training = training_tokens as f64 * (2.0 * base + 3.0 * low_rank + again);
     let checkpoints = steps.div_ceil(schedule.checkpoint_every.max(1));
     let monitored = (checkpoints * besides.monitored_tokens) as f64 * (base + low_rank);
@@ -198,9 +230,9 @@ pub fn estimate(
     let longest = train.iter().map(EncodedQuestion::length).max().unwrap_or(0);
     let widest = (schedule.micro_batch * longest).min(schedule.micro_tokens.max(longest));
     let logits = 8.0 * (schedule.micro_batch * config.vocab_size) as f64;
-    let per_token = bytes_kept(config, adapter, grouped, recompute, half);
+    let per_token = bytes_kept(config, adapter, kept);
     let activations = widest as f64 * per_token + logits;
-    let parameter = 4.0 * trainable as f64;
+    let parameter = 4.0 * adapter.parameters(config) as f64;
     // A parameter and its two moments stay. Gradients come while activations go; those of a step's
     // earlier passes wait beside them.
     let several = schedule.micro_batch < schedule.batch_size

@@ -39,6 +39,19 @@ pub(crate) fn weighted_sums(weights: &Tensor<2>, values: Tensor<1>) -> Tensor<1>
     products.sum_dim(1).squeeze_dim(1)
 }
 
+/// 1 in the column that each row's index names.
+///
+/// # Shapes
+/// - index: `[rows, 1]`; output: `[rows, columns]`
+pub(crate) fn one_hot(index: Tensor<2, Int>, columns: usize) -> Tensor<2> {
+    let [rows, _] = index.dims();
+    let numbers = Tensor::<1, Int>::arange(0..columns as i64, &index.device()).unsqueeze::<2>();
+    index
+        .expand([rows, columns])
+        .equal(numbers.expand([rows, columns]))
+        .float()
+}
+
 /// A matrix on the host.
 pub(crate) fn matrix(tensor: Tensor<2>) -> Mat<f64> {
     let [rows, columns] = tensor.dims();

@@ -122,6 +122,11 @@ impl Lock {
         let mut name = output.as_os_str().to_owned();
         name.push(".lock");
         let path = PathBuf::from(name);
+        let parent = output.parent().filter(|parent| *parent != Path::new(""));
+        if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
+            let reason = format!("there is no directory {}: create it", parent.display());
+            return Err(TrainError::file(output, reason));
+        }
         Self::attempt_at(path.clone())?.taken(output, &path)
     }
 
@@ -334,9 +339,26 @@ fn stale(path: &Path, holder: &Holder) -> bool {
     let comparable = !ours.is_empty() && holder.namespace == ours;
     let gone = || match started(holder.pid) {
         Some(started) => holder.started != 0 && holder.started != started,
-        None => true,
+        None => !others_are_hidden(),
     };
     (comparable && gone()) || old(path)
+}
+
+/// Whether the system may show a user its own processes alone: then one that is not seen need not
+/// be gone.
+fn others_are_hidden() -> bool {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    mounts.lines().any(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let [_, "/proc", _, options, ..] = fields[..] else {
+            return false;
+        };
+        let hides = |option: &str| {
+            let how = option.strip_prefix("hidepid=");
+            how.is_some_and(|how| how != "0" && how != "off")
+        };
+        options.split(',').any(hides)
+    })
 }
 
 /// When a process of this machine began, in the kernel's ticks; none if there is no such process.

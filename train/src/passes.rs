@@ -58,6 +58,7 @@ fn on_grid(tokens: f64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::estimate::Kept;
     use model::load::tiny;
 
     #[test]
@@ -105,7 +106,12 @@ mod tests {
         let config = layers.resolve().unwrap();
         let adapter = crate::registry::build(&config).unwrap().adapter();
         let rows = [false, true].map(|recompute| {
-            let memory = PassMemory::new(&model, &adapter, 16, 512, recompute, true);
+            let kept = Kept {
+                grouped: false,
+                recompute,
+                half: true,
+            };
+            let memory = PassMemory::new(&model, &adapter, 16, 512, kept);
             let passes = [24_u64, 48, 80].map(|gib| trained(gib << 30, &model, 2, memory));
             (memory, passes)
         });

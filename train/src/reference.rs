@@ -185,6 +185,7 @@ writes it anew; a test fails until then.
 
 const FILE_HEAD: &str =
     "# Settings of uq4ct. Every line is a default, commented out: take the # off what you change.
+# On a processor the short run has its own where this file says nothing; --full leaves them out.
 # uq4ct train --config THIS_FILE --dry-run shows what comes of it; --method lays its preset below.
 ";
 

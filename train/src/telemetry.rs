@@ -9,7 +9,7 @@ use crate::alarm::{Alarm, AlarmKind, Seen, Watch};
 use crate::config::OnNan;
 use crate::dashboard::state::{DashboardState, HeldOutPoint, Phase, TrainPoint};
 use crate::metric::calibration::{BinEdge, expected_calibration_error};
-use crate::metric::{negative_log_likelihood, outcomes};
+use crate::metric::{accuracy, negative_log_likelihood, outcomes};
 use crate::prediction::ScoredRow;
 use crate::prequential::FirstAnswersLog;
 use crate::run_directory::AlarmLog;
@@ -408,7 +408,7 @@ fn train_point(parts: &[StepFacts], took: f64) -> TrainPoint {
             .enumerate()
             .map(|(t, (name, _, _))| ((*name).into(), weighted(&|p: &StepFacts| p.terms[t].2)))
             .collect(),
-        accuracy: rows.iter().filter(|r| r.correct()).count() as f64 / rows.len() as f64,
+        accuracy: accuracy(rows.iter().copied()),
         flu: mean_flu(rows.iter().copied()),
         gradient_norm: parts.iter().find_map(|part| part.gradient_norm),
         learning_rate: None,
@@ -429,7 +429,7 @@ fn held_out_point(step: usize, loss: f64, rows: &[ScoredRow]) -> HeldOutPoint {
     HeldOutPoint {
         step,
         loss,
-        accuracy: rows.iter().filter(|r| r.correct()).count() as f64 / n,
+        accuracy: accuracy(rows),
         ece: expected_calibration_error(&outcomes(&refs), 15, BinEdge::Right),
         nll: rows.iter().map(negative_log_likelihood).sum::<f64>() / n,
         flu: mean_flu(rows.iter()),

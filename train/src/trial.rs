@@ -11,6 +11,7 @@ use crate::context::Setup;
 use crate::error::TrainError;
 use crate::export::start;
 use crate::fitted::{LoadedRun, QuestionSet};
+use crate::metric::{accuracy, negative_log_likelihood};
 use crate::prediction::ScoredRow;
 use crate::prepare::{draw_shots, open};
 use crate::way::{Free, Trial, Tried, Way};
@@ -106,13 +107,10 @@ pub fn try_ways(
 
 fn figures(way: Way, rows: &[ScoredRow]) -> Tried {
     let n = rows.len().max(1) as f64;
-    let right = rows.iter().filter(|row| row.correct()).count();
-    let losses = rows
-        .iter()
-        .map(|row| -row.probabilities[row.label].max(1e-12).ln());
+    let losses = rows.iter().map(negative_log_likelihood);
     Tried {
         way,
-        accuracy: right as f64 / n,
+        accuracy: accuracy(rows),
         negative_log_likelihood: losses.sum::<f64>() / n,
     }
 }

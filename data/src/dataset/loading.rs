@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Dataset, OfficialSplit};
+use super::{Dataset, OfficialSplit, is_own};
 use crate::error::DataError;
 use crate::example::MultipleChoice;
 use crate::rows::{self, Pass, Row, RowFile};
@@ -109,7 +109,16 @@ fn read_part(
         let dataset = decided.as_deref().unwrap_or(dataset);
         let found = dataset.found_by_itself();
         notes.extend(found.map(|found| format!("{}: {found}", file.path.display())));
-        read.push(parse_decided(dataset, &file.path, rows.into_pass()?)?);
+        let (questions, unanswered) = parse_decided(dataset, &file.path, rows.into_pass()?)?;
+        // Of published files it is known which rows have none.
+        if unanswered > 0 && is_own(dataset) {
+            notes.push(format!(
+                "{}: {unanswered} of {} rows have no answer and are left out",
+                file.path.display(),
+                unanswered + questions.len()
+            ));
+        }
+        read.push(questions);
     }
     let mut read = read.into_iter();
     let mut questions = read.next().unwrap_or_default();
@@ -120,7 +129,18 @@ fn read_part(
     Ok(questions)
 }
 
-/// Gives repeated names a number: from here on a name identifies a row.
+/// Gives questions without a name one from their place, and repeated names a number: from here on a
+/// name identifies a row.
+pub fn name_rows(dataset: &str, questions: &mut [MultipleChoice]) {
+    for (place, question) in questions.iter_mut().enumerate() {
+        if question.id.is_empty() {
+            question.id = numbered(dataset, place + 1);
+        }
+    }
+    rename_repeats(questions);
+}
+
+/// Gives repeated names a number.
 fn rename_repeats(questions: &mut [MultipleChoice]) {
     let mut seen: HashSet<String> = questions.iter().map(|q| q.id.clone()).collect();
     let mut met = HashSet::new();
@@ -148,7 +168,8 @@ pub fn parse_all(
 ) -> Result<Vec<MultipleChoice>, DataError> {
     let decided = dataset.decided_by(&rows)?;
     let rows = RowFile::Held(rows).into_pass()?;
-    parse_decided(decided.as_deref().unwrap_or(dataset), path, rows)
+    let (questions, _) = parse_decided(decided.as_deref().unwrap_or(dataset), path, rows)?;
+    Ok(questions)
 }
 
 /// The id of a row that has none of its own.
@@ -163,12 +184,13 @@ pub fn is_numbered(dataset: &str, id: &str) -> bool {
     row.is_some_and(|row| numbered(dataset, row) == id)
 }
 
+/// The questions, and the number of rows without an answer.
 fn parse_decided(
     dataset: &dyn Dataset,
     path: &Path,
     rows: Pass,
-) -> Result<Vec<MultipleChoice>, DataError> {
-    let mut questions = Vec::new();
+) -> Result<(Vec<MultipleChoice>, usize), DataError> {
+    let (mut questions, mut unanswered) = (Vec::new(), 0);
     for row in rows {
         let (row, value) = row?.into_owned();
         let fail = |reason: String| DataError::Row {
@@ -177,6 +199,7 @@ fn parse_decided(
             reason,
         };
         let Some(mut question) = dataset.parse(&value).map_err(fail)? else {
+            unanswered += 1;
             continue;
         };
         question.check().map_err(fail)?;
@@ -185,7 +208,7 @@ fn parse_decided(
         }
         questions.push(question);
     }
-    Ok(questions)
+    Ok((questions, unanswered))
 }
 
 #[cfg(test)]

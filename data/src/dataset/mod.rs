@@ -41,7 +41,7 @@ pub mod winogrande;
 #[path = "../../../tests/contributing/qasc.rs"]
 pub mod qasc;
 
-pub use loading::{LoadedSplit, is_numbered, load, parse_all};
+pub use loading::{LoadedSplit, is_numbered, load, name_rows, parse_all};
 
 /// A part of a dataset as it was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -228,6 +228,13 @@ pub fn find(name: &str, custom: &custom::Custom) -> Result<AnyDataset, DataError
 pub fn names() -> Vec<&'static str> {
     let listed = DATASETS.iter().map(|dataset| dataset.name());
     listed.chain([custom::NAME]).collect()
+}
+
+/// Whether these are questions of the user's own, and no listed dataset.
+pub fn is_own(dataset: &dyn Dataset) -> bool {
+    DATASETS
+        .iter()
+        .all(|listed| listed.name() != dataset.name())
 }
 
 #[cfg(test)]

@@ -116,6 +116,7 @@ mod online {
     use hf_hub::repository::{RepoTreeEntry, RepoType};
     use hf_hub::{HFClientSync, HFError, HFRepositorySync};
     use indicatif::{ProgressBar, ProgressStyle};
+    use url::Url;
 
     use super::{HubFile, Reason, RepositoryKind};
     use crate::error::DataError;
@@ -316,30 +317,20 @@ mod online {
     }
 
     fn probe() -> Result<(), Reason> {
-        // Behind a proxy only the proxy can tell.
-        if ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
-            .iter()
-            .any(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty()))
-        {
-            return Ok(());
-        }
         let endpoint =
             std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".into());
-        let port = if endpoint.starts_with("http://") {
-            80
-        } else {
-            443
+        let url = Url::parse(&endpoint).map_err(|e| format!("HF_ENDPOINT = {endpoint}: {e}"))?;
+        let own = match url.scheme() {
+            "http" => ["http_proxy", "HTTP_PROXY"],
+            _ => ["https_proxy", "HTTPS_PROXY"],
         };
-        let host = endpoint
-            .split("://")
-            .last()
-            .and_then(|rest| rest.split('/').next())
-            .unwrap_or_default()
-            .to_owned();
-        let address = match host.contains(':') {
-            true => host.clone(),
-            false => format!("{host}:{port}"),
-        };
+        // Behind a proxy only the proxy can tell.
+        let mut proxies = own.into_iter().chain(["all_proxy", "ALL_PROXY"]);
+        if proxies.any(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty())) {
+            return Ok(());
+        }
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let address = format!("{host}:{}", url.port_or_known_default().unwrap_or(443));
         // Looking up a name can hang for longer than any time-out of a connection, so both run
         // under one.
         let (send, receive) = mpsc::channel();

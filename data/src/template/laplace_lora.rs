@@ -24,18 +24,22 @@ pub(super) fn lettered(question: &MultipleChoice) -> Prompt {
     }
 }
 
-pub(super) fn true_or_false(question: &MultipleChoice) -> Prompt {
+/// The public wording has true and false alone, which it spells with capitals.
+pub(super) fn in_words(question: &MultipleChoice) -> Prompt {
+    let words: Vec<String> = match question.is_true_or_false() {
+        true => question.choices.iter().map(|word| capital(word)).collect(),
+        false => question.choices.clone(),
+    };
     let asked = &question.question;
+    let only = match question.is_true_or_false() {
+        true => "True or False".into(),
+        false => words.join(" or "),
+    };
     Prompt {
-        head: format!("Answer the question with only True or False: {asked} Context: "),
+        head: format!("Answer the question with only {only}: {asked} Context: "),
         shortenable: question.passage.clone().unwrap_or_default(),
         tail: "\nAnswer:".into(),
-        // "True or False", as the prompt spells them.
-        labels: question
-            .choices
-            .iter()
-            .map(|choice| format!(" {}", capital(choice)))
-            .collect(),
+        labels: words.iter().map(|word| format!(" {word}")).collect(),
         ..Prompt::default()
     }
 }

@@ -41,9 +41,9 @@ impl Template {
             (Self::Plain, style) => plain::prompt(question, style),
             (_, LabelStyle::Written) => open_ended::prompt(question),
             (Self::LaplaceLora, LabelStyle::Letter) => laplace_lora::lettered(question),
-            (Self::LaplaceLora, LabelStyle::Choice) => laplace_lora::true_or_false(question),
+            (Self::LaplaceLora, LabelStyle::Choice) => laplace_lora::in_words(question),
             (_, LabelStyle::Letter) => moe_peft::lettered(question),
-            (_, LabelStyle::Choice) => moe_peft::true_or_false(question),
+            (_, LabelStyle::Choice) => moe_peft::in_words(question),
         };
         self.with_passage(prompt, question)
     }
@@ -76,6 +76,7 @@ pub(crate) struct Instruction {
 pub(crate) const INSTRUCTIONS: &[&Instruction] = &[
     &moe_peft::LETTERED,
     &moe_peft::TRUE_OR_FALSE,
+    &moe_peft::IN_WORDS,
     &laplace_lora::LETTERED,
     &open_ended::INSTRUCTION,
     &cloze::INSTRUCTION,
@@ -148,6 +149,25 @@ mod tests {
         let prompt = Template::LaplaceLora.render(&boolean_question(), LabelStyle::Choice);
         assert!(prompt.text().contains("Context: Ice -- Ice melts"));
         assert_eq!(prompt.labels, [" True", " False"]);
+    }
+
+    #[test]
+    fn other_words_than_true_and_false_stand_in_the_prompt() {
+        let choices = ["yes", "no", "iPhone"].map(String::from);
+        let question = MultipleChoice::new("Does it ring?", choices.into(), 0);
+        let prompt = Template::MoePeft.render(&question, LabelStyle::Choice);
+        assert_eq!(
+            prompt.text(),
+            "Please answer the following question with one of yes, no, iPhone: Does it ring?\nAnswer:"
+        );
+        assert_eq!(prompt.labels, [" yes", " no", " iPhone"]);
+        let prompt = Template::LaplaceLora.render(&question, LabelStyle::Choice);
+        assert!(
+            prompt
+                .text()
+                .contains("with only yes or no or iPhone: Does")
+        );
+        assert_eq!(prompt.labels, [" yes", " no", " iPhone"]);
     }
 
     #[test]

@@ -22,6 +22,16 @@ pub(super) const TRUE_OR_FALSE: Instruction = Instruction {
     ],
 };
 
+/// Where the choices are other words than true and false.
+pub(super) const IN_WORDS: Instruction = Instruction {
+    text: "Please answer the following question with one of ",
+    rewordings: [
+        "Answer this question with one of ",
+        "Which is the answer to this question, of ",
+        "Reply to the question below with one of ",
+    ],
+};
+
 pub(super) fn lettered(question: &MultipleChoice) -> Prompt {
     let choices = lettered_line(question, |letter, text| format!("({letter}) {text}"));
     Prompt {
@@ -33,11 +43,17 @@ pub(super) fn lettered(question: &MultipleChoice) -> Prompt {
     }
 }
 
-pub(super) fn true_or_false(question: &MultipleChoice) -> Prompt {
+/// The public wording has true and false alone, and BoolQ's questions no mark at their end.
+pub(super) fn in_words(question: &MultipleChoice) -> Prompt {
+    let head = match question.is_true_or_false() {
+        true => TRUE_OR_FALSE.text.into(),
+        false => format!("{}{}: ", IN_WORDS.text, question.choices.join(", ")),
+    };
+    let ends = question.question.trim_end().ends_with(['?', '.', '!', ':']);
     Prompt {
-        head: TRUE_OR_FALSE.text.into(),
+        head,
         shortenable: question.question.clone(),
-        tail: "?\nAnswer:".into(),
+        tail: if ends { "\nAnswer:" } else { "?\nAnswer:" }.into(),
         labels: choice_labels(question),
         ..Prompt::default()
     }

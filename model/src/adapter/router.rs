@@ -34,8 +34,8 @@ const MASS_RATE: f64 = 0.1;
 pub struct Routing {
     /// The softmax over all experts, `[tokens, experts]`.
     pub probabilities: Tensor<2>,
-    /// The raw probabilities of the kept experts, `[tokens, k]`, highest first. Their sum is the
-    /// token's FLU.
+    /// The raw probabilities of the kept experts, `[tokens, k]`, highest first; in the experts' own
+    /// order where all are kept. Their sum is the token's FLU.
     pub kept_probabilities: Tensor<2>,
     /// The indices of the kept experts, `[tokens, k]`. Ties go to the lower index.
     pub experts: Tensor<2, Int>,
@@ -110,8 +110,8 @@ impl Routing {
     }
 }
 
-/// The indices of the k largest values of each row, ties to the lower index. The indices carry no
-/// gradient.
+/// The indices of the k largest values of each row, largest first, ties to the lower index; all of
+/// them in their own order. The indices carry no gradient.
 fn top_k(values: Tensor<2>, k: usize) -> Tensor<2, Int> {
     let [rows, columns] = values.dims();
     if k == columns {

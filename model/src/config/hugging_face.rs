@@ -1,6 +1,6 @@
 //! Hugging Face's `config.json` as it stands in the file, and how its gaps are filled.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::rotary::{Outside, RopeSettings, Rotation};
@@ -28,7 +28,9 @@ struct HuggingFaceConfig {
     rope_theta: Option<f64>,
     rope_scaling: Option<serde_json::Value>,
     rope_parameters: Option<serde_json::Value>,
-    sliding_window: Option<usize>,
+    /// Absent is another thing than null.
+    #[serde(default, deserialize_with = "stated")]
+    sliding_window: Option<Option<usize>>,
     use_sliding_window: Option<bool>,
     max_window_layers: Option<usize>,
     layer_types: Option<Vec<String>>,
@@ -51,6 +53,11 @@ struct HuggingFaceConfig {
     residual_multiplier: Option<f64>,
     logits_scaling: Option<f64>,
     use_bidirectional_attention: Option<bool>,
+}
+
+/// A value that is there, if only as null.
+fn stated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<usize>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 impl ModelConfig {
@@ -151,13 +158,16 @@ impl HuggingFaceConfig {
             intermediate_size: self.intermediate_size,
             num_hidden_layers: self.num_hidden_layers,
             num_attention_heads: self.num_attention_heads,
-            num_key_value_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
+            num_key_value_heads: self
+                .num_key_value_heads
+                .or(gaps.key_value_heads)
+                .unwrap_or(self.num_attention_heads),
             head_dim,
             max_position_embeddings: self.max_position_embeddings.unwrap_or(gaps.context),
             rms_norm_eps: self.rms_norm_eps.unwrap_or(gaps.rms_norm_eps),
             rope_theta: rotation.theta,
             rope_scaling: rotation.scaling,
-            sliding_window: self.windows(decoder)?,
+            sliding_window: self.windows(decoder, &gaps)?,
             qkv_bias: qwen2 || attention_bias,
             output_bias: !qwen2 && attention_bias,
             mlp_bias: self.mlp_bias.unwrap_or(false),
@@ -302,16 +312,15 @@ impl HuggingFaceConfig {
         }
     }
 
-    /// The window of each layer. Mistral and Phi-3 apply it everywhere; Qwen and SmolLM3 only if
-    /// asked; Gemma on all layers but every second or sixth.
-    fn windows(&self, model_type: &str) -> Result<Vec<Option<usize>>, ModelError> {
+    /// The window of each layer. Mistral and Phi-3 apply it everywhere; Qwen only if asked; SmolLM3
+    /// too, and where positions are not rotated; Gemma on all layers but every second or sixth.
+    fn windows(&self, model_type: &str, gaps: &Gaps) -> Result<Vec<Option<usize>>, ModelError> {
         let layers = self.num_hidden_layers.min(1 << 20);
+        let stated = self.sliding_window.unwrap_or(gaps.window);
         let used = match model_type {
-            "mistral" | "phi3" => self.sliding_window,
-            "qwen2" | "qwen3" | "smollm3" if self.use_sliding_window == Some(true) => {
-                self.sliding_window
-            }
-            "gemma2" | "gemma3_text" => self.sliding_window.or(Some(4096)),
+            "mistral" | "phi3" => stated,
+            "qwen2" | "qwen3" | "smollm3" if self.use_sliding_window == Some(true) => stated,
+            "gemma2" | "gemma3_text" => stated.or(gaps.window),
             _ => None,
         };
         if used == Some(0) {
@@ -333,7 +342,12 @@ impl HuggingFaceConfig {
                 })
                 .collect();
         }
+        let unrotated = match model_type {
+            "smollm3" => self.unrotated(),
+            _ => Vec::new(),
+        };
         let has_window = |layer: usize| match model_type {
+            "smollm3" => unrotated.get(layer) == Some(&true),
             "qwen2" | "qwen3" => layer >= self.max_window_layers.unwrap_or(28),
             "gemma2" => layer.is_multiple_of(2),
             "gemma3_text" => {
@@ -399,6 +413,9 @@ impl HuggingFaceConfig {
 /// What stands in the gaps of a family's `config.json`.
 struct Gaps {
     head_dim: Option<usize>,
+    /// Absent: as many as heads.
+    key_value_heads: Option<usize>,
+    window: Option<usize>,
     context: usize,
     rms_norm_eps: f64,
     rope_theta: f64,
@@ -410,6 +427,8 @@ impl Gaps {
     fn of(model_type: &str) -> Self {
         let llama = Self {
             head_dim: None,
+            key_value_heads: None,
+            window: None,
             context: 2048,
             rms_norm_eps: 1e-6,
             rope_theta: 10_000.0,
@@ -417,8 +436,22 @@ impl Gaps {
             tied: false,
         };
         match model_type {
+            "mistral" => Self {
+                key_value_heads: Some(8),
+                window: Some(4096),
+                context: 131_072,
+                ..llama
+            },
+            "qwen2" => Self {
+                key_value_heads: Some(32),
+                window: Some(4096),
+                context: 32_768,
+                ..llama
+            },
             "qwen3" => Self {
                 head_dim: Some(128),
+                key_value_heads: Some(32),
+                window: Some(4096),
                 context: 32_768,
                 ..llama
             },
@@ -429,12 +462,16 @@ impl Gaps {
             },
             "gemma2" => Self {
                 head_dim: Some(256),
+                key_value_heads: Some(4),
+                window: Some(4096),
                 context: 8192,
                 tied: true,
                 ..llama
             },
             "gemma3_text" => Self {
                 head_dim: Some(256),
+                key_value_heads: Some(4),
+                window: Some(4096),
                 context: 131_072,
                 rope_theta: 1e6,
                 local_rope_theta: Some(10_000.0),
@@ -446,6 +483,7 @@ impl Gaps {
                 ..llama
             },
             "smollm3" => Self {
+                key_value_heads: Some(4),
                 context: 32_768,
                 rope_theta: 2e6,
                 tied: true,
@@ -495,6 +533,33 @@ mod tests {
         assert_eq!((config.head_dim, config.rope_theta), (2, 10_000.0));
         assert_eq!(config.sliding_window, [None, None]);
         assert!(!config.tie_word_embeddings);
+    }
+
+    /// As `transformers` 5.24 prints its configurations without arguments.
+    #[test]
+    fn families_have_the_gaps_of_transformers() {
+        for (name, context, key_value_heads, window) in [
+            ("llama", 2048, 8, None),
+            ("mistral", 131_072, 8, Some(4096)),
+            ("qwen2", 32_768, 32, None),
+            ("qwen3", 32_768, 32, None),
+            ("phi3", 4096, 8, None),
+            ("gemma2", 8192, 4, Some(4096)),
+            ("gemma3_text", 131_072, 4, Some(4096)),
+            ("olmo2", 2048, 8, None),
+            ("smollm3", 32_768, 4, None),
+            ("granite", 2048, 8, None),
+        ] {
+            let heads = if key_value_heads == 32 { 32 } else { 8 };
+            let text = format!(
+                r#"{{"model_type":"{name}","vocab_size":10,"hidden_size":64,"intermediate_size":16,
+                "num_hidden_layers":2,"num_attention_heads":{heads}}}"#
+            );
+            let config = ModelConfig::from_json(&text).unwrap();
+            assert_eq!(config.max_position_embeddings, context, "{name}");
+            assert_eq!(config.num_key_value_heads, key_value_heads, "{name}");
+            assert_eq!(config.sliding_window[0], window, "{name}");
+        }
     }
 
     #[test]
@@ -646,6 +711,19 @@ mod tests {
             + &format!(
                 r#","rope_scaling":{{"type":"longrope","original_max_position_embeddings":32,{factors}}}}}"#
             );
+        // A window that is none, and one of some layers alone.
+        let family = |name: &str| MINIMAL.replace("\"llama\"", &format!("\"{name}\""));
+        for text in [
+            family("mistral") + r#","sliding_window":null}"#,
+            family("mistral") + "}",
+            family("smollm3")
+                + r#","sliding_window":4,"use_sliding_window":true,"no_rope_layers":[1,0]}"#,
+            family("qwen2") + r#","use_sliding_window":true,"max_window_layers":1}"#,
+        ] {
+            let config = ModelConfig::from_json(&text).unwrap();
+            let again = ModelConfig::from_json(&config.to_json().to_string()).unwrap();
+            assert_eq!(again, config, "{text}");
+        }
         let config = ModelConfig::from_json(&phi).unwrap();
         let json = config.to_json();
         assert_eq!(json["original_max_position_embeddings"].as_u64(), Some(32));
@@ -778,6 +856,9 @@ mod tests {
         assert_eq!(old, new);
         let qwen = family("qwen3", "");
         assert_eq!((qwen.head_dim, qwen.qkv_bias), (128, false));
+        let windows = r#","no_rope_layers":[1,0],"sliding_window":4,"use_sliding_window":true"#;
+        let config = family("smollm3", windows);
+        assert_eq!(config.sliding_window, [None, Some(4)]);
         let smollm = family("smollm3", r#","no_rope_layers":[1,0]"#);
         assert_eq!(smollm.variant.unrotated, [false, true]);
     }

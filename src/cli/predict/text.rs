@@ -1,6 +1,6 @@
 //! An answer as a person reads it.
 
-use train::answering::{Answer, Decision};
+use train::answering::{Answer, Calibration, Decision};
 
 /// An answer for reading: what it is and how sure that is, then what the model states.
 pub(super) fn describe(answer: &Answer, choices: &[String]) -> String {
@@ -45,7 +45,12 @@ pub(super) fn describe(answer: &Answer, choices: &[String]) -> String {
 fn sureness(answer: &Answer) -> String {
     let mut text = format!("{:.1} % sure", 100.0 * answer.confidence);
     if let Some([low, high]) = answer.interval {
-        text += &format!(" [{:.0}, {:.0}]", 100.0 * low, 100.0 * high);
+        // First answers give none.
+        let by = match answer.calibration {
+            Calibration::FirstAnswers => " by held-out questions",
+            _ => "",
+        };
+        text += &format!(" [{:.0}, {:.0}{by}]", 100.0 * low, 100.0 * high);
     }
     text += ", ";
     text += &answer.calibration.reason(answer.calibrated_on);
@@ -60,8 +65,6 @@ fn sureness(answer: &Answer) -> String {
 
 #[cfg(test)]
 mod tests {
-    use train::answering::Calibration;
-
     use super::*;
 
     #[test]

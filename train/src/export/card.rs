@@ -304,10 +304,12 @@ pub(super) fn fits(
         != (data.template, data.scoring, data.normalization)
     {
         tracing::warn!(
-            "{}: was trained with data.template = {}, data.scoring = {}: its confidence need not hold with other ones",
+            "{}: was trained with data.template = {}, data.scoring = {}, and is now asked with {} and {}: its confidence need not hold",
             directory.display(),
             spelled(&prompt.template),
-            spelled(&prompt.scoring)
+            spelled(&prompt.scoring),
+            spelled(&data.template),
+            spelled(&data.scoring)
         );
     }
     if prompt.chat != ChatCard::of(prepared) {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use data::rendering::Scoring;
 use data::shots::Shots;
 use model::AdapterConfig;
 use model::exchange::{self, Adapter};
@@ -123,6 +124,36 @@ pub fn settings(directory: &Path) -> Result<Vec<String>, TrainError> {
         settings if settings.is_empty() => Err(TrainError::file(directory, "holds no adapter")),
         settings => Ok(settings),
     }
+}
+
+/// The settings of `[data]` with which an exported adapter was asked, as TOML by dotted key. None
+/// without a card, or where its questions were `written` ones and these are not.
+///
+/// # Errors
+/// A card that cannot be read.
+pub fn asking(directory: &Path, written: bool) -> Result<Vec<String>, TrainError> {
+    if !directory.join(CARD).is_file() {
+        return Ok(Vec::new());
+    }
+    let card: Card = RunDirectory::at(directory).read_json(CARD)?;
+    let prompt = card.prompt;
+    if prompt.written.is_some() != written {
+        return Ok(Vec::new());
+    }
+    let mut settings = vec![format!("data.template={}", spelled(&prompt.template))];
+    if !written {
+        settings.push(format!("data.scoring={}", spelled(&prompt.scoring)));
+    }
+    if prompt.scoring == Scoring::Cloze {
+        let normalization = spelled(&prompt.normalization);
+        settings.push(format!("data.normalization={normalization}"));
+    }
+    if let Some(chat) = prompt.chat {
+        settings.push("data.chat=auto".into());
+        let system = chat.system.map(toml::Value::String);
+        settings.extend(system.map(|system| format!("data.system={system}")));
+    }
+    Ok(settings)
 }
 
 /// The shape of an adapter as settings, as TOML.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Term;
 use super::cross_entropy::{self, CrossEntropy};
-use super::load_balancing::one_hot;
 use crate::forward::{Reading, best_choice};
+use crate::linear_algebra::one_hot;
 
 /// Width of the Laplacian kernel of [`mmce`], as published.
 const KERNEL_WIDTH: f64 = 0.4;

@@ -5,6 +5,8 @@ use model::Routing;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::linear_algebra::one_hot;
+
 /// Which form of the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -94,16 +96,6 @@ fn top_k_counts(router: &Routing, experts: usize) -> Tensor<2> {
         .map(|slot| one_hot(router.experts.clone().narrow(1, slot, 1), experts))
         .reduce(|a, b| a + b)
         .expect("top_k is at least 1")
-}
-
-/// `[tokens, 1]` indices to `[tokens, experts]`
-pub(crate) fn one_hot(index: Tensor<2, Int>, experts: usize) -> Tensor<2> {
-    let [tokens, _] = index.dims();
-    let numbers = Tensor::<1, Int>::arange(0..experts as i64, &index.device()).unsqueeze::<2>();
-    index
-        .expand([tokens, experts])
-        .equal(numbers.expand([tokens, experts]))
-        .float()
 }
 
 #[cfg(test)]

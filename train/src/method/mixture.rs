@@ -12,10 +12,11 @@ use crate::config::{AdapterSection, AnswerTemperature, ObjectiveSection, RunConf
 use crate::error::TrainError;
 use crate::forward::Reading;
 use crate::functional_uncertainty::{FluTokens, functional_uncertainty};
+use crate::linear_algebra::one_hot;
 use crate::loss::calibration::{
     self, CalibratedAnswers, CalibrationGradient, Correctness, calibration_loss,
 };
-use crate::loss::load_balancing::{load_balancing, one_hot};
+use crate::loss::load_balancing::load_balancing;
 use crate::loss::{Objective, Term, cross_entropy};
 
 /// The entry of `mixlora`.

@@ -35,9 +35,7 @@ impl WholeSet {
 
     /// Share of right answers.
     pub fn accuracy() -> Self {
-        Self::new("accuracy", true, |rows| {
-            rows.iter().filter(|r| r.correct()).count() as f64 / rows.len() as f64
-        })
+        Self::new("accuracy", true, |rows| super::accuracy(rows))
     }
 
     /// Expected calibration error with 15 bins.

@@ -207,6 +207,16 @@ pub fn outcomes(rows: &[&ScoredRow]) -> Vec<Outcome> {
     rows.iter().map(|r| (r.confidence(), r.correct())).collect()
 }
 
+/// Share of right answers; no number for no rows.
+pub fn accuracy<'a>(rows: impl IntoIterator<Item = &'a ScoredRow>) -> f64 {
+    let (mut right, mut all) = (0, 0);
+    for row in rows {
+        right += usize::from(row.correct());
+        all += 1;
+    }
+    right as f64 / all as f64
+}
+
 /// Negative log-likelihood of a row: `-ln max(p(label), 1e-12)`.
 pub fn negative_log_likelihood(row: &ScoredRow) -> f64 {
     -row.probabilities[row.label].max(1e-12).ln()

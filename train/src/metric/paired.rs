@@ -16,8 +16,8 @@ use crate::prediction::ScoredRow;
 pub struct Difference {
     /// One method's value minus the other's, with its 95 % interval.
     pub estimate: Estimate,
-    /// Two-sided: twice the smaller share of resamples on one side of zero.
-    pub p_value: f64,
+    /// Two-sided: twice the smaller share of resamples on one side of zero. None without resamples.
+    pub p_value: Option<f64>,
 }
 
 /// The differences in accuracy, ECE, NLL and Brier score, in this order.
@@ -144,7 +144,7 @@ impl Gaps {
                 false => 1.0,
             };
             Difference {
-                p_value,
+                p_value: (!values.is_empty()).then_some(p_value),
                 estimate: Estimate::with_interval(Some(exact(self.whole[i])), values),
             }
         })
@@ -226,9 +226,9 @@ mod tests {
         let better = [rows(200, |i| i % 2 == 0 || i % 20 == 1, 0.6)];
         let [accuracy, ..] = differences(&first, &better, 15, BOOTSTRAP);
         assert!((accuracy.estimate.value.unwrap() - 0.05).abs() < 1e-12);
-        assert!(accuracy.p_value < 0.05 && accuracy.estimate.low.unwrap() > 0.0);
+        assert!(accuracy.p_value.unwrap() < 0.05 && accuracy.estimate.low.unwrap() > 0.0);
         let [same, ..] = differences(&first, &first, 15, BOOTSTRAP);
-        assert_eq!((same.estimate.value, same.p_value), (Some(0.0), 1.0));
+        assert_eq!((same.estimate.value, same.p_value), (Some(0.0), Some(1.0)));
     }
 
     #[test]
@@ -236,8 +236,23 @@ mod tests {
         let first = [rows(20, |i| i % 2 == 0, 0.6)];
         for difference in differences(&first, &[Vec::new()], 15, BOOTSTRAP) {
             let value = difference.estimate.value.filter(|value| value.is_finite());
-            assert_eq!((value, difference.p_value), (None, 1.0));
+            assert_eq!((value, difference.p_value), (None, Some(1.0)));
         }
+    }
+
+    #[test]
+    fn without_resamples_nothing_is_tested() {
+        let first = [rows(20, |i| i % 2 == 0, 0.6)];
+        let other = [rows(20, |_| true, 0.6)];
+        let none = Bootstrap {
+            resamples: 0,
+            ..BOOTSTRAP
+        };
+        let [accuracy, ..] = differences(&first, &other, 15, none);
+        assert_eq!(
+            (accuracy.estimate.value, accuracy.p_value),
+            (Some(0.5), None)
+        );
     }
 
     /// One answer of 400 tells nothing, whichever it is.
@@ -248,7 +263,10 @@ mod tests {
             let other = [rows(400, |i| i % 3 == 0 || i == changed, 0.6)];
             for difference in differences(&first, &other, 15, BOOTSTRAP) {
                 let Estimate { low, high, .. } = difference.estimate;
-                assert!(difference.p_value > 0.5, "{changed}: {difference:?}");
+                assert!(
+                    difference.p_value.unwrap() > 0.5,
+                    "{changed}: {difference:?}"
+                );
                 assert!(
                     low.unwrap() <= 0.0 && high.unwrap() >= 0.0,
                     "{difference:?}"

@@ -174,7 +174,10 @@ impl Trust {
 
     /// How far the answer of a row can be trusted.
     pub fn of(&self, row: &ScoredRow) -> Trusted {
-        let found = self.calibrator.probability(row);
+        let found = match self.way {
+            Way::AsStated | Way::Temperature => self.apply(row).confidence(),
+            Way::ConfidenceWithFlu => self.calibrator.probability(row),
+        };
         let chance = match row.written {
             Some(_) => 0.0,
             None => 1.0 / row.probabilities.len() as f64,

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use data::chat::{ChatMode, ChatTemplate};
 use data::check::{CheckedFile, CheckedTokens};
-use data::dataset::{Dataset, custom};
+use data::dataset::{Dataset, custom, name_rows};
 use data::encoding::Unaskable;
 use data::prompt::LabelStyle;
 use data::rendering::Rendering;
@@ -130,7 +130,8 @@ pub fn draw_shots(config: &RunConfig, train: &[MultipleChoice]) -> Option<Shots>
 }
 
 /// Finds the model alone, for questions that are in memory. The settings of `data.custom` say
-/// whether their answers are letters or words; their files are not read.
+/// whether their answers are letters or words; their files are not read. Questions without an id
+/// get one, as do those whose id stands before.
 ///
 /// # Errors
 /// As [`prepare`]; a split without a question.
@@ -140,11 +141,12 @@ pub fn prepare_questions(
     mut splits: Splits,
 ) -> Result<Prepared, TrainError> {
     for (name, questions) in [
-        ("train", &splits.train),
-        ("held-out", &splits.held_out),
-        ("test", &splits.test),
+        ("train", &mut splits.train),
+        ("held-out", &mut splits.held_out),
+        ("test", &mut splits.test),
     ] {
-        for question in questions {
+        name_rows(name, questions);
+        for question in &*questions {
             question.check().map_err(|reason| DataError::Question {
                 id: question.id.clone(),
                 reason,

@@ -4,9 +4,9 @@ use burn::prelude::*;
 use data::EncodedQuestion;
 
 use super::Prepared;
-use crate::config::{RunConfig, WeightType};
+use crate::config::RunConfig;
 use crate::error::TrainError;
-use crate::estimate::{Besides, PassMemory, RunEstimate, estimate};
+use crate::estimate::{Besides, Kept, OneTraining, PassMemory, RunEstimate, estimate};
 use crate::pace::{Pace, bootstrap_seconds};
 use crate::passes::{self, Fitting};
 use crate::registry;
@@ -39,20 +39,16 @@ impl Prepared {
             bootstrap_seconds: bootstraps(self.held_out.len(), 2.0)
                 + bootstraps(self.test.len(), 5.0),
         };
-        Ok(estimate(
-            &self.model,
-            &adapter,
-            adapter.parameters(&self.model),
-            &config.train.schedule(),
-            &self.train,
-            &[&self.held_out, &self.test],
-            config.model.dtype.bytes(),
-            config.model.dtype == WeightType::F32 && model::fused::serves(device),
-            config.train.recompute,
-            config.model.dtype == WeightType::Bf16 && !model::fused::serves(device),
-            pace,
-            &besides,
-        ))
+        let training = OneTraining {
+            model: &self.model,
+            adapter: &adapter,
+            schedule: &config.train.schedule(),
+            questions: &self.train,
+            weight_bytes: config.model.dtype.bytes(),
+            kept: Kept::of(config, model::fused::serves(device)),
+        };
+        let scored = [&*self.held_out, &self.test];
+        Ok(estimate(training, &scored, pace, &besides))
     }
 
     /// The training pass that fits into so many free bytes of a graphics card, on rows of up to
@@ -68,10 +64,8 @@ impl Prepared {
     ) -> Result<Fitting, TrainError> {
         let adapter = registry::build(config)?.adapter();
         let schedule = config.train.schedule();
-        let recompute = config.train.recompute;
-        let half = config.model.dtype == WeightType::Bf16;
-        let rows = schedule.micro_batch;
-        let memory = PassMemory::new(&self.model, &adapter, rows, longest, recompute, half);
+        let (rows, kept) = (schedule.micro_batch, Kept::of(config, false));
+        let memory = PassMemory::new(&self.model, &adapter, rows, longest, kept);
         Ok(passes::trained(
             free,
             &self.model,

@@ -57,7 +57,7 @@ impl Report<'_> {
                         }
                     ),
                     None => format!(
-                        "{train} of {all_train} train, {held_out} of {all_held_out} held-out (from {}), {test} of {all_test} test (published split: {})",
+                        "{train} of {all_train} train, {held_out} of {all_held_out} held-out (from {}), {test} of {all_test} test (from {})",
                         split.held_out_from, split.test_from
                     ),
                 },

@@ -166,7 +166,7 @@ pub fn holds(run: &RunDirectory, set: &str, sha256: &str) -> Result<bool, TrainE
 }
 
 /// The settings by which a run was asked a set: its own, or those kept beside the answers.
-fn asked(
+pub(super) fn asked(
     run: &RunDirectory,
     config: &RunConfig,
     dataset: &str,

@@ -4,10 +4,11 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use super::alike::same_questions;
+use super::alike::{asked, same_questions};
 use super::render;
 use super::results::{Group, ResultTable};
 use crate::config::RunConfig;
+use crate::elsewhere::telling_of;
 use crate::error::TrainError;
 use crate::lock::Lock;
 use crate::metric::Estimate;
@@ -139,6 +140,10 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
     let mut groups: Vec<Group> = Vec::new();
     for (((run, config), rows), name) in opened.iter().zip(&answers).zip(&names) {
         let held_out = run.held_out_predictions(config)?;
+        let held_out = match asked(run, config, &dataset)? {
+            Some(asked) => telling_of(&asked, config, held_out)?,
+            None => held_out,
+        };
         let name = name.clone();
         let run = (held_out, rows.clone());
         match groups.iter_mut().find(|group| group.name == name) {
@@ -288,11 +293,11 @@ impl Comparison {
                 .map(|(contender, differences)| {
                     let mut cells = vec![contender.name.clone()];
                     cells.extend(differences.iter().zip(FIGURES).map(|(found, (_, unit))| {
-                        format!(
-                            "{}, p = {:.3}",
-                            show(Some(found.estimate), unit),
-                            found.p_value
-                        )
+                        let estimate = show(Some(found.estimate), unit);
+                        match found.p_value {
+                            Some(p) => format!("{estimate}, p = {p:.3}"),
+                            None => estimate,
+                        }
                     }));
                     cells
                 });
@@ -426,7 +431,7 @@ impl Comparison {
         let place = self.contenders.iter().position(|c| std::ptr::eq(c, best));
         let place = place.unwrap_or(0);
         let figure = FIGURES.iter().position(|(figure, _)| *figure == name);
-        let p = |difference: &Differences| Some(difference[figure?].p_value);
+        let p = |difference: &Differences| difference[figure?].p_value;
         let others = self.differences.len();
         let found = match place.checked_sub(1) {
             // Against the first run, which every other is compared with. The best of several is

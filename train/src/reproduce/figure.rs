@@ -82,7 +82,11 @@ impl Figure {
             Self::AurocConfidence => ("AUROC, confidence with FLU", true, true),
             Self::AurocFlu => ("AUROC of FLU", true, true),
             Self::EceFlu => ("ECE of FLU", false, true),
-            Self::InformationFlu => ("FLU beside confidence, likelihood ratio", true, false),
+            Self::InformationFlu => (
+                "FLU beside confidence, signed likelihood ratio",
+                true,
+                false,
+            ),
         };
         Definition {
             name,

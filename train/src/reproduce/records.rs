@@ -230,11 +230,34 @@ fn portable_command(command: &str, short: &impl Fn(&mut String)) -> String {
     ) {
         words.splice(..=end, ["uq4ct".to_owned()]);
     }
-    if let Some(place) = words.iter().position(|word| word == "--root") {
-        words.drain(place..(place + 2).min(words.len()));
+    if let Some((place, end)) = root_of(&words) {
+        words.drain(place..end);
     }
     words.iter_mut().for_each(short);
     words.join(" ")
+}
+
+/// The words of a command that say its `--root`, as places among all. A quoted word may have been
+/// split at its spaces.
+fn root_of(words: &[String]) -> Option<(usize, usize)> {
+    let given = ["--root=", "'--root="];
+    let says =
+        |word: &String| word == "--root" || given.iter().any(|start| word.starts_with(start));
+    let place = words.iter().position(says)?;
+    let last = match words[place] == "--root" {
+        true => (place + 1).min(words.len() - 1),
+        false => place,
+    };
+    let word = &words[last];
+    let is_open = word.starts_with('\'') && (word.len() == 1 || !word.ends_with('\''));
+    let rest = words[last + 1..]
+        .iter()
+        .position(|word| word.ends_with('\''));
+    let end = match (is_open, rest) {
+        (true, Some(more)) => last + more + 2,
+        _ => last + 1,
+    };
+    Some((place, end))
 }
 
 impl Origin {
@@ -380,6 +403,18 @@ mod tests {
             "uq4ct reproduce fig3 --data-dir data/x"
         );
         assert_eq!(portable_command("uq4ct train", &short), "uq4ct train");
+        for root in [
+            "--root /tmp/r",
+            "--root=/tmp/r",
+            "--root '/tmp/my r/x y'",
+            "'--root=/tmp/my r'",
+        ] {
+            let command = format!("uq4ct reproduce fig3 {root} --plain");
+            let kept = portable_command(&command, &short);
+            assert_eq!(kept, "uq4ct reproduce fig3 --plain", "{root}");
+        }
+        let last = "uq4ct reproduce fig3 --root";
+        assert_eq!(portable_command(last, &short), "uq4ct reproduce fig3");
     }
 
     #[test]

@@ -273,7 +273,10 @@ impl ResultTable {
                 let sets: Vec<(CalibratedAnswers, usize)> = group
                     .runs
                     .into_iter()
-                    .map(|(held_out, test)| (CalibratedAnswers::of(&held_out, test), bins))
+                    .map(|(held_out, test)| match held_out.is_empty() {
+                        true => (CalibratedAnswers::uncalibrated(test), bins),
+                        false => (CalibratedAnswers::of(&held_out, test), bins),
+                    })
                     .collect();
                 cell(&group.name, dataset, &sets, None)
             })

@@ -83,18 +83,42 @@ impl RunDirectory {
                 )
             })?;
             run.same(&known, config)?;
-        } else if file.exists() && run.is_ours() && !run.has_begun() {
-            // Stopped, or refused, before there was anything to keep.
-            Self::clear(root)?;
-        } else if file.exists() {
-            return Err(TrainError::file(
-                root,
-                "already holds a run: continue it with --resume, replace it with --overwrite, or choose another --run",
-            ));
+        } else {
+            run.is_free()?;
+            run.discard_unbegun()?;
         }
         fs::create_dir_all(root).map_err(|e| TrainError::file(root, e))?;
         run.keep_text(CONFIG, &config.to_toml())?;
         Ok(run)
+    }
+
+    /// Looks whether a new run can begin here.
+    ///
+    /// # Errors
+    /// A run that has begun, or settings of somebody else.
+    pub fn is_free(&self) -> Result<(), TrainError> {
+        if !self.config_path().exists() || self.is_unbegun() {
+            return Ok(());
+        }
+        Err(TrainError::file(
+            &self.root,
+            "already holds a run: continue it with --resume, replace it with --overwrite, or choose another --run",
+        ))
+    }
+
+    /// Removes a run that was stopped, or refused, before there was anything to keep.
+    ///
+    /// # Errors
+    /// Files that cannot be removed.
+    pub fn discard_unbegun(&self) -> Result<(), TrainError> {
+        match self.is_unbegun() {
+            true => Self::clear(&self.root),
+            false => Ok(()),
+        }
+    }
+
+    fn is_unbegun(&self) -> bool {
+        self.config_path().exists() && self.is_ours() && !self.has_begun()
     }
 
     /// Whether this program wrote the directory's settings, and not its user.
@@ -161,6 +185,10 @@ impl RunDirectory {
     }
 
     fn config(&self) -> Result<RunConfig, TrainError> {
+        if !self.exists() {
+            let reason = "holds no run: `uq4ct runs` lists those below a directory";
+            return Err(TrainError::file(&self.root, reason));
+        }
         self.digests().check(CONFIG)?;
         RunConfig::read(&self.config_path())
     }

@@ -198,8 +198,8 @@ impl Columns {
             }
             let from_one = !numbers.contains_key(&0);
             let one_after_another = |found: &BTreeMap<u8, &'a str>, first: u8| {
-                let chosen: Vec<&'a str> =
-                    (first..).map_while(|n| found.get(&n).copied()).collect();
+                let numbers = first..=u8::MAX;
+                let chosen: Vec<&'a str> = numbers.map_while(|n| found.get(&n).copied()).collect();
                 (chosen.len() > 1).then_some(chosen)
             };
             one_after_another(&letters, 0)
@@ -257,6 +257,15 @@ mod tests {
             let found = columns.choices().map(|names| names.join(" "));
             assert_eq!(found.as_deref(), expected, "{row}");
         }
+    }
+
+    /// The numbers of a table without names, or of an embedding.
+    #[test]
+    fn as_many_numbered_columns_as_a_byte_counts_have_an_end() {
+        let numbered = (0..300).map(|n| (n.to_string(), json!("x")));
+        let rows = [(1, Value::Object(numbered.collect()))];
+        let columns = Columns::of(&rows);
+        assert_eq!(columns.choices().map(|names| names.len()), Some(256));
     }
 
     #[test]

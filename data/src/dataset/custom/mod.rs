@@ -189,6 +189,30 @@ impl Custom {
         Self { written, ..self }
     }
 
+    /// The same settings for questions that are asked in this style.
+    pub fn labelled(self, style: LabelStyle) -> Self {
+        Self {
+            answer_by_choice: style == LabelStyle::Choice,
+            ..self.writing(style == LabelStyle::Written)
+        }
+    }
+
+    /// Whether every row has true and false as its choices. What cannot be read is passed over.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn is_true_or_false(&self, rows: &dyn Rows) -> Result<bool, DataError> {
+        let own = self.decided_by(rows)?;
+        for row in rows.pass()? {
+            if let Ok((question, _)) = own.ask(&row?.1)
+                && !question.is_true_or_false()
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Reads a question, and the index of its answer if the row has one. Without an answer the
     /// question's own index is 0 and means nothing.
     ///
@@ -329,7 +353,7 @@ impl Custom {
                 "{field}: expected an index from 0, a letter from A, or one of {choices:?}, got {text:?}; another field: data.custom.answer or --answer-field"
             )),
             [(one, first), (other, second), ..] => Err(format!(
-                "{field}: {text:?} is both {first} ({:?}) and {second} ({:?}), and the file's rows do not tell which is meant: give letters in every row, or texts that are no letters and no numbers",
+                "{field}: {text:?} is both {first} ({:?}) and {second} ({:?}), and the file's rows do not tell which is meant: say it by its place in every row (0, 1, ..), or give the choices texts that are no letters and no numbers",
                 choices[one], choices[other]
             )),
         }

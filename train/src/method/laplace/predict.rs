@@ -17,7 +17,8 @@ use crate::config::{LaplaceSection, Predictive};
 use crate::error::TrainError;
 use crate::linear_algebra::{cholesky, values};
 use crate::method::{FitContext, Predictor};
-use crate::prediction::{Prediction, ScoredRow};
+use crate::metric::negative_log_likelihood;
+use crate::prediction::Prediction;
 
 /// Most training questions whose leverage is told.
 const LEVERAGES: usize = 32;
@@ -80,8 +81,7 @@ impl Linearised {
                 let rows = self
                     .answer(logits.clone(), &covariance, &batch)
                     .rows(&batch)?;
-                let likely = |row: &ScoredRow| row.probabilities[row.label].max(1e-12).ln();
-                *loss -= rows.iter().map(likely).sum::<f64>();
+                *loss += rows.iter().map(negative_log_likelihood).sum::<f64>();
             }
             done += batch.len();
             context.report(done, self.settings.fit_questions(context))?;

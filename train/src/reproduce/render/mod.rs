@@ -130,7 +130,7 @@ mod tests {
                         low: Some(low),
                         high: Some(high),
                     },
-                    p_value: 0.5,
+                    p_value: Some(0.5),
                 }),
             }],
             costs: vec![RowCost {
