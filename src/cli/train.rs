@@ -269,7 +269,9 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
     };
     if outcome.is_err() && args.resume.is_none() {
         // Refused before there was anything to go on with.
-        RunDirectory::at(&root).discard_unbegun()?;
+        if let Err(error) = RunDirectory::at(&root).discard_unbegun() {
+            tell(error);
+        }
     }
     conclude(outcome?, &setup, args.json)
 }

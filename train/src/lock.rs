@@ -209,11 +209,16 @@ pub fn still_held(place: &Path) -> Result<(), TrainError> {
     });
     for (lock, token) in locks {
         // One that cannot be read at this moment tells nothing.
-        let lost = match read(&lock) {
+        let lost = || match read(&lock) {
             Some(holder) => holder.token != token,
             None => lock.try_exists().is_ok_and(|exists| !exists),
         };
-        if lost {
+        // Whoever came too late for a stale one puts a fresh one back in a moment.
+        let again = || {
+            std::thread::sleep(Duration::from_millis(100));
+            lost()
+        };
+        if lost() && again() {
             return Err(TrainError::file(
                 lock.parent().unwrap_or(Path::new("")),
                 "was removed or taken over while this process worked on it: nothing more is written there; see that one process alone works on it, then start again",
@@ -529,6 +534,8 @@ mod tests {
         let other = Holder::this();
         fs::write(run.join(LOCK), serde_json::to_string(&other).unwrap()).unwrap();
         assert!(write(&place).is_err() && !place.exists());
+        let other_run = crate::run_directory::RunDirectory::at(&run);
+        assert!(other_run.discard_unbegun().is_err() && run.join(LOCK).exists());
         write(&root.path().join("run-2/a.json")).unwrap();
         drop(lock);
         assert_eq!(read(&run.join(LOCK)).unwrap(), other);

@@ -28,7 +28,7 @@ use serde::de::DeserializeOwned;
 use crate::config::RunConfig;
 use crate::dashboard::hangup::LINES;
 use crate::error::TrainError;
-use crate::lock::{LOCK, Lock};
+use crate::lock::{self, LOCK, Lock};
 use crate::registry;
 use crate::tracker;
 
@@ -109,8 +109,9 @@ impl RunDirectory {
     /// Removes a run that was stopped, or refused, before there was anything to keep.
     ///
     /// # Errors
-    /// Files that cannot be removed.
+    /// Files that cannot be removed, or a lock that is another's by now: so is the run.
     pub fn discard_unbegun(&self) -> Result<(), TrainError> {
+        lock::still_held(&self.config_path())?;
         match self.is_unbegun() {
             true => Self::clear(&self.root),
             false => Ok(()),
