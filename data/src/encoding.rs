@@ -220,9 +220,12 @@ impl Tokenizer {
         }
         // The answer is read behind the prompt's last token.
         if best.is_empty() {
-            let reason = format!(
-                "nothing of it fits into the {room} tokens that its choices leave of {max_tokens}: {remedy}, if the model takes as many"
-            );
+            let reason = match ids.is_empty() {
+                true => "the tokenizer makes no token of its prompt: take another model".into(),
+                false => format!(
+                    "nothing of it fits into the {room} tokens that its choices leave of {max_tokens}: {remedy}, if the model takes as many"
+                ),
+            };
             return Err(DataError::Question {
                 id: id.into(),
                 reason,

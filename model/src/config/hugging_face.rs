@@ -19,7 +19,9 @@ struct HuggingFaceConfig {
     intermediate_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
+    /// Absent is another thing than null, here and below.
+    #[serde(default, deserialize_with = "stated")]
+    num_key_value_heads: Option<Option<usize>>,
     head_dim: Option<usize>,
     #[serde(default)]
     hidden_act: Option<String>,
@@ -28,7 +30,6 @@ struct HuggingFaceConfig {
     rope_theta: Option<f64>,
     rope_scaling: Option<serde_json::Value>,
     rope_parameters: Option<serde_json::Value>,
-    /// Absent is another thing than null.
     #[serde(default, deserialize_with = "stated")]
     sliding_window: Option<Option<usize>>,
     use_sliding_window: Option<bool>,
@@ -160,7 +161,7 @@ impl HuggingFaceConfig {
             num_attention_heads: self.num_attention_heads,
             num_key_value_heads: self
                 .num_key_value_heads
-                .or(gaps.key_value_heads)
+                .unwrap_or(gaps.key_value_heads)
                 .unwrap_or(self.num_attention_heads),
             head_dim,
             max_position_embeddings: self.max_position_embeddings.unwrap_or(gaps.context),
@@ -559,6 +560,9 @@ mod tests {
             assert_eq!(config.max_position_embeddings, context, "{name}");
             assert_eq!(config.num_key_value_heads, key_value_heads, "{name}");
             assert_eq!(config.sliding_window[0], window, "{name}");
+            let null = text.replace("10,", "10,\"num_key_value_heads\":null,");
+            let config = ModelConfig::from_json(&null).unwrap();
+            assert_eq!(config.num_key_value_heads, heads, "{name}");
         }
     }
 

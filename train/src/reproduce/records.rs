@@ -223,41 +223,34 @@ impl Records {
 
 /// A command of the installed program, without `--root` and with short paths.
 fn portable_command(command: &str, short: &impl Fn(&mut String)) -> String {
-    let mut words: Vec<String> = command.split(' ').map(str::to_owned).collect();
+    let mut words = shell_words(command);
     if let (true, Some(end)) = (
         command.starts_with("cargo run "),
         words.iter().position(|word| word == "--"),
     ) {
         words.splice(..=end, ["uq4ct".to_owned()]);
     }
-    if let Some((place, end)) = root_of(&words) {
-        words.drain(place..end);
+    if let Some(place) = words.iter().position(|word| word == "--root") {
+        words.drain(place..(place + 2).min(words.len()));
     }
+    words.retain(|word| !word.trim_start_matches('\'').starts_with("--root="));
     words.iter_mut().for_each(short);
     words.join(" ")
 }
 
-/// The words of a command that say its `--root`, as places among all. A quoted word may have been
-/// split at its spaces.
-fn root_of(words: &[String]) -> Option<(usize, usize)> {
-    let given = ["--root=", "'--root="];
-    let says =
-        |word: &String| word == "--root" || given.iter().any(|start| word.starts_with(start));
-    let place = words.iter().position(says)?;
-    let last = match words[place] == "--root" {
-        true => (place + 1).min(words.len() - 1),
-        false => place,
+/// The words of a command as a shell divides it, quotation marks kept.
+fn shell_words(command: &str) -> Vec<String> {
+    let (mut quoted, mut escaped) = (false, false);
+    let ends = |c: char| {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if !quoted => escaped = true,
+            '\'' => quoted = !quoted,
+            _ => return c == ' ' && !quoted,
+        }
+        false
     };
-    let word = &words[last];
-    let is_open = word.starts_with('\'') && (word.len() == 1 || !word.ends_with('\''));
-    let rest = words[last + 1..]
-        .iter()
-        .position(|word| word.ends_with('\''));
-    let end = match (is_open, rest) {
-        (true, Some(more)) => last + more + 2,
-        _ => last + 1,
-    };
-    Some((place, end))
+    command.split(ends).map(str::to_owned).collect()
 }
 
 impl Origin {
@@ -408,6 +401,7 @@ mod tests {
             "--root=/tmp/r",
             "--root '/tmp/my r/x y'",
             "'--root=/tmp/my r'",
+            r"--root '/tmp/it'\''s my/r'",
         ] {
             let command = format!("uq4ct reproduce fig3 {root} --plain");
             let kept = portable_command(&command, &short);

@@ -240,9 +240,9 @@ fn all() -> Vec<Row> {
         row("Checkpoints", "checkpoint_ensemble"),
         row("TFB", "tfb"),
         row("BLoB", "blob"),
-        calibrated_mixture(),
-        lora_at_first_answers(),
-        uq4ct_at_first_answers(),
+        at_first_answers("Calibrated", "calibrated", ""),
+        at_first_answers("LoRA (first answers)", "lora", ""),
+        at_first_answers("UQ4CT (first answers)", "uq4ct", "calibrated").beside("Calibrated"),
         row("LA-centred", "laplace-centred"),
         row("LoRA-published", "lora-published"),
         row("LA-published", "laplace-published").beside("LoRA-published"),
@@ -275,29 +275,14 @@ fn experts_in_ffn(label: &str, preset: &'static str) -> Row {
     )
 }
 
-// Trainings asked at the temperature of their first answers. Names of results come from settings:
-// MixLoRA's were recorded before the preset `calibrated` was that, UQ4CT's while it was this one.
-
-fn calibrated_mixture() -> Row {
-    with(
-        "Calibrated".into(),
-        "calibrated",
-        &["method.variant=".into()],
-    )
-}
-
-fn lora_at_first_answers() -> Row {
-    let set = ["method.temperature=prequential".into()];
-    with("LoRA (first answers)".into(), "lora", &set)
-}
-
-fn uq4ct_at_first_answers() -> Row {
+/// A training asked at the temperature of its first answers. `variant` is in the names of what was
+/// recorded: MixLoRA's before the preset `calibrated` was that, UQ4CT's while it was this one.
+fn at_first_answers(label: &str, preset: &'static str, variant: &str) -> Row {
     let set = [
-        "method.temperature=prequential",
-        "method.variant=calibrated",
+        "method.temperature=prequential".to_owned(),
+        format!("method.variant={variant}"),
     ];
-    let set = set.map(str::to_owned);
-    with("UQ4CT (first answers)".into(), "uq4ct", &set).beside("Calibrated")
+    with(label.into(), preset, &set)
 }
 
 fn betas() -> Vec<Row> {
@@ -405,11 +390,11 @@ fn flu() -> Vec<Row> {
 fn calibrated() -> Vec<Row> {
     vec![
         row("LoRA", "lora"),
-        lora_at_first_answers(),
+        at_first_answers("LoRA (first answers)", "lora", ""),
         row("MixLoRA", "mixlora"),
-        calibrated_mixture(),
+        at_first_answers("Calibrated", "calibrated", ""),
         row("UQ4CT", "uq4ct"),
-        uq4ct_at_first_answers(),
+        at_first_answers("UQ4CT (first answers)", "uq4ct", "calibrated").beside("Calibrated"),
     ]
 }
 
