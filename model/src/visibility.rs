@@ -181,7 +181,9 @@ impl Visibility {
                 .bool_and(branch_j.not_equal_scalar(0).expand(square)),
         );
         if let Some(window) = window {
-            hidden = hidden.bool_or((position_i - position_j).greater_equal_scalar(window as i64));
+            // Positions are i32 on a device: a wider window would wrap around and hide everything.
+            let window = i32::try_from(window).unwrap_or(i32::MAX);
+            hidden = hidden.bool_or((position_i - position_j).greater_equal_scalar(window));
         }
         hidden
     }

@@ -168,11 +168,11 @@ fn memory() -> Finding {
     let (free, all) = (gib(system.available_memory()), gib(system.total_memory()));
     let found = format!("{free:.1} GiB free of {all:.1}");
     match free {
-        // The default job was measured to take 3 GiB.
-        f if f < 3.0 => note(
+        // The default job was measured to take 5 GB.
+        f if f < 4.7 => note(
             "memory",
             found,
-            "the default job takes up to 3 GiB: close something, or --set train.recompute=true and train.micro_tokens=256",
+            "the default job takes up to 5 GB: close something, or --set train.recompute=true and train.micro_tokens=256",
         ),
         _ => good("memory", found),
     }

@@ -65,6 +65,11 @@ pub(super) fn run(args: EvaluateArgs) -> Result<ExitCode> {
         true => vec![run_or_newest(None)?],
         false => args.runs.clone(),
     };
+    for (place, target) in args.on.iter().enumerate() {
+        if args.on[..place].contains(target) {
+            return Err(wrong(format_args!("--on {target}: is named twice")));
+        }
+    }
     asked_alike(&runs, &args)?;
     let mut found = Vec::new();
     for run in &runs {

@@ -57,7 +57,7 @@ pub(super) struct ReproduceArgs {
     /// At most this many training questions
     #[arg(long)]
     train_limit: Option<usize>,
-    /// Rows to keep, by preset, separated by commas
+    /// Rows to keep, by preset or by label, separated by commas
     #[arg(long, value_delimiter = ',')]
     methods: Vec<String>,
     /// Columns to keep, by the name of their test set, separated by commas

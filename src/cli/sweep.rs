@@ -49,6 +49,8 @@ pub(super) struct Sweeping<'a> {
     pub(super) places: &'a PlaceArgs,
     /// The settings of all rows, but for what is varied.
     pub(super) config: RunConfig,
+    /// What the flags say of them.
+    pub(super) given: ConfigLayers,
     pub(super) root: PathBuf,
     pub(super) on_hangup: OnHangup,
     pub(super) plain: bool,
@@ -87,8 +89,10 @@ pub(super) fn run(sweeping: Sweeping) -> Result<ExitCode> {
         .iter()
         .map(|text| Varied::read(text))
         .collect::<Result<_, _>>()?;
-    let mut given = ConfigLayers::default();
-    given.text(&config.to_toml(), "the settings")?;
+    // What the flags say first: a default among it goes before a row's preset, and a file of
+    // settings would leave it out.
+    let mut given = sweeping.given;
+    given.whole(&config)?;
     for one in &varied {
         for value in &one.values {
             let mut row = ConfigLayers::default();

@@ -171,6 +171,7 @@ pub(super) fn run(args: TrainArgs) -> Result<ExitCode> {
             args: &args.sweep,
             places: &args.places,
             config,
+            given: given(&args)?,
             root: args.run.clone().unwrap_or_else(|| RUNS.into()),
             on_hangup: args.on_hangup,
             plain: args.plain,

@@ -387,8 +387,14 @@ pub(super) async fn chat(
         return Err(refused("logprobs", "unsupported_value", reason));
     }
     let asked = question.asked(shared.takes).map_err(|reason| {
-        let reason = format!("messages: {reason}");
-        refused("messages", "invalid_value", reason)
+        let of = |field: &str| reason.starts_with(&format!("{field}:"));
+        let given = request.uq4ct.as_ref();
+        let extra = of("context")
+            || (of("choices") && given.is_some_and(|extra| !extra.choices.is_empty()));
+        match extra {
+            true => refused("uq4ct", "invalid_value", format!("uq4ct.{reason}")),
+            false => refused("messages", "invalid_value", format!("messages: {reason}")),
+        }
     })?;
     let asking = shared.worker.ask(vec![asked], vec![false]);
     let mut replies = attended(&client, version, asking).await?;

@@ -245,3 +245,43 @@ fn what_a_chat_cannot_be_is_refused() {
         "{err}"
     );
 }
+
+/// Where an answer begins is told by its tokens: in a chat template nothing else stands there.
+#[test]
+fn open_ended_questions_without_an_answer_are_answered_in_a_chat_template() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    chat_model(root);
+    let rows: String = (0..12)
+        .map(|i| format!("{{\"question\": \"Who is {i}?\", \"answer\": \"Ann\"}}\n"))
+        .collect();
+    fs::write(root.join("open.jsonl"), rows).unwrap();
+    let own = [
+        "train",
+        "--model",
+        "m",
+        "--plain",
+        "--dataset",
+        "open.jsonl",
+    ];
+    let set = [
+        "data.custom.written=true",
+        "data.chat=auto",
+        "train.max_steps=1",
+    ];
+    let set = set.map(|one| ["--set", one]).concat();
+    succeeds(root, &[&own[..], &set, &["--run", "t"]].concat());
+    fs::write(
+        root.join("in.jsonl"),
+        "{\"question\": \"Who?\", \"answer\": \"Ann\"}\n{\"question\": \"Who?\"}\n",
+    )
+    .unwrap();
+    let answers = stdout(root, &["predict", "t", "--input", "in.jsonl"]);
+    let answers: Vec<Value> = answers
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    // The prompt does not hold the answer.
+    assert_eq!(answers[0]["text"], answers[1]["text"]);
+    assert_eq!(answers[0]["probability"], answers[1]["probability"]);
+}

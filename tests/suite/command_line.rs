@@ -54,6 +54,8 @@ fn a_run_is_never_overwritten_unasked_and_evaluates_elsewhere() {
         before,
         std::fs::read(root.path().join("r/adapter/adapter.bpk")).unwrap()
     );
+    let twice = ["evaluate", "r", "--on", "arc-easy,arc-easy"];
+    fails(root.path(), &twice, &["--on arc-easy: is named twice"]);
     let printed = succeeds(
         root.path(),
         &["evaluate", "r", "--on", "arc-easy,openbookqa"],

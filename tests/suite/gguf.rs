@@ -118,3 +118,66 @@ fn byte_level_tokenizers_of_every_kind_read_text_as_the_tokenizers_library_does(
     }
     assert_eq!(compared, 8 * texts.len());
 }
+
+/// candle-core divides by it.
+#[test]
+fn an_alignment_of_zero_is_a_damaged_file() {
+    let mut bytes = std::fs::read(fixture("gguf/llama.gguf")).unwrap();
+    let name = b"general.architecture";
+    let place = bytes
+        .windows(name.len())
+        .position(|part| part == name)
+        .unwrap();
+    // One setting more, before the first: its length, name, type (4: u32) and value.
+    let mut setting = Vec::from(17u64.to_le_bytes());
+    setting.extend(b"general.alignment");
+    setting.extend(4u32.to_le_bytes());
+    setting.extend(0u32.to_le_bytes());
+    bytes.splice(place - 8..place - 8, setting);
+    let count = u64::from_le_bytes(bytes[16..24].try_into().unwrap());
+    bytes[16..24].copy_from_slice(&(count + 1).to_le_bytes());
+    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    std::fs::write(file.path(), &bytes).unwrap();
+    let error = open(file.path()).unwrap_err().to_string();
+    assert!(error.contains("is damaged"), "{error}");
+    assert!(model::load::chat_source(file.path()).is_err());
+}
+
+#[test]
+fn a_bias_that_no_layer_here_has_is_refused() {
+    let mut bytes = std::fs::read(fixture("gguf/qwen2_bias.gguf")).unwrap();
+    let name = b"blk.0.attn_k.bias";
+    let place = bytes
+        .windows(name.len())
+        .position(|part| part == name)
+        .unwrap();
+    bytes[place..place + name.len()].copy_from_slice(b"blk.0.attn_x.bias");
+    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    std::fs::write(file.path(), &bytes).unwrap();
+    let error = open(file.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("blk.0.attn_x.bias") && error.contains("not implemented"),
+        "{error}"
+    );
+}
+
+/// Positions are i32 on a device: 2^32 would be a window of 0, and 2^31 a negative one.
+#[test]
+fn a_window_wider_than_any_text_hides_nothing() {
+    let device = Device::flex();
+    let folder = fixture("parity/llama");
+    let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let found = |window: Option<usize>| {
+        let mut config = ModelConfig::from_json(&text).unwrap();
+        // With a cap, attention takes the form that asks for what is hidden.
+        config.variant.attention_soft_cap = Some(50.0);
+        config.sliding_window.fill(window);
+        let mut weights = Safetensors::open(&folder).unwrap();
+        logits(&Llama::load(&config, &mut weights, 64, FloatDType::F32, &device).unwrap())
+    };
+    let expected = found(None);
+    assert_ne!(found(Some(2)), expected);
+    for window in [1 << 31, 1 << 32, usize::MAX] {
+        assert_close("window", &found(Some(window)), &expected, 1e-6);
+    }
+}

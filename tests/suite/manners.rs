@@ -531,6 +531,28 @@ fn a_sweep_of_ones_own_data_is_a_table_and_goes_on() {
         plan.contains("open") && !root.join("runs").exists(),
         "{plan}"
     );
+    // What is set back to its default is set.
+    let calibrated = [
+        "--method",
+        "calibrated",
+        "--sweep",
+        "train.learning_rate=1e-4",
+        "--dry-run",
+    ];
+    let plan = |more: &[&'static str]| {
+        let own = ["train", "--model", "tiny", "--dataset", "rows.jsonl"];
+        let said = succeeds(root, &[&own[..], &calibrated, more].concat());
+        let names = said
+            .lines()
+            .filter_map(|line| line.split_once(": ").map(|(name, _)| name));
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (preset, plain) = (plan(&[]), plan(&["--set", "method.temperature=one"]));
+    let asked = |names: &[String]| {
+        let mut names = names.iter().filter(|name| name.starts_with("evaluations/"));
+        names.next().unwrap().clone()
+    };
+    assert_ne!(asked(&preset), asked(&plain));
     let printed = succeeds(root, &sweep);
     assert!(
         printed.contains("| learning_rate 1e-4 |") && printed.contains("| learning_rate 1e-3 |"),

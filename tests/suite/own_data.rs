@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use crate::support::programs::{fails, json, json_lines, outcome, piped, stdout, succeeds, train};
+use train::lock::Lock;
+
+use crate::support::programs::{
+    TINY, fails, json, json_lines, outcome, piped, stdout, succeeds, train,
+};
 
 /// Twelve questions, one a line, with a group each.
 fn questions(path: &Path) {
@@ -114,31 +118,17 @@ fn a_refused_training_leaves_nothing_to_go_on_with() {
         root,
         &["export", "mixture", "--format", "uq4ct", "--output", "out"],
     );
-    let other = [
-        "train",
-        "--dataset",
-        "boolq",
-        "--model",
-        "tiny",
-        "--plain",
-        "--run",
-        "refused",
-    ];
-    let lora = ["--method", "lora", "--adapter", "out"];
-    fails(root, &[&other[..], &lora].concat(), &["holds a mixture"]);
+    let lora = ["--run", "refused", "--method", "lora", "--adapter", "out"];
+    fails(root, &[&TINY[..], &lora].concat(), &["holds a mixture"]);
     assert!(!root.join("refused").exists());
     // Before anything is read.
     std::fs::write(root.join("bad.jsonl"), "{").unwrap();
-    let again = [
-        "train",
-        "--dataset",
-        "bad.jsonl",
-        "--model",
-        "tiny",
-        "--run",
-        "mixture",
-    ];
+    let again = ["train", "--dataset", "bad.jsonl", "--run", "mixture"];
     fails(root, &again, &["mixture", "already holds a run"]);
+    let lock = Lock::take(&root.join("mixture")).unwrap();
+    let works = format!("process {} on", std::process::id());
+    fails(root, &again, &["mixture", &works, "wait for that process"]);
+    drop(lock);
 }
 
 #[test]

@@ -117,10 +117,50 @@ impl Watch {
         for line in before.iter().filter(|line| line.split == "train") {
             let value = |name: &str| line.values.get(name).and_then(serde_json::Value::as_f64);
             if let Some(loss) = value("loss") {
-                watch.keep(loss, value("flu"), value("gradient_norm"));
+                // Alarms that were on are: they were said.
+                let norm = value("gradient_norm");
+                let _ = watch.spiked(line.step, norm);
+                watch.keep(loss, value("flu"), norm);
+                let _ = watch.collapsed(line.step);
+                let _ = watch.risen(line.step);
             }
         }
         watch
+    }
+
+    /// Optimizer steps of an epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.steps_per_epoch
+    }
+
+    fn epoch_ends(&self, step: usize) -> bool {
+        step.is_multiple_of(self.steps_per_epoch) || step == self.total_steps
+    }
+
+    fn spiked(&mut self, step: usize, norm: Option<f64>) -> Option<Alarm> {
+        let spike = norm.and_then(|norm| self.spike(norm));
+        self.edge(AlarmKind::GradientSpike, step, spike)
+    }
+
+    /// Whether it is time to look at routers and answers.
+    fn is_time(&self, step: usize) -> bool {
+        (self.epoch_ends(step) || step.is_multiple_of(STEPS)) && step >= STEPS
+    }
+
+    fn collapsed(&mut self, step: usize) -> Option<Alarm> {
+        if !self.is_time(step) {
+            return None;
+        }
+        let routers = self.collapsed_routers();
+        self.edge(AlarmKind::CollapsedRouters, step, routers)
+    }
+
+    fn risen(&mut self, step: usize) -> Option<Alarm> {
+        if step < STEPS {
+            return None;
+        }
+        let loss = self.rising_loss();
+        self.edge(AlarmKind::RisingLoss, step, loss)
     }
 
     fn keep(&mut self, loss: f64, flu: Option<f64>, gradient_norm: Option<f64>) {
@@ -140,31 +180,25 @@ impl Watch {
     pub fn observe(&mut self, seen: &Seen) -> Vec<Alarm> {
         let Seen { step, .. } = *seen;
         let mut found = Vec::new();
-        let spike = seen.gradient_norm.and_then(|norm| self.spike(norm));
-        found.extend(self.edge(AlarmKind::GradientSpike, step, spike));
+        found.extend(self.spiked(step, seen.gradient_norm));
         self.keep(seen.loss, seen.flu, seen.gradient_norm);
         for row in seen.rows.iter().filter(|row| row.written.is_none()) {
             let answer = [row.prediction(), row.label];
             push(&mut self.answers, answer, 4 * ANSWERS);
         }
         self.add_load(seen.expert_load);
-        let epoch_ends = step.is_multiple_of(self.steps_per_epoch) || step == self.total_steps;
-        if epoch_ends {
+        if self.epoch_ends(step) {
             let dead = self.dead_experts();
             found.extend(self.edge(AlarmKind::DeadExperts, step, dead));
             self.load_steps = 0;
             self.load.clear();
         }
-        if (epoch_ends || step.is_multiple_of(STEPS)) && step >= STEPS {
-            let routers = self.collapsed_routers();
-            found.extend(self.edge(AlarmKind::CollapsedRouters, step, routers));
+        found.extend(self.collapsed(step));
+        if self.is_time(step) {
             let choice = self.one_choice();
             found.extend(self.edge(AlarmKind::OneChoice, step, choice));
         }
-        if step >= STEPS {
-            let loss = self.rising_loss();
-            found.extend(self.edge(AlarmKind::RisingLoss, step, loss));
-        }
+        found.extend(self.risen(step));
         found
     }
 
@@ -452,20 +486,26 @@ mod tests {
         let found = watch(60, rise);
         assert_eq!(kinds(&found), [(50, AlarmKind::RisingLoss)]);
         // A later session knows where the loss began.
-        let lines: Vec<MetricsLine> = (1..=40)
-            .map(|step| MetricsLine {
-                split: "train".into(),
-                step,
-                seconds: 0.0,
-                values: serde_json::json!({"loss": sound(step).loss})
-                    .as_object()
-                    .unwrap()
-                    .clone(),
-            })
-            .collect();
+        let line = |step: usize, loss: f64| MetricsLine {
+            split: "train".into(),
+            step,
+            seconds: 0.0,
+            values: [("loss".to_string(), loss.into())].into_iter().collect(),
+        };
+        let lines: Vec<MetricsLine> = (1..=40).map(|step| line(step, sound(step).loss)).collect();
         let mut later = Watch::new(60, 60, Some((1, 4)), &lines);
         let found = run(&mut later, 41..=60, rise);
         assert_eq!(kinds(&found)[0].1, AlarmKind::RisingLoss);
+        // And that it was said, as long as it lasts.
+        let lines: Vec<MetricsLine> = (1..=55)
+            .map(|step| {
+                let mut made = sound(step);
+                rise(step, &mut made);
+                line(step, made.loss)
+            })
+            .collect();
+        let mut later = Watch::new(60, 70, Some((1, 4)), &lines);
+        assert_eq!(run(&mut later, 56..=70, rise), []);
     }
 
     #[test]

@@ -184,8 +184,7 @@ impl LoadedRun {
         setup: &Setup,
         sets: &[&Prepared],
     ) -> Result<Self, TrainError> {
-        let mut prepared = prepare_finished(config, &setup.finder)?;
-        prepared.show(directory.shots(config)?);
+        let prepared = prepare_finished(config, &setup.finder, directory.shots(config)?)?;
         let members = members(config, directory, &prepared)?;
         sets.iter().try_for_each(|set| prepared.takes(set))?;
         let positions = sets.iter().map(|set| set.positions());

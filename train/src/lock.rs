@@ -285,14 +285,29 @@ impl Attempt {
     fn taken(self, what: &Path, path: &Path) -> Result<Lock, TrainError> {
         match self {
             Self::Taken(lock) => Ok(lock),
-            Self::Held(Holder { host, pid, .. }) => {
-                let lock = path.file_name().unwrap_or_default().to_string_lossy();
-                let reason = format!(
-                    "process {pid} on {host} works on it: wait for that process, or name another place; if it has died, remove {lock}"
-                );
-                Err(TrainError::file(what, reason))
-            }
+            Self::Held(holder) => Err(refusal(what, path, &holder)),
         }
+    }
+}
+
+fn refusal(what: &Path, path: &Path, Holder { host, pid, .. }: &Holder) -> TrainError {
+    let lock = path.file_name().unwrap_or_default().to_string_lossy();
+    let reason = format!(
+        "process {pid} on {host} works on it: wait for that process, or name another place; if it has died, remove {lock}"
+    );
+    TrainError::file(what, reason)
+}
+
+/// Refuses a directory that another process works on.
+///
+/// # Errors
+/// That process, by number.
+pub fn refuse_held(directory: &Path) -> Result<(), TrainError> {
+    let path = directory.join(LOCK);
+    let ours = held(|held| held.iter().any(|(lock, _)| *lock == path));
+    match holder(directory) {
+        Some(holder) if !ours => Err(refusal(directory, &path, &holder)),
+        _ => Ok(()),
     }
 }
 

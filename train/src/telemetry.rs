@@ -324,6 +324,11 @@ impl Inner {
         let Some(log) = &mut self.first_answers else {
             return;
         };
+        // A question whose step was left out is met for the first time in a later epoch, which
+        // knows others by heart.
+        if step > self.watch.steps_per_epoch() {
+            return;
+        }
         if let Err(error) = log.write(step, rows) {
             self.failed = Some(format!("the first answers cannot be written: {error}"));
             self.first_answers = None;

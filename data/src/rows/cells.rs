@@ -1,5 +1,7 @@
 //! Parquet's cells as JSON.
 
+use std::iter;
+
 use parquet::basic::{LogicalType, TimeUnit};
 use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
@@ -20,9 +22,11 @@ pub(super) fn text_bytes(value: &Value) -> u64 {
 /// # Errors
 /// The field, and what cannot be told apart in it.
 pub(super) fn object(row: &Row, kind: &Type) -> Result<Value, String> {
-    let fields = row.get_column_iter();
-    let fields = fields.map(|(name, field)| {
-        let kind = children(kind).find(|kind| kind.name() == name);
+    // A row has its type's fields in their order.
+    let kinds = children(kind).map(Some).chain(iter::repeat(None));
+    let fields = row.get_column_iter().zip(kinds);
+    let fields = fields.map(|((name, field), kind)| {
+        let kind = kind.filter(|kind| kind.name() == name);
         let found = value(field, kind).map_err(|reason| format!("{name}: {reason}"))?;
         Ok((name.clone(), found))
     });
@@ -101,14 +105,48 @@ fn children(kind: &Type) -> impl Iterator<Item = &Type> {
 }
 
 /// The type of a list's items: below `repeated group list`, or in older files the repeated field
-/// itself.
+/// itself, by the rules of the format for files written before there were any.
 fn items_of(list: &Type) -> &Type {
     let Some(repeated) = children(list).next() else {
         return list;
     };
+    let name = repeated.name();
     let mut inner = children(repeated);
     match (inner.next(), inner.next()) {
-        (Some(item), None) => item,
+        (Some(item), None) if name != "array" && !name.ends_with("_tuple") => item,
         _ => repeated,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::schema::parser::parse_message_type;
+
+    use super::*;
+
+    #[test]
+    fn a_lists_items_are_found_in_files_of_every_age() {
+        let list = |inside: &str| {
+            let text = format!("message m {{ optional group l (LIST) {{ {inside} }} }}");
+            items_of(
+                children(&parse_message_type(&text).unwrap())
+                    .next()
+                    .unwrap(),
+            )
+            .name()
+            .to_owned()
+        };
+        let one = "optional int64 x;";
+        let repeated =
+            |name: &str, fields: &str| list(&format!("repeated group {name} {{ {fields} }}"));
+        assert_eq!(repeated("list", one), "x");
+        assert_eq!(list("repeated int64 item;"), "item");
+        assert_eq!(
+            repeated("element", "optional int64 x; optional int64 y;"),
+            "element"
+        );
+        // Structures of one field.
+        assert_eq!(repeated("array", one), "array");
+        assert_eq!(repeated("l_tuple", one), "l_tuple");
     }
 }

@@ -319,7 +319,7 @@ mod online {
     fn probe() -> Result<(), Reason> {
         let endpoint =
             std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".into());
-        let url = Url::parse(&endpoint).map_err(|e| format!("HF_ENDPOINT = {endpoint}: {e}"))?;
+        let url = address_of(&endpoint)?;
         let own = match url.scheme() {
             "http" => ["http_proxy", "HTTP_PROXY"],
             _ => ["https_proxy", "HTTPS_PROXY"],
@@ -360,6 +360,15 @@ mod online {
         }
     }
 
+    /// The Hub's address. Without a scheme `localhost:8080` would be one of scheme `localhost`.
+    pub(super) fn address_of(endpoint: &str) -> Result<Url, Reason> {
+        let url = Url::parse(endpoint).ok();
+        let url = url.filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
+        url.ok_or_else(|| {
+            format!("HF_ENDPOINT={endpoint}: expected an address such as https://huggingface.co")
+        })
+    }
+
     /// A progress bar on standard error; hidden off a terminal.
     struct Bar(ProgressBar);
 
@@ -394,6 +403,26 @@ mod online {
                 } => self.0.set_position(*bytes_completed),
                 DownloadEvent::Complete => self.0.finish_and_clear(),
             }
+        }
+    }
+}
+
+#[cfg(all(test, feature = "hub"))]
+mod tests {
+    use super::online::address_of;
+
+    #[test]
+    fn the_hubs_address_has_a_scheme() {
+        assert!(address_of("https://huggingface.co").is_ok());
+        assert!(address_of("http://127.0.0.1:8080/hub").is_ok());
+        for wrong in [
+            "hub.example.org",
+            "localhost:8080",
+            "ftp://hub.example.org",
+            "",
+        ] {
+            let reason = address_of(wrong).unwrap_err();
+            assert!(reason.contains("such as https://"), "{reason}");
         }
     }
 }

@@ -15,9 +15,10 @@ pub(super) const INSTRUCTION: Instruction = Instruction {
 
 /// The label is what training appends: the answer and the end of its line.
 pub(super) fn prompt(question: &MultipleChoice) -> Prompt {
-    // A question that a user asks may come without its answer.
+    // A question that a user asks may come without its answer. Something must stand there: the
+    // place where the answer begins is told by its tokens, of which none is scored.
     let answer = question.choices.get(question.answer);
-    let answer = answer.map(String::as_str).unwrap_or_default();
+    let answer = answer.map(String::as_str).unwrap_or("?");
     Prompt {
         head: INSTRUCTION.text.into(),
         shortenable: question.question.clone(),

@@ -18,7 +18,7 @@ pub struct Initializer {
     device: Device,
     /// Parameters drawn so far.
     drawn: u64,
-    /// Whether the values are about to be replaced, so that none is worth much work.
+    /// Whether the values are about to be replaced, so that zeros do.
     blank: bool,
 }
 
@@ -69,6 +69,9 @@ impl Initializer {
     /// - weight: `[d_out, d_in]`, output: `[d_out]`
     pub(crate) fn magnitudes(&mut self, weight: Tensor<2>) -> Param<Tensor<1>> {
         let [d_out, _] = weight.dims();
+        if self.blank {
+            return self.draw([d_out], |_| 0.0);
+        }
         let norms = weight.cast(DType::F32).square().sum_dim(1).sqrt();
         let mut norms = norms
             .into_data()
@@ -122,7 +125,10 @@ impl Initializer {
         mut next: impl FnMut(&mut ChaCha8Rng) -> f32,
     ) -> Param<Tensor<D>> {
         let count = shape.iter().product();
-        let values: Vec<f32> = (0..count).map(|_| next(&mut self.rng)).collect();
+        let values: Vec<f32> = match self.blank {
+            true => vec![0.0; count],
+            false => (0..count).map(|_| next(&mut self.rng)).collect(),
+        };
         let tensor = Tensor::from_data(TensorData::new(values, shape), &self.device);
         let mut param = Param::from_tensor(tensor);
         // Burn numbers parameters at random and saves the numbers. Counted ones make the same

@@ -43,8 +43,10 @@ struct HuggingFaceConfig {
     original_max_position_embeddings: Option<f64>,
     hidden_activation: Option<String>,
     query_pre_attn_scalar: Option<f64>,
-    attn_logit_softcapping: Option<f64>,
-    final_logit_softcapping: Option<f64>,
+    #[serde(default, deserialize_with = "stated")]
+    attn_logit_softcapping: Option<Option<f64>>,
+    #[serde(default, deserialize_with = "stated")]
+    final_logit_softcapping: Option<Option<f64>>,
     rope_local_base_freq: Option<f64>,
     sliding_window_pattern: Option<usize>,
     no_rope_layers: Option<Vec<u8>>,
@@ -57,7 +59,11 @@ struct HuggingFaceConfig {
 }
 
 /// A value that is there, if only as null.
-fn stated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<usize>>, D::Error> {
+fn stated<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
     Option::deserialize(deserializer).map(Some)
 }
 
@@ -147,7 +153,7 @@ impl HuggingFaceConfig {
         let head_dim = self.head_width(&gaps)?;
         let qwen2 = decoder == "qwen2";
         let attention_bias = self.attention_bias.unwrap_or(false);
-        let mut variant = self.variant(decoder, head_dim)?;
+        let mut variant = self.variant(decoder, head_dim, &gaps)?;
         variant.local_rope_theta = local;
         let share = rotation.share.or(self.partial_rotary_factor).unwrap_or(1.0);
         if share != 1.0 {
@@ -179,7 +185,21 @@ impl HuggingFaceConfig {
     }
 
     /// How the family departs from LLaMA.
-    fn variant(&self, model_type: &str, head_dim: usize) -> Result<Variant, ModelError> {
+    fn variant(
+        &self,
+        model_type: &str,
+        head_dim: usize,
+        gaps: &Gaps,
+    ) -> Result<Variant, ModelError> {
+        for (key, value) in [
+            ("query_pre_attn_scalar", self.query_pre_attn_scalar),
+            ("attention_multiplier", self.attention_multiplier),
+        ] {
+            if let Some(value) = value.filter(|value| !(value.is_finite() && *value > 0.0)) {
+                let reason = format!("expected a positive number, got {value}");
+                return Err(ModelError::setting(key, reason));
+            }
+        }
         let llama = Variant {
             activation: self.activation(model_type)?,
             ..Variant::default()
@@ -192,8 +212,8 @@ impl HuggingFaceConfig {
                 .query_pre_attn_scalar
                 .or(Some(256.0))
                 .map(|n| n.powf(-0.5)),
-            attention_soft_cap: self.attn_logit_softcapping,
-            logit_soft_cap: self.final_logit_softcapping,
+            attention_soft_cap: self.attn_logit_softcapping.unwrap_or(gaps.soft_caps[0]),
+            logit_soft_cap: self.final_logit_softcapping.unwrap_or(gaps.soft_caps[1]),
             ..llama.clone()
         };
         let found = match model_type {
@@ -378,7 +398,9 @@ impl HuggingFaceConfig {
         let outside = Outside {
             theta: self.rope_theta.unwrap_or(gaps.rope_theta),
             context: self.max_position_embeddings.unwrap_or(gaps.context) as f64,
-            original_context: self.original_max_position_embeddings,
+            original_context: self
+                .original_max_position_embeddings
+                .or(gaps.original_context),
         };
         let local = self.rope_local_base_freq.or(gaps.local_rope_theta);
         let resolve = |outside: Outside, settings: Option<&Value>| match settings {
@@ -418,10 +440,14 @@ struct Gaps {
     key_value_heads: Option<usize>,
     window: Option<usize>,
     context: usize,
+    /// The trained context, of which a longer one was made.
+    original_context: Option<f64>,
     rms_norm_eps: f64,
     rope_theta: f64,
     local_rope_theta: Option<f64>,
     tied: bool,
+    /// Soft caps on the attention's scores and on the logits.
+    soft_caps: [Option<f64>; 2],
 }
 
 impl Gaps {
@@ -431,10 +457,12 @@ impl Gaps {
             key_value_heads: None,
             window: None,
             context: 2048,
+            original_context: None,
             rms_norm_eps: 1e-6,
             rope_theta: 10_000.0,
             local_rope_theta: None,
             tied: false,
+            soft_caps: [None; 2],
         };
         match model_type {
             "mistral" => Self {
@@ -458,6 +486,7 @@ impl Gaps {
             },
             "phi3" => Self {
                 context: 4096,
+                original_context: Some(4096.0),
                 rms_norm_eps: 1e-5,
                 ..llama
             },
@@ -467,6 +496,7 @@ impl Gaps {
                 window: Some(4096),
                 context: 8192,
                 tied: true,
+                soft_caps: [Some(50.0), Some(30.0)],
                 ..llama
             },
             "gemma3_text" => Self {
@@ -713,7 +743,7 @@ mod tests {
         let factors = r#""short_factor":[1.0],"long_factor":[3.0]"#;
         let phi = MINIMAL.replace("\"llama\"", "\"phi3\"")
             + &format!(
-                r#","rope_scaling":{{"type":"longrope","original_max_position_embeddings":32,{factors}}}}}"#
+                r#","original_max_position_embeddings":32,"rope_scaling":{{"type":"longrope",{factors}}}}}"#
             );
         // A window that is none, and one of some layers alone.
         let family = |name: &str| MINIMAL.replace("\"llama\"", &format!("\"{name}\""));
@@ -853,11 +883,54 @@ mod tests {
         let new = family(
             "phi3",
             &format!(
-                r#","head_dim":8,"max_position_embeddings":128,"rope_parameters":{{"rope_type":"longrope",
-                "rope_theta":10000.0,"partial_rotary_factor":0.5,"original_max_position_embeddings":32,{factors}}}"#
+                r#","head_dim":8,"max_position_embeddings":128,"original_max_position_embeddings":32,
+                "rope_parameters":{{"rope_type":"longrope","rope_theta":10000.0,
+                "partial_rotary_factor":0.5,"original_max_position_embeddings":16,{factors}}}"#
             ),
         );
         assert_eq!(old, new);
+        // Phi-3's class has a trained context of its own, which goes before the settings', too.
+        let silent = family(
+            "phi3",
+            &format!(
+                r#","head_dim":4,"max_position_embeddings":131072,"rope_scaling":{{"type":"longrope",
+                "original_max_position_embeddings":16,{factors}}}"#
+            ),
+        );
+        let Some(RopeScaling::LongRope {
+            original_max_position_embeddings: context,
+            attention_factor,
+            ..
+        }) = silent.rope_scaling
+        else {
+            panic!("{silent:?}");
+        };
+        assert_eq!(context, 4096.0);
+        assert_eq!(attention_factor, (1.0 + 32f64.ln() / 4096f64.ln()).sqrt());
+        let caps = |model: &ModelConfig| {
+            [
+                model.variant.attention_soft_cap,
+                model.variant.logit_soft_cap,
+            ]
+        };
+        assert_eq!(caps(&family("gemma2", "")), [Some(50.0), Some(30.0)]);
+        let none = r#","attn_logit_softcapping":null,"final_logit_softcapping":null"#;
+        let uncapped = family("gemma2", none);
+        assert_eq!(caps(&uncapped), [None, None]);
+        let again = ModelConfig::from_json(&uncapped.to_json().to_string()).unwrap();
+        assert_eq!(again, uncapped);
+        for (kind, key) in [
+            ("gemma2", "query_pre_attn_scalar"),
+            ("granite", "attention_multiplier"),
+        ] {
+            let text =
+                MINIMAL.replace("\"llama\"", &format!("\"{kind}\"")) + &format!(r#","{key}":0}}"#);
+            let error = ModelConfig::from_json(&text).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("{key}: expected a positive number, got 0")),
+                "{error}"
+            );
+        }
         let qwen = family("qwen3", "");
         assert_eq!((qwen.head_dim, qwen.qkv_bias), (128, false));
         let windows = r#","no_rope_layers":[1,0],"sliding_window":4,"use_sliding_window":true"#;

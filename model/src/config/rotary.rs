@@ -12,7 +12,7 @@ pub(super) struct Outside {
     pub theta: f64,
     /// `max_position_embeddings`
     pub context: f64,
-    /// `original_max_position_embeddings`, where it stands beside the settings.
+    /// `original_max_position_embeddings` beside the settings, or the family's own.
     pub original_context: Option<f64>,
 }
 
@@ -81,8 +81,7 @@ impl<'a> RopeSettings<'a> {
                     factor: self.number("factor")?,
                     low_freq_factor: self.number("low_freq_factor")?,
                     high_freq_factor: self.number("high_freq_factor")?,
-                    original_max_position_embeddings: self
-                        .number("original_max_position_embeddings")?,
+                    original_max_position_embeddings: self.original_context(outside)?,
                 }),
                 &["factor", "low_freq_factor", "high_freq_factor"],
             ),
@@ -119,7 +118,7 @@ impl<'a> RopeSettings<'a> {
 
     fn yarn(&self, outside: Outside) -> Result<RopeScaling, ModelError> {
         let factor = self.number("factor")?;
-        let original = outside.original_context.unwrap_or(outside.context);
+        let original = self.original_context(outside)?;
         let mscale = |scale: f64| match factor > 1.0 {
             true => 0.1 * scale * factor.ln() + 1.0,
             false => 1.0,
@@ -130,8 +129,7 @@ impl<'a> RopeSettings<'a> {
         };
         Ok(RopeScaling::Yarn {
             factor,
-            original_max_position_embeddings: self
-                .number_or("original_max_position_embeddings", original)?,
+            original_max_position_embeddings: original,
             beta_fast: self.number_or("beta_fast", 32.0)?,
             beta_slow: self.number_or("beta_slow", 1.0)?,
             truncate: match self.settings.get("truncate") {
@@ -144,9 +142,14 @@ impl<'a> RopeSettings<'a> {
         })
     }
 
+    /// The trained context. As in transformers the one beside the settings goes before theirs.
+    fn original_context(&self, outside: Outside) -> Result<f64, ModelError> {
+        let own = self.number_or("original_max_position_embeddings", outside.context)?;
+        Ok(outside.original_context.unwrap_or(own))
+    }
+
     fn longrope(&self, outside: Outside) -> Result<RopeScaling, ModelError> {
-        let original = outside.original_context.unwrap_or(outside.context);
-        let original = self.number_or("original_max_position_embeddings", original)?;
+        let original = self.original_context(outside)?;
         let factor = self.number_or("factor", outside.context / original)?;
         let attention_factor = match factor > 1.0 {
             true => (1.0 + factor.ln() / original.ln()).sqrt(),

@@ -8,8 +8,8 @@ use burn::tensor::TensorData;
 use serde_json::{Value, json};
 
 use super::{
-    Adapter, Tensors, count, number, read_tensors, refuse, shape, slice, stacked, take, torch,
-    transposed, write_json,
+    Adapter, Tensors, count, count_or, flag, number, read_tensors, refuse, shape, share_or, slice,
+    stacked, take, torch, transposed, write_json,
 };
 use crate::adapter::{
     AdapterConfig, LoraConfig, MixLoraConfig, MixtureWeights, Placement, TargetModule,
@@ -179,9 +179,9 @@ pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
     let lora = LoraConfig {
         rank,
         alpha,
-        dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
+        dropout: share_or(&path, config, "lora_dropout", 0.0)?,
         target_modules: targets.into(),
-        use_rslora: config["use_rslora"].as_bool().unwrap_or(false),
+        use_rslora: flag(&path, config, "use_rslora")?,
         ..LoraConfig::default()
     };
     if let Some(other) = found.keys().next() {
@@ -191,10 +191,10 @@ pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
         config: AdapterConfig::MixLora(MixLoraConfig {
             lora,
             num_experts: experts,
-            top_k: config["top_k"].as_u64().unwrap_or(2) as usize,
+            top_k: count_or(&path, config, "top_k", 2)?,
             placement: Placement::Ffn,
             mixture_weights: MixtureWeights::Renormalized,
-            router_init_std: config["router_init_range"].as_f64().unwrap_or(0.02),
+            router_init_std: share_or(&path, config, "router_init_range", 0.02)?,
         }),
         tensors,
         base_model: config["base_model_name_or_path"].as_str().map(Into::into),

@@ -272,6 +272,39 @@ fn count(path: &Path, config: &Value, key: &str) -> Result<usize, ModelError> {
     })
 }
 
+/// A number that counts something; null means `otherwise`.
+fn count_or(path: &Path, config: &Value, key: &str, otherwise: usize) -> Result<usize, ModelError> {
+    match config[key].is_null() {
+        true => Ok(otherwise),
+        false => count(path, config, key),
+    }
+}
+
+/// A truth value; null means false.
+fn flag(path: &Path, config: &Value, key: &str) -> Result<bool, ModelError> {
+    match &config[key] {
+        Value::Null => Ok(false),
+        Value::Bool(is) => Ok(*is),
+        other => Err(at(
+            path,
+            format!("{key}: expected true or false, got {other}"),
+        )),
+    }
+}
+
+/// A number of 0 or more; null means `otherwise`.
+fn share_or(path: &Path, config: &Value, key: &str, otherwise: f64) -> Result<f64, ModelError> {
+    match &config[key] {
+        Value::Null => Ok(otherwise),
+        other => other.as_f64().filter(|n| *n >= 0.0).ok_or_else(|| {
+            at(
+                path,
+                format!("{key}: expected a number of 0 or more, got {other}"),
+            )
+        }),
+    }
+}
+
 /// Refuses a configuration that asks for what is not implemented. `harmless` lists such keys, each
 /// with its one value that can be ignored.
 fn refuse(path: &Path, config: &Value, harmless: &[(&str, Value)]) -> Result<(), ModelError> {
@@ -289,6 +322,27 @@ fn refuse(path: &Path, config: &Value, harmless: &[(&str, Value)]) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_the_wrong_type_are_refused_and_gaps_are_filled() {
+        let path = Path::new("adapter_config.json");
+        let config = serde_json::json!({"top_k": "3", "use_rslora": 1, "lora_dropout": "0.1"});
+        let errors = [
+            count_or(path, &config, "top_k", 2).unwrap_err(),
+            flag(path, &config, "use_rslora").unwrap_err(),
+            share_or(path, &config, "lora_dropout", 0.0).unwrap_err(),
+        ];
+        for (error, key) in errors.iter().zip(["top_k", "use_rslora", "lora_dropout"]) {
+            assert!(
+                error.to_string().contains(&format!("{key}: expected")),
+                "{error}"
+            );
+        }
+        let none = Value::Null;
+        assert_eq!(count_or(path, &none, "top_k", 2).unwrap(), 2);
+        assert!(!flag(path, &none, "use_rslora").unwrap());
+        assert_eq!(share_or(path, &none, "lora_dropout", 0.0).unwrap(), 0.0);
+    }
 
     #[test]
     fn turning_slicing_and_stacking_are_inverse() {

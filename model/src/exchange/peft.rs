@@ -13,8 +13,8 @@ use burn::tensor::TensorData;
 use serde_json::{Value, json};
 
 use super::{
-    Adapter, Tensors, count, floats, number, read_tensors, refuse, shape, transposed, write_json,
-    write_safetensors,
+    Adapter, Tensors, count, flag, floats, number, read_tensors, refuse, shape, share_or,
+    transposed, write_json, write_safetensors,
 };
 use crate::adapter::{
     AdapterConfig, ByName, FusedModule, InitialWeights, LoraConfig, Shape, TargetModule, Targets,
@@ -22,6 +22,9 @@ use crate::adapter::{
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::load::at;
+
+/// Layers that a model has at most.
+const MOST_LAYERS: usize = 1 << 12;
 
 /// What stands before the name of a layer.
 const PREFIX: &str = "base_model.model.model.";
@@ -326,15 +329,14 @@ pub fn read(directory: &Path, config: &Value) -> Result<Adapter, ModelError> {
             "PiSSA of a matrix that holds several projections is not implemented: convert the adapter to a plain LoRA (peft's path_initial_model_for_weight_conversion)",
         ));
     }
-    let is_true = |key: &str| config[key].as_bool().unwrap_or(false);
     let lora = LoraConfig {
         rank,
         alpha: number(&path, config, "lora_alpha")?,
-        dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
+        dropout: share_or(&path, config, "lora_dropout", 0.0)?,
         target_modules: targets(config, &found),
         posterior_std: None,
-        use_rslora: is_true("use_rslora"),
-        use_dora: is_true("use_dora"),
+        use_rslora: flag(&path, config, "use_rslora")?,
+        use_dora: flag(&path, config, "use_dora")?,
         init_lora_weights,
         rank_pattern: by_name(&path, config, "rank_pattern")?,
         alpha_pattern: by_name(&path, config, "alpha_pattern")?,
@@ -497,5 +499,7 @@ fn place(module: &str) -> Option<(usize, Vec<TargetModule>)> {
         Some(one) => vec![one],
         None => fused()?.parts().to_vec(),
     };
-    Some((layer.parse().ok()?, targets))
+    // No model has more: a number near the largest that there is would overflow.
+    let layer = layer.parse().ok().filter(|layer| *layer < MOST_LAYERS);
+    Some((layer?, targets))
 }

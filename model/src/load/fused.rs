@@ -54,8 +54,8 @@ impl<W: Weights> Weights for Fused<W> {
         let data = self.inner.tensor(&whole)?;
         let mut shape: Vec<usize> = data.shape().as_slice().to_vec();
         if shape.first() != Some(&all) {
-            let mut expected = shape.clone();
-            expected[..1].fill(all);
+            let mut expected = vec![all];
+            expected.extend(shape.iter().skip(1));
             return Err(ModelError::Shape {
                 name: whole,
                 found: shape,
@@ -67,5 +67,39 @@ impl<W: Weights> Weights for Fused<W> {
         let part = bytes[rows.start * row..rows.end * row].to_vec();
         shape[0] = rows.len();
         Ok(TensorData::from_bytes_vec(part, shape, data.dtype()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Weights that hold one tensor under every name.
+    struct One(TensorData);
+
+    impl Weights for One {
+        fn tensor(&mut self, _: &str) -> Result<TensorData, ModelError> {
+            Ok(self.0.clone())
+        }
+    }
+
+    #[test]
+    fn a_matrix_of_other_rows_or_none_is_refused() {
+        for shape in [vec![], vec![5, 2]] {
+            let values = vec![0f32; shape.iter().product()];
+            let mut fused = Fused {
+                inner: One(TensorData::new(values, shape.clone())),
+                rows: [2, 1, 3],
+            };
+            let name = "model.layers.0.self_attn.k_proj.weight";
+            let Err(ModelError::Shape {
+                found, expected, ..
+            }) = fused.tensor(name)
+            else {
+                panic!("{shape:?}");
+            };
+            assert_eq!(found, shape);
+            assert_eq!(expected[0], 4);
+        }
     }
 }

@@ -93,7 +93,10 @@ fn read_header(path: &Path) -> Result<(BufReader<File>, Content), ModelError> {
         source,
     })?;
     let mut file = BufReader::new(file);
-    let content = Content::read(&mut file).map_err(|e| at(path, in_header(reason(e))))?;
+    // candle-core divides by an alignment of 0.
+    let damaged = |panic| at(path, format!("is damaged ({panic}): fetch it again"));
+    let content = fault::caught(|| Content::read(&mut file)).map_err(damaged)?;
+    let content = content.map_err(|e| at(path, in_header(reason(e))))?;
     Ok((file, content))
 }
 

@@ -10,7 +10,7 @@ use data::source::{Located, models, sha256};
 use data::template::Template;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{RunConfig, spelled};
+use crate::config::{AnswerTemperature, RunConfig, spelled};
 use crate::error::TrainError;
 use crate::fitted::LoadedRun;
 use crate::functional_uncertainty::FluTokens;
@@ -51,6 +51,10 @@ pub struct Card {
     /// training kept none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prequential: Option<PrequentialTemperature>,
+    /// What scores are divided by before everything else: with `prequential`, that temperature.
+    /// `held_out` was fitted on scores that were.
+    #[serde(default)]
+    pub asked_at: AnswerTemperature,
     /// What held-out questions have shown of this adapter. Absent where the run's method asks it
     /// in several passes, members or wordings, or by chance: that confidence is not the adapter's
     /// own.
@@ -138,7 +142,8 @@ pub struct HeldOutCard {
     pub questions: usize,
     /// Share of the held-out questions that was answered rightly.
     pub accuracy: f64,
-    /// Temperature scaling of the logits; 1 where the questions support none.
+    /// Temperature scaling of the logits, after that of [`Card::asked_at`]; 1 where the questions
+    /// support none.
     pub temperature: Temperature,
     /// Calibrator of the probability of being right, from softmax confidence and FLU; one that
     /// changes nothing where the questions support none.
@@ -197,6 +202,7 @@ impl Card {
                 shots: directory.shots(config)?,
             },
             prequential: run.temperature,
+            asked_at: config.method.temperature,
             held_out: answers_alone(&*run.method).then(|| HeldOutCard::of(&rows)),
             files: BTreeMap::new(),
         })

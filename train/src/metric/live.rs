@@ -12,18 +12,36 @@ use super::calibration::{BinEdge, expected_calibration_error};
 use crate::prediction::ScoredRow;
 use crate::step::StepFacts;
 
-/// A metric of a whole split: it keeps every row and finishes once.
+/// What a metric of a whole split keeps of a row.
+#[derive(Clone, Copy)]
+struct Kept {
+    confidence: f64,
+    correct: bool,
+    flu: Option<f64>,
+}
+
+impl Kept {
+    fn of(row: &ScoredRow) -> Self {
+        Self {
+            confidence: row.confidence(),
+            correct: row.correct(),
+            flu: row.flu,
+        }
+    }
+}
+
+/// A metric of a whole split: it finishes once.
 #[derive(Clone)]
 pub struct WholeSet {
     name: MetricName,
     higher_is_better: bool,
-    finish: fn(&[ScoredRow]) -> f64,
-    rows: Vec<ScoredRow>,
+    finish: fn(&[Kept]) -> f64,
+    rows: Vec<Kept>,
     last: Option<f64>,
 }
 
 impl WholeSet {
-    fn new(name: &str, higher_is_better: bool, finish: fn(&[ScoredRow]) -> f64) -> Self {
+    fn new(name: &str, higher_is_better: bool, finish: fn(&[Kept]) -> f64) -> Self {
         Self {
             name: Arc::new(name.into()),
             higher_is_better,
@@ -35,13 +53,15 @@ impl WholeSet {
 
     /// Share of right answers.
     pub fn accuracy() -> Self {
-        Self::new("accuracy", true, |rows| super::accuracy(rows))
+        Self::new("accuracy", true, |rows| {
+            rows.iter().filter(|row| row.correct).count() as f64 / rows.len() as f64
+        })
     }
 
     /// Expected calibration error with 15 bins.
     pub fn ece() -> Self {
         Self::new("ece", false, |rows| {
-            let outcomes: Vec<_> = rows.iter().map(|r| (r.confidence(), r.correct())).collect();
+            let outcomes: Vec<_> = rows.iter().map(|r| (r.confidence, r.correct)).collect();
             expected_calibration_error(&outcomes, 15, BinEdge::Right)
         })
     }
@@ -74,7 +94,7 @@ impl Metric for WholeSet {
         facts: &StepFacts,
         _: &MetricMetadata,
     ) -> Result<SerializedEntry, TensorReadError> {
-        self.rows.extend(facts.rows.iter().cloned());
+        self.rows.extend(facts.rows.iter().map(Kept::of));
         Ok(SerializedEntry::not_available(None))
     }
 

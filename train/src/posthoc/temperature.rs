@@ -4,7 +4,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::PostHoc;
-use crate::metric::negative_log_likelihood;
 use crate::prediction::ScoredRow;
 
 /// A fitted temperature: `softmax(logits / T)`. Above 1 it lowers confidence.
@@ -28,13 +27,8 @@ impl Temperature {
             return Self::ONE;
         }
         let loss = |log: f64| -> f64 {
-            let temperature = Self {
-                temperature: log.exp(),
-            };
-            let likelihood = |(weight, row): &(f64, &ScoredRow)| {
-                weight * negative_log_likelihood(&temperature.apply(row))
-            };
-            rows.iter().map(likelihood).sum::<f64>() + log.powi(2) / 2.0
+            let of_row = |(weight, row): &(f64, &ScoredRow)| weight * loss(row, log.exp());
+            rows.iter().map(of_row).sum::<f64>() + log.powi(2) / 2.0
         };
         Self {
             temperature: minimise(loss, -BOUND, BOUND).exp(),
@@ -51,13 +45,7 @@ impl PostHoc for Temperature {
         if held_out.is_empty() {
             return Self::ONE;
         }
-        let loss = |log: f64| -> f64 {
-            let temperature = Self {
-                temperature: log.exp(),
-            };
-            let scaled = held_out.iter().map(|row| temperature.apply(row));
-            scaled.map(|row| negative_log_likelihood(&row)).sum()
-        };
+        let loss = |log: f64| -> f64 { held_out.iter().map(|row| loss(row, log.exp())).sum() };
         Self {
             temperature: minimise(loss, -BOUND, BOUND).exp(),
         }
@@ -74,6 +62,20 @@ impl PostHoc for Temperature {
             ..row.clone()
         }
     }
+}
+
+/// The negative log-likelihood at a temperature, `log sum_k exp(s_k / T) - s_y / T`. Reports bound
+/// it; here a bound would make a second valley, where an answer that is surely wrong costs no more
+/// however cold it gets.
+fn loss(row: &ScoredRow, temperature: f64) -> f64 {
+    let largest = row.logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exponentials = row
+        .logits
+        .iter()
+        .map(|s| ((s - largest) / temperature).exp());
+    let found = exponentials.sum::<f64>().ln() - (row.logits[row.label] - largest) / temperature;
+    // A choice that the model rules out wholly.
+    found.min(1e300)
 }
 
 /// The minimum of a function with one valley, by golden sections.
@@ -109,6 +111,22 @@ mod tests {
         let scaled = fitted.apply(&rows[0]);
         assert!((scaled.probabilities[0] - 0.731).abs() < 1e-3);
         assert_eq!(scaled.prediction(), 0);
+    }
+
+    #[test]
+    fn one_answer_that_is_surely_wrong_makes_the_others_less_sure() {
+        let row = |label: usize, gap: f64| {
+            let mut row = ScoredRow::from_probabilities("", label, &[0.5, 0.5], None);
+            row.logits = vec![gap, 0.0];
+            row
+        };
+        let rows: Vec<ScoredRow> = (0..9).map(|_| row(0, 2.0)).chain([row(1, 100.0)]).collect();
+        // log(1 + exp(-2 / T)) nine times and log(1 + exp(100 / T)): the end of the range.
+        let fitted = Temperature::fit(&rows).temperature;
+        assert!((fitted - 20.1).abs() < 0.1, "{fitted}");
+        let weighted: Vec<_> = rows.iter().map(|row| (1.0, row)).collect();
+        let probable = Temperature::most_probable(&weighted).temperature;
+        assert!((15.0..20.1).contains(&probable), "{probable}");
     }
 
     #[test]

@@ -292,14 +292,22 @@ fn chat_template(
 }
 
 /// Finds what a finished run needs to answer: the model, and the training questions where its
-/// method's fit looks at them.
+/// method's fit looks at them. `shots` are the run's examples, which an adapter may have brought.
 ///
 /// # Errors
 /// As [`prepare`].
-pub fn prepare_finished(config: &RunConfig, finder: &Finder) -> Result<Prepared, TrainError> {
+pub fn prepare_finished(
+    config: &RunConfig,
+    finder: &Finder,
+    shots: Option<Shots>,
+) -> Result<Prepared, TrainError> {
     match registry::build(config)?.fit_questions() {
-        0 => prepare_model(config, finder),
-        _ => prepare(config, finder),
+        0 => {
+            let mut prepared = prepare_model(config, finder)?;
+            prepared.show(shots);
+            Ok(prepared)
+        }
+        _ => prepare_after(config, finder, shots),
     }
 }
 

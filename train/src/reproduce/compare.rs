@@ -141,6 +141,8 @@ pub fn compare(runs: &[PathBuf], on: Option<&str>) -> Result<Comparison, TrainEr
     for (((run, config), rows), name) in opened.iter().zip(&answers).zip(&names) {
         let held_out = run.held_out_predictions(config)?;
         let held_out = match asked(run, config, &dataset)? {
+            // Those of another method calibrate nothing.
+            Some(asked) if asked.method != config.method => Vec::new(),
             Some(asked) => telling_of(&asked, config, held_out)?,
             None => held_out,
         };

@@ -95,11 +95,13 @@ impl RunDirectory {
     /// Looks whether a new run can begin here.
     ///
     /// # Errors
-    /// A run that has begun, or settings of somebody else.
+    /// A run that has begun, one that another process works on, or settings of somebody else.
     pub fn is_free(&self) -> Result<(), TrainError> {
         if !self.config_path().exists() || self.is_unbegun() {
             return Ok(());
         }
+        // "Continue it, or replace it" would be the wrong advice.
+        lock::refuse_held(&self.root)?;
         Err(TrainError::file(
             &self.root,
             "already holds a run: continue it with --resume, replace it with --overwrite, or choose another --run",

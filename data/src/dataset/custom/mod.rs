@@ -342,6 +342,7 @@ impl Custom {
             Some(Found::Text(found)) => found,
         };
         let field = self.answer_field(row);
+        let first = self.counting_of_one().first();
         let (text, means) = (&found.text, found.means(self.readings));
         match means[..] {
             [_] if found.alike(self.readings) > 1 => Err(format!(
@@ -350,7 +351,7 @@ impl Custom {
             )),
             [(index, _)] => Ok(Some(index)),
             [] => Err(format!(
-                "{field}: expected an index from 0, a letter from A, or one of {choices:?}, got {text:?}; another field: data.custom.answer or --answer-field"
+                "{field}: expected an index from {first}, a letter from A, or one of {choices:?}, got {text:?}; another field: data.custom.answer or --answer-field"
             )),
             [(one, first), (other, second), ..] => Err(format!(
                 "{field}: {text:?} is both {first} ({:?}) and {second} ({:?}), and the file's rows do not tell which is meant: say it by its place in every row (0, 1, ..), or give the choices texts that are no letters and no numbers",
@@ -368,10 +369,24 @@ impl Custom {
         };
         let labels = choices::labels(row, &self.choices).unwrap_or_default();
         let numeric = numeric(row, &self.choices);
-        // Of a stream, no row but this one is known.
+        let counting = self.counting_of_one();
+        let found = Found::read((field, value), choices, &labels, numeric, counting)?;
+        match found {
+            Some(Found::Index(index)) if index >= choices.len() && choices.len() > 1 => {
+                Err(format!(
+                    "{field}: {value} is past the {} choices ({} is the first)",
+                    choices.len(),
+                    counting.first()
+                ))
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// How the answers of a row count. Of a stream, no row but this one is known.
+    fn counting_of_one(&self) -> Counting {
         let said = || Counting::of(self.count_from.or(self.elsewhere));
-        let counting = self.counting.unwrap_or_else(said);
-        Found::read((field, value), choices, &labels, numeric, counting)
+        self.counting.unwrap_or_else(said)
     }
 }
 

@@ -29,7 +29,23 @@ fn answers_by_index_letter_and_text() {
     }
     assert_eq!(answer(&custom, &row(json!(null))), Ok(None));
     let error = answer(&custom, &row(json!("z"))).unwrap_err();
-    assert!(error.starts_with("answer: expected an index"), "{error}");
+    assert!(
+        error.starts_with("answer: expected an index from 0"),
+        "{error}"
+    );
+    let error = answer(&custom, &row(json!(3))).unwrap_err();
+    assert_eq!(error, "answer: 3 is past the 3 choices (0 is the first)");
+    let from_one = Custom {
+        count_from: Some(1),
+        ..Custom::default()
+    };
+    let error = answer(&from_one, &row(json!(4))).unwrap_err();
+    assert_eq!(error, "answer: 4 is past the 3 choices (1 is the first)");
+    let error = answer(&from_one, &row(json!("z"))).unwrap_err();
+    assert!(
+        error.starts_with("answer: expected an index from 1"),
+        "{error}"
+    );
 }
 
 /// The first of two would be taken for what nobody said.

@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use tokenizers::Tokenizer;
+use tokenizers::models::ModelWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::tokenizer::SplitDelimiterBehavior;
 
 use super::super::chat::ChatSource;
@@ -64,6 +66,7 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
         .get("token_embd.weight")
         .ok_or_else(|| missing(content, "token_embd.weight"))?;
     let vocab_size = embedding.shape.dims().first().copied().unwrap_or(0);
+    biases_are_known(content)?;
     let mut variant = variant(content, family, vocab_size, [d, heads, head_dim, layers])?;
     variant.rotary_dim = Some(rotated).filter(|rotated| *rotated != head_dim);
     Ok(ModelConfig {
@@ -81,11 +84,41 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
         sliding_window: windows(content, family, layers)?,
         qkv_bias: content.tensor_infos.contains_key("blk.0.attn_q.bias"),
         output_bias: content.tensor_infos.contains_key("blk.0.attn_output.bias"),
-        mlp_bias: false,
+        mlp_bias: content.tensor_infos.contains_key("blk.0.ffn_gate.bias"),
         tie_word_embeddings: !content.tensor_infos.contains_key("output.weight"),
         variant,
         model_type: family.model_type.into(),
     })
+}
+
+/// Refuses a bias that no layer here has: the logits would be others without a word.
+fn biases_are_known(content: &Content) -> Result<(), ModelError> {
+    let parts = [
+        "attn_q",
+        "attn_k",
+        "attn_v",
+        "attn_output",
+        "ffn_gate",
+        "ffn_up",
+        "ffn_down",
+    ];
+    let known = |name: &str| {
+        let part = name
+            .strip_prefix("blk.")
+            .and_then(|rest| rest.split_once('.'));
+        part.is_some_and(|(_, part)| parts.contains(&part))
+    };
+    let mut biases = content
+        .tensor_infos
+        .keys()
+        .filter_map(|name| name.strip_suffix(".bias"));
+    match biases.find(|name| !known(name)) {
+        None => Ok(()),
+        Some(name) => Err(ModelError::setting(
+            format!("{name}.bias"),
+            "is not implemented: a bias of this part",
+        )),
+    }
 }
 
 /// How the family departs from LLaMA, as far as the header says so, and else as llama.cpp has it.
@@ -252,8 +285,10 @@ const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p
 /// The same of GPT-4o, as Phi-4-mini does.
 const GPT_4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// The tokenizer as candle-core reads it, with the pre-tokenizers that candle-core does not know:
-/// SmolLM splits single digits, GPT-2 adds no leading space, Llama 3 goes by another name there.
+/// The tokenizer as candle-core reads it, with what candle-core does not know: SmolLM splits single
+/// digits, GPT-2 adds no leading space, Llama 3 goes by another name there. A text of Llama 3
+/// begins with its first token, and a word that is a token is taken whole. Most files say neither;
+/// llama.cpp knows both by the name.
 pub(super) fn tokenizer(content: &Content) -> Result<Tokenizer, String> {
     let read = || Tokenizer::from_gguf(content).map_err(reason);
     let mut tokenizer = crate::load::tokenizer(read).map_err(|e| format!("tokenizer: {e}"))?;
@@ -276,7 +311,24 @@ pub(super) fn tokenizer(content: &Content) -> Result<Tokenizer, String> {
         "gpt-2" | "default" | "olmo" => {
             tokenizer.with_pre_tokenizer(Some(bytes));
         }
-        "llama3" | "llama-v3" | "llama-bpe" | "smaug-bpe" | "dbrx" => {
+        "llama3" | "llama-v3" | "llama-bpe" => {
+            tokenizer.with_pre_tokenizer(Some(cut(LLAMA_3)?));
+            let silent = |key: &str| {
+                !content
+                    .metadata
+                    .contains_key(&format!("tokenizer.ggml.{key}"))
+            };
+            if let (ModelWrapper::BPE(mut model), true) =
+                (tokenizer.get_model().clone(), silent("ignore_merges"))
+            {
+                model.ignore_merges = true;
+                tokenizer.with_model(model);
+            }
+            if silent("add_bos_token") && !silent("bos_token_id") {
+                around(content, true, &mut tokenizer)?;
+            }
+        }
+        "smaug-bpe" | "dbrx" => {
             tokenizer.with_pre_tokenizer(Some(cut(LLAMA_3)?));
         }
         "gpt-4o" => {
@@ -290,6 +342,46 @@ pub(super) fn tokenizer(content: &Content) -> Result<Tokenizer, String> {
         }
     }
     Ok(tokenizer)
+}
+
+/// Puts the first and last tokens that the file asks for around every text; the first one also
+/// where the file is silent and `first` says so.
+pub(super) fn around(
+    content: &Content,
+    first: bool,
+    tokenizer: &mut Tokenizer,
+) -> Result<(), String> {
+    let flag = |key: &str| {
+        let found = content.metadata.get(&format!("tokenizer.ggml.{key}"))?;
+        found.to_bool().ok()
+    };
+    let token = |name: &str, asked: bool| -> Result<Option<(String, u32)>, String> {
+        if !flag(&format!("add_{name}_token")).unwrap_or(asked) {
+            return Ok(None);
+        }
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        let id = integer(content, &key).map_err(|e| e.to_string())?;
+        let found = u32::try_from(id).ok();
+        let found = found.and_then(|id| Some((tokenizer.id_to_token(id)?, id)));
+        let past = || format!("{key}: {id} is past the vocabulary");
+        found.ok_or_else(past).map(Some)
+    };
+    let (first, last) = (token("bos", first)?, token("eos", false)?);
+    if first.is_none() && last.is_none() {
+        return Ok(());
+    }
+    let name = |token: &Option<(String, u32)>| token.as_ref().map(|(name, _)| name.clone());
+    let parts = [name(&first), Some("$A".into()), name(&last)];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    let special: Vec<_> = [first, last].into_iter().flatten().collect();
+    let processor = TemplateProcessing::builder()
+        .try_single(parts)
+        .map_err(|e| format!("tokenizer: {e}"))?
+        .special_tokens(special)
+        .build()
+        .map_err(|e| format!("tokenizer: {e}"))?;
+    tokenizer.with_post_processor(Some(processor));
+    Ok(())
 }
 
 /// The chat template, with the tokens that its header names.

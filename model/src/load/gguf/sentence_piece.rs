@@ -10,13 +10,15 @@ use tokenizers::decoders::sequence::Sequence as Decoders;
 use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{Prepend, Replace, Sequence as Normalizers};
-use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, Tokenizer};
 
-use super::header::{integer, value};
+use super::header::{around, value};
 
 /// How SentencePiece writes a space.
 const SPACE: &str = "\u{2581}";
+
+/// Bytes that a piece has at most.
+const LONGEST: usize = 1024;
 
 /// What a piece is, by llama.cpp's number.
 const UNKNOWN: i64 = 2;
@@ -58,6 +60,14 @@ pub(super) fn tokenizer(content: &Content) -> Result<Tokenizer, String> {
             pieces.len(),
             scores.len(),
             kinds.len()
+        );
+        return Err(fail("tokens", reason));
+    }
+    // Its pairs take a time of the length's square.
+    if let Some(place) = pieces.iter().position(|piece| piece.len() > LONGEST) {
+        let reason = format!(
+            "piece {place} has {} bytes, at most {LONGEST}",
+            pieces[place].len()
         );
         return Err(fail("tokens", reason));
     }
@@ -118,7 +128,7 @@ pub(super) fn tokenizer(content: &Content) -> Result<Tokenizer, String> {
     tokenizer
         .add_tokens(added)
         .map_err(|e| format!("tokenizer: {e}"))?;
-    around(content, &pieces, &mut tokenizer)?;
+    around(content, true, &mut tokenizer)?;
     Ok(tokenizer)
 }
 
@@ -152,41 +162,6 @@ fn merges<'a>(
     });
     let own = |(left, right, _): (&str, &str, f32)| (left.to_owned(), right.to_owned());
     found.into_iter().map(own).collect()
-}
-
-/// Puts the first and last tokens that the file asks for around every text.
-fn around(content: &Content, pieces: &[&str], tokenizer: &mut Tokenizer) -> Result<(), String> {
-    let token = |name: &str, asked: bool| -> Result<Option<(&str, u32)>, String> {
-        if !flag(content, &format!("add_{name}_token")).unwrap_or(asked) {
-            return Ok(None);
-        }
-        let key = format!("tokenizer.ggml.{name}_token_id");
-        let id = integer(content, &key).map_err(|e| e.to_string())?;
-        let piece = pieces
-            .get(id)
-            .ok_or_else(|| format!("{key}: {id} is past the vocabulary"))?;
-        Ok(Some((*piece, id as u32)))
-    };
-    let (first, last) = (token("bos", true)?, token("eos", false)?);
-    if first.is_none() && last.is_none() {
-        return Ok(());
-    }
-    let name = |token: Option<(&str, u32)>| token.map(|(name, _)| name.to_owned());
-    let parts = [name(first), Some("$A".into()), name(last)];
-    let parts: Vec<String> = parts.into_iter().flatten().collect();
-    let special = [first, last].into_iter().flatten();
-    let processor = TemplateProcessing::builder()
-        .try_single(parts)
-        .map_err(|e| format!("tokenizer: {e}"))?
-        .special_tokens(
-            special
-                .map(|(name, id)| (name.to_owned(), id))
-                .collect::<Vec<_>>(),
-        )
-        .build()
-        .map_err(|e| format!("tokenizer: {e}"))?;
-    tokenizer.with_post_processor(Some(processor));
-    Ok(())
 }
 
 fn flag(content: &Content, key: &str) -> Option<bool> {

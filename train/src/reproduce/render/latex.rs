@@ -6,10 +6,19 @@ use super::{Place, all_places, number};
 use crate::reproduce::figure::Figure;
 use crate::reproduce::results::{ResultTable, Value};
 
+/// The text with LaTeX's own characters as themselves.
 fn escape(text: &str) -> String {
-    text.replace('_', "\\_")
-        .replace('%', "\\%")
-        .replace('&', "\\&")
+    let mut escaped = String::new();
+    for character in text.chars() {
+        match character {
+            '_' | '%' | '&' | '#' | '$' | '{' | '}' => escaped.extend(['\\', character]),
+            '\\' => escaped += "\\textbackslash{}",
+            '~' => escaped += "\\textasciitilde{}",
+            '^' => escaped += "\\textasciicircum{}",
+            other => escaped.push(other),
+        }
+    }
+    escaped
 }
 
 /// The paper's two figures in its layout, for `booktabs`.
@@ -72,4 +81,17 @@ fn latex_cell(value: Option<&Value>, place: Place) -> String {
         format!(" [{}]", number(value.figure, paper))
     });
     format!("${mean}{below}${paper}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_own_characters_are_written_as_themselves() {
+        let text = escape("C#_1 & {50 %} for $2, ~x^y\\z");
+        let expected =
+            r"C\#\_1 \& \{50 \%\} for \$2, \textasciitilde{}x\textasciicircum{}y\textbackslash{}z";
+        assert_eq!(text, expected);
+    }
 }
