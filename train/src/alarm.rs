@@ -117,7 +117,8 @@ impl Watch {
         for line in before.iter().filter(|line| line.split == "train") {
             let value = |name: &str| line.values.get(name).and_then(serde_json::Value::as_f64);
             if let Some(loss) = value("loss") {
-                // Alarms that were on are: they were said.
+                // What these three said is on: they do not say it again. What experts and answers
+                // did is in no line, so that theirs may come twice.
                 let norm = value("gradient_norm");
                 let _ = watch.spiked(line.step, norm);
                 watch.keep(loss, value("flu"), norm);

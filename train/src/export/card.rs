@@ -52,9 +52,9 @@ pub struct Card {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prequential: Option<PrequentialTemperature>,
     /// What scores are divided by before everything else: with `prequential`, that temperature.
-    /// `held_out` was fitted on scores that were.
-    #[serde(default)]
-    pub asked_at: AnswerTemperature,
+    /// `held_out` was fitted on scores that were. Absent in cards of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_at: Option<AnswerTemperature>,
     /// What held-out questions have shown of this adapter. Absent where the run's method asks it
     /// in several passes, members or wordings, or by chance: that confidence is not the adapter's
     /// own.
@@ -202,7 +202,7 @@ impl Card {
                 shots: directory.shots(config)?,
             },
             prequential: run.temperature,
-            asked_at: config.method.temperature,
+            asked_at: Some(config.method.temperature),
             held_out: answers_alone(&*run.method).then(|| HeldOutCard::of(&rows)),
             files: BTreeMap::new(),
         })

@@ -338,6 +338,15 @@ impl Custom {
         }
         let found = match self.found(row, choices)? {
             None => return Ok(None),
+            Some(Found::Index(index)) if index >= choices.len() && choices.len() > 1 => {
+                let field = self.answer_field(row);
+                return Err(format!(
+                    "{field}: {} is past the {} choices ({} is the first)",
+                    row[field],
+                    choices.len(),
+                    self.counting_of_one().first()
+                ));
+            }
             Some(Found::Index(index)) => return Ok(Some(index)),
             Some(Found::Text(found)) => found,
         };
@@ -370,17 +379,7 @@ impl Custom {
         let labels = choices::labels(row, &self.choices).unwrap_or_default();
         let numeric = numeric(row, &self.choices);
         let counting = self.counting_of_one();
-        let found = Found::read((field, value), choices, &labels, numeric, counting)?;
-        match found {
-            Some(Found::Index(index)) if index >= choices.len() && choices.len() > 1 => {
-                Err(format!(
-                    "{field}: {value} is past the {} choices ({} is the first)",
-                    choices.len(),
-                    counting.first()
-                ))
-            }
-            found => Ok(found),
-        }
+        Found::read((field, value), choices, &labels, numeric, counting)
     }
 
     /// How the answers of a row count. Of a stream, no row but this one is known.

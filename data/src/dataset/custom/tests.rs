@@ -320,6 +320,10 @@ fn answers_that_count_from_one_are_noticed() {
                 .unwrap()
                 .ends_with("answers counted from 1")
         );
+        // Also where most are the last choice.
+        let (_, read) = of(&[3, 3, 3, 1].map(|n| row(value(n))));
+        let answers: Vec<_> = read.iter().map(|q| q.as_ref().unwrap().answer).collect();
+        assert_eq!(answers, [2, 2, 2, 0]);
         // Without the last choice, or with a 0, they count from 0.
         for others in [[1, 2], [0, 2]] {
             let (_, read) = of(&others.map(|n| row(value(n))));

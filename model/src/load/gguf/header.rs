@@ -66,10 +66,9 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
         .get("token_embd.weight")
         .ok_or_else(|| missing(content, "token_embd.weight"))?;
     let vocab_size = embedding.shape.dims().first().copied().unwrap_or(0);
-    biases_are_known(content)?;
     let mut variant = variant(content, family, vocab_size, [d, heads, head_dim, layers])?;
     variant.rotary_dim = Some(rotated).filter(|rotated| *rotated != head_dim);
-    Ok(ModelConfig {
+    let config = ModelConfig {
         vocab_size,
         hidden_size: d,
         intermediate_size: count("feed_forward_length")?,
@@ -88,35 +87,36 @@ pub(super) fn config(content: &Content) -> Result<ModelConfig, ModelError> {
         tie_word_embeddings: !content.tensor_infos.contains_key("output.weight"),
         variant,
         model_type: family.model_type.into(),
-    })
+    };
+    biases_are_read(content, &config)?;
+    Ok(config)
 }
 
-/// Refuses a bias that no layer here has: the logits would be others without a word.
-fn biases_are_known(content: &Content) -> Result<(), ModelError> {
-    let parts = [
-        "attn_q",
-        "attn_k",
-        "attn_v",
-        "attn_output",
-        "ffn_gate",
-        "ffn_up",
-        "ffn_down",
+/// Refuses a bias that would not be read: the logits would be others without a word.
+fn biases_are_read(content: &Content, config: &ModelConfig) -> Result<(), ModelError> {
+    let groups: [(bool, &[&str]); 3] = [
+        (config.qkv_bias, &["attn_q", "attn_k", "attn_v"]),
+        (config.output_bias, &["attn_output"]),
+        (config.mlp_bias, &["ffn_gate", "ffn_up", "ffn_down"]),
     ];
-    let known = |name: &str| {
+    let is_read = |name: &str| {
         let part = name
             .strip_prefix("blk.")
             .and_then(|rest| rest.split_once('.'));
-        part.is_some_and(|(_, part)| parts.contains(&part))
+        let of = |part: &str| {
+            groups
+                .iter()
+                .any(|(has, parts)| *has && parts.contains(&part))
+        };
+        part.is_some_and(|(_, part)| of(part))
     };
-    let mut biases = content
-        .tensor_infos
-        .keys()
-        .filter_map(|name| name.strip_suffix(".bias"));
-    match biases.find(|name| !known(name)) {
+    let names = content.tensor_infos.keys();
+    let mut biases = names.filter_map(|name| name.strip_suffix(".bias"));
+    match biases.find(|name| !is_read(name)) {
         None => Ok(()),
         Some(name) => Err(ModelError::setting(
             format!("{name}.bias"),
-            "is not implemented: a bias of this part",
+            "a bias of this part, or of some layers alone, is not implemented",
         )),
     }
 }
