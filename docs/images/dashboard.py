@@ -3,9 +3,7 @@
 
 Usage: dashboard.py OUTPUT STEP COMMAND..     needs tmux, and rich (`pip install rich`)
 
-The picture in the README: dashboard.py docs/images/dashboard.svg 60 uq4ct train --dataset boolq
---model smollm2-135m --set data.template=moe_peft --set data.monitor_limit=48
---set train.checkpoint_every=12
+The picture in the README: dashboard.py docs/images/dashboard.svg 100 uq4ct train --dataset boolq
 """
 
 import re
