@@ -42,12 +42,10 @@ fn perturbed(prompt: &Prompt, number: usize, seed: u64) -> Prompt {
         1 => {
             let mark = DUMMY_TOKENS[draw(5)];
             // Behind it only where something still parts it from the answer's place.
-            match mix(seed, 100 + number as u64) % 2 {
-                _ if prompt.tail.is_empty() => {
-                    other.shortenable = [mark, &prompt.shortenable].concat();
-                }
-                0 => other.shortenable = [mark, &prompt.shortenable].concat(),
-                _ => other.shortenable.push_str(mark),
+            let behind = mix(seed, 100 + number as u64) % 2 == 1 && !prompt.tail.is_empty();
+            match behind {
+                false => other.shortenable = [mark, &prompt.shortenable].concat(),
+                true => other.shortenable.push_str(mark),
             }
         }
         _ => {

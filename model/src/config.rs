@@ -152,6 +152,9 @@ pub struct ModelConfig {
     pub variant: Variant,
 }
 
+/// Layers that a model has at most.
+pub(crate) const MOST_LAYERS: usize = 1 << 12;
+
 impl ModelConfig {
     /// Checks that the sizes fit together.
     ///
@@ -163,7 +166,7 @@ impl ModelConfig {
             ("vocab_size", self.vocab_size, 1 << 24),
             ("hidden_size", self.hidden_size, 1 << 20),
             ("intermediate_size", self.intermediate_size, 1 << 20),
-            ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
+            ("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS),
             ("num_attention_heads", self.num_attention_heads, 1 << 14),
             ("num_key_value_heads", self.num_key_value_heads, 1 << 14),
             ("head_dim", self.head_dim, 1 << 14),

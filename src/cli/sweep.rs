@@ -92,7 +92,7 @@ pub(super) fn run(sweeping: Sweeping) -> Result<ExitCode> {
     // What the flags say first: a default among it goes before a row's preset, and a file of
     // settings would leave it out.
     let mut given = sweeping.given;
-    given.whole(&config)?;
+    given.text(&config.to_toml(), "the settings")?;
     for one in &varied {
         for value in &one.values {
             let mut row = ConfigLayers::default();

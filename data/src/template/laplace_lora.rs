@@ -26,15 +26,15 @@ pub(super) fn lettered(question: &MultipleChoice) -> Prompt {
 
 /// The public wording has true and false alone, which it spells with capitals.
 pub(super) fn in_words(question: &MultipleChoice) -> Prompt {
-    let words: Vec<String> = match question.is_true_or_false() {
-        true => question.choices.iter().map(|word| capital(word)).collect(),
-        false => question.choices.clone(),
+    let choices = &question.choices;
+    let (only, words): (String, Vec<String>) = match question.is_true_or_false() {
+        true => (
+            "True or False".into(),
+            choices.iter().map(|word| capital(word)).collect(),
+        ),
+        false => (choices.join(" or "), choices.clone()),
     };
     let asked = &question.question;
-    let only = match question.is_true_or_false() {
-        true => "True or False".into(),
-        false => words.join(" or "),
-    };
     Prompt {
         head: format!("Answer the question with only {only}: {asked} Context: "),
         shortenable: question.passage.clone().unwrap_or_default(),

@@ -19,12 +19,9 @@ use super::{
 use crate::adapter::{
     AdapterConfig, ByName, FusedModule, InitialWeights, LoraConfig, Shape, TargetModule, Targets,
 };
-use crate::config::ModelConfig;
+use crate::config::{MOST_LAYERS, ModelConfig};
 use crate::error::ModelError;
 use crate::load::at;
-
-/// Layers that a model has at most.
-const MOST_LAYERS: usize = 1 << 12;
 
 /// What stands before the name of a layer.
 const PREFIX: &str = "base_model.model.model.";

@@ -11,7 +11,7 @@ use candle_core::quantized::gguf_file::Content;
 
 use super::chat::ChatSource;
 use super::fused::Fused;
-use super::{ModelFiles, Weights, at};
+use super::{ModelFiles, Weights, at, undamaged};
 use crate::config::{ModelConfig, NormNames, RopeScaling};
 use crate::error::ModelError;
 
@@ -94,8 +94,7 @@ fn read_header(path: &Path) -> Result<(BufReader<File>, Content), ModelError> {
     })?;
     let mut file = BufReader::new(file);
     // candle-core divides by an alignment of 0.
-    let damaged = |panic| at(path, format!("is damaged ({panic}): fetch it again"));
-    let content = fault::caught(|| Content::read(&mut file)).map_err(damaged)?;
+    let content = undamaged(|| Content::read(&mut file)).map_err(|reason| at(path, reason))?;
     let content = content.map_err(|e| at(path, in_header(reason(e))))?;
     Ok((file, content))
 }

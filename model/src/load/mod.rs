@@ -138,9 +138,12 @@ pub fn weights(path: &Path, config: &ModelConfig) -> Result<Box<dyn Weights>, Mo
 fn tokenizer<E: std::fmt::Display>(
     read: impl FnOnce() -> Result<tokenizers::Tokenizer, E>,
 ) -> Result<tokenizers::Tokenizer, String> {
-    let damaged = |panic| format!("is damaged ({panic}): fetch it again");
-    let found = fault::caught(read).map_err(damaged)?;
-    found.map_err(|e| e.to_string())
+    undamaged(read)?.map_err(|e| e.to_string())
+}
+
+/// What a reader of a library finds that panics on some damaged files.
+fn undamaged<T>(read: impl FnOnce() -> T) -> Result<T, String> {
+    fault::caught(read).map_err(|panic| format!("is damaged ({panic}): fetch it again"))
 }
 
 pub(crate) fn read_text(path: &Path) -> Result<String, ModelError> {

@@ -48,15 +48,6 @@ impl ConfigLayers {
         Ok(())
     }
 
-    /// Lays settings that are whole over these. A file of settings leaves out some defaults; what
-    /// these say of such a key stays.
-    ///
-    /// # Errors
-    /// As [`Self::file`].
-    pub fn whole(&mut self, config: &RunConfig) -> Result<(), TrainError> {
-        self.text(&config.to_toml(), "the settings")
-    }
-
     /// Lays one setting over these, `section.key=value`; the value is TOML, and a bare word is
     /// text. Where the setting is a list, words between commas are one.
     ///

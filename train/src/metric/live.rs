@@ -14,13 +14,13 @@ use crate::step::StepFacts;
 
 /// What a metric of a whole split keeps of a row.
 #[derive(Clone, Copy)]
-struct Kept {
+struct Judged {
     confidence: f64,
     correct: bool,
     flu: Option<f64>,
 }
 
-impl Kept {
+impl Judged {
     fn of(row: &ScoredRow) -> Self {
         Self {
             confidence: row.confidence(),
@@ -35,13 +35,13 @@ impl Kept {
 pub struct WholeSet {
     name: MetricName,
     higher_is_better: bool,
-    finish: fn(&[Kept]) -> f64,
-    rows: Vec<Kept>,
+    finish: fn(&[Judged]) -> f64,
+    rows: Vec<Judged>,
     last: Option<f64>,
 }
 
 impl WholeSet {
-    fn new(name: &str, higher_is_better: bool, finish: fn(&[Kept]) -> f64) -> Self {
+    fn new(name: &str, higher_is_better: bool, finish: fn(&[Judged]) -> f64) -> Self {
         Self {
             name: Arc::new(name.into()),
             higher_is_better,
@@ -94,7 +94,7 @@ impl Metric for WholeSet {
         facts: &StepFacts,
         _: &MetricMetadata,
     ) -> Result<SerializedEntry, TensorReadError> {
-        self.rows.extend(facts.rows.iter().map(Kept::of));
+        self.rows.extend(facts.rows.iter().map(Judged::of));
         Ok(SerializedEntry::not_available(None))
     }
 
